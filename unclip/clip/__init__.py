@@ -1,0 +1,86 @@
+"""The frozen encoders behind one small interface: captions → token states and z_t, images → z_i.
+
+To add a backend, write `unclip/clip/NAME.py` with `def load(name: str) -> Clip`; the reference is then `NAME:whatever`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from unclip.errors import CheckpointError, ConfigError
+
+
+class Text(NamedTuple):
+    """Encoded captions.
+
+    Attributes:
+        captions: as given, [B] strings.
+        ids: token ids, [B, L]; L is the longest caption's length, at most the encoder's context.
+        mask: True for real tokens, [B, L].
+        embed: the pooled embedding z_t, [B, D], not normalised.
+        tokens: the states of the last layer, [B, L, W].
+    """
+
+    captions: Sequence[str]
+    ids: Tensor
+    mask: Tensor
+    embed: Tensor
+    tokens: Tensor
+
+    def __getitem__(self, rows: slice) -> Text:  # type: ignore[override]
+        """Some of the captions."""
+        return Text(self.captions[rows], self.ids[rows], self.mask[rows], self.embed[rows], self.tokens[rows])
+
+    def repeat(self, n: int) -> Text:
+        """Each caption n times in a row."""
+        captions = [c for c in self.captions for _ in range(n)]
+        return Text(captions, *(x.repeat_interleave(n, dim=0) for x in (self.ids, self.mask, self.embed, self.tokens)))
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Text:
+        """On another device; the embeddings in another precision."""
+        embed, tokens = self.embed.to(device, dtype), self.tokens.to(device, dtype)
+        return Text(self.captions, self.ids.to(device), self.mask.to(device), embed, tokens)
+
+
+class Clip(Protocol):
+    """A frozen CLIP. Never an attribute of a stage: it is not trained with it and not saved in it."""
+
+    identity: str  # names the weights; stages trained on one CLIP refuse another
+    width: int  # D, of z_t and z_i
+    token_width: int  # W, of the token states
+    context: int  # tokens a caption may have, with its start and end
+
+    def encode_text(self, captions: Sequence[str]) -> Text:
+        """Captions → Text; longer ones are cut at the context."""
+
+    def cut(self, caption: str) -> tuple[str, str]:
+        """The caption as (what is read, what the context cuts off)."""
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [−1, 1] of any size → z_i [B, D], not normalised; resizes by itself."""
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
+        """On another device or in another precision."""
+
+
+def load_clip(ref: str) -> Clip:
+    """The CLIP that `ref` names: a folder saved by the clip stage, or `backend:name` (openclip:ViT-L-14/openai, hf:…)."""
+    if (Path(ref) / "config.json").is_file():
+        from unclip.clip.openclip import load_folder
+
+        return load_folder(Path(ref))
+    backend, colon, name = ref.partition(":")
+    if not colon:
+        raise CheckpointError(f"{ref}: no CLIP there; give a folder saved by the clip stage, or openclip:NAME, or hf:NAME")
+    module = f"{__name__}.{backend}"
+    if not backend.isidentifier() or importlib.util.find_spec(module) is None:
+        raise ConfigError(f"{ref}: no CLIP backend {backend!r}; there are openclip, hf")
+    clip: Clip = importlib.import_module(module).load(name)
+    return clip

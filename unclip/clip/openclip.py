@@ -1,0 +1,228 @@
+"""The open_clip backend: any of its pretrained models, and the small ones that the clip stage trains."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from unclip.clip import Text
+from unclip.clip.torchvision_schemas import declare_missing_schemas
+from unclip.config import Config
+from unclip.errors import CheckpointError
+from unclip.files import load_weights, read_json
+
+declare_missing_schemas()
+
+import open_clip  # noqa: E402  (needs the schemas)
+from open_clip.tokenizer import SimpleTokenizer, default_bpe  # noqa: E402
+
+# Of OpenAI's CLIP; open_clip's other models carry their own.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class Architecture(Config):
+    """A CLIP to build with open_clip's model class.
+
+    Attributes:
+        embed: width D of the shared embedding.
+        image_size, patch: of the vision transformer, in pixels.
+        vision_width, vision_depth, text_width, text_depth, head: its transformers; `head` is channels per head.
+        merges: how many of CLIP's 48,894 byte-pair merges the tokenizer keeps. The first ones are the most frequent,
+            so a prefix is a complete tokenizer of its own that only cuts rare words into more pieces; the embedding
+            table shrinks with it (49,408 rows of OpenAI's table would be most of a small model).
+        context: tokens a caption may have.
+    """
+
+    embed: int = Field(ge=8)
+    image_size: int = 64
+    patch: int = 8
+    vision_width: int
+    vision_depth: int
+    text_width: int
+    text_depth: int
+    head: int = 64
+    merges: int = Field(48_894, ge=0, le=48_894)
+    context: int = Field(77, ge=4)
+
+
+def tokenizer_with(merges: int, context: int) -> SimpleTokenizer:
+    """CLIP's own tokenizer, cut down to its first `merges` merges."""
+    tokenizer = SimpleTokenizer(context_length=context)
+    byte_tokens = 512  # each byte inside a word and at its end
+    kept = dict(list(tokenizer.bpe_ranks.items())[:merges])
+    vocabulary = list(tokenizer.encoder)[: byte_tokens + merges] + ["<start_of_text>", "<end_of_text>"]
+    tokenizer.bpe_ranks = kept
+    tokenizer.encoder = {token: i for i, token in enumerate(vocabulary)}
+    tokenizer.decoder = {i: token for token, i in tokenizer.encoder.items()}
+    tokenizer.vocab_size = len(vocabulary)
+    tokenizer.sot_token_id, tokenizer.eot_token_id = len(vocabulary) - 2, len(vocabulary) - 1
+    tokenizer.all_special_ids = [tokenizer.sot_token_id, tokenizer.eot_token_id]
+    return tokenizer
+
+
+def build(architecture: Architecture) -> open_clip.CLIP:
+    """An untrained CLIP of that shape."""
+    a = architecture
+    return open_clip.CLIP(
+        embed_dim=a.embed,
+        vision_cfg={
+            "image_size": a.image_size, "patch_size": a.patch, "width": a.vision_width, "layers": a.vision_depth,
+            "head_width": a.head,
+        },
+        text_cfg={
+            "context_length": a.context, "vocab_size": 512 + a.merges + 2, "width": a.text_width,
+            "layers": a.text_depth, "heads": max(a.text_width // a.head, 1),
+        },
+    )  # fmt: skip
+
+
+class OpenClip:
+    """An open_clip model as a `Clip`."""
+
+    def __init__(
+        self, model: nn.Module, tokenizer: SimpleTokenizer, identity: str,
+        mean: Sequence[float] = MEAN, std: Sequence[float] = STD, *, unit: bool = False,
+    ) -> None:  # fmt: skip
+        self.model: Any = model.eval().requires_grad_(False)
+        self.tokenizer, self.identity = tokenizer, identity
+        self.mean, self.std = tuple(mean), tuple(std)
+        # The contrastive loss sees directions only. Our own CLIPs therefore give embeddings of root mean square 1;
+        # foreign ones theirs as they are, since Karlo and its kin were trained on those.
+        self.unit = unit
+        # Most open_clip models keep the text tower's parts on the model itself, the others in `.text`.
+        self.text: Any = model if hasattr(model, "token_embedding") else model.text
+        self.context: int = self.text.positional_embedding.shape[0]
+        self.token_width: int = self.text.positional_embedding.shape[1]
+        self.width: int = _projected_width(self.text.text_projection)
+
+    @property
+    def parameter(self) -> Tensor:
+        """Any parameter, to know device and precision by."""
+        found: Tensor = self.text.positional_embedding
+        return found
+
+    def encode_text(self, captions: Sequence[str]) -> Text:
+        """See `Clip`."""
+        ids, mask = self.tokenize(captions)
+        with torch.inference_mode():
+            tokens, embed = text_states(self.text, ids.to(self.parameter.device), self.tokenizer.eot_token_id)
+        return Text(list(captions), ids.to(tokens.device), mask.to(tokens.device), self._scaled(embed), tokens)
+
+    def tokenize(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Captions → ids and mask, [B, L], with L the longest caption's length."""
+        return tokenize(self.tokenizer, captions, self.context)
+
+    def cut(self, caption: str) -> tuple[str, str]:
+        """See `Clip`."""
+        ids = self.tokenizer.encode(caption)
+        room = self.context - 2
+        return self.tokenizer.decode(ids[:room]).strip(), self.tokenizer.decode(ids[room:]).strip()
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """See `Clip`."""
+        with torch.inference_mode():
+            features: Tensor = self.model.encode_image(self.preprocess(images))
+        return self._scaled(features)
+
+    def _scaled(self, embed: Tensor) -> Tensor:
+        return F.normalize(embed, dim=-1) * self.width**0.5 if self.unit else embed
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """[−1, 1] of any size → the encoder's size and normalisation, in the model's precision."""
+        size = self.model.visual.image_size
+        return normalised(images, size if isinstance(size, int) else size[0], self.mean, self.std).to(self.parameter.dtype)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
+        """See `Clip`."""
+        self.model.to(device, dtype)
+        return self
+
+
+def normalised(images: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """[−1, 1] images as a CLIP vision tower wants them: short side to `size`, centre crop, per-channel statistics."""
+    height, width = images.shape[-2:]
+    if (height, width) != (size, size):
+        scale = size / min(height, width)
+        target = (max(size, round(height * scale)), max(size, round(width * scale)))
+        images = F.interpolate(images, target, mode="bicubic", antialias=True).clamp(-1, 1)
+        top, left = (target[0] - size) // 2, (target[1] - size) // 2
+        images = images[..., top : top + size, left : left + size]
+    mean_, std_ = (torch.tensor(list(x), device=images.device).view(3, 1, 1) for x in (mean, std))
+    return ((images + 1) / 2 - mean_) / std_
+
+
+def tokenize(tokenizer: SimpleTokenizer, captions: Sequence[str], context: int) -> tuple[Tensor, Tensor]:
+    """Captions → ids and mask, [B, L]. Padding is left off beyond the longest caption: it would only cost time."""
+    end = tokenizer.eot_token_id
+    rows = [[tokenizer.sot_token_id, *tokenizer.encode(caption)[: context - 2], end] for caption in captions]
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    mask = torch.tensor([[True] * len(row) + [False] * (longest - len(row)) for row in rows])
+    return ids, mask
+
+
+def text_states(text: Any, ids: Tensor, end: int) -> tuple[Tensor, Tensor]:
+    """Token states [B, L, W] and the embedding at the end token [B, D] of an open_clip text tower.
+
+    open_clip's own `encode_text` gives the embedding only; the decoder and prior want the states as well.
+    """
+    length = ids.shape[1]
+    x = text.token_embedding(ids) + text.positional_embedding[:length]
+    x = text.transformer(x, attn_mask=text.attn_mask[:length, :length].to(x.dtype))
+    x = text.ln_final(x)
+    pooled = x[torch.arange(len(x), device=x.device), (ids == end).int().argmax(dim=1)]
+    projection = text.text_projection
+    return x, projection(pooled) if isinstance(projection, nn.Module) else pooled @ projection
+
+
+def weights_identity(name: str, state: dict[str, Tensor]) -> str:
+    """A name for exactly these weights: `name@` and a digest."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        digest.update(key.encode())
+        digest.update(state[key].detach().float().cpu().numpy().tobytes())
+    return f"{name}@{digest.hexdigest()[:12]}"
+
+
+def load(name: str) -> OpenClip:
+    """One of open_clip's own: `ViT-L-14/openai` (model/pretrained tag) or `hf-hub:owner/name`."""
+    model_name, _, tag = name.partition("/") if not name.startswith("hf-hub:") else (name, "", "")
+    try:
+        model = open_clip.create_model(model_name, pretrained=tag or None)
+        tokenizer = open_clip.get_tokenizer(model_name)
+    except Exception as error:  # open_clip and the Hub raise what they like
+        raise CheckpointError(f"openclip:{name}: open_clip cannot load it ({' '.join(str(error).split())[:300]})") from None
+    if not isinstance(tokenizer, SimpleTokenizer):
+        raise CheckpointError(f"openclip:{name}: it has another tokenizer than CLIP's; load it through hf: instead")
+    visual: Any = model.visual
+    return OpenClip(
+        model, tokenizer, f"openclip:{name}", getattr(visual, "image_mean", None) or MEAN, getattr(visual, "image_std", None) or STD
+    )
+
+
+def load_folder(folder: Path) -> OpenClip:
+    """A CLIP that the clip stage trained and saved."""
+    config = read_json(folder / "config.json")
+    try:
+        architecture, identity = Architecture.model_validate(config["architecture"]), str(config["identity"])
+    except (KeyError, ValueError):
+        raise CheckpointError(f"{folder}/config.json: not the config of a clip stage") from None
+    with torch.device("meta"):
+        model = build(architecture)
+    # Masks are not weights, so they must be real before the weights are.
+    model.attn_mask = torch.full((architecture.context,) * 2, float("-inf"), device="cpu").triu(1)
+    load_weights(model, folder / "model.safetensors", prefix="model.")
+    return OpenClip(model, tokenizer_with(architecture.merges, architecture.context), identity, unit=True)
+
+
+def _projected_width(projection: Any) -> int:
+    return int(projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1])
+

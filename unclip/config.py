@@ -1,0 +1,69 @@
+"""The strict base of every configuration, and how YAML files and `key=value` overrides become one.
+
+Each configuration class sits beside the code it configures; this module knows none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from unclip.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Immutable, and unknown keys are errors: a typo never passes silently."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def parse(kind: type[C], tree: object, where: str) -> C:
+    """Validates a tree of plain values; errors name the place and the key."""
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where}: expected a mapping of keys to values, found {type(tree).__name__}")
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        lines = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"{where}: {lines}") from None
+
+
+def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A YAML file as a tree, with `a.b=value` overrides applied (values are parsed as YAML)."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys to values")
+    for override in overrides:
+        override_key(tree, override)
+    return tree
+
+
+def override_key(tree: dict[str, Any], override: str) -> None:
+    """Applies one `a.b=value` to the tree."""
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{override!r}: overrides are written key.sub=value")
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        child = tree.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"{override!r}: {parent} is a value, it has no keys below it")
+        tree = child
+    try:
+        tree[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"{override!r}: {value!r} is not a YAML value") from None

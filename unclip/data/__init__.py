@@ -1,0 +1,1 @@
+"""Training data: WebDataset shards in, batches out."""

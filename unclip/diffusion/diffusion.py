@@ -1,0 +1,233 @@
+"""Gaussian diffusion: what a network predicts, the loss it is trained with, and how it becomes a denoiser.
+
+A network is any callable `network(x_t, t, **cond)`; with learned variance it returns twice the channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from unclip.config import Config
+from unclip.diffusion.schedule import BETAS, CLEAN, Schedule
+
+Cond = Mapping[str, Tensor]
+Network = Callable[..., Tensor]
+
+# How much of L_vlb the hybrid objective adds to L_simple (Nichol & Dhariwal 2021, §3.1: lambda = 0.001).
+HYBRID_WEIGHT = 0.001
+
+
+class Prediction(NamedTuple):
+    """What a sampler may know of x_t, whatever the network predicted.
+
+    `mix` in [0, 1] says where the reverse variance lies between its bounds on a log scale: 0 is β̃, 1 is β.
+    """
+
+    x0: Tensor
+    eps: Tensor
+    mix: Tensor | float
+
+
+Denoise = Callable[[Tensor, int], Prediction]
+
+
+class Guidance(NamedTuple):
+    """Classifier-free guidance (Ho & Salimans 2022).
+
+    Attributes:
+        scale: 1 is none.
+        interval: guide only where low ≤ t/T ≤ high (Kynkäänniemi et al. 2024); elsewhere the null half is not computed.
+        rescale: share by which the guided prediction's standard deviation is drawn back to the conditional one's
+            (Lin et al. 2023, §3.4).
+    """
+
+    scale: float = 1.0
+    interval: tuple[float, float] | None = None
+    rescale: float = 0.0
+
+    def active(self, t: int, times: int) -> bool:
+        """Whether the step at time t needs the null half at all."""
+        inside = self.interval is None or self.interval[0] <= t / times <= self.interval[1]
+        return self.scale != 1.0 and inside
+
+    def mix(self, cond: Tensor, null: Tensor) -> Tensor:
+        """The guided prediction. x0, eps and v are affine in each other, so mixing any of them is the same."""
+        guided = null + self.scale * (cond - null)
+        if self.rescale:
+            axes = tuple(range(1, cond.ndim))
+            ratio = cond.std(axes, keepdim=True) / guided.std(axes, keepdim=True).clamp(min=1e-8)
+            guided = guided * (1 + self.rescale * (ratio - 1))
+        return guided
+
+
+class DiffusionConfig(Config):
+    """Which diffusion a stage uses.
+
+    Attributes:
+        schedule: a key of `schedule.BETAS`.
+        times: T.
+        predict: what the network's output means.
+        variance: of the reverse step: the posterior's (β̃), the forward step's (β), or learned between the two.
+        objective: L_simple (eq. 14 of Ho et al. 2020), L_vlb (eq. 5), or their hybrid for learned variances.
+        clamp: bound on x0 while sampling; None for none.
+    """
+
+    schedule: str = "cosine"
+    times: int = Field(1000, ge=2)
+    predict: Literal["eps", "x0", "v"] = "eps"
+    variance: Literal["fixed_small", "fixed_large", "learned"] = "fixed_small"
+    objective: Literal["simple", "vlb", "hybrid"] = "simple"
+    clamp: float | None = 1.0
+
+    @field_validator("schedule")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in BETAS:
+            raise ValueError(f"no noise schedule {name!r}; there are {', '.join(BETAS)}")
+        return name
+
+
+class Diffusion:
+    """One configured diffusion process: the loss of a network, and the denoiser made of it."""
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        self.config = config
+        self.schedule = Schedule.named(config.schedule, config.times)
+        self._bounds = _variance_bounds(self.schedule)
+
+    @property
+    def learned(self) -> bool:
+        """Whether the network's output carries a second half for the variance."""
+        return self.config.variance == "learned"
+
+    # --- training ---
+
+    def loss(
+        self, network: Network, x0: Tensor, cond: Cond, t: Tensor | None = None, eps: Tensor | None = None
+    ) -> Tensor:
+        """The loss of each example, [B].
+
+        Args:
+            network: called as network(x_t, t, **cond).
+            x0: clean data, [B, ...].
+            cond: tensors with the batch first.
+            t: times [B]; drawn uniformly where not given. Fixed times and noise make validation comparable.
+            eps: noise shaped as x0; drawn where not given.
+        """
+        t = torch.randint(self.schedule.times, (len(x0),), device=x0.device) if t is None else t
+        eps = torch.randn_like(x0) if eps is None else eps
+        alpha, sigma = self.schedule.coefficients(t, x0)
+        x_t = alpha * x0 + sigma * eps
+        output, spread = self._split(network(x_t, t, **cond).float())
+        target = {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0}[self.config.predict]
+        simple = _mean(F.mse_loss(output, target, reduction="none"))
+        if self.config.objective == "simple":
+            return simple
+        # The hybrid trains the variance alone by the bound: its gradient must not reach the mean.
+        mean_output = output.detach() if self.config.objective == "hybrid" else output
+        bound = self.vlb(x0, x_t, t, self._x0(mean_output, x_t, alpha, sigma), spread)
+        if self.config.objective == "vlb":
+            return bound
+        return simple + HYBRID_WEIGHT * self.schedule.times * bound
+
+    def vlb(self, x0: Tensor, x_t: Tensor, t: Tensor, x0_hat: Tensor, spread: Tensor | float) -> Tensor:
+        """The term L_{t-1} of the variational bound for each example, in bits per dimension, [B].
+
+        KL(q(x_{t-1} | x_t, x_0) ‖ p(x_{t-1} | x_t)) for t > 0; the discretised negative log-likelihood of 8-bit data
+        at t = 0 (Ho et al. 2020, eq. 5 and 13).
+        """
+        shape = (-1, *[1] * (x0.ndim - 1))
+        x_weight, x0_weight, log_small, log_large = (
+            table[t.cpu()].to(x0.device, torch.float32).reshape(shape) for table in self._bounds
+        )
+        true_mean = x_weight * x_t + x0_weight * x0
+        mean = x_weight * x_t + x0_weight * x0_hat
+        log_variance = spread * log_large + (1 - spread) * log_small
+        kl = 0.5 * (
+            log_variance - log_small + torch.exp(log_small - log_variance) + (true_mean - mean) ** 2 * torch.exp(-log_variance) - 1
+        )
+        nll = -_discretised_log_likelihood(x0, mean, 0.5 * log_variance)
+        return torch.where(t == 0, _mean(nll), _mean(kl)) / math.log(2)
+
+    # --- sampling ---
+
+    def denoiser(
+        self, network: Network, cond: Cond, null: Cond | None = None, guidance: Guidance = Guidance()
+    ) -> Denoise:
+        """The network as a function (x_t, t) → Prediction, guided and clamped.
+
+        Args:
+            network: called once per step, with cond and null stacked into one batch where guidance is active.
+            cond: the condition; tensors with the batch first.
+            null: the same keys and shapes for the unconditional half.
+            guidance: guidance mixes the raw output before x0 is clamped; the variance is the conditional half's.
+        """
+        if guidance.scale != 1.0 and null is None:
+            raise ValueError("guidance needs a null condition")
+
+        def denoise(x: Tensor, t: int) -> Prediction:
+            if null is not None and guidance.active(t, self.schedule.times):
+                both = {key: torch.cat([value, null[key]]) for key, value in cond.items()}
+                raw = network(torch.cat([x, x]), torch.full((2 * len(x),), t, device=x.device), **both)
+                raw_cond, raw_null = raw.to(x.dtype).chunk(2)
+                output, spread = self._split(raw_cond)
+                output = guidance.mix(output, self._split(raw_null)[0])
+            else:
+                raw = network(x, torch.full((len(x),), t, device=x.device), **cond)
+                output, spread = self._split(raw.to(x.dtype))
+            return self._read(output, x, t, spread)
+
+        return denoise
+
+    def _read(self, output: Tensor, x: Tensor, t: int, spread: Tensor | float) -> Prediction:
+        alpha, sigma = self.schedule.at(t)
+        x0 = self._x0(output, x, alpha, sigma)
+        if self.config.clamp is not None:
+            x0 = x0.clamp(-self.config.clamp, self.config.clamp)
+        return Prediction(x0, (x - alpha * x0) / sigma, spread)
+
+    def _x0(self, output: Tensor, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
+        if self.config.predict == "eps":
+            return (x - sigma * output) / alpha
+        if self.config.predict == "v":
+            return alpha * x - sigma * output
+        return output
+
+    def _split(self, output: Tensor) -> tuple[Tensor, Tensor | float]:
+        if self.learned:
+            output, spread = output.chunk(2, dim=1)
+            return output, (spread + 1) / 2
+        return output, float(self.config.variance == "fixed_large")
+
+
+def _variance_bounds(schedule: Schedule) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Tables [T] of x_weight, x0_weight, log β̃ and log β for adjacent times.
+
+    β̃ is zero at t = 0; the bound uses the one at t = 1 there, as Nichol & Dhariwal (2021) do.
+    """
+    rows = [schedule.posterior(t, t - 1 if t else CLEAN) for t in range(schedule.times)]
+    small = [rows[max(t, 1)].small for t in range(schedule.times)]
+    table = [[r.x_weight for r in rows], [r.x0_weight for r in rows], small, [r.large for r in rows]]
+    x_weight, x0_weight, small_, large = torch.tensor(table, dtype=torch.float64, device="cpu")
+    return x_weight, x0_weight, small_.log(), large.log()
+
+
+def _discretised_log_likelihood(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """log P(x) of 8-bit data scaled to [−1, 1] under a Gaussian integrated over each bin (Ho et al. 2020, eq. 13)."""
+    precision = torch.exp(-log_std)
+    upper = torch.special.ndtr((x - mean + 1 / 255) * precision)
+    lower = torch.special.ndtr((x - mean - 1 / 255) * precision)
+    upper = torch.where(x > 0.999, torch.ones_like(upper), upper)
+    lower = torch.where(x < -0.999, torch.zeros_like(lower), lower)
+    return (upper - lower).clamp(min=1e-12).log()
+
+
+def _mean(x: Tensor) -> Tensor:
+    return x.flatten(1).mean(1)

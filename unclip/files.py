@@ -1,0 +1,126 @@
+"""Files and folders: JSON, safetensors, folders that are written whole or not at all, and references to models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from unclip.errors import CheckpointError
+
+BUNDLED = Path(__file__).parent / "models"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; anything else is a CheckpointError that names the file."""
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(tree, dict):
+        raise CheckpointError(f"{path}: expected a JSON object")
+    return tree
+
+
+def write_json(path: Path, tree: dict[str, Any]) -> None:
+    """Indented, with a final newline."""
+    path.write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary sibling to write into, renamed to `folder` on success; what was there before is then replaced."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_weights(module: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:
+    """The module's state as safetensors, floating-point tensors in `dtype` if given."""
+    state = {
+        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
+        for name, tensor in module.state_dict().items()
+    }
+    save_file(state, path)
+
+
+def load_weights(module: nn.Module, path: Path, prefix: str = "") -> None:
+    """Fills a module (on the meta device or not) from safetensors, in float32; every mismatch names its tensor.
+
+    Args:
+        prefix: taken off the file's tensor names.
+    """
+    state = {name.removeprefix(prefix): tensor for name, tensor in read_weights(path).items()}
+    wanted = module.state_dict()
+    for name, tensor in wanted.items():
+        if name not in state:
+            raise CheckpointError(f"{path}: tensor {name} is missing")
+        if state[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{path}: tensor {name} has shape {tuple(state[name].shape)}, its config.json asks for {tuple(tensor.shape)}"
+            )
+    extra = sorted(set(state) - set(wanted))
+    if extra:
+        raise CheckpointError(f"{path}: tensor {extra[0]} belongs to another architecture than its config.json")
+    module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()}, assign=True)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file. Nothing else is ever read as weights: a pickle can run code."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path}: only safetensors files are read; a pickle can run anything it likes")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: damaged or not safetensors ({error})") from None
+
+
+def find_model(ref: str) -> Path:
+    """A model folder: one of the package's own, a local folder, or a Hub repository (fetched and cached)."""
+    folder = Path(ref)
+    if (BUNDLED / ref / "model_index.json").is_file() and ref.isidentifier():
+        return BUNDLED / ref
+    if (folder / "model_index.json").is_file():
+        return folder
+    if folder.exists():
+        if folder.is_file():
+            raise CheckpointError(f"{ref}: is a file, not a model folder; a pickle or single file is never loaded as a model")
+        raise CheckpointError(f"{ref}: no model_index.json in it; `unclip assemble` makes model folders")
+    if ref.count("/") == 1 and not ref.startswith((".", "/", "~")):
+        return _from_hub(ref)
+    raise CheckpointError(f"{ref}: no such model; there is the bundled 'mini', or give a folder or a Hub id owner/name")
+
+
+def _from_hub(ref: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(ref, allow_patterns=["*.json", "*.safetensors", "*.md"]))
+    except (LocalEntryNotFoundError, ConnectionError, TimeoutError):
+        raise CheckpointError(f"{ref}: not in the cache, and the Hub cannot be reached") from None
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise CheckpointError(f"{ref}: the Hub has no such model ({' '.join(str(error).split())[:200]})") from None
+    if not (folder / "model_index.json").is_file():
+        raise CheckpointError(f"{ref}: that Hub repository holds no unclip model (no model_index.json)")
+    return folder

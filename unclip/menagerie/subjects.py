@@ -1,0 +1,13 @@
+"""The eighteen creatures of the menagerie, by the names that captions use.
+
+`animals` and `people` (whoever is no animal) do the drawing, with the parts they share from `anatomy`.
+"""
+
+from __future__ import annotations
+
+from unclip.menagerie.animals import ANIMALS
+from unclip.menagerie.figure import Subject
+from unclip.menagerie.people import PEOPLE
+from unclip.menagerie.scene import SUBJECTS
+
+SUBJECT_DRAWINGS: dict[str, Subject] = {name: (ANIMALS | PEOPLE)[name] for name in SUBJECTS}

@@ -1,0 +1,208 @@
+"""One U-Net for the decoder and the upsamplers: ADM's, as GLIDE and DALL·E 2 use it (Dhariwal & Nichol 2021).
+
+Numbers alone tell a 3.5B decoder from a 5M one: channels, multipliers, depth, where attention sits.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from pydantic import Field
+from torch import Tensor, nn
+
+from unclip.config import Config
+from unclip.nn.layers import TimeEmbedding, attend, zeroed
+
+NORM_GROUPS = 32
+
+
+class UNetConfig(Config):
+    """The shape of a U-Net.
+
+    Attributes:
+        channels: at the highest resolution.
+        multipliers: of the channels, one per level; each level halves the resolution.
+        depth: residual blocks per level.
+        attention: levels (0 is the highest resolution) that attend, to themselves and to the context.
+        middle_attention: whether the lowest level's middle attends.
+        head_channels: channels per attention head.
+        scale_shift: the time embedding scales and shifts the normalised features; otherwise it is added to them.
+        dropout: inside residual blocks, while training.
+        patch: pixels of a patch × patch square become channels first, so that a 1024 px network costs what one at
+            1024/patch does (pixel unshuffle; Shi et al. 2016). 1 is the paper's network.
+    """
+
+    channels: int = Field(ge=NORM_GROUPS)
+    multipliers: tuple[int, ...]
+    depth: int = Field(ge=1)
+    attention: tuple[int, ...] = ()
+    middle_attention: bool = False
+    head_channels: int = 64
+    scale_shift: bool = True
+    dropout: float = 0.0
+    patch: int = 1
+
+
+class ResBlock(nn.Module):
+    """Two convolutions around a time-dependent modulation, with optional 2× down- or upsampling inside."""
+
+    def __init__(
+        self, inputs: int, outputs: int, embed: int, config: UNetConfig, resample: Literal["down", "up"] | None = None
+    ) -> None:
+        super().__init__()
+        self.scale_shift, self.resample = config.scale_shift, resample
+        self.norm_1 = nn.GroupNorm(NORM_GROUPS, inputs)
+        self.conv_1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.embed = nn.Linear(embed, 2 * outputs if config.scale_shift else outputs)
+        self.norm_2 = nn.GroupNorm(NORM_GROUPS, outputs)
+        self.dropout = nn.Dropout(config.dropout)
+        self.conv_2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor, embed: Tensor) -> Tensor:
+        h = F.silu(self.norm_1(x))
+        if self.resample == "down":
+            h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
+        elif self.resample == "up":
+            h, x = (F.interpolate(y, scale_factor=2, mode="nearest") for y in (h, x))
+        h = self.conv_1(h)
+        modulation = self.embed(F.silu(embed))[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = modulation.chunk(2, dim=1)
+            h = self.norm_2(h) * (1 + scale) + shift
+        else:
+            h = self.norm_2(h + modulation)
+        out: Tensor = self.skip(x) + self.conv_2(self.dropout(F.silu(h)))
+        return out
+
+
+class AttentionBlock(nn.Module):
+    """Pixels attend to all pixels and, if there is one, to the context's tokens, in one softmax (GLIDE)."""
+
+    def __init__(self, channels: int, head_channels: int, context: int | None) -> None:
+        super().__init__()
+        self.heads = max(channels // head_channels, 1)
+        self.norm = nn.GroupNorm(NORM_GROUPS, channels)
+        self.q = nn.Linear(channels, channels)
+        self.k = nn.Linear(channels, channels)
+        self.v = nn.Linear(channels, channels)
+        if context is not None:
+            self.context_k = nn.Linear(context, channels)
+            self.context_v = nn.Linear(context, channels)
+        self.out = zeroed(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
+        height = x.shape[2]
+        h = rearrange(self.norm(x), "b c h w -> b (h w) c")
+        q, k, v = self.q(h), self.k(h), self.v(h)
+        if context is not None:
+            k = torch.cat([self.context_k(context), k], dim=1)
+            v = torch.cat([self.context_v(context), v], dim=1)
+            if mask is not None:
+                mask = F.pad(mask, (0, h.shape[1]), value=True)[:, None, None, :]  # [B, 1, 1, L + HW]
+        h = self.out(attend(q, k, v, self.heads, mask))
+        return x + rearrange(h, "b (h w) c -> b c h w", h=height)
+
+
+class Level(nn.Module):
+    """The blocks of one resolution, going down or up, each followed by attention where the level has it."""
+
+    def __init__(
+        self, blocks: list[ResBlock], attention: list[AttentionBlock], resampler: ResBlock | None
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.attention = nn.ModuleList(attention)
+        self.resampler = resampler
+
+
+class UNet(nn.Module):
+    """x [B, inputs, H, W] and times [B] → [B, outputs, H, W].
+
+    Args:
+        inputs, outputs: channels of pictures, before any patching.
+        context: width of the context tokens it can attend to; None for an unconditional, or convolution-only, network.
+    """
+
+    def __init__(self, config: UNetConfig, inputs: int, outputs: int, context: int | None = None) -> None:
+        super().__init__()
+        self.config = config
+        area = config.patch**2
+        self.embed_width = 4 * config.channels
+        widths = [config.channels * m for m in config.multipliers]
+
+        def block(a: int, b: int, resample: Literal["down", "up"] | None = None) -> ResBlock:
+            return ResBlock(a, b, self.embed_width, config, resample)
+
+        def attention(level: int, width: int, count: int) -> list[AttentionBlock]:
+            if level not in config.attention:
+                return []
+            return [AttentionBlock(width, config.head_channels, context) for _ in range(count)]
+
+        self.time = TimeEmbedding(config.channels, self.embed_width)
+        self.enter = nn.Conv2d(inputs * area, config.channels, 3, padding=1)
+        skips = [config.channels]
+        width = config.channels
+        self.down = nn.ModuleList()
+        for level, wide in enumerate(widths):
+            blocks = [block(width if i == 0 else wide, wide) for i in range(config.depth)]
+            last = level == len(widths) - 1
+            self.down.append(Level(blocks, attention(level, wide, config.depth), None if last else block(wide, wide, "down")))
+            skips += [wide] * (config.depth + (not last))
+            width = wide
+        self.middle_1 = block(width, width)
+        self.middle_attention = AttentionBlock(width, config.head_channels, context) if config.middle_attention else None
+        self.middle_2 = block(width, width)
+        self.up = nn.ModuleList()
+        for level, wide in reversed(list(enumerate(widths))):
+            blocks = []
+            for _ in range(config.depth + 1):
+                blocks.append(block(width + skips.pop(), wide))
+                width = wide
+            self.up.append(Level(blocks, attention(level, wide, config.depth + 1), block(wide, wide, "up") if level else None))
+        self.norm = nn.GroupNorm(NORM_GROUPS, width)
+        self.leave = zeroed(nn.Conv2d(width, outputs * area, 3, padding=1))
+
+    def forward(
+        self, x: Tensor, t: Tensor, embed: Tensor | None = None, context: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """
+        Args:
+            x: pictures, [B, inputs, H, W]; H and W divisible by patch · 2^(levels − 1).
+            t: times, [B].
+            embed: added to the time embedding, [B, 4 · channels].
+            context: tokens, [B, L, context].
+            mask: True for tokens that may be seen, [B, L].
+        """
+        emb = self.time(t)
+        if embed is not None:
+            emb = emb + embed
+        if self.config.patch > 1:
+            x = F.pixel_unshuffle(x, self.config.patch)
+        x = self.enter(x.contiguous(memory_format=torch.channels_last))
+        skips = [x]
+        for level in self.down:
+            for i, block in enumerate(level.blocks):
+                x = block(x, emb)
+                if level.attention:
+                    x = level.attention[i](x, context, mask)
+                skips.append(x)
+            if level.resampler is not None:
+                x = level.resampler(x, emb)
+                skips.append(x)
+        x = self.middle_1(x, emb)
+        if self.middle_attention is not None:
+            x = self.middle_attention(x, context, mask)
+        x = self.middle_2(x, emb)
+        for level in self.up:
+            for i, block in enumerate(level.blocks):
+                x = block(torch.cat([x, skips.pop()], dim=1), emb)
+                if level.attention:
+                    x = level.attention[i](x, context, mask)
+            if level.resampler is not None:
+                x = level.resampler(x, emb)
+        x = self.leave(F.silu(self.norm(x)))
+        return F.pixel_shuffle(x, self.config.patch) if self.config.patch > 1 else x

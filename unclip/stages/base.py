@@ -1,0 +1,209 @@
+"""What every stage has in common: a config, a network, a loss, and a folder on disk.
+
+A stage's `forward` is its loss, so that whatever wraps a module (DDP, FSDP, torch.compile) works by construction.
+Call `stage(batch)`, never `stage.forward(batch)`; to use a trained stage, call its `sample`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from unclip.clip import Text
+from unclip.config import Config, parse
+from unclip.diffusion.diffusion import Cond, Diffusion, DiffusionConfig, Guidance
+from unclip.diffusion.noise import Noise
+from unclip.diffusion.samplers import Step, find_sampler
+from unclip.errors import CheckpointError, ConfigError, RequestError
+from unclip.files import load_weights, read_json, save_weights, write_json
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a training step reads; a stage's `needs` says which fields it must find filled.
+
+    Attributes:
+        captions: [B] strings.
+        image: [B, 3, H, W] in [−1, 1].
+        image_embed: z_i, [B, D].
+        text: the encoded captions.
+        null: the encoded empty caption (one row), which stands in where the text is dropped.
+    """
+
+    captions: tuple[str, ...] = ()
+    image: Tensor | None = None
+    image_embed: Tensor | None = None
+    text: Text | None = None
+    null: Text | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        """On another device."""
+        moved = {k: v.to(device) for k in ("image", "image_embed", "text", "null") if (v := getattr(self, k)) is not None}
+        return replace(self, **moved)
+
+
+class SamplingConfig(Config):
+    """How a stage is sampled by default; every field can be overridden per request.
+
+    Attributes:
+        steps: denoising steps.
+        sampler: a name in `SAMPLERS`.
+        eta: DDIM's share of fresh noise.
+        guidance: scale of classifier-free guidance; 1 is none.
+        interval: guide only where low ≤ t/T ≤ high.
+        rescale: see `Guidance`.
+        candidates: draws of the prior of which the one nearest to the caption's z_t is kept.
+    """
+
+    steps: int = Field(25, ge=1, le=1000)
+    sampler: str = "ddpm"
+    eta: float = Field(0.0, ge=0, le=1)
+    guidance: float = Field(1.0, ge=0, le=100, allow_inf_nan=False)
+    interval: tuple[float, float] | None = None
+    rescale: float = Field(0.0, ge=0, le=1)
+    candidates: int = Field(1, ge=1, le=64)
+
+    def updated(self, changes: Mapping[str, Any]) -> SamplingConfig:
+        """With some fields changed; a wrong value is a RequestError."""
+        try:
+            return type(self).model_validate({**self.model_dump(), **changes})
+        except ValueError as error:
+            problems = getattr(error, "errors", list)()
+            said = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}, not {p['input']!r}" for p in problems)
+            raise RequestError(said or str(error)) from None
+
+
+class StageConfig(Config):
+    """The part of a config that all stages share.
+
+    Attributes:
+        kind: names the stage's module.
+        clip: identity of the CLIP it is trained with; stages of different CLIPs refuse to work together.
+        sampling: defaults.
+    """
+
+    kind: str
+    clip: str | None = None
+    sampling: SamplingConfig = SamplingConfig()
+
+
+class Stage(nn.Module, ABC):
+    """One trainable link, built from its config alone."""
+
+    Config: ClassVar[type[StageConfig]]
+    needs: ClassVar[frozenset[str]]
+
+    def __init__(self, config: StageConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    def resolution(self) -> int:
+        """Side in pixels of the pictures it is trained on."""
+        return 64
+
+    @property
+    def crop(self) -> int:
+        """Side in pixels of the random crops taken of them."""
+        return self.resolution
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return next(self.parameters()).device
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Tensor:
+        """The loss of each example, [B]."""
+
+    def calibrate(self, batches: Iterable[Batch]) -> None:  # noqa: B027  (most stages have nothing to measure)
+        """Called once, before training from scratch, with a few batches to measure statistics on."""
+
+    def for_clip(self, identity: str) -> None:
+        """Records the CLIP it is trained with."""
+        self.config = self.config.model_copy(update={"clip": identity})
+
+    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """config.json and model.safetensors, into an existing folder."""
+        write_json(folder / "config.json", self.config.model_dump(mode="json"))
+        save_weights(self, folder / "model.safetensors", dtype)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The stage that `save` wrote, in float32 on the CPU. Draws no random number: resuming stays exact."""
+        config = parse_checkpoint(cls.Config, folder)
+        with torch.device("meta"):
+            stage = cls(config)
+        load_weights(stage, folder / "model.safetensors")
+        return stage.eval()
+
+
+def parse_checkpoint(kind: type[StageConfig], folder: Path, tree: dict[str, Any] | None = None) -> Any:
+    """A saved stage's config: its config.json, or what is left of it in `tree`."""
+    try:
+        return parse(kind, read_json(folder / "config.json") if tree is None else tree, f"{folder}/config.json")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+
+
+class DiffusionStageConfig(StageConfig):
+    """A stage that denoises."""
+
+    diffusion: DiffusionConfig = DiffusionConfig()
+
+
+class DiffusionStage(Stage):
+    """A stage whose network denoises something. Subclasses set `network` and say what the condition is."""
+
+    network: nn.Module
+
+    def __init__(self, config: DiffusionStageConfig) -> None:
+        super().__init__(config)
+        self.diffusion = Diffusion(config.diffusion)
+
+    def _walk(
+        self, shape: tuple[int, ...], cond: Cond, null: Cond | None, options: SamplingConfig, noise: Noise
+    ) -> Iterator[Step]:
+        """From pure noise of that shape to data."""
+        sampler = find_sampler(options.sampler, options.eta)
+        guidance = Guidance(options.guidance, options.interval, options.rescale)
+        denoise = self.diffusion.denoiser(self.network, cond, null, guidance)
+        schedule = self.diffusion.schedule
+        x = noise(torch.empty(shape, device=self.device))
+        return sampler(denoise, x, schedule, schedule.grid(options.steps), noise)
+
+
+def drop_text(text: Text, null: Text, keep: Tensor) -> Text:
+    """The text, with the rows where `keep` [B] is False replaced by the one row of `null`.
+
+    torch.where and not a branch: every parameter is in every step's graph, as data-parallel training wants it.
+    """
+    text, null = same_length(text, null)
+    column = keep[:, None]
+    return Text(
+        text.captions,
+        torch.where(column, text.ids, null.ids),
+        torch.where(column, text.mask, null.mask),
+        torch.where(column, text.embed, null.embed),
+        torch.where(column[..., None], text.tokens, null.tokens),
+    )
+
+
+def same_length(a: Text, b: Text) -> tuple[Text, Text]:
+    """Both padded to the longer one's number of tokens."""
+    length = max(a.ids.shape[1], b.ids.shape[1])
+
+    def padded(text: Text) -> Text:
+        extra = length - text.ids.shape[1]
+        tokens = F.pad(text.tokens, (0, 0, 0, extra))
+        return Text(text.captions, F.pad(text.ids, (0, extra)), F.pad(text.mask, (0, extra)), text.embed, tokens)
+
+    return padded(a), padded(b)

@@ -1,0 +1,77 @@
+"""Contrastive training of the encoders themselves (Radford et al. 2021), with open_clip's model class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributed.nn.functional import all_gather
+
+from unclip.clip.openclip import MEAN, STD, Architecture, build, normalised, text_states, tokenize, tokenizer_with, weights_identity
+from unclip.files import load_weights, read_json, save_weights, write_json
+from unclip.stages.base import Batch, Stage, StageConfig, parse_checkpoint
+
+
+class ClipConfig(StageConfig):
+    """Attributes: architecture: of both encoders. name: the first half of the trained weights' identity."""
+
+    kind: str = "clip"
+    name: str = "clip"
+    architecture: Architecture
+
+
+class ClipStage(Stage):
+    """Both encoders and the temperature. The loss is the symmetric InfoNCE over the global batch."""
+
+    Config = ClipConfig
+    needs: ClassVar[frozenset[str]] = frozenset({"image", "captions"})
+
+    def __init__(self, config: ClipConfig) -> None:
+        super().__init__(config)
+        self.architecture = config.architecture
+        self.name = config.name
+        self.model = build(config.architecture)
+        self.tokenizer = tokenizer_with(config.architecture.merges, config.architecture.context)
+
+    @property
+    def resolution(self) -> int:
+        return self.architecture.image_size
+
+    def forward(self, batch: Batch) -> Tensor:
+        assert batch.image is not None
+        ids, _ = tokenize(self.tokenizer, batch.captions, self.architecture.context)
+        _, z_t = text_states(self.model, ids.to(batch.image.device), self.tokenizer.eot_token_id)
+        z_i = self.model.encode_image(normalised(batch.image, self.resolution, MEAN, STD))
+        z_t, z_i = F.normalize(z_t.float(), dim=-1), F.normalize(z_i.float(), dim=-1)
+        all_t, all_i, first = z_t, z_i, 0
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            all_t, all_i = torch.cat(all_gather(z_t)), torch.cat(all_gather(z_i))
+            first = dist.get_rank() * len(z_t)
+        scale = self.model.logit_scale.exp().clamp(max=100)
+        own = torch.arange(first, first + len(z_t), device=z_t.device)
+        to_text = F.cross_entropy(scale * z_i @ all_t.T, own, reduction="none")
+        to_image = F.cross_entropy(scale * z_t @ all_i.T, own, reduction="none")
+        return (to_text + to_image) / 2
+
+    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """As other stages, with the identity of these very weights; half precision later keeps it."""
+        identity = self.config.clip or weights_identity(self.name, self.state_dict())
+        write_json(folder / "config.json", {**self.config.model_dump(mode="json"), "clip": None, "identity": identity})
+        save_weights(self, folder / "model.safetensors", dtype)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        tree = read_json(folder / "config.json")
+        identity = tree.pop("identity", None)
+        config = parse_checkpoint(ClipConfig, folder, tree)
+        stage = cls(config)  # not on meta: open_clip keeps its causal mask in a plain buffer
+        load_weights(stage, folder / "model.safetensors")
+        stage.config = config.model_copy(update={"clip": identity})
+        return stage.eval()
+
+
+STAGE = ClipStage

@@ -1,0 +1,86 @@
+"""How the low-resolution picture is corrupted while an upsampler trains, so that it forgives what the stage before it does."""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from unclip.images import to_pil, to_tensor
+
+Kind = Literal["none", "blur", "bsr"]
+
+
+def degrade(low: Tensor, kind: Kind) -> Tensor:
+    """Low-resolution pictures [B, 3, h, w] in [−1, 1], corrupted one by one.
+
+    Args:
+        kind: "blur": half of them by a 3 × 3 Gaussian of σ 0.6 (Saharia et al. 2021, as DALL·E 2's first upsampler);
+            "bsr": blur, resampling, noise and JPEG in random order and strength (Zhang et al. 2021, as its second).
+    """
+    if kind == "none":
+        return low
+    # Torch's generator decides, so that a resumed run corrupts alike.
+    rng = random.Random(int(torch.randint(2**62, ()).item()))
+    one = _blurred_or_not if kind == "blur" else _bsr
+    return torch.stack([one(image, rng).clamp(-1, 1) for image in low])
+
+
+def gaussian_blur(image: Tensor, sigma_x: float, sigma_y: float) -> Tensor:
+    """[3, h, w] blurred with reflected borders."""
+    radius = max(1, math.ceil(2 * max(sigma_x, sigma_y)))
+    offsets = torch.arange(-radius, radius + 1, dtype=image.dtype, device=image.device)
+    row, column = (torch.softmax(-(offsets**2) / (2 * sigma**2), dim=0) for sigma in (sigma_x, sigma_y))
+    padded = F.pad(image[:, None], (radius,) * 4, mode="reflect")
+    return F.conv2d(F.conv2d(padded, row.view(1, 1, 1, -1)), column.view(1, 1, -1, 1))[:, 0]
+
+
+def _blurred_or_not(image: Tensor, rng: random.Random) -> Tensor:
+    return gaussian_blur(image, 0.6, 0.6) if rng.random() < 0.5 else image
+
+
+def _bsr(image: Tensor, rng: random.Random) -> Tensor:
+    steps: list[Callable[[Tensor, random.Random], Tensor]] = [_blur, _resample, _noise, _jpeg]
+    rng.shuffle(steps)
+    for step in steps:
+        if rng.random() < 0.6:
+            image = step(image, rng)
+    return image
+
+
+def _blur(image: Tensor, rng: random.Random) -> Tensor:
+    return gaussian_blur(image, rng.uniform(0.2, 1.0), rng.uniform(0.2, 1.0))
+
+
+def _resample(image: Tensor, rng: random.Random) -> Tensor:
+    size = image.shape[-2:]
+    scale = rng.uniform(0.6, 1.2)
+    small = (max(4, round(size[0] * scale)), max(4, round(size[1] * scale)))
+    modes = ("bilinear", "bicubic", "area")
+    for target in (small, size):
+        mode = rng.choice(modes)
+        antialias = mode != "area" and target[0] < image.shape[-2]
+        image = F.interpolate(image[None], tuple(target), mode=mode, antialias=antialias)[0]
+    return image
+
+
+def _noise(image: Tensor, rng: random.Random) -> Tensor:
+    strength = 2 * rng.uniform(1, 10) / 255  # of 8-bit values, on the scale of [−1, 1]
+    channels = 1 if rng.random() < 0.4 else 3  # grey (sensor) or coloured noise
+    return image + strength * torch.randn(channels, *image.shape[1:], device=image.device)
+
+
+def _jpeg(image: Tensor, rng: random.Random) -> Tensor:
+    file = io.BytesIO()
+    to_pil(image).save(file, "JPEG", quality=rng.randint(40, 95))
+    return to_tensor(Image.open(file)).to(image)
+
+
+__all__ = ["Kind", "degrade", "gaussian_blur"]

@@ -1,0 +1,136 @@
+"""The diffusion prior: a caption → the CLIP embedding of a picture of it (Ramesh et al. 2022, §2.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from unclip.clip import Text
+from unclip.diffusion.diffusion import Cond, DiffusionConfig
+from unclip.diffusion.noise import Noise
+from unclip.diffusion.samplers import Step
+from unclip.nn.layers import TimeEmbedding
+from unclip.nn.transformer import Transformer
+from unclip.stages.base import Batch, DiffusionStage, DiffusionStageConfig, SamplingConfig, drop_text, same_length
+
+
+class PriorConfig(DiffusionStageConfig):
+    """The prior's shape and how it is trained.
+
+    Attributes:
+        embed: width D of CLIP's embeddings. token_width: of its token states. context: the longest caption in tokens.
+        width, depth, heads: of the transformer.
+        text_drop: share of the captions (with their z_t) dropped in training, for classifier-free guidance.
+        normalise: how embeddings become diffusion data: whitened by their measured mean and deviation (Karlo), or
+            multiplied by a fixed scale (the paper's 17.2).
+        scale: that scale.
+    """
+
+    kind: str = "prior"
+    embed: int
+    token_width: int
+    context: int = 77
+    width: int
+    depth: int
+    heads: int
+    text_drop: float = Field(0.1, ge=0, le=1)
+    normalise: Literal["whiten", "scale"] = "whiten"
+    scale: float = 17.2
+    diffusion: DiffusionConfig = DiffusionConfig(predict="x0", clamp=None)
+    sampling: SamplingConfig = SamplingConfig(steps=25, guidance=2.0, candidates=2)
+
+
+class PriorNetwork(nn.Module):
+    """A causal transformer over [caption tokens, z_t, time, noised z_i, learned query]; the query's output is z_i."""
+
+    def __init__(self, config: PriorConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.text = nn.Linear(config.token_width, width)
+        self.text_embed = nn.Linear(config.embed, width)
+        self.time = TimeEmbedding(width, width)
+        self.image_embed = nn.Linear(config.embed, width)
+        self.query = nn.Parameter(torch.zeros(1, 1, width))
+        self.positions = nn.Parameter(torch.randn(1, config.context + 4, width) * 0.01)
+        self.body = Transformer(width, config.depth, config.heads, causal=True)
+        self.leave = nn.Linear(width, config.embed)
+
+    def forward(self, x: Tensor, t: Tensor, *, text_embed: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        """x: noised z_i [B, D]; t [B]; text_embed z_t [B, D]; tokens [B, L, W]; mask [B, L] → z_i [B, D]."""
+        dtype = self.text.weight.dtype
+        last = [self.text_embed(text_embed.to(dtype)), self.time(t), self.image_embed(x.to(dtype))]
+        sequence = torch.cat(
+            [self.text(tokens.to(dtype)), torch.stack(last, dim=1), self.query.expand(len(x), 1, -1)], dim=1
+        )
+        # Captions are padded to the longest of the batch only, so the last four take the last four positions.
+        length = tokens.shape[1]
+        positions = torch.cat([self.positions[:, :length], self.positions[:, -4:]], dim=1)
+        seen = torch.cat([mask, mask.new_ones(len(x), 4)], dim=1)
+        out: Tensor = self.leave(self.body(sequence + positions, seen)[:, -1])
+        return out
+
+
+class Prior(DiffusionStage):
+    """Text → z_i. Trained with plain MSE on z_i itself; of several draws the one nearest to z_t is kept."""
+
+    Config = PriorConfig
+    needs: ClassVar[frozenset[str]] = frozenset({"image_embed", "text"})
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: PriorConfig) -> None:
+        super().__init__(config)
+        self.network = PriorNetwork(config)
+        self.text_drop, self.normalise, self.width = config.text_drop, config.normalise, config.embed
+        # The recorded rule: diffusion data is (z_i − mean) / std. For a fixed scale that is (z_i − 0) · scale.
+        self.register_buffer("mean", torch.zeros(config.embed))
+        self.register_buffer("std", torch.full((config.embed,), 1 / config.scale))
+
+    def calibrate(self, batches: Iterable[Batch]) -> None:
+        """Measures the embeddings' mean and deviation per dimension, where they are whitened."""
+        if self.normalise == "whiten":
+            embeds = torch.cat([b.image_embed.float().cpu() for b in batches if b.image_embed is not None])
+            self.mean.copy_(embeds.mean(0))
+            self.std.copy_(embeds.std(0).clamp(min=1e-4))
+
+    def forward(self, batch: Batch) -> Tensor:
+        assert batch.image_embed is not None and batch.text is not None and batch.null is not None
+        keep = torch.rand(len(batch.image_embed), device=batch.image_embed.device) >= self.text_drop
+        text = drop_text(batch.text, batch.null, keep)
+        x0 = (batch.image_embed.float() - self.mean) / self.std
+        return self.diffusion.loss(self.network, x0, _cond(text))
+
+    def sample(self, text: Text, null: Text, options: SamplingConfig, noise: Noise) -> Iterator[Step]:
+        """Walks from noise to z_i [B, D].
+
+        Args:
+            text: captions, B rows.
+            null: what guidance leads away from (the empty or a negative caption), B rows.
+            noise: for B images.
+        """
+        n = options.candidates
+        text, null = same_length(text, null)
+        cond, null_cond = _cond(text.repeat(n)), _cond(null.repeat(n))
+        shape = (len(text.embed) * n, self.width)
+        for step in self._walk(shape, cond, null_cond, options, noise.candidates(n)):
+            x0 = step.x0.float() * self.std + self.mean
+            rows = _nearest(x0, text.embed.float(), n)
+            yield Step(step.t, (step.x.float() * self.std + self.mean)[rows], x0[rows])
+
+
+def _nearest(embeds: Tensor, targets: Tensor, n: int) -> Tensor:
+    """Of each n rows of `embeds`, the index of the one with the largest dot product with its target."""
+    score = (embeds * targets.repeat_interleave(n, dim=0)).sum(1).view(-1, n)
+    best: Tensor = score.argmax(dim=1) + n * torch.arange(len(score), device=score.device)
+    return best
+
+
+def _cond(text: Text) -> Cond:
+    return {"text_embed": text.embed, "tokens": text.tokens, "mask": text.mask}
+
+
+STAGE = Prior

@@ -1,0 +1,91 @@
+"""The upsamplers: a picture → the same picture four times as large (Ramesh et al. 2022, §2.1 and appendix C)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from unclip.diffusion.diffusion import DiffusionConfig
+from unclip.diffusion.noise import Noise
+from unclip.diffusion.samplers import Step
+from unclip.images import resize
+from unclip.nn.unet import UNet, UNetConfig
+from unclip.stages.base import Batch, DiffusionStage, DiffusionStageConfig, SamplingConfig
+from unclip.stages.degradation import Kind, degrade
+
+
+class UpsamplerConfig(DiffusionStageConfig):
+    """An upsampler's shape and how it is trained.
+
+    Attributes:
+        size: of its pictures, in pixels. factor: how many times the input's side that is.
+        crop_fraction: side of the training crops as a share of `size`; the network is convolution-only, so what it
+            learns on crops holds for whole pictures.
+        degradation: of the low-resolution input, in training.
+    """
+
+    kind: str = "upsampler"
+    size: int
+    factor: int = 4
+    crop_fraction: float = Field(0.25, gt=0, le=1)
+    unet: UNetConfig
+    degradation: Kind = "blur"
+    diffusion: DiffusionConfig = DiffusionConfig()
+    sampling: SamplingConfig = SamplingConfig(steps=27, sampler="ddim")
+
+
+class UpsamplerNetwork(nn.Module):
+    """The noised picture and the resized input, side by side in channels."""
+
+    def __init__(self, config: UpsamplerConfig, outputs: int) -> None:
+        super().__init__()
+        self.unet = UNet(config.unet, 6, outputs)
+
+    def forward(self, x: Tensor, t: Tensor, *, low: Tensor) -> Tensor:
+        """x [B, 3, H, W]; t [B]; low [B, 3, H, W], already resized."""
+        dtype = self.unet.enter.weight.dtype
+        out: Tensor = self.unet(torch.cat([x, low], dim=1).to(dtype), t)
+        return out
+
+
+class Upsampler(DiffusionStage):
+    """low → high. Unconditional on text, hence without guidance."""
+
+    Config = UpsamplerConfig
+    needs: ClassVar[frozenset[str]] = frozenset({"image"})
+
+    def __init__(self, config: UpsamplerConfig) -> None:
+        super().__init__(config)
+        self.size, self.factor, self.degradation = config.size, config.factor, config.degradation
+        self.crop_fraction = config.crop_fraction
+        self.network = UpsamplerNetwork(config, outputs=6 if self.diffusion.learned else 3)
+
+    @property
+    def resolution(self) -> int:
+        return self.size
+
+    @property
+    def crop(self) -> int:
+        return round(self.size * self.crop_fraction)
+
+    def forward(self, batch: Batch) -> Tensor:
+        assert batch.image is not None
+        side = batch.image.shape[-1]
+        low = degrade(resize(batch.image, side // self.factor), self.degradation)
+        return self.diffusion.loss(self.network, batch.image, {"low": resize(low, side)})
+
+    def sample(self, low: Tensor, options: SamplingConfig, noise: Noise, *, size: int | None = None) -> Iterator[Step]:
+        """Walks from noise to pictures [B, 3, size, size], given smaller ones [B, 3, h, h].
+
+        Args:
+            size: side of the result, if not the stage's own: the network is convolution-only.
+        """
+        low = resize(low, size or self.size)
+        return self._walk(tuple(low.shape), {"low": low}, None, options, noise)
+
+
+STAGE = Upsampler

@@ -1,0 +1,1 @@
+"""Training one stage: a config in, checkpoints out."""

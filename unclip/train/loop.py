@@ -1,0 +1,168 @@
+"""The training loop, from top to bottom. The same command run again resumes."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from tqdm import tqdm
+
+from unclip.clip import Clip, load_clip
+from unclip.data.shards import Stream, batches, embed
+from unclip.errors import ConfigError
+from unclip.stages import stage_class
+from unclip.stages.base import Batch, Stage
+from unclip.train import checkpoint
+from unclip.train.config import OptimConfig, RunConfig
+from unclip.train.ema import Ema
+from unclip.train.log import Log
+from unclip.train.samples import draw_samples
+
+log = logging.getLogger(__name__)
+
+LOG_EVERY = 50  # steps
+
+
+def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
+    """Trains one stage and returns its last checkpoint's folder. Resumes if the run has one.
+
+    Args:
+        run: the run's folder; created if it is not there.
+        progress: show a bar on the main process.
+    """
+    # --- set up ---
+    accelerator = Accelerator(
+        mixed_precision=config.train.precision, log_with=list(config.train.trackers) or None, project_dir=run,
+        gradient_accumulation_steps=config.train.accumulate,
+    )  # fmt: skip
+    main = accelerator.is_main_process
+    if main:
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "run.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    accelerator.wait_for_everyone()
+    set_seed(config.train.seed)
+    stage = stage_class(config.stage.kind)(config.stage)
+    clip = _clip_for(stage, config, accelerator)
+    stage.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ema = Ema(stage, config.train.ema)
+    optimizer = torch.optim.AdamW(
+        stage.parameters(), config.optim.lr, betas=config.optim.betas, eps=config.optim.eps,
+        weight_decay=config.optim.weight_decay, fused=True,
+    )  # fmt: skip
+    set_seed(config.train.seed, device_specific=True)
+
+    # --- resume, or measure what a fresh stage must know of its data ---
+    step, images = 0, 0
+    folders = checkpoint.step_folders(run)
+    if folders:
+        step, images = checkpoint.resume(folders[-1], accelerator, stage, ema, optimizer)
+    else:
+        wanted = -(-config.data.calibration // config.data.batch)
+        stage.calibrate(islice(_data(config, stage, clip, accelerator, seed=-1), wanted))
+        ema.stage.load_state_dict(stage.state_dict())
+        set_seed(config.train.seed, device_specific=True)
+    wrapped, prepared = accelerator.prepare(stage, optimizer)
+    if config.train.trackers:
+        accelerator.init_trackers(config.name)
+    report = Log(run, accelerator)
+    stop = _stop_on_signal()
+
+    # --- the loop ---
+    bar = tqdm(total=config.train.steps, initial=step, disable=not (main and progress), unit="step", desc=config.name)
+    losses: list[torch.Tensor] = []
+    started, seen = time.monotonic(), 0
+    source: Iterator[Batch] | None = None
+    stage.train()
+    while step < config.train.steps and not stop.requested:
+        if source is None or step % config.train.save_every == 0:
+            # A stream is opened anew at every checkpoint, seeded by its step: a resumed run reads on exactly.
+            opened = step - step % config.train.save_every
+            source = _data(config, stage, clip, accelerator, seed=opened + config.train.seed * 1_000_003)
+            source = islice(source, (step - opened) * config.train.accumulate, None)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, config.optim, config.train.steps)
+        for _ in range(config.train.accumulate):
+            batch = next(source)
+            with accelerator.accumulate(wrapped):
+                loss = wrapped(batch).mean()
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(wrapped.parameters(), config.optim.clip_norm)
+                prepared.step()
+                prepared.zero_grad()
+            losses.append(loss.detach())
+            seen += len(batch.captions) * accelerator.num_processes
+        step += 1
+        ema.update(stage, step)
+        bar.update()
+
+        # --- report, sample, save ---
+        if step % LOG_EVERY == 0 or step == config.train.steps:
+            mean = accelerator.gather(torch.stack(losses).mean()[None]).mean().item()
+            if not math.isfinite(mean):
+                raise ConfigError(f"{config.name}: the loss is {mean} at step {step}; lower optim.lr or use train.precision=no")
+            speed = seen / (time.monotonic() - started)
+            bar.set_postfix(loss=f"{mean:.4f}", images_per_s=f"{speed:.0f}")
+            rate = optimizer.param_groups[0]["lr"]
+            report(step, loss=mean, lr=rate, images=images + seen, images_per_second=speed)
+            losses.clear()
+            started, images, seen = time.monotonic(), images + seen, 0
+        if main and config.train.sample_every and step % config.train.sample_every == 0:
+            draw_samples(ema.stage, batch, run / "samples" / f"step-{step:08d}.png")
+        if step % config.train.save_every == 0 or step == config.train.steps or stop.requested:
+            checkpoint.write(run, accelerator, stage, ema, optimizer, step, images + seen, config.train.keep)
+    bar.close()
+    accelerator.end_training()
+    return checkpoint.step_folders(run)[-1]
+
+
+def learning_rate(step: int, config: OptimConfig, steps: int) -> float:
+    """The rate of step number `step` (from 0): a pure function, so there is nothing to save."""
+    warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    if config.decay == "none":
+        return config.lr * warm
+    return config.lr * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def _clip_for(stage: Stage, config: RunConfig, accelerator: Accelerator) -> Clip | None:
+    if not stage.needs & {"image_embed", "text"}:
+        return None
+    if config.clip is None:
+        raise ConfigError(f"{config.name}: a {config.stage.kind} needs `clip`, the reference of the CLIP it is trained with")
+    clip = load_clip(config.clip).to(accelerator.device)
+    stage.for_clip(clip.identity)
+    for name, ours in (("embed", clip.width), ("token_width", clip.token_width)):
+        theirs = getattr(config.stage, name, ours)
+        if theirs != ours:
+            raise ConfigError(f"{config.name}: stage.{name} is {theirs}, but {clip.identity} has {ours}")
+    return clip
+
+
+def _data(config: RunConfig, stage: Stage, clip: Clip | None, accelerator: Accelerator, seed: int) -> Iterator[Batch]:
+    stream = Stream(
+        config.data, resolution=stage.resolution, crop=stage.crop, decode=bool(stage.needs & {"image", "image_embed"}),
+        seed=seed, rank=accelerator.process_index,
+    )  # fmt: skip
+    for batch in batches(stream):
+        with accelerator.autocast():
+            yield embed(batch.to(accelerator.device), clip, stage.needs)
+
+
+class _stop_on_signal:  # noqa: N801  (reads as what it does)
+    """SIGTERM lets the step finish and writes a checkpoint."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        signal.signal(signal.SIGTERM, self._stop)
+
+    def _stop(self, *_: object) -> None:
+        self.requested = True
