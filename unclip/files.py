@@ -52,6 +52,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def copy_folder(source: Path, target: Path) -> None:
+    """Plain copies of the files, whatever links a cache keeps."""
+    shutil.copytree(source, target)
+
+
 def save_weights(module: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:
     """The module's state as safetensors, floating-point tensors in `dtype` if given."""
     state = {
@@ -93,6 +98,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: damaged or not safetensors ({error})") from None
+
+
+def stage_folder(path: Path) -> Path:
+    """The folder of a saved stage: the path itself, or a run's newest complete checkpoint."""
+    if (path / "config.json").is_file():
+        return path
+    complete = sorted(p for p in path.glob("step-*") if (p / "progress.json").is_file())
+    if not complete:
+        raise CheckpointError(f"{path}: neither a saved stage nor a run with a checkpoint")
+    return complete[-1]
 
 
 def find_model(ref: str) -> Path:

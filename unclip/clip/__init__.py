@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from unclip.errors import CheckpointError, ConfigError
+from unclip.files import stage_folder
 
 
 class Text(NamedTuple):
@@ -71,11 +72,11 @@ class Clip(Protocol):
 
 
 def load_clip(ref: str) -> Clip:
-    """The CLIP that `ref` names: a folder saved by the clip stage, or `backend:name` (openclip:ViT-L-14/openai, hf:…)."""
-    if (Path(ref) / "config.json").is_file():
+    """The CLIP that `ref` names: a folder or run of the clip stage, or `backend:name` (openclip:ViT-L-14/openai, hf:…)."""
+    if Path(ref).is_dir():
         from unclip.clip.openclip import load_folder
 
-        return load_folder(Path(ref))
+        return load_folder(stage_folder(Path(ref)))
     backend, colon, name = ref.partition(":")
     if not colon:
         raise CheckpointError(f"{ref}: no CLIP there; give a folder saved by the clip stage, or openclip:NAME, or hf:NAME")

@@ -180,7 +180,7 @@ class TexturePen(Pen):
         repeat = skia.TileMode.kRepeat
         return tile[level].makeShader(repeat, repeat, skia.SamplingOptions(skia.FilterMode.kLinear), local)
 
-    def wobbled(self, path: skia.Path, amount: float, step: float) -> skia.Path:
+    def wobbled(self, path: skia.Path, amount: float, step: float, *, line: bool = False) -> skia.Path:
         """The path as an unsteady hand follows it; small parts keep their form."""
         seed = self.rng.getrandbits(30)  # asked even where it is not needed: one draw for each call
         bounds = path.getBounds()
@@ -188,7 +188,8 @@ class TexturePen(Pen):
         if extent < 30:
             return path
         amount, step = min(amount, extent * 0.012), min(step, extent * 0.3)
-        paint = skia.Paint(Style=skia.Paint.kFill_Style)
+        # A fill's contours are closed on the way, which a line's must not be.
+        paint = skia.Paint(Style=skia.Paint.kStroke_Style if line else skia.Paint.kFill_Style, StrokeWidth=0)
         paint.setPathEffect(
             skia.PathEffect.MakeCompose(
                 skia.CornerPathEffect.Make(step * 0.8), skia.DiscretePathEffect.Make(step, amount, seed)
@@ -240,7 +241,7 @@ class PencilPen(TexturePen):
     def _tint(self, colour: Colour) -> Colour:
         """What lies under the hatching: pale, but less so for dark colours, which must stay dark."""
         bright = luminance(colour)
-        share = 0.52 + 0.34 * (1 - bright) ** 1.5
+        share = 0.52 + 0.56 * (1 - bright) ** 2
         return mix(self.CREAM, colour, share) if bright < 0.93 else colour
 
     def _crayon(self, colour: Colour) -> Colour:
@@ -287,7 +288,7 @@ class PencilPen(TexturePen):
         self.cover_through(shape, dark, 0.75, strokes, mask, skia.BlendMode.kDstIn)
 
     def line(self, path: skia.Path, colour: Colour, width: float) -> None:
-        shape = self.wobbled(path, 1.6, 30)
+        shape = self.wobbled(path, 1.6, 30, line=True)
         self.stroke(shape, mix(self.CREAM, colour, 0.55), width, 0.7)
         self.stroke(shape, colour, width, 1, self.texture(graphite()))
 
@@ -349,7 +350,7 @@ class WatercolourPen(TexturePen):
         self.cover(shape, darker(vivid(colour, 0.3), 0.12), 1, self.texture(wash(), 0, shift))
 
     def line(self, path: skia.Path, colour: Colour, width: float) -> None:
-        self.stroke(self.wobbled(path, 2.5, 30), colour, width, 0.88)
+        self.stroke(self.wobbled(path, 2.5, 30, line=True), colour, width, 0.88)
 
     def tint(self, path: skia.Path, colour: Colour, alpha: float) -> None:
         shape, shift = self.wobbled(path, 4.5, 40), self.random_shift()

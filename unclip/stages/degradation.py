@@ -30,7 +30,8 @@ def degrade(low: Tensor, kind: Kind) -> Tensor:
     # Torch's generator decides, so that a resumed run corrupts alike.
     rng = random.Random(int(torch.randint(2**62, ()).item()))
     one = _blurred_or_not if kind == "blur" else _bsr
-    return torch.stack([one(image, rng).clamp(-1, 1) for image in low])
+    with torch.autocast(low.device.type, enabled=False):  # pixels stay float32 while the networks may not
+        return torch.stack([one(image, rng).clamp(-1, 1) for image in low])
 
 
 def gaussian_blur(image: Tensor, sigma_x: float, sigma_y: float) -> Tensor:

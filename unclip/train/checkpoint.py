@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from unclip.errors import CheckpointError
-from unclip.files import load_weights, new_folder, read_json, read_weights, write_json
+from unclip.files import load_weights, new_folder, read_json, read_weights, save_weights, write_json
 from unclip.stages.base import Stage
 from unclip.train.ema import Ema
 
@@ -33,7 +33,7 @@ def write(
             ema.stage.save(folder)
             state = folder / "state"
             state.mkdir()
-            save_file(stage.state_dict(), state / "weights.safetensors")
+            save_weights(stage, state / "weights.safetensors")
             save_file({"rng": states, **_optimizer_tensors(optimizer)}, state / "optimizer.safetensors")
             write_json(folder / "progress.json", {"step": step, "images": images})
         for old in step_folders(run)[:-keep]:
@@ -91,5 +91,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, torch.
         if state and state["exp_avg"].shape != parameter.shape:
             raise CheckpointError(f"{folder}: the optimizer's state belongs to another architecture")
         optimizer.state[parameter] = {
-            name: value if name == "step" else value.to(parameter.device) for name, value in state.items()
+            # Laid out in memory as the parameter is (channels last): the fused kernel walks both alike.
+            name: value if name == "step" else torch.empty_like(parameter).copy_(value)
+            for name, value in state.items()
         }

@@ -1,0 +1,226 @@
+"""`unclip generate`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from unclip.errors import RequestError
+
+if TYPE_CHECKING:
+    from unclip.pipeline import Generation, OnStep, Pipeline
+
+# Pictures that pass the prior and the decoder together; each batch is saved before the next one begins.
+BATCH = 8
+
+
+@click.command()
+@click.argument("prompts", nargs=-1, metavar="PROMPT...")
+@click.option("--prompts-file", type=click.Path(path_type=Path), help="More prompts, one per line.")
+@click.option("-n", "--num-images", default=1, show_default=True, help="Pictures of each prompt.")
+@click.option("-o", "--output", help="A file, a folder, or a pattern with {prompt}, {seed} and {index}.")
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+@click.option("--seed", type=int, help="Of the first picture; the next ones count up. Random if not given.")
+@click.option("--size", type=int, help="64, 256 or 1024 pixels: where the chain stops. [default: the largest]")
+@click.option("--model", default="mini", show_default=True, help="The bundled mini, a folder, or a Hub id owner/name.")
+@click.option("--steps", multiple=True, metavar="[STAGE=]N", help="Denoising steps; without a stage, the decoder's.")
+@click.option("--guidance", multiple=True, metavar="[STAGE=]X", help="Guidance scale; without a stage, the decoder's.")
+@click.option("--sampler", multiple=True, metavar="[STAGE=]NAME", help="ddpm, ddim, dpmpp_2m …; without a stage, the decoder's.")
+@click.option("--negative", default="", help="What the picture should not show.")
+@click.option("--device", help="cpu, cuda, cuda:1, mps. [default: the best one there is]")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
+@click.option("--grid", is_flag=True, help="Write one contact sheet instead of single pictures.")
+@click.option("--save-stages", is_flag=True, help="Write the smaller pictures of the earlier stages, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per picture instead of its path.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress, no warnings.")
+def generate(
+    prompts: tuple[str, ...], prompts_file: Path | None, num_images: int, output: str | None, overwrite: bool,
+    seed: int | None, size: int | None, model: str, steps: tuple[str, ...], guidance: tuple[str, ...],
+    sampler: tuple[str, ...], negative: str, device: str | None, dtype: str, grid: bool, save_stages: bool,
+    as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Make pictures of captions.
+
+    \b
+    unclip generate "a shiba inu wearing a beret" -n 4 --seed 7
+    unclip generate "a corgi in space" -o "out/{prompt}-{seed}.png" --steps decoder=40 --guidance prior=2
+    """
+    captions = _captions(prompts, prompts_file)
+    if num_images < 1:
+        raise RequestError(f"--num-images {num_images}: must be at least 1")
+    options = _options({"steps": steps, "guidance": guidance, "sampler": sampler})
+    total = len(captions) * num_images
+    first = _first_seed(seed)
+    jobs = [(caption, first + i) for caption in captions for i in range(num_images)]
+    paths = _paths(output, jobs[:1] if grid else jobs, grid=grid)
+    _check_outputs(paths, overwrite)
+
+    import torch
+
+    from unclip import images
+    from unclip.pipeline import Pipeline, check_prompt
+
+    for caption in captions:
+        check_prompt(caption)
+    pipe = Pipeline.from_pretrained(model, device=device, dtype=getattr(torch, dtype) if dtype != "float32" else None)
+    if size is not None and size not in pipe.sizes:
+        raise RequestError(f"--size {size}: {pipe.name} makes pictures of {', '.join(map(str, pipe.sizes))} pixels")
+    if not quiet:
+        for caption in captions:
+            _warn(pipe, caption)
+    sheet = []
+    for start in range(0, total, BATCH):
+        part = jobs[start : start + BATCH]
+        with _progress(quiet, f"{start + 1}–{start + len(part)} of {total}" if total > BATCH else "") as on_step:
+            made = pipe.generate(
+                [caption for caption, _ in part], seeds=[s for _, s in part], size=size, negative=negative,
+                options=options, keep_stages=save_stages, on_step=on_step,
+            )  # fmt: skip
+        if grid:
+            sheet += made.images
+            continue
+        for i, path in enumerate(paths[start : start + BATCH]):
+            _write(made, i, path, as_json)
+    if grid:
+        images.save_png(images.grid(sheet), paths[0], {"grid": list(_grid_settings(jobs, made.settings[0]))})
+        click.echo(json.dumps({"path": str(paths[0]), "images": total, "seed": first}) if as_json else str(paths[0]))
+
+
+def _write(made: Generation, i: int, path: Path, as_json: bool) -> None:
+    from unclip import images
+
+    images.save_png(made.images[i], path, made.settings[i])
+    for side, pictures in made.stages.items():
+        images.save_png(pictures[i], path.with_name(f"{path.stem}-{side}{path.suffix}"), made.settings[i])
+    if as_json:
+        each = {role: round(s / len(made.images), 3) for role, s in made.seconds.items()}
+        line = {"path": str(path), "prompt": made.settings[i]["prompt"], "seed": made.seeds[i], "settings": made.settings[i]}
+        click.echo(json.dumps({**line, "seconds": each}, ensure_ascii=False))
+    else:
+        click.echo(str(path))
+
+
+def _grid_settings(jobs: Sequence[tuple[str, int]], common: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for caption, seed in jobs:
+        yield {**common, "prompt": caption, "seed": seed}
+
+
+def _captions(prompts: Sequence[str], file: Path | None) -> list[str]:
+    captions = list(prompts)
+    if file is not None:
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise RequestError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})") from None
+        captions += [line for line in lines if line.strip()]
+    if not captions:
+        raise RequestError('no prompt: say what the picture should show, as in unclip generate "a corgi in space"')
+    if any(not caption.strip() for caption in captions):
+        raise RequestError("the prompt is empty; say what the picture should show")
+    return captions
+
+
+def _first_seed(seed: int | None) -> int:
+    if seed is None:
+        import secrets
+
+        return secrets.randbelow(2**31)
+    return seed
+
+
+def _options(given: dict[str, tuple[str, ...]]) -> dict[str, dict[str, Any]]:
+    """`--steps prior=8 --steps 30` as {"prior": {"steps": "8"}, "decoder": {"steps": "30"}}; the stages check the values."""
+    options: dict[str, dict[str, Any]] = {}
+    for name, values in given.items():
+        for value in ",".join(values).split(",") if values else ():
+            stage, equals, setting = value.rpartition("=")
+            options.setdefault(stage if equals else "decoder", {})[name] = setting
+    return options
+
+
+def _paths(output: str | None, jobs: Sequence[tuple[str, int]], *, grid: bool) -> list[Path]:
+    """Where each picture goes."""
+    pattern = output or "{prompt}-{seed}.png"
+    if output is not None and "{" not in output:
+        if output.endswith(("/", "\\")) or Path(output).is_dir() or not Path(output).suffix:
+            pattern = str(Path(output) / "{prompt}-{seed}.png")
+        elif len(jobs) > 1:
+            stem = Path(output)
+            pattern = str(stem.with_name(f"{stem.stem}-{{index}}{stem.suffix}"))
+    try:
+        paths = [Path(pattern.format(prompt=_slug(c), seed=s, index=i)) for i, (c, s) in enumerate(jobs)]
+    except (KeyError, IndexError, ValueError) as error:
+        raise RequestError(f"--output {output}: a pattern knows {{prompt}}, {{seed}} and {{index}} only, not {error}") from None
+    if any(path.suffix.lower() != ".png" for path in paths):
+        raise RequestError(f"--output {output}: pictures are written as PNG; give a name that ends in .png, or a folder")
+    if len(set(paths)) < len(paths):
+        raise RequestError(f"--output {output}: several pictures would get one name; use {{seed}} or {{index}} in it")
+    return [path.with_name(f"{path.stem}-grid.png") for path in paths] if grid and output is None else paths
+
+
+def _slug(caption: str) -> str:
+    """A caption as part of a file name."""
+    return "-".join("".join(c if c.isalnum() else " " for c in caption).split())[:60].strip("-") or "picture"
+
+
+def _check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
+    """Finds out before the work, not after it, whether the pictures can be kept."""
+    import os
+
+    for path in paths:
+        if path.is_dir():
+            raise RequestError(f"{path}: is a folder")
+        if path.exists() and not overwrite:
+            raise RequestError(f"{path}: exists already and is kept; --overwrite replaces it")
+    for folder in {path.parent for path in paths}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RequestError(f"{folder}: cannot be made ({error.strerror})") from None
+        if not os.access(folder, os.W_OK):
+            raise RequestError(f"{folder}: cannot be written to")
+
+
+def _warn(pipe: Pipeline, caption: str) -> None:
+    read, cut = pipe.clip.cut(caption)
+    if cut:
+        click.echo(f"warning: the prompt is too long for {pipe.name}; this is not read: {cut!r}", err=True)
+    unknown = pipe.unknown_words(caption)
+    if unknown:
+        click.echo(
+            f"warning: {pipe.name} has never seen: {', '.join(unknown)}. It knows its small world only; "
+            "for open-ended prompts use --model with a model trained on captioned photographs (docs/models.md)",
+            err=True,
+        )
+
+
+@contextmanager
+def _progress(quiet: bool, label: str) -> Iterator[OnStep | None]:
+    """A bar per stage on a terminal, none in a pipe."""
+    import sys
+
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    bars: dict[str, Any] = {}
+
+    def on_step(role: str, number: int, steps: int, step: object) -> None:
+        if role not in bars or number == 1:
+            for bar in bars.values():
+                bar.close()
+            bars[role] = tqdm(total=steps, desc=f"{role} {label}".strip(), unit="step", leave=True)
+        bars[role].update()
+
+    try:
+        yield on_step
+    finally:
+        for bar in bars.values():
+            bar.close()
+

@@ -1,0 +1,60 @@
+"""`unclip info`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("ref", required=False, metavar="[FILE.png | MODEL]")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def info(ref: str | None, as_json: bool) -> None:
+    """Say how a picture was made, what a model is, or (without an argument) what this program can do."""
+    if ref is None:
+        tree = _program()
+    elif Path(ref).is_file() or ref.lower().endswith(".png"):
+        from unclip.images import read_settings
+
+        tree = read_settings(Path(ref))
+    else:
+        tree = _model(ref)
+    click.echo(json.dumps(tree, ensure_ascii=False) if as_json else _readable(tree))
+
+
+def _program() -> dict[str, object]:
+    from unclip import __version__
+    from unclip.diffusion.samplers import SAMPLERS
+
+    return {"unclip": __version__, "samplers": ", ".join(sorted(SAMPLERS)), "bundled models": "mini"}
+
+
+def _model(ref: str) -> dict[str, object]:
+    from unclip import files
+
+    folder = files.find_model(ref)
+    index = files.read_json(folder / "model_index.json")
+    words = index.pop("vocabulary", None)
+    tree: dict[str, object] = dict(index)
+    for role in [index.get("clip"), index.get("prior"), index.get("decoder"), *index.get("upsamplers", [])]:
+        weights = folder / str(role) / "model.safetensors"
+        if weights.is_file():
+            count = sum(tensor.numel() for tensor in files.read_weights(weights).values())
+            tree[f"parameters of {role}"] = f"{count:,}"
+    if words:
+        tree["words it knows"] = " ".join(words)
+    return tree
+
+
+def _readable(tree: dict[str, object], indent: str = "") -> str:
+    lines = []
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{key}:", _readable(value, indent + "  ")]
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            lines += [f"{indent}{key}:", *(_readable(item, indent + "  ") for item in value)]
+        else:
+            lines.append(f"{indent}{key}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    return "\n".join(lines)

@@ -1,0 +1,72 @@
+"""`unclip train` and `unclip assemble`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from unclip.errors import RequestError
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[key.sub=value]...")
+@click.option("--out", type=click.Path(path_type=Path), help="The run's folder. [default: runs/NAME]")
+@click.option("--dry-run", is_flag=True, help="Print the resolved config and the parameter count, and stop.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+def train(config: Path, overrides: tuple[str, ...], out: Path | None, dry_run: bool, quiet: bool) -> None:
+    """Train one stage. The same command run again resumes.
+
+    \b
+    unclip train configs/mini/prior.yaml train.steps=2000
+    accelerate launch -m unclip train configs/mini/decoder.yaml --out runs/decoder
+    """
+    from unclip.train.config import read_run
+
+    run = read_run(config, overrides)
+    if dry_run:
+        _describe(run)
+        return
+    from unclip.train.loop import train as train_stage
+
+    folder = train_stage(run, out or Path("runs") / run.name, progress=not quiet)
+    click.echo(str(folder))
+
+
+def _describe(run: object) -> None:
+    import torch
+    import yaml
+
+    from unclip.stages import stage_class
+    from unclip.train.config import RunConfig
+
+    assert isinstance(run, RunConfig)
+    with torch.device("meta"):
+        stage = stage_class(run.stage.kind)(run.stage)
+    click.echo(yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False).rstrip())
+    click.echo(f"# {sum(p.numel() for p in stage.parameters()):,} parameters")
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The model folder to write.")
+@click.option("--name", help="Of the model. [default: the folder's]")
+@click.option("--clip", help="Reference of a public CLIP, where none of the runs is one.")
+@click.option("--half", is_flag=True, help="Save the weights in half precision.")
+@click.option("--world", type=click.Choice(["menagerie"]), help="Record the closed vocabulary the model was trained on.")
+@click.option("--overwrite", is_flag=True, help="Replace a model folder that exists.")
+def assemble(
+    runs: tuple[Path, ...], output: Path, name: str | None, clip: str | None, half: bool, world: str | None, overwrite: bool
+) -> None:
+    """Join runs (or saved stages) into a model folder, ready for `generate --model`."""
+    if output.exists() and not overwrite:
+        raise RequestError(f"{output}: exists already and is kept; --overwrite replaces it")
+    import torch
+
+    from unclip.assemble import assemble as join
+    from unclip.menagerie.captions import vocabulary
+
+    words = sorted(vocabulary()) if world else None
+    join(runs, output, name=name, clip=clip, dtype=torch.float16 if half else None, vocabulary=words)
+    click.echo(str(output))
