@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
-from unclip.clip import Clip, load_clip
-from unclip.clip.openclip import Architecture
-from unclip.stages.clip import ClipConfig, ClipStage
-
-TINY_CLIP = Architecture(
-    embed=32, image_size=32, patch=8, vision_width=64, vision_depth=2, text_width=64, text_depth=2, head=32,
-    merges=500, context=48,
-)  # fmt: skip
+if TYPE_CHECKING:
+    from unclip.clip import Clip
 
 
 @pytest.fixture(scope="session")
 def tiny_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained CLIP of 0.3 M parameters, as the clip stage saves it. Never write into it."""
+    from unclip.clip.openclip import Architecture  # slow to import, and half the tests need no CLIP
+    from unclip.stages.clip import ClipConfig, ClipStage
+
+    architecture = Architecture(
+        embed=32, image_size=32, patch=8, vision_width=64, vision_depth=2, text_width=64, text_depth=2, head=32,
+        merges=500, context=48,
+    )  # fmt: skip
     folder = tmp_path_factory.mktemp("clip") / "tiny-clip"
     folder.mkdir()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        ClipStage(ClipConfig(name="tiny-clip", architecture=TINY_CLIP)).save(folder)
+        ClipStage(ClipConfig(name="tiny-clip", architecture=architecture)).save(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def tiny_clip(tiny_clip_folder: Path) -> Clip:
     """That CLIP, loaded. Shared: never move it."""
+    from unclip.clip import load_clip
+
     return load_clip(str(tiny_clip_folder))

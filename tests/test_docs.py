@@ -1,0 +1,60 @@
+"""The README's and the docs' commands and code run, on a tiny model in place of mini."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from tiny import build
+
+from unclip import files
+from unclip.cli import cli
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.fixture(scope="module")
+def bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of bundled models whose `mini` is tiny."""
+    folder = tmp_path_factory.mktemp("models")
+    build(folder / "mini")
+    return folder
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "bash")], ids=lambda p: p.name)
+def test_commands_run(page: Path, bundled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "BUNDLED", bundled)
+    monkeypatch.chdir(tmp_path)
+    for line in "".join(blocks(page, "bash")).splitlines():
+        program, *arguments = shlex.split(line, comments=True)
+        assert program == "unclip"
+        result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+        assert result.exit_code == 0, line
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.name)
+def test_code_runs(page: Path, bundled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "BUNDLED", bundled)
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(page, "python"):
+        exec(compile(block, str(page), "exec"), {"__name__": "docs"})
+
+
+def test_links_and_pictures_are_there() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_tree_names_what_is_there() -> None:
+    tree = blocks(ROOT / "README.md", "")[-1]
+    for name in re.findall(r"[├└]── (\S+)", tree):
+        assert (ROOT / "unclip" / name).exists(), name
