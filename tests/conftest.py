@@ -36,3 +36,12 @@ def tiny_clip(tiny_clip_folder: Path) -> Clip:
     from unclip.clip import load_clip
 
     return load_clip(str(tiny_clip_folder))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete random model that makes pictures of 64, 256 and 1024 pixels. Never write into it."""
+    import tiny
+
+    with torch.random.fork_rng():
+        return tiny.build(tmp_path_factory.mktemp("model") / "tiny")

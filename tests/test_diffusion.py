@@ -251,7 +251,9 @@ def test_fixed_variance_is_one_of_the_bounds(variance: str, mix: float) -> None:
 @pytest.mark.parametrize(("output", "mix"), [(-1.0, 0.0), (0.0, 0.5), (1.0, 1.0)])
 def test_learned_variance_lies_between_the_bounds(output: float, mix: float) -> None:
     process = diffusion(variance="learned", predict="x0")
-    prediction = process.denoiser(lambda x, t: torch.cat([x, torch.full_like(x, output)], 1), {})(torch.ones(2, 3, 4, 4), 5)
+    prediction = process.denoiser(lambda x, t: torch.cat([x, torch.full_like(x, output)], 1), {})(
+        torch.ones(2, 3, 4, 4), 5
+    )
     assert prediction.x0.shape == (2, 3, 4, 4)
     torch.testing.assert_close(prediction.mix, torch.full((2, 3, 4, 4), mix))
 
@@ -311,7 +313,9 @@ def test_outside_its_interval_guidance_costs_and_changes_nothing() -> None:
 
 def test_variance_is_the_conditional_halfs() -> None:
     process, network, x = diffusion(variance="learned"), Guesses(), torch.randn(2, 6)
-    guided, cond = (process.denoiser(network, COND, null, g)(x, 300) for null, g in ((NULL, Guidance(3.0)), (None, Guidance())))
+    guided, cond = (
+        process.denoiser(network, COND, null, g)(x, 300) for null, g in ((NULL, Guidance(3.0)), (None, Guidance()))
+    )
     assert torch.equal(guided.mix, cond.mix)
     assert not torch.equal(guided.x0, cond.x0)
 
@@ -332,7 +336,9 @@ def test_guidance_without_a_null_condition_is_an_error() -> None:
 # --- the config ---
 
 
-@pytest.mark.parametrize("wrong", [{"schedule": "cosin"}, {"times": 1}, {"predict": "noise"}, {"variance": "big"}, {"objektive": "vlb"}])
+@pytest.mark.parametrize(
+    "wrong", [{"schedule": "cosin"}, {"times": 1}, {"predict": "noise"}, {"variance": "big"}, {"objektive": "vlb"}]
+)
 def test_wrong_config_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         DiffusionConfig(**wrong)

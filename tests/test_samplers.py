@@ -70,7 +70,9 @@ def test_a_network_goes_all_the_way() -> None:
     target = torch.linspace(-1, 1, 12).view(2, 6)
     for name, eta in ALL:
         x = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
-        out = end(find_sampler(name, eta), process.denoiser(lambda x, t: target, {}), x, process.schedule, [999, 500, 0])
+        out = end(
+            find_sampler(name, eta), process.denoiser(lambda x, t: target, {}), x, process.schedule, [999, 500, 0]
+        )
         torch.testing.assert_close(out, target, rtol=0, atol=1e-6)
 
 
@@ -101,9 +103,9 @@ def flow_error(walk: Sampler, steps: int) -> float:
 
 @pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("dpmpp_2m", 2)])
 def test_order_of_convergence(name: str, order: int) -> None:
-    errors = [flow_error(find_sampler(name), steps) for steps in (50, 100, 200)]
+    errors = [flow_error(find_sampler(name), steps) for steps in (100, 200, 400)]
     measured = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
-    assert measured == pytest.approx([order] * 2, abs=0.3)
+    assert measured == pytest.approx([order] * 2, abs=0.2)
 
 
 def test_second_order_is_closer_at_few_steps() -> None:
@@ -140,7 +142,9 @@ def test_every_time_is_one_step_and_the_last_is_clean(name: str, eta: float, ste
     torch.testing.assert_close(walked[-1].x, walked[-1].x0, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "eta", "draws"), [("ddpm", 0.0, 4), ("ddim", 0.0, 0), ("ddim", 0.5, 4), ("dpmpp_2m", 0.0, 0)])
+@pytest.mark.parametrize(
+    ("name", "eta", "draws"), [("ddpm", 0.0, 4), ("ddim", 0.0, 0), ("ddim", 0.5, 4), ("dpmpp_2m", 0.0, 0)]
+)
 def test_fresh_noise_between_steps_only(name: str, eta: float, draws: int) -> None:
     drawn = 0
 

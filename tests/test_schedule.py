@@ -19,7 +19,9 @@ TIMES = [2, 10, 100, 1000]
 def test_variance_is_preserved_at_every_time(name: str, times: int) -> None:
     schedule = Schedule.named(name, times)
     assert schedule.times == times == len(schedule.sigma)
-    torch.testing.assert_close(schedule.alpha**2 + schedule.sigma**2, torch.ones(times, dtype=torch.float64), rtol=0, atol=1e-15)
+    torch.testing.assert_close(
+        schedule.alpha**2 + schedule.sigma**2, torch.ones(times, dtype=torch.float64), rtol=0, atol=1e-15
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

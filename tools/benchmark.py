@@ -1,6 +1,6 @@
 """Times what a user waits for, each as a whole fresh process, and prints a table.
 
-    python tools/benchmark.py --runs 5
+python tools/benchmark.py --runs 5
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ def measure(arguments: list[str], runs: int) -> tuple[float, float, float]:
     seconds, peak = [], 0
     for _ in range(runs):
         started = time.perf_counter()
-        process = subprocess.Popen([sys.executable, "-m", "unclip", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "unclip", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         _, status, usage = os.wait4(process.pid, 0)
         seconds.append(time.perf_counter() - started)
         if status:

@@ -47,7 +47,9 @@ def main() -> None:
         sys.exit(f"the bundle has {size:,} bytes, {size - LIMIT:,} too many")
     print(f"bundle: {size / 2**20:.1f} MiB")
     unclip("evaluate", "compose", "--model", BUNDLE, "--count", args.count, "--out", work / "compose")
-    subprocess.run([sys.executable, ROOT / "tools/sharpness.py", "--model", BUNDLE, "--out", work / "sharpness.json"], check=True)
+    subprocess.run(
+        [sys.executable, ROOT / "tools/sharpness.py", "--model", BUNDLE, "--out", work / "sharpness.json"], check=True
+    )
     subprocess.run([sys.executable, ROOT / "tools/model_card.py", "--work", work, "--bundle", BUNDLE], check=True)
 
 
@@ -61,7 +63,16 @@ def train(stage: str, run: Path, overrides: list[str], left: float | None) -> fl
     import time
 
     started = time.monotonic()
-    command = [sys.executable, "-m", "unclip", "train", str(ROOT / f"configs/mini/{stage}.yaml"), "--out", str(run), *overrides]
+    command = [
+        sys.executable,
+        "-m",
+        "unclip",
+        "train",
+        str(ROOT / f"configs/mini/{stage}.yaml"),
+        "--out",
+        str(run),
+        *overrides,
+    ]
     process = subprocess.Popen(command, cwd=ROOT)
     try:
         code = process.wait(left)

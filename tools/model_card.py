@@ -38,8 +38,11 @@ def truth(report: dict[str, Any]) -> str:
         f"| {name.replace('_', ' ')} | {percent(row['model'])} | {percent(row['ceiling'])} | {row['named']} |"
         for name, row in report["attributes"].items()
     ]
-    title = f"\n## Truth to the caption\n\n`unclip evaluate compose --count {report['count']}`: held-out compositions, one picture each, read by the judge.\n"
-    return "\n".join([title, "| attribute | right | the judge on renderings | named in |\n| --- | --- | --- | --- |", *rows])
+    command = f"`unclip evaluate compose --count {report['count']}`"
+    title = f"\n## Truth to the caption\n\n{command}: held-out compositions, one picture each, read by the judge.\n"
+    return "\n".join(
+        [title, "| attribute | right | the judge on renderings | named in |\n| --- | --- | --- | --- |", *rows]
+    )
 
 
 def percent(share: float) -> str:

@@ -1,6 +1,6 @@
 """PSNR and gradient energy of the upsamplers against bicubic, on held-out renderings.
 
-    python tools/sharpness.py --model mini --count 24
+python tools/sharpness.py --model mini --count 24
 """
 
 from __future__ import annotations
@@ -46,11 +46,15 @@ def main() -> None:
             with torch.inference_mode():
                 *_, last = upsampler.sample(low, upsampler.config.sampling, Noise([i], "sharpness"))
             ours = last.x.clamp(-1, 1)
-            rows.append((psnr(ours, high), psnr(bicubic, high), edges(ours) / edges(high), edges(bicubic) / edges(high)))
+            rows.append(
+                (psnr(ours, high), psnr(bicubic, high), edges(ours) / edges(high), edges(bicubic) / edges(high))
+            )
         means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
         names = ("psnr", "psnr_bicubic", "edges", "edges_bicubic")
         figures[f"upsampler-{upsampler.size}"] = dict(zip(names, means, strict=True))
-    print(f"{'':16}{'PSNR':>8}{'bicubic':>9}{'edges':>8}{'bicubic':>9}   (edges: share of the rendering's gradient energy)")
+    print(
+        f"{'':16}{'PSNR':>8}{'bicubic':>9}{'edges':>8}{'bicubic':>9}   (edges: share of the rendering's gradient energy)"
+    )
     for name, f in figures.items():
         print(f"{name:16}{f['psnr']:8.2f}{f['psnr_bicubic']:9.2f}{f['edges']:8.2f}{f['edges_bicubic']:9.2f}")
     if args.out:

@@ -1,0 +1,44 @@
+"""unclip, the open DALL·E 2: captions → CLIP embeddings → pictures, and the trainer that makes the models.
+
+    from unclip import Pipeline
+    Pipeline.from_pretrained("mini")("a shiba inu wearing a beret").images[0].save("shiba.png")
+
+The names below are imported when they are first used (PEP 562), so that `import unclip` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from unclip.clip import load_clip
+    from unclip.errors import Cancelled, CheckpointError, ConfigError, DataError, RequestError, UnclipError
+    from unclip.pipeline import Pipeline
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Cancelled",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "Pipeline",
+    "RequestError",
+    "UnclipError",
+    "load_clip",
+]
+
+_HOMES = {"Pipeline": "unclip.pipeline", "load_clip": "unclip.clip"}  # all others live in unclip.errors
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES.get(name, "unclip.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

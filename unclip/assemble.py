@@ -46,7 +46,9 @@ def assemble(
     identity = stages["clip"].config.clip if "clip" in stages else clip
     for role, stage in stages.items():
         if stage.config.clip not in (None, identity):
-            raise CheckpointError(f"{role} was trained for CLIP {stage.config.clip}, but this model would have {identity}")
+            raise CheckpointError(
+                f"{role} was trained for CLIP {stage.config.clip}, but this model would have {identity}"
+            )
     upsamplers = sorted((role for role in stages if role.startswith("upsampler-")), key=lambda r: int(r.split("-")[1]))
     index: dict[str, Any] = {
         "format": FORMAT, "name": name or out.name, "unclip": __version__, "clip": "clip" if "clip" in stages else clip,

@@ -119,7 +119,9 @@ def find_model(ref: str) -> Path:
         return folder
     if folder.exists():
         if folder.is_file():
-            raise CheckpointError(f"{ref}: is a file, not a model folder; a pickle or single file is never loaded as a model")
+            raise CheckpointError(
+                f"{ref}: is a file, not a model folder; a pickle or single file is never loaded as a model"
+            )
         raise CheckpointError(f"{ref}: no model_index.json in it; `unclip assemble` makes model folders")
     if ref.count("/") == 1 and not ref.startswith((".", "/", "~")):
         return _from_hub(ref)

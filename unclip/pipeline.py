@@ -96,7 +96,9 @@ class Pipeline:
         folder = files.find_model(ref)
         index = files.read_json(folder / "model_index.json")
         if index.get("format") != FORMAT:
-            raise CheckpointError(f"{folder}/model_index.json: format {index.get('format')!r}, this version reads {FORMAT}")
+            raise CheckpointError(
+                f"{folder}/model_index.json: format {index.get('format')!r}, this version reads {FORMAT}"
+            )
         try:
             clip_ref, prior, decoder = str(index["clip"]), str(index["prior"]), str(index["decoder"])
             names = [str(name) for name in index["upsamplers"]]
@@ -107,7 +109,9 @@ class Pipeline:
         for name, stage in stages.items():
             trained_for = stage.config.clip
             if trained_for is not None and trained_for != clip.identity:
-                raise CheckpointError(f"{folder}/{name}: was trained for CLIP {trained_for}, this model has {clip.identity}")
+                raise CheckpointError(
+                    f"{folder}/{name}: was trained for CLIP {trained_for}, this model has {clip.identity}"
+                )
         words = index.get("vocabulary")
         pipeline = cls(
             clip,
@@ -124,7 +128,9 @@ class Pipeline:
         """Writes the model as a folder that loads back to the same bits."""
         with files.new_folder(Path(folder)) as out:
             names = [f"upsampler-{u.size}" for u in self.upsamplers]
-            for name, stage in zip(["prior", "decoder", *names], [self.prior, self.decoder, *self.upsamplers], strict=True):
+            for name, stage in zip(
+                ["prior", "decoder", *names], [self.prior, self.decoder, *self.upsamplers], strict=True
+            ):
                 (out / name).mkdir()
                 stage.save(out / name)
             index = files.read_json(self.folder / "model_index.json")
@@ -223,7 +229,8 @@ class Pipeline:
                 role = f"upsampler-{upsampler.size}"
                 # One picture at a time: memory stays flat, and a batch cannot change a picture.
                 parts = [
-                    upsampler.sample(low[None], sampling[role], Noise([s], role)) for low, s in zip(made[x.shape[-1]], drawn, strict=True)
+                    upsampler.sample(low[None], sampling[role], Noise([s], role))
+                    for low, s in zip(made[x.shape[-1]], drawn, strict=True)
                 ]
                 x = torch.cat([run(role, part) for part in parts])
                 made[upsampler.size] = x.clamp(-1, 1)
@@ -246,7 +253,7 @@ class Pipeline:
     def _encode(self, captions: Sequence[str], negative: str) -> tuple[Text, Text]:
         """Captions and what guidance leads away from, encoded as one batch so that both have one length."""
         both = self.clip.encode_text([*captions, negative])
-        return both[slice(None, -1)], both[slice(-1, None)].repeat(len(captions))
+        return both.rows(None, -1), both.rows(-1, None).repeat(len(captions))
 
     def _sampling(self, roles: Sequence[str], options: Options) -> dict[str, SamplingConfig]:
         stages: dict[str, Stage] = {"prior": self.prior, "decoder": self.decoder}
@@ -276,7 +283,10 @@ def check_prompt(prompt: str) -> str:
     stripped = prompt.strip()
     if not stripped:
         raise RequestError("the prompt is empty; say what the picture should show")
-    bad = next((c for c in stripped if (ord(c) < 32 and c not in "\t\n\r") or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF), None)
+    bad = next(
+        (c for c in stripped if (ord(c) < 32 and c not in "\t\n\r") or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF),
+        None,
+    )
     if bad is not None:
         raise RequestError(f"the prompt holds the control character U+{ord(bad):04X}; leave it out")
     return stripped

@@ -30,7 +30,9 @@ BATCH = 8
 @click.option("--model", default="mini", show_default=True, help="The bundled mini, a folder, or a Hub id owner/name.")
 @click.option("--steps", multiple=True, metavar="[STAGE=]N", help="Denoising steps; without a stage, the decoder's.")
 @click.option("--guidance", multiple=True, metavar="[STAGE=]X", help="Guidance scale; without a stage, the decoder's.")
-@click.option("--sampler", multiple=True, metavar="[STAGE=]NAME", help="ddpm, ddim, dpmpp_2m …; without a stage, the decoder's.")
+@click.option(
+    "--sampler", multiple=True, metavar="[STAGE=]NAME", help="ddpm, ddim, dpmpp_2m …; without a stage, the decoder's."
+)
 @click.option("--negative", default="", help="What the picture should not show.")
 @click.option("--device", help="cpu, cuda, cuda:1, mps. [default: the best one there is]")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
@@ -99,7 +101,12 @@ def _write(made: Generation, i: int, path: Path, as_json: bool) -> None:
         images.save_png(pictures[i], path.with_name(f"{path.stem}-{side}{path.suffix}"), made.settings[i])
     if as_json:
         each = {role: round(s / len(made.images), 3) for role, s in made.seconds.items()}
-        line = {"path": str(path), "prompt": made.settings[i]["prompt"], "seed": made.seeds[i], "settings": made.settings[i]}
+        line = {
+            "path": str(path),
+            "prompt": made.settings[i]["prompt"],
+            "seed": made.seeds[i],
+            "settings": made.settings[i],
+        }
         click.echo(json.dumps({**line, "seconds": each}, ensure_ascii=False))
     else:
         click.echo(str(path))
@@ -116,7 +123,9 @@ def _captions(prompts: Sequence[str], file: Path | None) -> list[str]:
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise RequestError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})") from None
+            raise RequestError(
+                f"{file}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})"
+            ) from None
         captions += [line for line in lines if line.strip()]
     if not captions:
         raise RequestError('no prompt: say what the picture should show, as in unclip generate "a corgi in space"')
@@ -155,9 +164,13 @@ def _paths(output: str | None, jobs: Sequence[tuple[str, int]], *, grid: bool) -
     try:
         paths = [Path(pattern.format(prompt=_slug(c), seed=s, index=i)) for i, (c, s) in enumerate(jobs)]
     except (KeyError, IndexError, ValueError) as error:
-        raise RequestError(f"--output {output}: a pattern knows {{prompt}}, {{seed}} and {{index}} only, not {error}") from None
+        raise RequestError(
+            f"--output {output}: a pattern knows {{prompt}}, {{seed}} and {{index}} only, not {error}"
+        ) from None
     if any(path.suffix.lower() != ".png" for path in paths):
-        raise RequestError(f"--output {output}: pictures are written as PNG; give a name that ends in .png, or a folder")
+        raise RequestError(
+            f"--output {output}: pictures are written as PNG; give a name that ends in .png, or a folder"
+        )
     if len(set(paths)) < len(paths):
         raise RequestError(f"--output {output}: several pictures would get one name; use {{seed}} or {{index}} in it")
     return [path.with_name(f"{path.stem}-grid.png") for path in paths] if grid and output is None else paths
@@ -187,7 +200,7 @@ def _check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
 
 
 def _warn(pipe: Pipeline, caption: str) -> None:
-    read, cut = pipe.clip.cut(caption)
+    _, cut = pipe.clip.cut(caption)
     if cut:
         click.echo(f"warning: the prompt is too long for {pipe.name}; this is not read: {cut!r}", err=True)
     unknown = pipe.unknown_words(caption)
@@ -223,4 +236,3 @@ def _progress(quiet: bool, label: str) -> Iterator[OnStep | None]:
     finally:
         for bar in bars.values():
             bar.close()
-

@@ -54,10 +54,18 @@ def _describe(run: object) -> None:
 @click.option("--name", help="Of the model. [default: the folder's]")
 @click.option("--clip", help="Reference of a public CLIP, where none of the runs is one.")
 @click.option("--half", is_flag=True, help="Save the weights in half precision.")
-@click.option("--world", type=click.Choice(["menagerie"]), help="Record the closed vocabulary the model was trained on.")
+@click.option(
+    "--world", type=click.Choice(["menagerie"]), help="Record the closed vocabulary the model was trained on."
+)
 @click.option("--overwrite", is_flag=True, help="Replace a model folder that exists.")
 def assemble(
-    runs: tuple[Path, ...], output: Path, name: str | None, clip: str | None, half: bool, world: str | None, overwrite: bool
+    runs: tuple[Path, ...],
+    output: Path,
+    name: str | None,
+    clip: str | None,
+    half: bool,
+    world: str | None,
+    overwrite: bool,
 ) -> None:
     """Join runs (or saved stages) into a model folder, ready for `generate --model`."""
     if output.exists() and not overwrite:

@@ -35,9 +35,10 @@ class Text(NamedTuple):
     embed: Tensor
     tokens: Tensor
 
-    def __getitem__(self, rows: slice) -> Text:  # type: ignore[override]
+    def rows(self, start: int | None, stop: int | None) -> Text:
         """Some of the captions."""
-        return Text(self.captions[rows], self.ids[rows], self.mask[rows], self.embed[rows], self.tokens[rows])
+        part = slice(start, stop)
+        return Text(self.captions[part], self.ids[part], self.mask[part], self.embed[part], self.tokens[part])
 
     def repeat(self, n: int) -> Text:
         """Each caption n times in a row."""
@@ -79,9 +80,13 @@ def load_clip(ref: str) -> Clip:
         return load_folder(stage_folder(Path(ref)))
     backend, colon, name = ref.partition(":")
     if not colon:
-        raise CheckpointError(f"{ref}: no CLIP there; give a folder saved by the clip stage, or openclip:NAME, or hf:NAME")
+        raise CheckpointError(
+            f"{ref}: no CLIP there; give a folder saved by the clip stage, or openclip:NAME, or hf:NAME"
+        )
     module = f"{__name__}.{backend}"
-    if not backend.isidentifier() or importlib.util.find_spec(module) is None:
+    known = backend.isidentifier() and importlib.util.find_spec(module) is not None
+    load = getattr(importlib.import_module(module), "load", None) if known else None
+    if load is None:
         raise ConfigError(f"{ref}: no CLIP backend {backend!r}; there are openclip, hf")
-    clip: Clip = importlib.import_module(module).load(name)
+    clip: Clip = load(name)
     return clip

@@ -65,5 +65,7 @@ def load(name: str) -> HfClip:
         model = transformers.CLIPModel.from_pretrained(name, use_safetensors=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"hf:{name}: transformers cannot load it ({' '.join(str(error).split())[:300]})") from None
+        raise CheckpointError(
+            f"hf:{name}: transformers cannot load it ({' '.join(str(error).split())[:300]})"
+        ) from None
     return HfClip(model, tokenizer, f"hf:{name}")

@@ -21,7 +21,7 @@ from unclip.files import load_weights, read_json
 declare_missing_schemas()
 
 import open_clip  # noqa: E402  (needs the schemas)
-from open_clip.tokenizer import SimpleTokenizer, default_bpe  # noqa: E402
+from open_clip.tokenizer import SimpleTokenizer  # noqa: E402
 
 # Of OpenAI's CLIP; open_clip's other models carry their own.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -58,7 +58,7 @@ def tokenizer_with(merges: int, context: int) -> SimpleTokenizer:
     tokenizer = SimpleTokenizer(context_length=context)
     byte_tokens = 512  # each byte inside a word and at its end
     kept = dict(list(tokenizer.bpe_ranks.items())[:merges])
-    vocabulary = list(tokenizer.encoder)[: byte_tokens + merges] + ["<start_of_text>", "<end_of_text>"]
+    vocabulary = [*list(tokenizer.encoder)[: byte_tokens + merges], "<start_of_text>", "<end_of_text>"]
     tokenizer.bpe_ranks = kept
     tokenizer.encoder = {token: i for i, token in enumerate(vocabulary)}
     tokenizer.decoder = {i: token for token, i in tokenizer.encoder.items()}
@@ -98,10 +98,11 @@ class OpenClip:
         # foreign ones theirs as they are, since Karlo and its kin were trained on those.
         self.unit = unit
         # Most open_clip models keep the text tower's parts on the model itself, the others in `.text`.
-        self.text: Any = model if hasattr(model, "token_embedding") else model.text
-        self.context: int = self.text.positional_embedding.shape[0]
-        self.token_width: int = self.text.positional_embedding.shape[1]
-        self.width: int = _projected_width(self.text.text_projection)
+        text: Any = model if hasattr(model, "token_embedding") else model.text
+        self.text = text
+        self.context: int = text.positional_embedding.shape[0]
+        self.token_width: int = text.positional_embedding.shape[1]
+        self.width: int = _projected_width(text.text_projection)
 
     @property
     def parameter(self) -> Tensor:
@@ -138,7 +139,9 @@ class OpenClip:
     def preprocess(self, images: Tensor) -> Tensor:
         """[−1, 1] of any size → the encoder's size and normalisation, in the model's precision."""
         size = self.model.visual.image_size
-        return normalised(images, size if isinstance(size, int) else size[0], self.mean, self.std).to(self.parameter.dtype)
+        return normalised(images, size if isinstance(size, int) else size[0], self.mean, self.std).to(
+            self.parameter.dtype
+        )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """See `Clip`."""
@@ -199,12 +202,18 @@ def load(name: str) -> OpenClip:
         model = open_clip.create_model(model_name, pretrained=tag or None)
         tokenizer = open_clip.get_tokenizer(model_name)
     except Exception as error:  # open_clip and the Hub raise what they like
-        raise CheckpointError(f"openclip:{name}: open_clip cannot load it ({' '.join(str(error).split())[:300]})") from None
+        raise CheckpointError(
+            f"openclip:{name}: open_clip cannot load it ({' '.join(str(error).split())[:300]})"
+        ) from None
     if not isinstance(tokenizer, SimpleTokenizer):
         raise CheckpointError(f"openclip:{name}: it has another tokenizer than CLIP's; load it through hf: instead")
     visual: Any = model.visual
     return OpenClip(
-        model, tokenizer, f"openclip:{name}", getattr(visual, "image_mean", None) or MEAN, getattr(visual, "image_std", None) or STD
+        model,
+        tokenizer,
+        f"openclip:{name}",
+        getattr(visual, "image_mean", None) or MEAN,
+        getattr(visual, "image_std", None) or STD,
     )
 
 
@@ -225,4 +234,3 @@ def load_folder(folder: Path) -> OpenClip:
 
 def _projected_width(projection: Any) -> int:
     return int(projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1])
-

@@ -18,13 +18,18 @@ SHARD_SIZE = 1000
 CAPTIONS = 6  # per picture
 
 
-def write_shards(out: Path, *, count: int, size: int, seed: int = 0, held_out: bool = False, jobs: int = 1) -> Iterator[int]:
+def write_shards(
+    out: Path, *, count: int, size: int, seed: int = 0, held_out: bool = False, jobs: int = 1
+) -> Iterator[int]:
     """Draws `count` scenes at size × size pixels into shards of 1,000; yields how many are done after each shard.
 
     A shard that is already there is left alone, so the same call again goes on where it stopped.
     """
     out.mkdir(parents=True, exist_ok=True)
-    shards = [(out / f"{i:06d}.tar", range(i * SHARD_SIZE, min((i + 1) * SHARD_SIZE, count))) for i in range(-(-count // SHARD_SIZE))]
+    shards = [
+        (out / f"{i:06d}.tar", range(i * SHARD_SIZE, min((i + 1) * SHARD_SIZE, count)))
+        for i in range(-(-count // SHARD_SIZE))
+    ]
     missing = [(path, numbers, size, seed, held_out) for path, numbers in shards if not path.exists()]
     done = count - sum(len(numbers) for _, numbers, *_ in missing)
     if jobs <= 1:
@@ -42,14 +47,19 @@ def write_shards(out: Path, *, count: int, size: int, seed: int = 0, held_out: b
 def _write_shard(job: tuple[Path, range, int, int, bool]) -> range:
     path, numbers, size, seed, held_out = job
     temporary = path.with_suffix(".tmp")
-    with wds.TarWriter(str(temporary)) as writer:
-        for i in numbers:
-            scene = sample(seed, i, held_out=held_out)
-            rng = rng_for("captions", seed, i)
-            file = io.BytesIO()
-            draw(scene, size).save(file, "PNG", compress_level=2)
-            texts = [caption(scene, rng).text for _ in range(CAPTIONS)]
-            about = {"captions": texts, "scene": scene.attributes()}
-            writer.write({"__key__": f"{i:08d}", "png": file.getvalue(), "txt": texts[0], "json": json.dumps(about).encode()})
-    temporary.rename(path)
+    try:
+        with wds.TarWriter(str(temporary)) as writer:
+            for i in numbers:
+                scene = sample(seed, i, held_out=held_out)
+                rng = rng_for("captions", seed, i)
+                file = io.BytesIO()
+                draw(scene, size).save(file, "PNG", compress_level=2)
+                texts = [caption(scene, rng).text for _ in range(CAPTIONS)]
+                about = {"captions": texts, "scene": scene.attributes()}
+                writer.write(
+                    {"__key__": f"{i:08d}", "png": file.getvalue(), "txt": texts[0], "json": json.dumps(about).encode()}
+                )
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return numbers

@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import random
+import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from glob import glob
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 import webdataset as wds
-from braceexpand import braceexpand
+from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 from PIL import Image
 from pydantic import Field
 from torch import Tensor
@@ -33,6 +34,8 @@ from unclip.stages.base import Batch
 log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
+# What a damaged sample can raise while it is read; Pillow has a SyntaxError for some broken PNGs.
+BAD_SAMPLE = (DataError, OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError)
 
 
 class DataConfig(Config):
@@ -55,7 +58,11 @@ class DataConfig(Config):
 
 def find_shards(pattern: str) -> list[str]:
     """The shard files a path, glob or brace pattern names, sorted."""
-    found = sorted({match for one in braceexpand(pattern) for match in (glob(one) or [one]) if Path(match).is_file()})
+    try:
+        names = list(braceexpand(pattern))
+    except UnbalancedBracesError:
+        names = [pattern]
+    found = sorted({match for one in names for match in (glob(one) or [one]) if Path(match).is_file()})
     if not found:
         raise DataError(f"{pattern}: no such shards; `unclip data menagerie` makes some")
     return found
@@ -63,7 +70,9 @@ def find_shards(pattern: str) -> list[str]:
 
 def read_samples(paths: list[str]) -> Iterator[dict[str, Any]]:
     """Every raw sample of the shards once, in order."""
-    yield from wds.DataPipeline(wds.SimpleShardList(paths), wds.tarfile_to_samples(handler=wds.handlers.warn_and_continue))
+    yield from wds.DataPipeline(
+        wds.SimpleShardList(paths), wds.tarfile_to_samples(handler=wds.handlers.warn_and_continue)
+    )
 
 
 def picture(sample: dict[str, Any]) -> Image.Image:
@@ -77,9 +86,10 @@ def picture(sample: dict[str, Any]) -> Image.Image:
 def captions(sample: dict[str, Any]) -> list[str]:
     """All captions of the sample."""
     if "json" in sample:
-        several = json.loads(sample["json"]).get("captions")
+        about = json.loads(sample["json"])
+        several = about.get("captions") if isinstance(about, dict) else None
         if several:
-            return [str(c) for c in several]
+            return [several] if isinstance(several, str) else [str(c) for c in several]
     if "txt" in sample:
         return [sample["txt"].decode("utf-8").strip()]
     raise DataError(f"sample {sample['__key__']}: holds no caption")
@@ -114,7 +124,7 @@ class Stream(IterableDataset[tuple[Tensor | None, str]]):
         for sample in source:
             try:
                 yield self._image(sample, rng) if self.decode else None, rng.choice(captions(sample))
-            except (DataError, OSError, ValueError, Image.DecompressionBombError) as error:
+            except BAD_SAMPLE as error:
                 self.skipped += 1
                 log.warning("skipped sample %s: %s (%d so far)", sample.get("__key__"), error, self.skipped)
 
@@ -135,6 +145,8 @@ def batches(stream: Stream) -> Iterator[Batch]:
     loader = DataLoader(
         stream, batch_size=stream.config.batch, num_workers=stream.config.workers, collate_fn=_collate,
         prefetch_factor=4 if stream.config.workers else None, drop_last=True,
+        # A loader without a generator draws from the global one each time it is opened: resuming would not be exact.
+        generator=torch.Generator(),
     )  # fmt: skip
     yield from loader
 
@@ -154,7 +166,7 @@ def embed(batch: Batch, clip: Clip | None, needs: frozenset[str]) -> Batch:
     if "text" in needs:
         both = clip.encode_text([*batch.captions, ""])
         both = type(both)(both.captions, both.ids, both.mask, _plain(both.embed), _plain(both.tokens))
-        batch = replace(batch, text=both[slice(None, -1)], null=both[slice(-1, None)])
+        batch = replace(batch, text=both.rows(None, -1), null=both.rows(-1, None))
     return batch
 
 

@@ -151,7 +151,11 @@ class Diffusion:
         mean = x_weight * x_t + x0_weight * x0_hat
         log_variance = spread * log_large + (1 - spread) * log_small
         kl = 0.5 * (
-            log_variance - log_small + torch.exp(log_small - log_variance) + (true_mean - mean) ** 2 * torch.exp(-log_variance) - 1
+            log_variance
+            - log_small
+            + torch.exp(log_small - log_variance)
+            + (true_mean - mean) ** 2 * torch.exp(-log_variance)
+            - 1
         )
         nll = -_discretised_log_likelihood(x0, mean, 0.5 * log_variance)
         return torch.where(t == 0, _mean(nll), _mean(kl)) / math.log(2)

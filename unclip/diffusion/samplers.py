@@ -53,9 +53,7 @@ def find_sampler(name: str, eta: float = 0.0) -> Sampler:
 
 
 @sampler
-def ddpm(
-    denoise: Denoise, x: Tensor, schedule: Schedule, times: Sequence[int], noise: NoiseSource
-) -> Iterator[Step]:
+def ddpm(denoise: Denoise, x: Tensor, schedule: Schedule, times: Sequence[int], noise: NoiseSource) -> Iterator[Step]:
     """Ancestral sampling on strided times (Ho et al. 2020, algorithm 2; Nichol & Dhariwal 2021, §4)."""
     for t, s in pairwise([*times, CLEAN]):
         x0, _, spread = denoise(x, t)

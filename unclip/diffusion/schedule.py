@@ -69,7 +69,9 @@ class Schedule:
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha_t, sigma_t) for a batch of times [B], shaped to broadcast over `like` [B, ...]."""
         shape = (-1, *[1] * (like.ndim - 1))
-        alpha, sigma = (table[t.cpu()].to(like.device, torch.float32).reshape(shape) for table in (self.alpha, self.sigma))
+        alpha, sigma = (
+            table[t.cpu()].to(like.device, torch.float32).reshape(shape) for table in (self.alpha, self.sigma)
+        )
         return alpha, sigma
 
     def posterior(self, t: int, s: int) -> Posterior:

@@ -88,7 +88,11 @@ class Judge(nn.Module):
         layers: list[nn.Module] = []
         inputs = 3
         for outputs, depth in zip(config.channels, config.depth, strict=True):
-            layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+            layers += [
+                nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(),
+            ]
             layers += [Residual(outputs) for _ in range(depth)]
             inputs = outputs
         self.trunk = nn.Sequential(*layers)
@@ -138,5 +142,5 @@ def labels(scene: Scene | Attributes) -> list[int]:
 
 def _seen(picture: Image.Image) -> Tensor:
     if min(picture.size) < SIZE or picture.width != picture.height:
-        raise RequestError(f"the judge reads square pictures of {SIZE} pixels or more, not {picture.width} × {picture.height}")
+        raise RequestError(f"the judge reads squares of {SIZE} pixels or more, not {picture.width} × {picture.height}")
     return resize(to_tensor(picture)[None], SIZE)[0]

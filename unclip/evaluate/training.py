@@ -1,4 +1,4 @@
-"""Trains the judge on rendered pictures, disturbed as generated ones are, so that it does not mistake flaws for facts."""
+"""Trains the judge on rendered pictures, disturbed so that it does not take a generated picture's flaws for facts."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 BATCH = 128
 PEAK_RATE = 3e-3
 JPEG_SHARE = 0.2  # of the pictures; PIL does them one by one
-_BLUR = torch.outer(*[torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16] * 2).expand(3, 1, 5, 5)
+BLUR = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)  # a bell, along rows and columns
 
 
 def train_judge(
-    out: Path, *, shards: str | None = None, images: int = 60_000, steps: int = 2000, seed: int = 0
+    out: Path, *, shards: str | None = None, images: int = 60_000, steps: int = 2600, seed: int = 0
 ) -> Judge:
     """Trains a judge and saves it.
 
@@ -39,7 +39,8 @@ def train_judge(
     """
     torch.manual_seed(seed)
     pixels, truth = _gather(_shard_examples(shards) if shards else _drawn_examples(seed), images)
-    judge = Judge(JudgeConfig()).to(memory_format=torch.channels_last).train()
+    judge = Judge(JudgeConfig()).train()
+    judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this one
     optimizer = torch.optim.AdamW(judge.parameters(), lr=PEAK_RATE, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=steps, pct_start=0.15)
     for step, chosen in enumerate(_batches(len(pixels), steps), start=1):
@@ -70,7 +71,8 @@ def disturb(pixels: Tensor) -> Tensor:
     def each(low: float, high: float, channels: int = 1) -> Tensor:
         return torch.empty(n, channels, 1, 1).uniform_(low, high)
 
-    soft = F.conv2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), _BLUR.to(x), groups=3)
+    bell = torch.outer(torch.tensor(BLUR), torch.tensor(BLUR)).expand(3, 1, 5, 5)
+    soft = F.conv2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), bell, groups=3)
     x = torch.lerp(x, soft, each(-0.3, 1).clamp(min=0))
     x = x * each(0.93, 1.07) * each(0.97, 1.03, 3) + each(-0.06, 0.06) + each(-0.03, 0.03, 3)
     blotches = F.interpolate(torch.randn(n, 3, 8, 8), x.shape[-2:], mode="bilinear") * each(0, 0.06)
@@ -137,5 +139,5 @@ def _shard_examples(pattern: str) -> Iterator[tuple[Image.Image, list[int]]]:
         scene = json.loads(example.get("json", b"{}")).get("scene")
         image = picture(example)
         if scene is None or image.size != (SIZE, SIZE):
-            raise DataError(f"sample {example['__key__']}: the judge learns from {SIZE} px pictures with a 'scene' in their JSON")
+            raise DataError(f"sample {example['__key__']}: not a {SIZE} px picture with its 'scene' in the JSON")
         yield image, labels(scene)

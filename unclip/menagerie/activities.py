@@ -106,6 +106,7 @@ def _book(pen: Pen) -> None:
     cover: Colour = (38, 96, 176)
     pen.fill(polygon((322, 668), (500, 700), (678, 668), (678, 842), (500, 878), (322, 842)), cover)
     for side in (-1, 1):
+
         def at(x: float, y: float, side: int = side) -> Point:
             return 500 + side * x, y
 

@@ -81,7 +81,11 @@ def caption(scene: Scene, rng: random.Random, *, always: frozenset[str] = frozen
     """
     has = {key for key, value in scene.attributes().items() if value is not None}
     named = {key for key in has if key in always or rng.random() < _CHANCE[key]}
-    for colour, thing in (("headwear_colour", "headwear"), ("garment_colour", "garment"), ("setting_colour", "setting")):
+    for colour, thing in (
+        ("headwear_colour", "headwear"),
+        ("garment_colour", "garment"),
+        ("setting_colour", "setting"),
+    ):
         if colour in named:
             named.add(thing)
     if scene.setting == "plain" and "setting" in named:
@@ -117,11 +121,11 @@ def _sentence(scene: Scene, named: set[str], rng: random.Random) -> str:
     body = _joined(parts, rng)
     where = ""
     if "setting" in named:
-        where = rng.choice(_PLAIN).format(scene.setting_colour) if scene.setting == "plain" else _say(scene.setting, rng)
-    if where and rng.random() < 0.12:
-        sentence = f"{where}, {subject} {body}".strip()
-    else:
-        sentence = " ".join(filter(None, (subject, body, where)))
+        where = (
+            rng.choice(_PLAIN).format(scene.setting_colour) if scene.setting == "plain" else _say(scene.setting, rng)
+        )
+    ahead = bool(where) and rng.random() < 0.12
+    sentence = f"{where}, {subject} {body}".strip() if ahead else " ".join(filter(None, (subject, body, where)))
     if "style" not in named:
         return rng.choice(_OPENINGS) + sentence
     if rng.random() < 0.3:

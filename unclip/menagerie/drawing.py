@@ -42,7 +42,11 @@ def paint(scene: Scene, pen: Pen) -> None:
     SETTING_DRAWINGS[scene.setting](pen, rng, PALETTE[scene.setting_colour] if scene.setting_colour else None)
     pen.foreground()
     with pen.moved(
-        rng.uniform(-28, 28), rng.uniform(-10, 24), scale=rng.uniform(0.92, 1.04), about=(500, 905), flip=rng.random() < 0.5
+        rng.uniform(-28, 28),
+        rng.uniform(-10, 24),
+        scale=rng.uniform(0.92, 1.04),
+        about=(500, 905),
+        flip=rng.random() < 0.5,
     ):
         _figure(scene, pen, rng)
     pen.finish()

@@ -30,7 +30,9 @@ ARM = 74.0
 
 def torso() -> skia.Path:
     """The common torso, from neck to hips."""
-    return smooth((500, 552), (602, 600), (634, 720), (628, 815), (500, 858), (372, 815), (366, 720), (398, 600), tension=1.0)
+    return smooth(
+        (500, 552), (602, 600), (634, 720), (628, 815), (500, 858), (372, 815), (366, 720), (398, 600), tension=1.0
+    )
 
 
 def arm_path(shoulder: Point, hand: Point) -> skia.Path:

@@ -38,10 +38,12 @@ def mix(a: Colour, b: Colour, share: float) -> Colour:
 
 
 def darker(colour: Colour, share: float = 0.25) -> Colour:
+    """The colour mixed with deep violet: shadows are not grey."""
     return mix(colour, (20, 14, 30), share)
 
 
 def lighter(colour: Colour, share: float = 0.35) -> Colour:
+    """The colour mixed with white."""
     return mix(colour, (255, 255, 255), share)
 
 
@@ -156,7 +158,14 @@ class Pen:
 
     @contextmanager
     def moved(
-        self, x: float = 0, y: float = 0, *, scale: float = 1, angle: float = 0, about: Point = (500, 500), flip: bool = False
+        self,
+        x: float = 0,
+        y: float = 0,
+        *,
+        scale: float = 1,
+        angle: float = 0,
+        about: Point = (500, 500),
+        flip: bool = False,
     ) -> Iterator[None]:
         """Everything drawn inside is scaled, turned by `angle` degrees and flipped about a point, then shifted."""
         self.canvas.save()

@@ -5,7 +5,8 @@ Numbers alone tell a 3.5B decoder from a 5M one: channels, multipliers, depth, w
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,7 @@ class UNetConfig(Config):
             1024/patch does (pixel unshuffle; Shi et al. 2016). 1 is the paper's network.
     """
 
-    channels: int = Field(ge=NORM_GROUPS)
+    channels: int = Field(ge=NORM_GROUPS, multiple_of=NORM_GROUPS)
     multipliers: tuple[int, ...]
     depth: int = Field(ge=1)
     attention: tuple[int, ...] = ()
@@ -110,13 +111,24 @@ class AttentionBlock(nn.Module):
 class Level(nn.Module):
     """The blocks of one resolution, going down or up, each followed by attention where the level has it."""
 
-    def __init__(
-        self, blocks: list[ResBlock], attention: list[AttentionBlock], resampler: ResBlock | None
-    ) -> None:
+    def __init__(self, blocks: list[ResBlock], attention: list[AttentionBlock], resampler: ResBlock | None) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.attention = nn.ModuleList(attention)
         self.resampler = resampler
+
+    def step(self, i: int, x: Tensor, embed: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Block i, and the attention after it."""
+        out: Tensor = self.blocks[i](x, embed)
+        if self.attention:
+            out = self.attention[i](out, context, mask)
+        return out
+
+    def resampled(self, x: Tensor, embed: Tensor) -> Tensor:
+        """To the next level's resolution."""
+        assert self.resampler is not None
+        out: Tensor = self.resampler(x, embed)
+        return out
 
 
 class UNet(nn.Module):
@@ -150,11 +162,15 @@ class UNet(nn.Module):
         for level, wide in enumerate(widths):
             blocks = [block(width if i == 0 else wide, wide) for i in range(config.depth)]
             last = level == len(widths) - 1
-            self.down.append(Level(blocks, attention(level, wide, config.depth), None if last else block(wide, wide, "down")))
+            self.down.append(
+                Level(blocks, attention(level, wide, config.depth), None if last else block(wide, wide, "down"))
+            )
             skips += [wide] * (config.depth + (not last))
             width = wide
         self.middle_1 = block(width, width)
-        self.middle_attention = AttentionBlock(width, config.head_channels, context) if config.middle_attention else None
+        self.middle_attention = (
+            AttentionBlock(width, config.head_channels, context) if config.middle_attention else None
+        )
         self.middle_2 = block(width, width)
         self.up = nn.ModuleList()
         for level, wide in reversed(list(enumerate(widths))):
@@ -162,12 +178,19 @@ class UNet(nn.Module):
             for _ in range(config.depth + 1):
                 blocks.append(block(width + skips.pop(), wide))
                 width = wide
-            self.up.append(Level(blocks, attention(level, wide, config.depth + 1), block(wide, wide, "up") if level else None))
+            self.up.append(
+                Level(blocks, attention(level, wide, config.depth + 1), block(wide, wide, "up") if level else None)
+            )
         self.norm = nn.GroupNorm(NORM_GROUPS, width)
         self.leave = zeroed(nn.Conv2d(width, outputs * area, 3, padding=1))
 
     def forward(
-        self, x: Tensor, t: Tensor, embed: Tensor | None = None, context: Tensor | None = None, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        embed: Tensor | None = None,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """
         Args:
@@ -184,25 +207,21 @@ class UNet(nn.Module):
             x = F.pixel_unshuffle(x, self.config.patch)
         x = self.enter(x.contiguous(memory_format=torch.channels_last))
         skips = [x]
-        for level in self.down:
-            for i, block in enumerate(level.blocks):
-                x = block(x, emb)
-                if level.attention:
-                    x = level.attention[i](x, context, mask)
+        for level in cast("Iterable[Level]", self.down):
+            for i in range(len(level.blocks)):
+                x = level.step(i, x, emb, context, mask)
                 skips.append(x)
             if level.resampler is not None:
-                x = level.resampler(x, emb)
+                x = level.resampled(x, emb)
                 skips.append(x)
         x = self.middle_1(x, emb)
         if self.middle_attention is not None:
             x = self.middle_attention(x, context, mask)
         x = self.middle_2(x, emb)
-        for level in self.up:
-            for i, block in enumerate(level.blocks):
-                x = block(torch.cat([x, skips.pop()], dim=1), emb)
-                if level.attention:
-                    x = level.attention[i](x, context, mask)
+        for level in cast("Iterable[Level]", self.up):
+            for i in range(len(level.blocks)):
+                x = level.step(i, torch.cat([x, skips.pop()], dim=1), emb, context, mask)
             if level.resampler is not None:
-                x = level.resampler(x, emb)
+                x = level.resampled(x, emb)
         x = self.leave(F.silu(self.norm(x)))
         return F.pixel_shuffle(x, self.config.patch) if self.config.patch > 1 else x

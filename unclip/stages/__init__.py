@@ -18,7 +18,7 @@ _NOT_STAGES = {"base", "degradation"}
 
 def stage_class(kind: str) -> type[Stage]:
     """The stage class of that kind: the module's STAGE."""
-    module = kind if "." in kind else f"{__name__}.{kind}"
+    module = kind if "." in kind and not kind.startswith(".") else f"{__name__}.{kind}"
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -46,7 +46,9 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """On another device."""
-        moved = {k: v.to(device) for k in ("image", "image_embed", "text", "null") if (v := getattr(self, k)) is not None}
+        moved = {
+            k: v.to(device) for k in ("image", "image_embed", "text", "null") if (v := getattr(self, k)) is not None
+        }
         return replace(self, **moved)
 
 
@@ -76,7 +78,7 @@ class SamplingConfig(Config):
         try:
             return type(self).model_validate({**self.model_dump(), **changes})
         except ValueError as error:
-            problems = getattr(error, "errors", list)()
+            problems: list[Any] = getattr(error, "errors", list)()
             said = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}, not {p['input']!r}" for p in problems)
             raise RequestError(said or str(error)) from None
 
@@ -124,7 +126,7 @@ class Stage(nn.Module, ABC):
     def forward(self, batch: Batch) -> Tensor:
         """The loss of each example, [B]."""
 
-    def calibrate(self, batches: Iterable[Batch]) -> None:  # noqa: B027  (most stages have nothing to measure)
+    def calibrate(self, batches: Iterable[Batch]) -> None:
         """Called once, before training from scratch, with a few batches to measure statistics on."""
 
     def for_clip(self, identity: str) -> None:

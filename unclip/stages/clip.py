@@ -11,7 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
-from unclip.clip.openclip import MEAN, STD, Architecture, build, normalised, text_states, tokenize, tokenizer_with, weights_identity
+from unclip.clip.openclip import (
+    MEAN,
+    STD,
+    Architecture,
+    build,
+    normalised,
+    text_states,
+    tokenize,
+    tokenizer_with,
+    weights_identity,
+)
 from unclip.files import load_weights, read_json, save_weights, write_json
 from unclip.stages.base import Batch, Stage, StageConfig, parse_checkpoint
 

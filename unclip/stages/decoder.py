@@ -72,7 +72,15 @@ class DecoderNetwork(nn.Module):
         self.context_norm = nn.LayerNorm(config.context_width)
 
     def forward(
-        self, x: Tensor, t: Tensor, *, image_embed: Tensor, text_embed: Tensor, ids: Tensor, tokens: Tensor, mask: Tensor
+        self,
+        x: Tensor,
+        t: Tensor,
+        *,
+        image_embed: Tensor,
+        text_embed: Tensor,
+        ids: Tensor,
+        tokens: Tensor,
+        mask: Tensor,
     ) -> Tensor:
         """x [B, 3, H, W]; t [B]; image_embed z_i [B, D]; text_embed z_t [B, D]; ids, mask [B, L]; tokens [B, L, W]."""
         dtype = self.embed_to_time.weight.dtype

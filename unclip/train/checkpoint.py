@@ -23,7 +23,14 @@ def step_folders(run: Path) -> list[Path]:
 
 
 def write(
-    run: Path, accelerator: Accelerator, stage: Stage, ema: Ema, optimizer: torch.optim.Optimizer, step: int, images: int, keep: int
+    run: Path,
+    accelerator: Accelerator,
+    stage: Stage,
+    ema: Ema,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    images: int,
+    keep: int,
 ) -> None:
     """Writes `step-NNNNNNNN` and drops the oldest beyond `keep`. Called by every process; the main one writes."""
     rng = {"rng": _rng_state()}

@@ -19,7 +19,10 @@ class Log:
         self.accelerator, self.path = accelerator, run / "metrics.jsonl"
         if accelerator.is_main_process:
             versions = {"python": platform.python_version(), "torch": torch.__version__}
-            write_json(run / "environment.json", {**versions, "device": str(accelerator.device), "processes": accelerator.num_processes})
+            write_json(
+                run / "environment.json",
+                {**versions, "device": str(accelerator.device), "processes": accelerator.num_processes},
+            )
 
     def __call__(self, step: int, **numbers: float) -> None:
         if self.accelerator.is_main_process:

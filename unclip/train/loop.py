@@ -109,7 +109,9 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
         if step % LOG_EVERY == 0 or step == config.train.steps:
             mean = accelerator.gather(torch.stack(losses).mean()[None]).mean().item()
             if not math.isfinite(mean):
-                raise ConfigError(f"{config.name}: the loss is {mean} at step {step}; lower optim.lr or use train.precision=no")
+                raise ConfigError(
+                    f"{config.name}: the loss is {mean} at step {step}; lower optim.lr or use train.precision=no"
+                )
             speed = seen / (time.monotonic() - started)
             bar.set_postfix(loss=f"{mean:.4f}", images_per_s=f"{speed:.0f}")
             rate = optimizer.param_groups[0]["lr"]
@@ -121,6 +123,7 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
         if step % config.train.save_every == 0 or step == config.train.steps or stop.requested:
             checkpoint.write(run, accelerator, stage, ema, optimizer, step, images + seen, config.train.keep)
     bar.close()
+    stop.release()
     accelerator.end_training()
     return checkpoint.step_folders(run)[-1]
 
@@ -137,7 +140,9 @@ def _clip_for(stage: Stage, config: RunConfig, accelerator: Accelerator) -> Clip
     if not stage.needs & {"image_embed", "text"}:
         return None
     if config.clip is None:
-        raise ConfigError(f"{config.name}: a {config.stage.kind} needs `clip`, the reference of the CLIP it is trained with")
+        raise ConfigError(
+            f"{config.name}: a {config.stage.kind} needs `clip`, the reference of the CLIP it is trained with"
+        )
     clip = load_clip(config.clip).to(accelerator.device)
     stage.for_clip(clip.identity)
     for name, ours in (("embed", clip.width), ("token_width", clip.token_width)):
@@ -157,12 +162,16 @@ def _data(config: RunConfig, stage: Stage, clip: Clip | None, accelerator: Accel
             yield embed(batch.to(accelerator.device), clip, stage.needs)
 
 
-class _stop_on_signal:  # noqa: N801  (reads as what it does)
+class _stop_on_signal:
     """SIGTERM lets the step finish and writes a checkpoint."""
 
     def __init__(self) -> None:
         self.requested = False
-        signal.signal(signal.SIGTERM, self._stop)
+        self._before = signal.signal(signal.SIGTERM, self._stop)
+
+    def release(self) -> None:
+        """Gives the signal back to whoever had it."""
+        signal.signal(signal.SIGTERM, self._before)
 
     def _stop(self, *_: object) -> None:
         self.requested = True

@@ -31,8 +31,14 @@ def _pictures(stage: Stage, batch: Batch) -> list[Tensor]:
     noise = Noise(range(min(COUNT, len(batch.captions))))
     n = len(noise.seeds)
     options = stage.config.sampling
-    if isinstance(stage, Decoder) and batch.image_embed is not None and batch.text and batch.null and batch.image is not None:
-        *_, last = stage.sample(batch.image_embed[:n], batch.text[slice(n)], batch.null.repeat(n), options, noise)
+    if (
+        isinstance(stage, Decoder)
+        and batch.image_embed is not None
+        and batch.text
+        and batch.null
+        and batch.image is not None
+    ):
+        *_, last = stage.sample(batch.image_embed[:n], batch.text.rows(0, n), batch.null.repeat(n), options, noise)
         return [last.x, batch.image[:n]]
     if isinstance(stage, Upsampler) and batch.image is not None:
         high = batch.image[:n]

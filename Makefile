@@ -1,0 +1,50 @@
+# Everything happens in a virtual environment of its own, .venv, which is set up once and again when the pins change.
+
+PYTHON ?= python3
+PROMPT ?= a shiba inu wearing a beret
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+export PROMPT
+
+.DEFAULT_GOAL := help
+.PHONY: help generate test check format wheel libraries
+
+help: ## Say what there is to make
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+generate: $(VENV)/.base ## Draw PROMPT="…" as a PNG; more options in ARGS="…"
+	@$(BIN)/unclip generate "$$PROMPT" $(ARGS)
+
+test: libraries ## Run the tests; a part of them with ARGS="tests/test_nn.py -k name"
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev ## Lint, look at the formatting, check the types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/.dev ## Format the code
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+wheel: $(VENV)/.dev ## Build the wheel into dist/
+	$(BIN)/python -m build --wheel
+
+# Skia, which draws the menagerie, loads these two although nothing here opens a window.
+libraries: $(VENV)/.dev
+	@$(BIN)/python -c 'import skia' || { \
+	  echo "error: skia-python cannot load; it needs the system libraries libEGL.so.1 and libGL.so.1." >&2; \
+	  echo "On Debian or Ubuntu: apt-get install libegl1 libgl1" >&2; exit 1; }
+
+$(VENV)/.base: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: unclip needs Python 3.11 or newer; name one with make PYTHON=…" >&2; exit 1; }
+	@echo "setting up $(VENV), once; torch is large, so this can take some minutes" >&2
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	@$(PIP) -e '.[dev]'
+	@touch $@

@@ -1,0 +1,419 @@
+"""The training loop: what it writes, that it resumes bit for bit, and how it refuses what cannot be right."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+from PIL import Image
+from torch import Tensor
+
+from unclip.data.menagerie import write_shards
+from unclip.diffusion.diffusion import Diffusion
+from unclip.errors import CheckpointError, ConfigError, DataError
+from unclip.files import read_weights
+from unclip.stages import load_stage
+from unclip.train import loop
+from unclip.train.checkpoint import step_folders
+from unclip.train.config import OptimConfig, RunConfig, read_run
+from unclip.train.ema import Ema
+from unclip.train.loop import learning_rate, train
+
+UNET = {
+    "channels": 32,
+    "multipliers": [1, 1],
+    "depth": 1,
+    "attention": [1],
+    "middle_attention": True,
+    "head_channels": 32,
+}
+UPSAMPLER_UNET = {"channels": 32, "multipliers": [1], "depth": 1}
+STAGES: dict[str, dict[str, Any]] = {
+    "clip": {
+        "kind": "clip", "name": "test",
+        "architecture": {
+            "embed": 32, "image_size": 32, "patch": 8, "vision_width": 32, "vision_depth": 1, "text_width": 32,
+            "text_depth": 1, "head": 16, "merges": 500, "context": 48,
+        },
+    },
+    "prior": {"kind": "prior", "embed": 32, "token_width": 64, "context": 48, "width": 32, "depth": 1, "heads": 2},
+    "decoder": {
+        "kind": "decoder", "size": 32, "embed": 32, "token_width": 64, "context_width": 32, "unet": UNET,
+        "diffusion": {"predict": "v", "variance": "learned", "objective": "hybrid"}, "sampling": {"steps": 2, "sampler": "ddim"},
+    },
+    "upsampler": {
+        "kind": "upsampler", "size": 64, "crop_fraction": 0.5, "degradation": "bsr", "unet": UPSAMPLER_UNET,
+        "diffusion": {"predict": "v"}, "sampling": {"steps": 2, "sampler": "ddim"},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _process_state() -> Iterator[None]:
+    """A run that fails keeps its SIGTERM handler, and accelerate one precision per process; the tests must not."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("train-shards")
+    list(write_shards(folder, count=40, size=64))
+    return str(folder / "*.tar")
+
+
+@pytest.fixture
+def config_file(tmp_path: Path, shards: str, tiny_clip_folder: Path) -> Any:
+    """Writes a stage's run as YAML."""
+
+    def write(kind: str, **train_options: Any) -> Path:
+        tree = {
+            "name": kind,
+            "clip": str(tiny_clip_folder) if kind in ("prior", "decoder") else None,
+            "stage": STAGES[kind],
+            "data": {"shards": shards, "batch": 4, "workers": 0, "shuffle": 10, "calibration": 8},
+            "optim": {"lr": 0.001, "warmup": 2},
+            "train": {"steps": 4, "precision": "no", "save_every": 2, "sample_every": 0, "keep": 5, **train_options},
+        }
+        path = tmp_path / f"{kind}.yaml"
+        path.write_text(yaml.safe_dump(tree))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def run_of(config_file: Any) -> Any:
+    """A run's config, with overrides."""
+
+    def read(kind: str, *overrides: str) -> RunConfig:
+        return read_run(config_file(kind), overrides)
+
+    return read
+
+
+def everything(folder: Path) -> dict[str, Tensor]:
+    """All that a checkpoint holds: averaged and live weights, the optimizer, the generators."""
+    return {
+        f"{file}:{name}": tensor
+        for file in ("model.safetensors", "state/weights.safetensors", "state/optimizer.safetensors")
+        for name, tensor in read_weights(folder / file).items()
+    }
+
+
+def assert_same_bits(a: Path, b: Path) -> None:
+    ours, theirs = everything(a), everything(b)
+    assert ours.keys() == theirs.keys()
+    different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert not different, f"{len(different)} of {len(ours)} tensors differ, first {different[0]}"
+    assert json.loads((a / "progress.json").read_text()) == json.loads((b / "progress.json").read_text())
+    assert (a / "config.json").read_text() == (b / "config.json").read_text()
+
+
+# --- resuming ---
+
+
+@pytest.mark.parametrize("kind", sorted(STAGES))
+def test_two_steps_and_two_more_are_four_bit_for_bit(kind: str, run_of: Any, tmp_path: Path) -> None:
+    whole = train(run_of(kind), tmp_path / "whole", progress=False)
+    half = train(run_of(kind, "train.steps=2"), tmp_path / "halves", progress=False)
+    assert half.name == "step-00000002"
+    torch.manual_seed(12345)  # a new process starts with other generators
+    rest = train(run_of(kind), tmp_path / "halves", progress=False)
+    assert rest.name == whole.name == "step-00000004"
+    assert_same_bits(rest, whole)
+    # ... and the two last steps did something.
+    assert any(not torch.equal(v, everything(half)[k]) for k, v in everything(rest).items() if "weights" in k)
+
+
+def test_resuming_between_two_regular_checkpoints_is_exact_too(run_of: Any, tmp_path: Path) -> None:
+    whole = train(run_of("upsampler", "train.save_every=1000"), tmp_path / "whole", progress=False)
+    train(run_of("upsampler", "train.save_every=1000", "train.steps=3"), tmp_path / "halves", progress=False)
+    rest = train(run_of("upsampler", "train.save_every=1000"), tmp_path / "halves", progress=False)
+    assert_same_bits(rest, whole)
+
+
+def test_resuming_is_exact_in_bf16_with_accumulation(run_of: Any, tmp_path: Path) -> None:
+    options = ("train.precision=bf16", "train.accumulate=2")
+    whole = train(run_of("upsampler", *options), tmp_path / "whole", progress=False)
+    train(run_of("upsampler", *options, "train.steps=3"), tmp_path / "halves", progress=False)
+    assert_same_bits(train(run_of("upsampler", *options), tmp_path / "halves", progress=False), whole)
+
+
+def test_other_seeds_train_other_weights(run_of: Any, tmp_path: Path) -> None:
+    a = train(run_of("upsampler", "train.steps=1"), tmp_path / "a", progress=False)
+    b = train(run_of("upsampler", "train.steps=1", "train.seed=1"), tmp_path / "b", progress=False)
+    c = train(run_of("upsampler", "train.steps=1"), tmp_path / "c", progress=False)
+    assert_same_bits(a, c)
+    with pytest.raises(AssertionError):
+        assert_same_bits(a, b)
+
+
+def test_a_finished_run_is_left_as_it_is(run_of: Any, tmp_path: Path) -> None:
+    last = train(run_of("upsampler", "train.steps=2"), tmp_path / "run", progress=False)
+    written = (last / "model.safetensors").stat().st_mtime_ns
+    assert train(run_of("upsampler", "train.steps=2"), tmp_path / "run", progress=False) == last
+    assert (last / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_sigterm_leaves_a_checkpoint_that_goes_on_exactly(
+    run_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(run_of("upsampler"), tmp_path / "whole", progress=False)
+    update = Ema.update
+
+    def terminated(self: Ema, stage: Any, step: int) -> None:
+        update(self, stage, step)
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(Ema, "update", terminated)
+        stopped = train(run_of("upsampler"), tmp_path / "stopped", progress=False)
+    assert stopped.name == "step-00000003"
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert_same_bits(train(run_of("upsampler"), tmp_path / "stopped", progress=False), whole)
+
+
+def test_a_checkpoint_that_was_not_finished_is_not_resumed(run_of: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(run_of("upsampler", "train.steps=2"), run, progress=False)
+    (run / ".step-00000004.tmp").mkdir()
+    (run / "step-00000004").mkdir()
+    assert [p.name for p in step_folders(run)] == ["step-00000002"]
+    whole = train(run_of("upsampler"), tmp_path / "whole", progress=False)
+    assert_same_bits(train(run_of("upsampler"), run, progress=False), whole)
+
+
+def test_another_architecture_does_not_resume_and_the_tensor_is_named(run_of: Any, tmp_path: Path) -> None:
+    train(run_of("upsampler", "train.steps=1"), tmp_path / "run", progress=False)
+    before = everything(tmp_path / "run/step-00000001")
+    with pytest.raises(CheckpointError, match=r"tensor network\.unet\.\S+ "):
+        train(run_of("upsampler", "stage.unet.channels=64"), tmp_path / "run", progress=False)
+    assert everything(tmp_path / "run/step-00000001").keys() == before.keys()
+
+
+# --- what a run writes ---
+
+
+def test_a_run_folder_holds_its_config_metrics_samples_and_stages(run_of: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = run_of("decoder", "train.sample_every=2", "train.keep=1", "train.save_every=1")
+    last = train(config, run, progress=False)
+    assert read_run(run / "run.yaml") == config
+    assert "torch" in json.loads((run / "environment.json").read_text())
+    assert [p.name for p in step_folders(run)] == ["step-00000004"] == [p.name for p in run.glob("*step-*")]
+    assert sorted(p.name for p in (run / "samples").iterdir()) == ["step-00000002.png", "step-00000004.png"]
+    with Image.open(run / "samples/step-00000002.png") as sheet:
+        assert sheet.size == (4 * 36 - 4, 2 * 36 - 4)  # four pictures of 32 px above their originals
+        assert len(set(sheet.tobytes())) > 10
+    (line,) = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
+    assert line["step"] == 4 and line["images"] == 16 and line["images_per_second"] > 0
+    assert math.isfinite(line["loss"]) and line["lr"] == pytest.approx(learning_rate(3, config.optim, 4))
+    stage = load_stage(last)
+    assert stage.config.clip and stage.config.clip.startswith("tiny-clip@")
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(1, [4]), (2, [3, 4]), (9, [1, 2, 3, 4])])
+def test_the_newest_checkpoints_are_kept(keep: int, kept: list[int], run_of: Any, tmp_path: Path) -> None:
+    train(run_of("upsampler", "train.save_every=1", f"train.keep={keep}"), tmp_path / "run", progress=False)
+    assert [p.name for p in step_folders(tmp_path / "run")] == [f"step-{n:08d}" for n in kept]
+
+
+def test_metrics_go_on_in_the_same_file(run_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    train(run_of("upsampler", "train.steps=2"), tmp_path / "run", progress=False)
+    train(run_of("upsampler"), tmp_path / "run", progress=False)
+    lines = [json.loads(text) for text in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert [line["images"] for line in lines] == [4, 8, 12, 16]
+
+
+def test_upsampler_samples_show_input_result_and_truth(run_of: Any, tmp_path: Path) -> None:
+    train(run_of("upsampler", "train.steps=1", "train.sample_every=1"), tmp_path / "run", progress=False)
+    with Image.open(tmp_path / "run/samples/step-00000001.png") as sheet:
+        assert sheet.size == (4 * 36 - 4, 3 * 36 - 4)
+
+
+def test_the_prior_measures_its_embeddings_before_it_trains(run_of: Any, tmp_path: Path) -> None:
+    last = train(run_of("prior", "train.steps=1"), tmp_path / "run", progress=False)
+    weights = read_weights(last / "model.safetensors")
+    assert weights["mean"].abs().sum() > 0
+    assert not torch.allclose(weights["std"], torch.full_like(weights["std"], 1 / 17.2))
+    live = read_weights(last / "state/weights.safetensors")
+    assert torch.equal(weights["mean"], live["mean"]) and torch.equal(weights["std"], live["std"])
+
+
+def test_training_learns(run_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "LOG_EVERY", 10)
+    options = ("train.steps=60", "train.save_every=1000", "optim.lr=0.003", "stage.degradation=none")
+    train(run_of("upsampler", *options), tmp_path / "run", progress=False)
+    losses = [json.loads(text)["loss"] for text in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < 0.7 * losses[0], losses
+
+
+# --- arithmetic ---
+
+
+def test_the_average_follows_its_closed_form(run_of: Any) -> None:
+    config = run_of("upsampler")
+    stage = loop.stage_class(config.stage.kind)(config.stage)
+    name, parameter = next(iter(stage.named_parameters()))
+    ema = Ema(stage, decay=0.3)
+    assert not any(p.requires_grad for p in ema.stage.parameters())
+    expected = parameter.detach().clone()
+    for step, decay in ((1, 2 / 11), (2, 3 / 12), (3, 0.3), (4, 0.3)):  # warmed up as (1 + step) / (10 + step)
+        with torch.no_grad():
+            parameter.add_(torch.randn_like(parameter))
+        ema.update(stage, step)
+        expected = decay * expected + (1 - decay) * parameter.detach()
+        torch.testing.assert_close(dict(ema.stage.named_parameters())[name].detach(), expected)
+
+
+def test_the_first_steps_average_is_what_the_run_saves(run_of: Any, tmp_path: Path) -> None:
+    last = train(run_of("upsampler", "train.steps=1", "train.ema=0.999"), tmp_path / "run", progress=False)
+    averaged = read_weights(last / "model.safetensors")
+    live = read_weights(last / "state/weights.safetensors")
+    moments = read_weights(last / "state/optimizer.safetensors")
+    assert sum(name.endswith(".exp_avg") for name in moments) == len(live)
+    # AdamW's first step moves every weight by the rate (warm-up: half of it), the average by 9/11 of that.
+    name = "network.unet.leave.weight"  # at first the only layer with a gradient: it starts at zero
+    moved = (live[name] - averaged[name]) * 11 / 2
+    assert moved.abs().median().item() == pytest.approx(0.0005, rel=0.05)
+
+
+def test_learning_rate_closed_form() -> None:
+    flat = OptimConfig(lr=2.0, warmup=4)
+    assert [learning_rate(s, flat, 10) for s in range(6)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+    assert learning_rate(0, OptimConfig(lr=2.0, warmup=0), 10) == 2.0
+    cosine = OptimConfig(lr=1.0, warmup=0, decay="cosine")
+    assert learning_rate(0, cosine, 100) == 1.0
+    assert learning_rate(50, cosine, 100) == pytest.approx(0.525)
+    assert learning_rate(100, cosine, 100) == pytest.approx(0.05)
+    rates = [learning_rate(s, cosine, 100) for s in range(101)]
+    assert rates == sorted(rates, reverse=True)
+    warm = OptimConfig(lr=1.0, warmup=10, decay="cosine")
+    assert learning_rate(4, warm, 100) == pytest.approx(0.5 * rates[4])
+
+
+def test_accumulating_two_batches_of_four_is_one_of_eight(
+    run_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = Diffusion.loss
+
+    def without_chance(self: Diffusion, network: Any, x0: Tensor, cond: Any) -> Tensor:
+        return loss(self, network, x0, cond, t=torch.full((len(x0),), 500), eps=torch.zeros_like(x0))
+
+    monkeypatch.setattr(Diffusion, "loss", without_chance)
+
+    def gradient(*options: str) -> Tensor:
+        run = tmp_path / "-".join(options)
+        last = train(run_of("upsampler", "train.steps=1", "stage.degradation=none", *options), run, progress=False)
+        moments = read_weights(last / "state/optimizer.safetensors")
+        return torch.cat([moments[name].flatten() for name in sorted(moments) if name.endswith(".exp_avg")])
+
+    whole = gradient("data.batch=8")
+    parts = gradient("data.batch=4", "train.accumulate=2")
+    half = gradient("data.batch=4")
+    assert whole.norm() > 0
+    assert (whole - parts).norm() < 1e-4 * whole.norm()
+    assert (whole - half).norm() > 1e-2 * whole.norm()
+
+
+def test_gradients_are_clipped(run_of: Any, tmp_path: Path) -> None:
+    last = train(run_of("upsampler", "train.steps=1", "optim.clip_norm=1.0e-3"), tmp_path / "run", progress=False)
+    moments = read_weights(last / "state/optimizer.safetensors")
+    norm = torch.cat([moments[n].flatten() for n in moments if n.endswith(".exp_avg")]).norm() / (1 - 0.9)
+    assert norm.item() == pytest.approx(1e-3, rel=1e-2)
+
+
+# --- configs ---
+
+
+@pytest.mark.parametrize("written", ["1e-4", "1.0e-4", "0.0001"])
+def test_a_rate_may_be_written_as_people_write_it(written: str, config_file: Any) -> None:
+    assert read_run(config_file("prior"), [f"optim.lr={written}"]).optim.lr == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("optim.learning_rate=1", "optim.learning_rate: Extra inputs"),
+        ("stage.widht=5", "stage.widht: Extra inputs"),
+        ("stage.unet.chanels=5", "stage.unet.chanels: Extra inputs"),
+        ("stage.kind=piror", "no stage 'piror'; there are clip, decoder, prior, upsampler"),
+        ("stage.kind=..", "no stage"),
+        ("stage.kind=null", "no stage"),
+        ("stage=5", "stage"),
+        ("optim.lr=fast", "optim.lr"),
+        ("optim.lr=-1", "optim.lr"),
+        ("optim.lr=0", "optim.lr"),
+        ("train.steps=0", "train.steps"),
+        ("train.ema=1", "train.ema"),
+        ("train.precision=fp8", "train.precision"),
+        ("data.batch=0", "data.batch"),
+        ("name=../evil", "name"),
+        ("name=", "name"),
+        ("stage.diffusion.schedule=cosin", "no noise schedule 'cosin'"),
+        ("noequals", "key.sub=value"),
+        ("=5", "key.sub=value"),
+        ("name.sub=5", "name is a value"),
+        ("train.steps=[1", "not a YAML value"),
+    ],
+)
+def test_a_wrong_config_is_one_line_that_names_the_key(override: str, says: str, config_file: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_run(config_file("decoder"), [override])
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+    assert override.startswith(("noequals", "=", "name.sub", "train.steps=[")) or "decoder.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "no such file"),
+        (b"a: [1\nb: 2", "not YAML"),
+        (b"- 1\n- 2\n", "expected a mapping"),
+        (b"\xff\xfe\x00", "cannot be read|not YAML"),
+        (b"", "expected a mapping"),
+        (b"name: x\n", "stage: Field required"),
+    ],
+)
+def test_a_wrong_file_is_named(content: bytes | None, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=says) as caught:
+        read_run(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_run_needs_data_and_a_clip_that_fits(run_of: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(DataError, match="no such shards"):
+        train(run_of("upsampler", "data.shards=/nowhere/*.tar"), run, progress=False)
+    with pytest.raises(ConfigError, match="a prior needs `clip`"):
+        train(run_of("prior", "clip=null"), run, progress=False)
+    with pytest.raises(CheckpointError, match="no CLIP there"):
+        train(run_of("prior", "clip=/nowhere/clip"), run, progress=False)
+    with pytest.raises(ConfigError, match=r"stage\.embed is 64, but tiny-clip@\w+ has 32"):
+        train(run_of("prior", "stage.embed=64"), run, progress=False)
+    assert not step_folders(run)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(run_of: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"the loss is (nan|inf) at step 4; lower optim\.lr"):
+        train(run_of("upsampler", "optim.lr=1.0e+30", "train.save_every=100"), tmp_path / "run", progress=False)
+    assert not step_folders(tmp_path / "run")
