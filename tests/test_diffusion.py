@@ -171,6 +171,18 @@ def test_the_256_values_of_a_byte_have_total_probability_one(times: int, guess: 
     assert (2 ** -bits.double()).sum().item() == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.5, 1.0])
+def test_variance_at_time_zero_starts_at_that_of_time_one(spread: float) -> None:
+    # Between x_0 and the clean end the posterior has no width; Nichol & Dhariwal (2021) take the next one.
+    process = diffusion(times=100, variance="learned")
+    x0, guess = torch.tensor([[0.2, -0.4]]), torch.tensor([[0.22, -0.35]])
+    small, large = process.schedule.posterior(1, 0).small, process.schedule.posterior(0, -1).large
+    model = Normal(guess.double(), (small ** (1 - spread) * large**spread) ** 0.5)
+    probability = model.cdf(x0.double() + 1 / 255) - model.cdf(x0.double() - 1 / 255)
+    bits = process.vlb(x0, torch.zeros(1, 2), torch.tensor([0]), guess, torch.full((1, 2), spread))
+    torch.testing.assert_close(bits.double(), -probability.log2().mean(1), rtol=1e-3, atol=1e-4)
+
+
 def test_likelihood_at_time_zero_prefers_the_truth() -> None:
     process = diffusion(variance="learned")
     x0 = torch.tensor([[0.2]])

@@ -50,7 +50,7 @@ def train_judge(
         losses = [F.cross_entropy(logits[key].float(), truth[chosen, i]) for i, key in enumerate(CLASSES)]
         loss = torch.stack(losses).sum()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        loss.backward()
         optimizer.step()
         schedule.step()
         if step % 50 == 0 or step == steps:

@@ -16,6 +16,12 @@ import skia
 from unclip.menagerie.figure import FEET, torso
 from unclip.menagerie.pen import INK, Colour, Pen, Point, darker, lighter, mirror, oval, smooth
 
+# Coats that several animals share.
+CREAM: Colour = (255, 243, 222)
+WHITE: Colour = (252, 250, 246)
+COAL: Colour = (52, 48, 58)
+PINK: Colour = (246, 172, 176)
+
 Part = Callable[[Pen], None]
 
 ROSE: Colour = (240, 112, 120)

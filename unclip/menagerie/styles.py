@@ -11,19 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import skia
 
-from unclip.menagerie.pen import INK, UNITS, Colour, Pen, Point, darker, lighter, mix, oval
+from unclip.menagerie.pen import UNITS, Colour, Pen, Point, darker, lighter, mix, oval
+from unclip.menagerie.pixel import FINE, GRID, PixelPen, pixelate
+from unclip.menagerie.textures import TILE, Tile, cold_press, dots, graphite, halftone, hatching, tooth, wash
 
 Pixels = npt.NDArray[np.uint8]
-Field = npt.NDArray[np.float64]
 
-TILE: Final = 512  # a texture tile's side, in texels and in canvas units alike: about one texel a pixel at 1024 px
 WHITE: Final[Colour] = (255, 255, 255)
 BLACK: Final[Colour] = (22, 18, 24)
 
@@ -42,97 +41,6 @@ def vivid(colour: Colour, amount: float) -> Colour:
     grey = luminance(colour) * 255
     r, g, b = (min(255, max(0, round(grey + (c - grey) * (1 + amount)))) for c in colour)
     return r, g, b
-
-
-# --- textures ----------------------------------------------------------------------------------------------------
-
-
-def _noise(seed: int, low: float, high: float, stretch: float = 1.0) -> Field:
-    """Seamless noise of mean 0 and deviation 1 with `low` to `high` waves a tile; `stretch` draws it out along y."""
-    white = np.random.default_rng(seed).standard_normal((TILE, TILE))
-    fy, fx = np.meshgrid(np.fft.fftfreq(TILE) * TILE * stretch, np.fft.fftfreq(TILE) * TILE, indexing="ij")
-    radius = np.hypot(fx, fy)
-    band = np.exp(-((radius / high) ** 2)) * (1 - np.exp(-((radius / low) ** 2)))
-    field: Field = np.fft.ifft2(np.fft.fft2(white) * band).real
-    normal: Field = field / field.std()
-    return normal
-
-
-Tile = tuple[skia.Image, ...]
-
-
-def _alpha(field: Field) -> Tile:
-    """An alpha-only tile, each level half the size of the one before.
-
-    As a shader it takes on the paint's colour, so one tile serves all colours. The levels are plain averages, so that
-    a texture too fine to be seen becomes exactly the tone that it has in a larger picture.
-    """
-    field, levels = np.clip(field, 0, 1), []
-    while field.shape[0] >= 8:
-        alpha = np.rint(field * 255).astype(np.uint8)
-        size = (field.shape[0], field.shape[0])
-        levels.append(skia.Image.frombytes(alpha.tobytes(), size, skia.kAlpha_8_ColorType, skia.kPremul_AlphaType))
-        field = (field[::2, ::2] + field[1::2, ::2] + field[::2, 1::2] + field[1::2, 1::2]) / 4
-    return tuple(levels)
-
-
-@cache
-def hatching() -> Tile:
-    """Pencil strokes along y, of uneven pressure, on paper with a tooth."""
-    x = np.arange(TILE)[None, :] / TILE
-    wave = np.sin(2 * math.pi * (40 * x + 0.30 * _noise(1, 1, 10, stretch=4)))
-    pressure = 0.30 * _noise(2, 2, 24, stretch=5) + 0.42 * _noise(3, 40, 200)
-    return _alpha(0.60 + 0.42 * wave + 0.55 * pressure)
-
-
-@cache
-def graphite() -> Tile:
-    """A soft pencil's line, broken by the paper's tooth."""
-    return _alpha(0.82 + 0.24 * _noise(4, 50, 220))
-
-
-@cache
-def tooth() -> Tile:
-    """Specks of paper that the pencil skips."""
-    return _alpha(0.10 + 0.11 * _noise(5, 60, 240))
-
-
-@cache
-def wash() -> Tile:
-    """Pigment in water: broad pools with dark tide marks, and a fine granulation."""
-    pools = _noise(6, 1.5, 7)
-    tides = np.exp(-((_noise(7, 1, 5) / 0.16) ** 2))
-    return _alpha(0.44 + 0.17 * pools + 0.10 * tides + 0.07 * _noise(8, 60, 200))
-
-
-@cache
-def cold_press() -> Tile:
-    """The shaded side of the bumps of watercolour paper."""
-    bumps = _noise(9, 30, 110)
-    return _alpha(0.045 + 0.9 * (bumps - np.roll(bumps, (3, 3), (0, 1))) * 0.05)
-
-
-@cache
-def dots() -> Tile:
-    """A Ben-Day screen at 45°: a square lattice with one more dot in its middle."""
-    pitch = TILE / 16
-    y, x = np.mgrid[:TILE, :TILE] + 0.5
-    corner = np.hypot((x + pitch / 2) % pitch - pitch / 2, (y + pitch / 2) % pitch - pitch / 2)
-    middle = np.hypot(x % pitch - pitch / 2, y % pitch - pitch / 2)
-    return _alpha(0.5 + (pitch * 0.27 - np.minimum(corner, middle)) / 1.5)
-
-
-@cache
-def halftone() -> skia.Path:
-    """Dots that grow from the middle of the page to its foot, as one path."""
-    path, pitch = skia.Path(), 25.0
-    for row in range(int(UNITS / pitch) + 2):
-        y = row * pitch
-        radius = 15.5 * ((y - 330) / (UNITS - 330))
-        if radius > 1.5:
-            for column in range(int(UNITS / pitch / 2) + 2):
-                path.addCircle((2 * column + row % 2) * pitch, y, radius)
-    return path
 
 
 # --- the flat pen, and what the others share -----------------------------------------------------------------------
@@ -447,92 +355,6 @@ class PopPen(TexturePen):
     def finish(self) -> None:
         """The panel's border."""
         self.stroke(skia.Path().addRect(skia.Rect.MakeLTRB(5, 5, UNITS - 5, UNITS - 5)), BLACK, 14)
-
-
-# --- pixel art ---------------------------------------------------------------------------------------------------
-
-GRID: Final = 64  # divides 64, 256 and 1024; on 32 the eyes and the smaller hats fall apart
-FINE: Final = 3  # samples a side of each pixel; the commonest colour among them wins
-CELL: Final = UNITS / GRID
-
-
-def pixelate(array: Pixels) -> Pixels:
-    """Each FINE × FINE block becomes its commonest colour, so that edges stay hard and thin things do not crumble."""
-    n = array.shape[0] // FINE
-    coarse = array.astype(np.int64) >> 3  # nearby shades vote together, and the picture gets a console's palette
-    codes = (coarse[..., 0] << 10) | (coarse[..., 1] << 5) | coarse[..., 2]
-    votes = codes.reshape(n, FINE, n, FINE).transpose(0, 2, 1, 3).reshape(n * n, FINE * FINE)
-    counts = (votes[:, :, None] == votes[:, None, :]).sum(-1)
-    winner = counts.argmax(1)
-    code = votes[np.arange(n * n), winner].reshape(n, n)
-    rgb = np.stack([code >> 10, (code >> 5) & 31, code & 31], -1)
-    return (rgb * 255 // 31).astype(np.uint8)
-
-
-class PixelPen(Pen):
-    """Hard edges on a coarse grid: no anti-aliasing, dark contours, small parts snapped to whole pixels."""
-
-    def _paint(self, colour: Colour) -> skia.Paint:
-        return skia.Paint(AntiAlias=False, Color=skia.Color(*colour))
-
-    def _cells(self, bounds: skia.Rect) -> skia.Rect | None:
-        """The whole pixels that a small part covers on the page; None if it is too small to deserve one."""
-        matrix = self.canvas.getTotalMatrix()
-        page = matrix.mapRect(bounds)
-        cell = CELL * self.scale
-        if page.width() < 0.4 * cell and page.height() < 0.4 * cell:
-            return None
-        wide, high = max(1, round(page.width() / cell)), max(1, round(page.height() / cell))
-        left, top = round(page.centerX() / cell - wide / 2), round(page.centerY() / cell - high / 2)
-        return skia.Rect.MakeXYWH(left * cell, top * cell, wide * cell, high * cell)
-
-    def fill(self, path: skia.Path, colour: Colour, *, outline: bool = True) -> None:
-        bounds = path.getBounds()
-        if max(bounds.width(), bounds.height()) < 2.4 * CELL and not outline:
-            if (cells := self._cells(bounds)) is not None:
-                self.canvas.save()
-                self.canvas.resetMatrix()
-                self.canvas.drawRect(cells, self._paint(colour))
-                self.canvas.restore()
-            return
-        if outline:
-            edge = self._paint(mix(darker(colour, 0.62), INK, 0.3))
-            edge.setStyle(skia.Paint.kStroke_Style)
-            edge.setStrokeWidth(1.3 * CELL)
-            edge.setStrokeJoin(skia.Paint.kRound_Join)
-            self.canvas.drawPath(path, edge)
-        self.canvas.drawPath(path, self._paint(colour))
-
-    def line(self, path: skia.Path, colour: Colour, width: float) -> None:
-        paint = self._paint(colour)
-        paint.setStyle(skia.Paint.kStroke_Style)
-        paint.setStrokeWidth(max(width, 0.8 * CELL))
-        self.canvas.drawPath(path, paint)
-
-    def tint(self, path: skia.Path, colour: Colour, alpha: float) -> None:
-        paint = self._paint(colour)
-        paint.setAlphaf(alpha)
-        self.canvas.drawPath(path, paint)
-
-    def backdrop(self, colours: Sequence[Colour]) -> None:
-        """Bands, with a checkered row where two meet."""
-        if len(colours) == 1:
-            self.canvas.drawPaint(self._paint(colours[0]))
-            return
-        bands = 4 * (len(colours) - 1)
-        shades = []
-        for i in range(bands):
-            at = (i + 0.5) / bands * (len(colours) - 1)
-            shades.append(mix(colours[int(at)], colours[int(at) + 1], at % 1))
-        for row in range(GRID):
-            at = row * bands // GRID
-            self.canvas.drawRect(skia.Rect.MakeXYWH(0, row * CELL, UNITS, CELL), self._paint(shades[at]))
-            after = (row + 1) * bands // GRID
-            if after != at and after < bands:
-                for column in range(row % 2, GRID, 2):
-                    self.canvas.drawRect(
-                        skia.Rect.MakeXYWH(column * CELL, row * CELL, CELL, CELL), self._paint(shades[after])
-                    )
 
 
 # --- the five ----------------------------------------------------------------------------------------------------

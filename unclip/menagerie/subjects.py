@@ -1,13 +1,14 @@
 """The eighteen creatures of the menagerie, by the names that captions use.
 
-`animals` and `people` (whoever is no animal) do the drawing, with the parts they share from `anatomy`.
+`mammals`, `critters` and `people` (whoever is no animal) do the drawing, with the parts they share from `anatomy`.
 """
 
 from __future__ import annotations
 
-from unclip.menagerie.animals import ANIMALS
+from unclip.menagerie.critters import CRITTERS
 from unclip.menagerie.figure import Subject
+from unclip.menagerie.mammals import MAMMALS
 from unclip.menagerie.people import PEOPLE
 from unclip.menagerie.scene import SUBJECTS
 
-SUBJECT_DRAWINGS: dict[str, Subject] = {name: (ANIMALS | PEOPLE)[name] for name in SUBJECTS}
+SUBJECT_DRAWINGS: dict[str, Subject] = {name: (MAMMALS | CRITTERS | PEOPLE)[name] for name in SUBJECTS}

@@ -105,7 +105,8 @@ class AttentionBlock(nn.Module):
             if mask is not None:
                 mask = F.pad(mask, (0, h.shape[1]), value=True)[:, None, None, :]  # [B, 1, 1, L + HW]
         h = self.out(attend(q, k, v, self.heads, mask))
-        return x + rearrange(h, "b (h w) c -> b c h w", h=height)
+        out: Tensor = x + rearrange(h, "b (h w) c -> b c h w", h=height)
+        return out
 
 
 class Level(nn.Module):
