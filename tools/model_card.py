@@ -19,7 +19,7 @@ def main() -> None:
     args = parser.parse_args()
     card = [HEAD, "| stage | parameters | images seen | last loss |\n| --- | --- | --- | --- |"]
     card += [stage_row(args.work / stage, args.bundle / stage) for stage in STAGES]
-    card.append(truth(read_json(args.work / "compose/report.json")))
+    card.append(truth(args.work / "compose"))
     card.append(sharpness(read_json(args.work / "sharpness.json")))
     card.append(TAIL)
     (args.bundle / "README.md").write_text("\n".join(card) + "\n", encoding="utf-8")
@@ -32,21 +32,12 @@ def stage_row(run: Path, folder: Path) -> str:
     return f"| {run.name} | {count:,} | {log[-1]['images']:,} | {log[-1]['loss']:.4f} |"
 
 
-def truth(report: dict[str, Any]) -> str:
+def truth(folder: Path) -> str:
     """The table of `unclip evaluate compose`."""
-    rows = [
-        f"| {name.replace('_', ' ')} | {percent(row['model'])} | {percent(row['ceiling'])} | {row['named']} |"
-        for name, row in report["attributes"].items()
-    ]
-    command = f"`unclip evaluate compose --count {report['count']}`"
-    title = f"\n## Truth to the caption\n\n{command}: held-out compositions, one picture each, read by the judge.\n"
-    return "\n".join(
-        [title, "| attribute | right | the judge on renderings | named in |\n| --- | --- | --- | --- |", *rows]
-    )
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    report = read_json(folder / "report.json")
+    command = f"`unclip evaluate compose --count {report['count']} --seed {report['seed']}`"
+    table = (folder / "report.md").read_text(encoding="utf-8").strip()
+    return f"\n## Truth to the caption\n\n{command}: held-out compositions, one picture each, read by the judge.\n\n{table}"
 
 
 def sharpness(figures: dict[str, Any]) -> str:

@@ -56,7 +56,7 @@ def assemble(
     }  # fmt: skip
     if vocabulary is not None:
         index["vocabulary"] = sorted(vocabulary)
-    with files.new_folder(out) as folder:
+    with files.new_folder(out, replaces="model_index.json") as folder:
         for role, stage in stages.items():
             (folder / role).mkdir()
             stage.save(folder / role, dtype)

@@ -38,8 +38,20 @@ def write_json(path: Path, tree: dict[str, Any]) -> None:
 
 
 @contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A temporary sibling to write into, renamed to `folder` on success; what was there before is then replaced."""
+def new_folder(folder: Path, *, replaces: str | None = None) -> Iterator[Path]:
+    """A temporary sibling to write into, renamed to `folder` on success; what was there before is then replaced.
+
+    Args:
+        replaces: a file by which a folder is known that may be replaced; others are kept, unless they are empty.
+    """
+    folder = folder.absolute()
+    if (
+        replaces
+        and folder.exists()
+        and not (folder / replaces).is_file()
+        and not (folder.is_dir() and not any(folder.iterdir()))
+    ):
+        raise CheckpointError(f"{folder}: is there, but not a model folder (no {replaces} in it); it is kept")
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

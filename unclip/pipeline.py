@@ -126,7 +126,7 @@ class Pipeline:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the model as a folder that loads back to the same bits."""
-        with files.new_folder(Path(folder)) as out:
+        with files.new_folder(Path(folder), replaces="model_index.json") as out:
             names = [f"upsampler-{u.size}" for u in self.upsamplers]
             for name, stage in zip(
                 ["prior", "decoder", *names], [self.prior, self.decoder, *self.upsamplers], strict=True
@@ -200,6 +200,7 @@ class Pipeline:
         captions = [check_prompt(p) for p in prompts for _ in range(num_images)]
         if num_images < 1 or not captions:
             raise RequestError("nothing to generate: give a prompt, and a number of images of at least 1")
+        negative = check_prompt(negative) if negative.strip() else ""
         size = self.sizes[-1] if size is None else size
         if size not in self.sizes:
             raise RequestError(f"size {size}: {self.name} makes pictures of {', '.join(map(str, self.sizes))} pixels")
