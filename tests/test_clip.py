@@ -18,8 +18,10 @@ from unclip.stages.clip import ClipStage
 
 CAPTIONS = ["a red fox wearing a tall hat", "an owl", "", "a very long caption " * 3]
 STRINGS = [
-    "a red fox in the snow", "Hello,   World!", "it's the dog's bone", "100 balloons & 3 kites", "😀🚀 party 👩‍👩‍👧", "قطة على السجادة",
-    "日本語のテキスト", "naïve café — “quoted”", "Ελληνικά", "zzzzqqqxxkj", "a", "?!…", "e\u0301", "ß ﬁ İ", "tab\tand\nline", "",
+    "a red fox in the snow", "Hello,   World!", "it's the dog's bone", "100 balloons & 3 kites",
+    "😀🚀 party 👩‍👩‍👧", "قطة على السجادة",
+    "日本語のテキスト", "naïve café — “quoted”", "Ελληνικά",
+    "zzzzqqqxxkj", "a", "?!…", "e\u0301", "ß ﬁ İ", "tab\tand\nline", "",
 ]  # fmt: skip
 
 
@@ -138,12 +140,12 @@ def test_cut_inside_a_character_does_not_fail(tiny_clip: Clip) -> None:
     assert lost.endswith("🦊")
 
 
-def test_text_can_be_sliced_repeated_and_moved(tiny_clip: Clip) -> None:
+def test_text_can_be_split_repeated_and_moved(tiny_clip: Clip) -> None:
     text = tiny_clip.encode_text(["a fox", "an owl"])
     twice = text.repeat(2)
     assert list(twice.captions) == ["a fox", "a fox", "an owl", "an owl"]
     assert torch.equal(twice.embed, text.embed[[0, 0, 1, 1]])
-    second = text[1:]
+    second = text.rows(1, None)
     assert isinstance(second, Text)
     assert list(second.captions) == ["an owl"]
     assert torch.equal(second.tokens, text.tokens[1:])
@@ -227,7 +229,7 @@ def test_no_such_clip_is_an_error_that_says_what_to_give(
 
 @pytest.mark.parametrize("ref", ["nope:ViT-B-32", ":x", "a.b:x", "torchvision_schemas:x"])
 def test_unknown_backend_is_an_error_that_lists_the_known_ones(ref: str) -> None:
-    with pytest.raises(ConfigError, match="no CLIP backend .*; there are openclip, hf"):
+    with pytest.raises(ConfigError, match=r"no CLIP backend .*; there are openclip, hf"):
         load_clip(ref)
 
 

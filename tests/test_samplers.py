@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 import torch
@@ -104,7 +105,7 @@ def flow_error(walk: Sampler, steps: int) -> float:
 @pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("dpmpp_2m", 2)])
 def test_order_of_convergence(name: str, order: int) -> None:
     errors = [flow_error(find_sampler(name), steps) for steps in (100, 200, 400)]
-    measured = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    measured = [math.log2(a / b) for a, b in pairwise(errors)]
     assert measured == pytest.approx([order] * 2, abs=0.2)
 
 
@@ -183,7 +184,7 @@ def test_the_starting_noise_is_not_changed_in_place(name: str, eta: float) -> No
 
 
 def test_unknown_sampler_is_an_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(RequestError, match="no sampler 'euler'; there are .*ddim.*ddpm.*dpmpp_2m"):
+    with pytest.raises(RequestError, match=r"no sampler 'euler'; there are .*ddim.*ddpm.*dpmpp_2m"):
         find_sampler("euler")
 
 

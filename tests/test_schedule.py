@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ def test_clean_end_has_no_noise() -> None:
 
 
 def test_unknown_name_is_an_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="no noise schedule 'cosin'; there are .*cosine"):
+    with pytest.raises(ConfigError, match=r"no noise schedule 'cosin'; there are .*cosine"):
         Schedule.named("cosin")
 
 
@@ -92,7 +93,7 @@ def test_grid_falls_from_the_last_time_to_zero(steps: int) -> None:
     times = Schedule.named("cosine").grid(steps)
     assert len(times) == steps
     assert (times[0], times[-1]) == (999, 0)
-    gaps = [a - b for a, b in zip(times, times[1:], strict=False)]
+    gaps = [a - b for a, b in pairwise(times)]
     assert min(gaps) >= 1
     assert max(gaps) - min(gaps) <= 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def test_a_stage_is_named_by_its_file(kind: str) -> None:
     "kind", ["priorr", "base", "degradation", "", "no_package.stage", "json.decoder", "os.path.join", ".prior", ".."]
 )
 def test_unknown_stage_is_an_error_that_lists_the_known_ones(kind: str) -> None:
-    with pytest.raises(ConfigError, match="there are clip, decoder, prior, upsampler$"):
+    with pytest.raises(ConfigError, match=r"there are clip, decoder, prior, upsampler$"):
         stage_class(kind)
 
 
@@ -279,6 +280,25 @@ def test_dropped_embedding_does_not_reach_the_decoders_loss() -> None:
         assert torch.allclose(*losses) == alike
 
 
+def test_decoder_drops_embedding_and_text_independently() -> None:
+    n, stage, seen = 2000, decoder(embed_drop=0.5, text_drop=0.5), {}
+
+    def network(x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+        seen.update(cond)
+        return torch.zeros(len(x), 6, *x.shape[2:])
+
+    del stage.network
+    stage.network = network
+    with torch.no_grad():
+        stage.null_embed.zero_()
+    stage(Batch(("",) * n, torch.zeros(n, 3, 1, 1), torch.ones(n, D), text(1).repeat(n), text(1, seed=9)))
+    no_embed = (seen["image_embed"] == 0).all(1)
+    no_text = (seen["text_embed"] == text(1, seed=9).embed).all(1)
+    for a in (no_embed, ~no_embed):
+        for b in (no_text, ~no_text):
+            assert (a & b).float().mean().item() == pytest.approx(0.25, abs=0.05)
+
+
 def test_dropping_replaces_whole_rows_by_the_empty_caption() -> None:
     full, null = text(4, 3), text(2, seed=9)
     dropped = drop_text(full, null, torch.tensor([True, False]))
@@ -371,7 +391,7 @@ def test_of_several_draws_the_one_nearest_to_the_caption_is_kept() -> None:
         options = SamplingConfig(steps=3, candidates=n)
         embeds = last(stage.sample(captions, text(2, 2, 2, seed=9), options, Noise([1, 2, 3])))
         scores.append((embeds * captions.embed).sum(1))
-    for fewer, more in zip(scores, scores[1:], strict=False):
+    for fewer, more in pairwise(scores):
         assert (more >= fewer - 1e-4).all()
     assert (scores[-1] > scores[0] + 1e-3).any()
 
@@ -383,7 +403,7 @@ def test_a_captions_embedding_does_not_depend_on_its_neighbours() -> None:
     cut = Text(
         captions.captions[:1], captions.ids[:1, :4], captions.mask[:1, :4], captions.embed[:1], captions.tokens[:1, :4]
     )
-    alone = last(stage.sample(cut, null[:1], options, Noise([1])))
+    alone = last(stage.sample(cut, null.rows(0, 1), options, Noise([1])))
     torch.testing.assert_close(together[:1], alone, rtol=1e-3, atol=1e-4)
 
 
@@ -420,7 +440,7 @@ def test_a_picture_does_not_depend_on_its_neighbours() -> None:
     cut = Text(
         captions.captions[:1], captions.ids[:1, :3], captions.mask[:1, :3], captions.embed[:1], captions.tokens[:1, :3]
     )
-    alone = last(stage.sample(embeds[:1], cut, null[:1], options, Noise([5])))
+    alone = last(stage.sample(embeds[:1], cut, null.rows(0, 1), options, Noise([5])))
     torch.testing.assert_close(together[:1], alone, rtol=1e-3, atol=1e-3)
 
 
@@ -546,8 +566,8 @@ def test_options_change_one_by_one() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"steps": 0}, {"steps": 1001}, {"steps": "many"}, {"guidance": -1}, {"guidance": float("nan")}, {"guidance": float("inf")},
-     {"eta": 2}, {"candidates": 0}, {"rescale": 1.5}, {"stepps": 3}],
+    [{"steps": 0}, {"steps": 1001}, {"steps": "many"}, {"guidance": -1}, {"guidance": float("nan")},
+     {"guidance": float("inf")}, {"eta": 2}, {"candidates": 0}, {"rescale": 1.5}, {"stepps": 3}],
 )  # fmt: skip
 def test_wrong_option_is_a_request_error_that_names_it(wrong: dict[str, Any]) -> None:
     with pytest.raises(RequestError, match=next(iter(wrong))):

@@ -75,7 +75,10 @@ def save_weights(module: nn.Module, path: Path, dtype: torch.dtype | None = None
         name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
         for name, tensor in module.state_dict().items()
     }
-    save_file(state, path)
+    try:
+        save_file(state, path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error})") from None
 
 
 def load_weights(module: nn.Module, path: Path, prefix: str = "") -> None:

@@ -269,6 +269,8 @@ class Pipeline:
             except RequestError as error:
                 raise RequestError(f"{role}: {error}") from None
             find_sampler(chosen[role].sampler, chosen[role].eta)
+            if role.startswith("upsampler") and chosen[role].guidance != 1:
+                raise RequestError(f"{role}: has no condition to guide by; its guidance is always 1")
         return chosen
 
 

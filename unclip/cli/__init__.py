@@ -38,7 +38,7 @@ def main() -> None:
     try:
         code = cli.main(standalone_mode=False)
     except UnclipError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
         code = 1
     except click.Abort:
         code = _interrupted()
@@ -51,6 +51,11 @@ def main() -> None:
         # Whoever read our output has had enough; python would complain once more while it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:
+        # A full disk, a folder that may not be written to: the world's fault, not the program's.
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"error: {where}{error.strerror or error}", err=True)
+        code = 1
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -72,6 +72,11 @@ def generate(
     pipe = Pipeline.from_pretrained(model, device=device, dtype=getattr(torch, dtype) if dtype != "float32" else None)
     if size is not None and size not in pipe.sizes:
         raise RequestError(f"--size {size}: {pipe.name} makes pictures of {', '.join(map(str, pipe.sizes))} pixels")
+    if save_stages and not grid:
+        _check_outputs(
+            [_stage_path(path, side) for path in paths for side in pipe.sizes if side < (size or pipe.sizes[-1])],
+            overwrite,
+        )
     if not quiet:
         for caption in captions:
             _warn(pipe, caption)
@@ -98,7 +103,7 @@ def _write(made: Generation, i: int, path: Path, as_json: bool) -> None:
 
     images.save_png(made.images[i], path, made.settings[i])
     for side, pictures in made.stages.items():
-        images.save_png(pictures[i], path.with_name(f"{path.stem}-{side}{path.suffix}"), made.settings[i])
+        images.save_png(pictures[i], _stage_path(path, side), made.settings[i])
     if as_json:
         each = {role: round(s / len(made.images), 3) for role, s in made.seconds.items()}
         line = {
@@ -112,6 +117,11 @@ def _write(made: Generation, i: int, path: Path, as_json: bool) -> None:
         click.echo(str(path))
 
 
+def _stage_path(path: Path, side: int) -> Path:
+    """Where the smaller picture of an earlier stage goes."""
+    return path.with_name(f"{path.stem}-{side}{path.suffix}")
+
+
 def _grid_settings(jobs: Sequence[tuple[str, int]], common: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for caption, seed in jobs:
         yield {**common, "prompt": caption, "seed": seed}
@@ -121,7 +131,7 @@ def _captions(prompts: Sequence[str], file: Path | None) -> list[str]:
     captions = list(prompts)
     if file is not None:
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise RequestError(
                 f"{file}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})"
@@ -163,22 +173,24 @@ def _paths(output: str | None, jobs: Sequence[tuple[str, int]], *, grid: bool) -
             pattern = str(stem.with_name(f"{stem.stem}-{{index}}{stem.suffix}"))
     try:
         paths = [Path(pattern.format(prompt=_slug(c), seed=s, index=i)) for i, (c, s) in enumerate(jobs)]
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
         raise RequestError(
             f"--output {output}: a pattern knows {{prompt}}, {{seed}} and {{index}} only, not {error}"
         ) from None
     if any(path.suffix.lower() != ".png" for path in paths):
         raise RequestError(
-            f"--output {output}: pictures are written as PNG; give a name that ends in .png, or a folder"
+            f"--output {pattern}: pictures are written as PNG; give a name that ends in .png, or a folder"
         )
     if len(set(paths)) < len(paths):
-        raise RequestError(f"--output {output}: several pictures would get one name; use {{seed}} or {{index}} in it")
+        raise RequestError(f"--output {pattern}: several pictures would get one name; use {{seed}} or {{index}} in it")
     return [path.with_name(f"{path.stem}-grid.png") for path in paths] if grid and output is None else paths
 
 
 def _slug(caption: str) -> str:
     """A caption as part of a file name."""
-    return "-".join("".join(c if c.isalnum() else " " for c in caption).split())[:60].strip("-") or "picture"
+    name = "-".join("".join(c if c.isalnum() else " " for c in caption).split())[:60]
+    # File systems count bytes, and a letter can take four of them.
+    return name.encode()[:180].decode(errors="ignore").strip("-") or "picture"
 
 
 def _check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
