@@ -79,6 +79,7 @@ def save_weights(module: nn.Module, path: Path, dtype: torch.dtype | None = None
         save_file(state, path)
     except SafetensorError as error:
         raise CheckpointError(f"{path}: cannot be written ({error})") from None
+    path.chmod(0o644)  # safetensors leaves files that only their owner may read; a model is there to be shared
 
 
 def load_weights(module: nn.Module, path: Path, prefix: str = "") -> None:
