@@ -243,9 +243,13 @@ def test_warnings_go_to_stderr_and_quiet_silences_them(generate: Any) -> None:
 
 def test_progress_bars_are_shown_on_a_terminal_only(tiny_model: Path, generate: Any) -> None:
     assert generate("a cat").stderr == ""
+    import fcntl
     import pty
+    import struct
+    import termios
 
     parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))  # a terminal without a size shows no bar
     command = [
         sys.executable,
         "-m",

@@ -12,6 +12,7 @@ from tiny import build
 
 from unclip import files
 from unclip.cli import cli
+from unclip.diffusion import samplers
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -43,6 +44,7 @@ def test_commands_run(page: Path, bundled: Path, tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.name)
 def test_code_runs(page: Path, bundled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "BUNDLED", bundled)
+    monkeypatch.setattr(samplers, "SAMPLERS", dict(samplers.SAMPLERS))  # the page adds one of its own
     monkeypatch.chdir(tmp_path)
     for block in blocks(page, "python"):
         exec(compile(block, str(page), "exec"), {"__name__": "docs"})

@@ -1,0 +1,497 @@
+"""Whatever goes wrong ends in one clear line on stderr, a non-zero exit code, no traceback, and nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from safetensors.torch import save_file
+
+from unclip.cli import cli, main
+from unclip.files import read_weights
+from unclip.images import read_settings
+from unclip.pipeline import Pipeline
+
+ROOT = Path(__file__).parent.parent
+TENSOR = "network.leave.weight"  # of the prior
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def copy(tiny_model: Path, tmp_path: Path) -> Path:
+    """A model that a test may damage."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "copy"))
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs the program, which must refuse in one line and change no file; gives back that line."""
+
+    def run(*arguments: str, code: int = 1) -> str:
+        before = tree()
+        monkeypatch.setattr(sys, "argv", ["unclip", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        assert ended.value.code == code, err
+        assert out == ""
+        assert len(err.strip().splitlines()) == 1 and err.startswith("error: "), err
+        assert "Traceback" not in err and 20 < len(err) < 600
+        assert tree() == before
+        return err.strip()
+
+    return run
+
+
+@pytest.fixture
+def refuses_to_draw(refused: Any, tiny_model: Path) -> Any:
+    """The same for `unclip generate` on the tiny model."""
+
+    def run(*arguments: str, code: int = 1) -> str:
+        line: str = refused("generate", "--model", str(tiny_model), "-o", "x.png", *arguments, code=code)
+        return line
+
+    return run
+
+
+def tree() -> dict[str, bytes | None]:
+    """Every file and folder here, hidden ones, too."""
+    return {str(p): p.read_bytes() if p.is_file() else None for p in Path().rglob("*")}
+
+
+def damage(path: Path, **changes: torch.Tensor | None) -> None:
+    """Rewrites a checkpoint with some tensors replaced, or left out."""
+    tensors = read_weights(path)
+    for name, tensor in changes.items():
+        tensors.pop(name, None)
+        if tensor is not None:
+            tensors[name] = tensor
+    save_file(tensors, path)
+
+
+# --- the model ---
+
+
+def test_an_unknown_model_is_named_and_what_there_is(refused: Any) -> None:
+    assert refused("generate", "a cat", "--model", "mimi") == (
+        "error: mimi: no such model; there is the bundled 'mini', or give a folder or a Hub id owner/name"
+    )
+    assert "no such model" in refused("info", "mimi")
+
+
+def test_a_hub_model_that_cannot_be_fetched_is_named(refused: Any) -> None:
+    line = refused("generate", "a cat", "--model", "nobody/nothing-of-that-name")
+    assert "nobody/nothing-of-that-name: not in the cache, and the Hub cannot be reached" in line
+
+
+def test_a_folder_without_a_model_says_how_to_make_one(refused: Any) -> None:
+    Path("empty").mkdir()
+    assert "empty: no model_index.json in it; `unclip assemble` makes" in refused(
+        "generate", "a cat", "--model", "empty"
+    )
+
+
+@pytest.mark.parametrize(
+    "file", ["prior/model.safetensors", "prior/config.json", "decoder/model.safetensors", "clip/model.safetensors"]
+)
+def test_a_missing_file_is_named(refused: Any, copy: Path, file: str) -> None:
+    (copy / file).unlink()
+    assert f"{copy / file}: no such file" in refused("generate", "a cat", "--model", str(copy))
+
+
+@pytest.mark.parametrize(
+    "file", ["prior/model.safetensors", "upsampler-1024/model.safetensors", "clip/model.safetensors"]
+)
+@pytest.mark.parametrize("how", ["cut", "empty", "noise"])
+def test_a_damaged_checkpoint_is_named(refused: Any, copy: Path, file: str, how: str) -> None:
+    whole = (copy / file).read_bytes()
+    (copy / file).write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "noise": os.urandom(5000)}[how])
+    assert f"{copy / file}: damaged or not safetensors" in refused("generate", "a cat", "--model", str(copy))
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\xfe", b""])
+@pytest.mark.parametrize("file", ["model_index.json", "decoder/config.json"])
+def test_damaged_json_is_named(refused: Any, copy: Path, file: str, content: bytes) -> None:
+    (copy / file).write_bytes(content)
+    assert f"{copy / file}: " in refused("generate", "a cat", "--model", str(copy))
+
+
+@pytest.mark.parametrize("stage", ["prior", "clip", "upsampler-256"])
+def test_a_wrong_shape_names_its_tensor_and_both_shapes(refused: Any, copy: Path, stage: str) -> None:
+    path = copy / stage / "model.safetensors"
+    name, tensor = next((n, t) for n, t in read_weights(path).items() if t.ndim == 2)
+    damage(path, **{name: torch.zeros(3, 5)})
+    line = refused("generate", "a cat", "--model", str(copy))
+    assert str(path) in line and name.removeprefix("model.") in line
+    assert "(3, 5)" in line and str(tuple(tensor.shape)) in line
+
+
+def test_missing_and_foreign_tensors_are_named(refused: Any, copy: Path) -> None:
+    path = copy / "prior/model.safetensors"
+    damage(path, **{TENSOR: None})
+    assert f"tensor {TENSOR} is missing" in refused("generate", "a cat", "--model", str(copy))
+    shape = (32, 32)
+    damage(path, **{TENSOR: torch.zeros(shape), "from.another.world": torch.zeros(2)})
+    assert "tensor from.another.world belongs to another architecture" in refused(
+        "generate", "a cat", "--model", str(copy)
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"kind": "piror"}, "no stage 'piror'"),
+        ({"kind": "../../evil"}, "no stage"),
+        ({"kind": ".."}, "no stage"),
+        ({"kind": 5}, "says no kind of stage"),
+        ({"width": "wide"}, "width"),
+        ({"wings": 2}, "wings: Extra inputs"),
+        ({"width": 64}, "tensor"),
+        ({"clip": "other@123"}, "was trained for CLIP other@123"),
+    ],
+)
+def test_a_wrong_stage_config_is_explained(refused: Any, copy: Path, changes: dict[str, Any], says: str) -> None:
+    path = copy / "prior/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    assert says in refused("generate", "a cat", "--model", str(copy))
+
+
+class Bomb:
+    """Unpickling it would leave a file behind."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, ("exploded",)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.ckpt", "model.bin", "model.pkl"])
+def test_a_pickle_is_never_loaded_as_a_model(refused: Any, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(pickle.dumps(Bomb()))
+    assert "a pickle or single file is never loaded" in refused("generate", "a cat", "--model", str(path))
+    assert not Path("exploded").exists()
+
+
+def test_a_pickle_inside_a_model_is_never_loaded(refused: Any, copy: Path) -> None:
+    path = copy / "decoder/model.safetensors"
+    path.write_bytes(pickle.dumps(Bomb()))
+    assert "damaged or not safetensors" in refused("generate", "a cat", "--model", str(copy))
+    torch.save({"weights": torch.zeros(2)}, path)
+    assert "damaged or not safetensors" in refused("generate", "a cat", "--model", str(copy))
+    path.rename(path.with_name("pytorch_model.bin"))
+    assert "model.safetensors: no such file" in refused("generate", "a cat", "--model", str(copy))
+    assert not Path("exploded").exists()
+
+
+def test_the_package_reads_no_pickles_anywhere() -> None:
+    for path in (ROOT / "unclip").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        for call in ("torch.load(", "pickle.load", "import pickle", "np.load(", "joblib", "weights_only"):
+            assert call not in text, f"{path}: {call}"
+
+
+# --- the prompt ---
+
+
+@pytest.mark.parametrize("prompts", [[""], ["   "], ["\n\t"], ["a cat", ""], ["\u00a0"]])
+def test_an_empty_prompt_is_refused(refuses_to_draw: Any, prompts: list[str]) -> None:
+    assert refuses_to_draw(*prompts) == "error: the prompt is empty; say what the picture should show"
+
+
+def test_no_prompt_at_all_is_refused(refuses_to_draw: Any) -> None:
+    assert "no prompt: say what the picture should show" in refuses_to_draw()
+    Path("prompts.txt").write_text("\n  \n")
+    assert "no prompt" in refuses_to_draw("--prompts-file", "prompts.txt")
+
+
+def test_a_prompts_file_that_cannot_be_read_is_named(refuses_to_draw: Any) -> None:
+    assert "nowhere.txt: cannot be read (No such file or directory)" in refuses_to_draw("--prompts-file", "nowhere.txt")
+    Path("latin.txt").write_bytes("a naïve cat".encode("latin-1"))
+    assert "latin.txt: cannot be read (not UTF-8 text)" in refuses_to_draw("--prompts-file", "latin.txt")
+    assert ".: cannot be read (Is a directory)" in refuses_to_draw("--prompts-file", ".")
+
+
+@pytest.mark.parametrize("character", ["\x00", "\x07", "\x1b", "\x7f", "\udcff"])
+def test_control_characters_are_refused_by_name(refuses_to_draw: Any, character: str) -> None:
+    expected = f"error: the prompt holds the control character U+{ord(character):04X}; leave it out"
+    assert refuses_to_draw(f"a {character} cat") == expected
+    assert refuses_to_draw("a cat", "--negative", f"a {character} dog") == expected
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a corgi 🐶👑", "كلب يرتدي قبعة", "כלב עם כובע", "a cat\u202e\u200f", "👨‍👩‍👧", "<end_of_text> a cat"]
+)
+def test_emoji_and_right_to_left_text_work(tiny_model: Path, prompt: str) -> None:
+    result = CliRunner().invoke(cli, ["generate", prompt, "--model", str(tiny_model), "--size", "64", "-o", "x.png"])
+    assert result.exit_code == 0, result.output
+    assert read_settings(Path("x.png"))["prompt"] == prompt
+
+
+def test_a_prompt_that_is_too_long_is_cut_and_the_cut_is_shown(tiny_model: Path) -> None:
+    prompt = "a corgi wearing a red beret " + "and a blue scarf " * 12 + "beside a purple crown"
+    result = CliRunner().invoke(cli, ["generate", prompt, "--model", str(tiny_model), "--size", "64", "-o", "x.png"])
+    assert result.exit_code == 0 and result.stdout == "x.png\n"
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("warning: the prompt is too long for tiny; this is not read: '")
+    assert line.endswith("beside a purple crown'") and "corgi" not in line
+    assert read_settings(Path("x.png"))["prompt"] == prompt.strip()
+
+
+def test_words_the_model_never_saw_are_named_and_what_to_use(tiny_model: Path) -> None:
+    result = CliRunner().invoke(
+        cli, ["generate", "a dragon wearing a beret", "--model", str(tiny_model), "--size", "64", "-o", "x.png"]
+    )
+    assert result.exit_code == 0 and result.stdout == "x.png\n"
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("warning: tiny has never seen: dragon.") and "--model" in line and "beret" not in line
+
+
+# --- the numbers ---
+
+
+@pytest.mark.parametrize("size", ["300", "0", "-64", "63", "4096"])
+def test_sizes_the_model_cannot_make_are_refused_with_those_it_can(refuses_to_draw: Any, size: str) -> None:
+    assert (
+        refuses_to_draw("a cat", "--size", size) == f"error: --size {size}: tiny makes pictures of 64, 256, 1024 pixels"
+    )
+
+
+@pytest.mark.parametrize("steps", ["-5", "0", "100000", "99999999999999999999", "many", "2.5", "nan", ""])
+@pytest.mark.parametrize("stage", ["", "prior=", "upsampler-256="])
+def test_absurd_steps_are_refused(refuses_to_draw: Any, steps: str, stage: str) -> None:
+    line = refuses_to_draw("a cat", "--steps", stage + steps)
+    assert f"error: {stage[:-1] or 'decoder'}: steps: " in line and repr(steps) in line
+
+
+@pytest.mark.parametrize("guidance", ["nan", "inf", "-inf", "-1", "1e9", "strong"])
+def test_absurd_guidance_is_refused(refuses_to_draw: Any, guidance: str) -> None:
+    assert "error: decoder: guidance: " in refuses_to_draw("a cat", "--guidance", guidance)
+
+
+def test_unknown_stages_and_samplers_are_refused_with_the_known(refuses_to_draw: Any) -> None:
+    assert "no sampler 'euler'; there are ddim, ddpm, dpmpp_2m" in refuses_to_draw("a cat", "--sampler", "euler")
+    assert "options for 'upscaler': the stages are prior, decoder" in refuses_to_draw("a cat", "--steps", "upscaler=5")
+    assert "options for ''" in refuses_to_draw("a cat", "--steps", "=5")
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**63), "9" * 40])
+def test_seeds_out_of_range_are_refused(refuses_to_draw: Any, seed: str) -> None:
+    assert "error: a seed must be between 0 and 9223372036854775807" in refuses_to_draw("a cat", "--seed", seed)
+
+
+@pytest.mark.parametrize("count", ["0", "-3"])
+def test_counts_below_one_are_refused(refuses_to_draw: Any, count: str) -> None:
+    assert refuses_to_draw("a cat", "-n", count) == f"error: --num-images {count}: must be at least 1"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["-n", "two"], ["--seed", "x"], ["--size", "big"], ["--dtype", "float8"], ["--nonsense"], ["--seed"]],
+)
+def test_what_is_not_an_option_is_refused(refuses_to_draw: Any, arguments: list[str]) -> None:
+    assert arguments[0] in refuses_to_draw("a cat", *arguments, code=2)
+
+
+def test_an_unknown_command_is_refused(refused: Any) -> None:
+    assert "No such command 'draw'" in refused("draw", "a cat", code=2)
+
+
+def test_a_device_that_is_not_there_is_refused(refuses_to_draw: Any) -> None:
+    assert "error: device quantum: cannot be used here" in refuses_to_draw("a cat", "--device", "quantum")
+
+
+# --- the output ---
+
+
+def test_an_output_that_exists_is_kept(refuses_to_draw: Any, refused: Any, tiny_model: Path) -> None:
+    Path("x.png").write_text("precious")
+    expected = "error: x.png: exists already and is kept; --overwrite replaces it"
+    assert refuses_to_draw("a cat") == expected
+    assert refuses_to_draw("a cat", "a fox", "--grid") == expected
+    Path("x-1.png").write_text("precious, too")
+    assert "x-1.png: exists already" in refuses_to_draw("a cat", "-n", "2")
+    assert "x.png: exists already" in refused("data", "show", "nowhere.tar", "-o", "x.png")
+    assert "here: exists already" in refused("assemble", str(tiny_model / "clip"), "-o", str(Path.cwd()))
+    assert Path("x.png").read_text() == "precious"
+
+
+def test_an_earlier_stages_picture_that_exists_is_kept(refuses_to_draw: Any) -> None:
+    Path("x-64.png").write_text("precious")
+    line = refuses_to_draw("a cat", "--save-stages", "--size", "256")
+    assert line == "error: x-64.png: exists already and is kept; --overwrite replaces it"
+
+
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        ("x.jpg", "pictures are written as PNG"),
+        ("{sed}.png", "a pattern knows {prompt}, {seed} and {index} only"),
+        ("{}.png", "a pattern knows"),
+        ("{seed.png", "a pattern knows"),
+        ("{seed.real.x}.png", "a pattern knows"),
+        ("{seed[0]}.png", "a pattern knows"),
+        ("{seed:q}.png", "a pattern knows"),
+        ("same-{prompt}.png", "several pictures would get one name"),
+    ],
+)
+def test_a_wrong_output_pattern_is_explained(refuses_to_draw: Any, output: str, says: str) -> None:
+    assert says in refuses_to_draw("a cat", "-n", "2", "-o", output)
+
+
+def test_an_output_below_a_file_is_refused(refuses_to_draw: Any) -> None:
+    Path("file").write_text("x")
+    assert "cannot be made" in refuses_to_draw("a cat", "-o", "file/x.png")
+    assert "cannot be made" in refuses_to_draw("a cat", "-o", "file/deeper/")
+
+
+def test_an_output_that_cannot_be_written_is_found_before_the_work(
+    refuses_to_draw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the model was loaded first")
+
+    monkeypatch.setattr(os, "access", lambda *args, **kwargs: False)  # root may write anywhere
+    monkeypatch.setattr(Pipeline, "from_pretrained", never)
+    assert refuses_to_draw("a cat") == "error: .: cannot be written to"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_refused(refuses_to_draw: Any) -> None:
+    Path("locked").mkdir(mode=0o500)
+    assert "locked: cannot be written to" in refuses_to_draw("a cat", "-o", "locked/x.png")
+    assert "cannot be made" in refuses_to_draw("a cat", "-o", "locked/deeper/x.png")
+
+
+def test_a_full_disk_is_named_and_nothing_half_written_stays(
+    refuses_to_draw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Image.Image, target: Path, *args: Any, **kwargs: Any) -> None:
+        Path(target).write_bytes(b"half a picture")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    assert refuses_to_draw("a cat", "--size", "64") == "error: x.png: cannot be written (No space left on device)"
+    Path("x.png").write_text("the last one")
+    assert "No space left" in refuses_to_draw("a cat", "--size", "64", "--overwrite")
+
+
+def program(*arguments: str, limit: int | None = None) -> subprocess.Popen[str]:
+    """The program in a process of its own, where no file may grow beyond `limit` bytes: a disk that really is full."""
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell's background jobs would ignore
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    return subprocess.Popen(
+        [sys.executable, "-m", "unclip", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=prepare,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*preexec_fn.*:DeprecationWarning")
+@pytest.mark.parametrize("verb", ["generate", "assemble", "data"])
+def test_a_write_that_fails_half_way_leaves_nothing(tiny_model: Path, verb: str) -> None:
+    arguments = {
+        "generate": ["a cat", "--model", str(tiny_model), "--size", "256", "-o", "x.png"],
+        "assemble": [*(str(tiny_model / s) for s in ("clip", "prior", "decoder")), "-o", "model"],
+        "data": ["menagerie", "--out", "shards", "--count", "20", "--size", "64"],
+    }[verb]
+    process = program(verb, *arguments, limit=20_000)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 1 and out == ""
+    assert err.startswith("error: ") and len(err.splitlines()) == 1 and "File too large" in err
+    assert not [name for name, content in tree().items() if content is not None]
+
+
+@pytest.fixture
+def interrupted(tiny_model: Path) -> Iterator[subprocess.Popen[str]]:
+    """The program, stopped by Ctrl-C after its first pictures of many."""
+    process = program("generate", "a cat", "-n", "64", "--seed", "0", "-o", "{seed}.png", "--model", str(tiny_model))
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    assert first == "0.png\n"
+    time.sleep(0.5)  # into the next batch
+    process.send_signal(signal.SIGINT)
+    yield process
+    process.kill()
+
+
+@pytest.mark.filterwarnings("ignore:.*preexec_fn.*:DeprecationWarning")
+def test_ctrl_c_keeps_what_is_finished_and_nothing_else(interrupted: subprocess.Popen[str]) -> None:
+    out, err = interrupted.communicate(timeout=100)
+    assert interrupted.returncode == 130
+    assert err.strip() == "stopped; what was finished is kept"
+    made = sorted(Path().iterdir())
+    assert 1 <= len(made) < 64 and all(path.suffix == ".png" and not path.name.startswith(".") for path in made)
+    for path in made:
+        with Image.open(path) as image:
+            image.load()  # whole
+            assert image.size == (1024, 1024)
+
+
+def test_ctrl_c_in_the_middle_of_a_write_leaves_nothing(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(self: Image.Image, target: Path, *args: Any, **kwargs: Any) -> None:
+        Path(target).write_bytes(b"half a picture")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", interrupted)
+    monkeypatch.setattr(
+        sys, "argv", ["unclip", "generate", "a cat", "--model", str(tiny_model), "--size", "64", "-o", "x.png"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130 and tree() == {}
+    assert capsys.readouterr().err.strip() == "stopped; what was finished is kept"
+
+
+# --- the other commands ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["info", "nowhere.png"], "nowhere.png: no such file"),
+        (["info", "text.txt"], "text.txt: not a readable picture"),
+        (["info", "plain.png"], "plain.png: carries no unclip settings"),
+        (["train", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["train", "text.txt"], "text.txt: expected a mapping"),
+        (["assemble", "nowhere", "-o", "model"], "nowhere: neither a saved stage nor a run"),
+        (["data", "show", "nowhere/*.tar"], "nowhere/*.tar: no such shards"),
+        (["data", "show", "text.txt"], "text.txt: no samples in it"),
+        (["data", "menagerie", "--out", "a", "--count", "0"], "--count and --jobs must be at least 1"),
+        (["data", "menagerie", "--out", "a", "--size", "5"], "--size between 16 and 4096"),
+        (["data", "menagerie", "--out", "text.txt", "--count", "1"], "text.txt: File exists"),
+        (["data", "show", "text.txt", "--count", "0"], "--count must be at least 1"),
+        (["evaluate", "compose", "--count", "0"], "--count and --batch must be at least 1"),
+        (["evaluate", "compose", "--model", "nowhere"], "nowhere: no such model"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:ReadError:UserWarning")
+def test_other_commands_refuse_as_clearly(refused: Any, arguments: list[str], says: str) -> None:
+    Path("text.txt").write_text("just words")
+    Image.new("RGB", (4, 4)).save("plain.png")
+    assert says in refused(*arguments)
