@@ -417,3 +417,37 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(run_of: Any,
     with pytest.raises(ConfigError, match=r"the loss is (nan|inf) at step 4; lower optim\.lr"):
         train(run_of("upsampler", "optim.lr=1.0e+30", "train.save_every=100"), tmp_path / "run", progress=False)
     assert not step_folders(tmp_path / "run")
+
+
+def test_a_run_can_start_from_a_saved_stage(tmp_path: Path) -> None:
+    from unclip.stages.clip import ClipConfig, ClipStage
+    from unclip.stages.upsampler import Upsampler, UpsamplerConfig
+    from unclip.train.loop import start_from
+
+    def stage(channels: int) -> Upsampler:
+        return Upsampler(UpsamplerConfig(size=64, unet={"channels": channels, "multipliers": [1], "depth": 1}))
+
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    first = stage(32)
+    first.save(saved)
+    fresh = stage(32)
+    start_from(fresh, saved)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), fresh.parameters(), strict=True))
+    with pytest.raises(ConfigError, match="another shape"):
+        start_from(stage(64), saved)
+    clip = ClipStage(
+        ClipConfig(
+            architecture={
+                "embed": 32,
+                "vision_width": 32,
+                "vision_depth": 1,
+                "text_width": 32,
+                "text_depth": 1,
+                "head": 16,
+                "merges": 10,
+            }
+        )
+    )
+    with pytest.raises(ConfigError, match="not a clip"):
+        start_from(clip, saved)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "runs/mini", help="folder of data and runs")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that draw")
     parser.add_argument("--minutes", type=float, help="stop the training after this long, resumably")
+    parser.add_argument("--further", action="store_true", help="start from the bundle as it is, and keep its CLIP")
     parser.add_argument("--count", type=int, default=512, help="held-out captions of the final figures")
     args = parser.parse_args()
     work: Path = args.work
@@ -38,8 +40,15 @@ def main() -> None:
     for stage in STAGES:
         overrides = [f"data.shards={work}/data/{data_of(stage)}/*.tar"]
         if stage in ("prior", "decoder"):
-            overrides.append(f"clip={work}/clip")
+            overrides.append(f"clip={BUNDLE if args.further else work}/clip")
+        if args.further:
+            if stage == "clip":
+                continue
+            overrides.append(f"init={BUNDLE}/{stage}")
         left = train(stage, work / stage, overrides, left)
+    # The bundle is replaced whole, so a CLIP that is kept is set aside first.
+    if args.further:
+        shutil.copytree(BUNDLE / "clip", work / "clip", dirs_exist_ok=True)
     runs = [work / stage for stage in STAGES]
     unclip("assemble", *runs, "-o", BUNDLE, "--name", "mini", "--half", "--world", "menagerie", "--overwrite")
     size = sum(file.stat().st_size for file in BUNDLE.rglob("*") if file.is_file())

@@ -27,8 +27,10 @@ def main() -> None:
 
 def stage_row(run: Path, folder: Path) -> str:
     """A line of the table of stages."""
-    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     count = sum(t.numel() for t in read_weights(folder / "model.safetensors").values())
+    if not (run / "metrics.jsonl").is_file():
+        return f"| {run.name} | {count:,} | as before | as before |"
+    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return f"| {run.name} | {count:,} | {log[-1]['images']:,} | {log[-1]['loss']:.4f} |"
 
 

@@ -69,10 +69,12 @@ class RunConfig(Config):
     Attributes:
         name: of the run's folder.
         clip: reference of the frozen CLIP (a folder saved by the clip stage, openclip:…, hf:…); not for stages that need none.
+        init: a saved stage or run whose weights a fresh run starts from, instead of from chance.
     """
 
     name: str = Field(pattern=r"^[\w.-]+$")
     clip: str | None = None
+    init: str | None = None
     stage: Annotated[SerializeAsAny[StageConfig], BeforeValidator(_stage_config)]
     data: DataConfig
     optim: OptimConfig

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from unclip.clip import Clip, load_clip
 from unclip.data.shards import Stream, batches, embed
 from unclip.errors import ConfigError
-from unclip.stages import stage_class
+from unclip.files import stage_folder
+from unclip.stages import load_stage, stage_class
 from unclip.stages.base import Batch, Stage
 from unclip.train import checkpoint
 from unclip.train.config import OptimConfig, RunConfig
@@ -65,6 +66,10 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
     folders = checkpoint.step_folders(run)
     if folders:
         step, images = checkpoint.resume(folders[-1], accelerator, stage, ema, optimizer)
+    elif config.init is not None:
+        start_from(stage, Path(config.init))
+        set_seed(config.train.seed, device_specific=True)
+        ema.stage.load_state_dict(stage.state_dict())
     else:
         wanted = -(-config.data.calibration // config.data.batch)
         stage.calibrate(islice(_data(config, stage, clip, accelerator, seed=-1), wanted))
@@ -134,6 +139,22 @@ def learning_rate(step: int, config: OptimConfig, steps: int) -> float:
     if config.decay == "none":
         return config.lr * warm
     return config.lr * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def start_from(stage: Stage, source: Path) -> None:
+    """Copies a saved stage's weights into this one, which must have its shape."""
+    folder = stage_folder(source)
+    found = load_stage(folder)
+    if type(found) is not type(stage):
+        raise ConfigError(f"{folder}: is a {found.config.kind}, not a {stage.config.kind}")
+    if found.config.clip is not None and stage.config.clip is not None and found.config.clip != stage.config.clip:
+        raise ConfigError(f"{folder}: was trained for CLIP {found.config.clip}, not {stage.config.clip}")
+    try:
+        stage.load_state_dict(found.state_dict())
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{folder}: has another shape than this run's stage ({str(error).splitlines()[-1].strip()})"
+        ) from None
 
 
 def _clip_for(stage: Stage, config: RunConfig, accelerator: Accelerator) -> Clip | None:
