@@ -249,12 +249,12 @@ def test_emoji_and_right_to_left_text_work(tiny_model: Path, prompt: str) -> Non
 
 
 def test_a_prompt_that_is_too_long_is_cut_and_the_cut_is_shown(tiny_model: Path) -> None:
-    prompt = "a corgi wearing a red beret " + "and a blue scarf " * 12 + "beside a purple crown"
+    prompt = "a corgi wearing a red beret " + "and a blue scarf " * 12 + "with a purple crown"
     result = CliRunner().invoke(cli, ["generate", prompt, "--model", str(tiny_model), "--size", "64", "-o", "x.png"])
     assert result.exit_code == 0 and result.stdout == "x.png\n"
     (line,) = result.stderr.splitlines()
     assert line.startswith("warning: the prompt is too long for tiny; this is not read: '")
-    assert line.endswith("beside a purple crown'") and "corgi" not in line
+    assert line.endswith("with a purple crown'") and "corgi" not in line
     assert read_settings(Path("x.png"))["prompt"] == prompt.strip()
 
 
@@ -419,7 +419,7 @@ def test_a_write_that_fails_half_way_leaves_nothing(tiny_model: Path, verb: str)
         "data": ["menagerie", "--out", "shards", "--count", "20", "--size", "64"],
     }[verb]
     process = program(verb, *arguments, limit=20_000)
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 1 and out == ""
     assert err.startswith("error: ") and len(err.splitlines()) == 1 and "File too large" in err
     assert not [name for name, content in tree().items() if content is not None]
@@ -440,7 +440,7 @@ def interrupted(tiny_model: Path) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.filterwarnings("ignore:.*preexec_fn.*:DeprecationWarning")
 def test_ctrl_c_keeps_what_is_finished_and_nothing_else(interrupted: subprocess.Popen[str]) -> None:
-    out, err = interrupted.communicate(timeout=100)
+    _, err = interrupted.communicate(timeout=300)
     assert interrupted.returncode == 130
     assert err.strip() == "stopped; what was finished is kept"
     made = sorted(Path().iterdir())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import webdataset as wds
 
+from unclip.errors import DataError
 from unclip.menagerie.captions import caption
 from unclip.menagerie.drawing import draw
 from unclip.menagerie.scene import rng_for, sample
@@ -60,6 +61,8 @@ def _write_shard(job: tuple[Path, range, int, int, bool]) -> range:
                     {"__key__": f"{i:08d}", "png": file.getvalue(), "txt": texts[0], "json": json.dumps(about).encode()}
                 )
         temporary.rename(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
         temporary.unlink(missing_ok=True)
     return numbers

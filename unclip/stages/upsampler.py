@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unclip.diffusion.diffusion import DiffusionConfig
@@ -26,6 +26,8 @@ class UpsamplerConfig(DiffusionStageConfig):
         crop_fraction: side of the training crops as a share of `size`; the network is convolution-only, so what it
             learns on crops holds for whole pictures.
         degradation: of the low-resolution input, in training.
+        residual: the network says what to add to the resized input instead of the whole x0, so that an untrained one
+            is already as good as bicubic; small networks need it. Only where x0 is predicted.
     """
 
     kind: str = "upsampler"
@@ -34,8 +36,15 @@ class UpsamplerConfig(DiffusionStageConfig):
     crop_fraction: float = Field(0.25, gt=0, le=1)
     unet: UNetConfig
     degradation: Kind = "blur"
+    residual: bool = False
     diffusion: DiffusionConfig = DiffusionConfig()
     sampling: SamplingConfig = SamplingConfig(steps=27, sampler="ddim")
+
+    @model_validator(mode="after")
+    def _residual_of_x0(self) -> Self:
+        if self.residual and (self.diffusion.predict != "x0" or self.diffusion.variance == "learned"):
+            raise ValueError("residual needs diffusion.predict x0 and a fixed variance")
+        return self
 
 
 class UpsamplerNetwork(nn.Module):
@@ -43,13 +52,14 @@ class UpsamplerNetwork(nn.Module):
 
     def __init__(self, config: UpsamplerConfig, outputs: int) -> None:
         super().__init__()
+        self.residual = config.residual
         self.unet = UNet(config.unet, 6, outputs)
 
     def forward(self, x: Tensor, t: Tensor, *, low: Tensor) -> Tensor:
         """x [B, 3, H, W]; t [B]; low [B, 3, H, W], already resized."""
         dtype = self.unet.enter.weight.dtype
         out: Tensor = self.unet(torch.cat([x, low], dim=1).to(dtype), t)
-        return out
+        return out + low.to(dtype) if self.residual else out
 
 
 class Upsampler(DiffusionStage):
