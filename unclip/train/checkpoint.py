@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,7 @@ def write(
     keep: int,
 ) -> None:
     """Writes `step-NNNNNNNN` and drops the oldest beyond `keep`. Called by every process; the main one writes."""
-    rng = {"rng": _rng_state()}
-    states = accelerator.gather(rng["rng"][None].to(accelerator.device)).cpu()
+    states = accelerator.gather(torch.get_rng_state()[None].to(accelerator.device)).cpu()
     if accelerator.is_main_process:
         with new_folder(run / f"step-{step:08d}") as folder:
             ema.stage.save(folder)
@@ -59,7 +57,7 @@ def resume(
     _restore_optimizer(optimizer, saved, folder)
     states = saved["rng"]
     # The last thing, so that nothing built above can have drawn from it.
-    _restore_rng(states[min(accelerator.process_index, len(states) - 1)])
+    torch.set_rng_state(states[min(accelerator.process_index, len(states) - 1)].contiguous())
     return int(progress["step"]), int(progress["images"])
 
 
@@ -68,15 +66,6 @@ def _load_in_place(module: Stage, path: Path) -> None:
     twin = type(module)(module.config)
     load_weights(twin, path)
     module.load_state_dict(twin.state_dict())
-
-
-def _rng_state() -> torch.Tensor:
-    return torch.get_rng_state()
-
-
-def _restore_rng(state: torch.Tensor) -> None:
-    torch.set_rng_state(state.contiguous())
-    random.seed(0)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Any]:
