@@ -169,6 +169,7 @@ def test_missing_and_foreign_tensors_are_named(refused: Any, copy: Path) -> None
         ({"width": "wide"}, "width"),
         ({"wings": 2}, "wings: Extra inputs"),
         ({"width": 64}, "tensor"),
+        ({"heads": 3}, "heads 3 does not divide width 32"),
         ({"clip": "other@123"}, "was trained for CLIP other@123"),
     ],
 )
@@ -300,9 +301,14 @@ def test_seeds_out_of_range_are_refused(refuses_to_draw: Any, seed: str) -> None
     assert "error: a seed must be between 0 and 9223372036854775807" in refuses_to_draw("a cat", "--seed", seed)
 
 
-@pytest.mark.parametrize("count", ["0", "-3"])
-def test_counts_below_one_are_refused(refuses_to_draw: Any, count: str) -> None:
-    assert refuses_to_draw("a cat", "-n", count) == f"error: --num-images {count}: must be at least 1"
+@pytest.mark.parametrize("count", ["0", "-3", "10001", "1000000000000"])
+def test_absurd_counts_are_refused(refuses_to_draw: Any, count: str) -> None:
+    assert refuses_to_draw("a cat", "-n", count).startswith(f"error: {count} pictures: one command makes 1 to 10000;")
+
+
+def test_a_refused_request_leaves_no_folder_behind(refuses_to_draw: Any, tmp_path: Path) -> None:
+    refuses_to_draw("a cat", "-o", str(tmp_path / "new" / "folder" / "cat.png"), "--steps", "decoder=0")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -180,8 +181,22 @@ def test_without_attention_a_pixel_depends_on_its_surroundings_only() -> None:
     assert not moved[:, 16:].any()
 
 
-@pytest.mark.parametrize("wrong", [{"channels": 16}, {"channels": 48}, {"depth": 0}, {"deep": 2}])
-def test_impossible_shape_is_refused(wrong: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"channels": 16},
+        {"channels": 48},
+        {"depth": 0},
+        {"deep": 2},
+        {"patch": 0},
+        {"multipliers": ()},
+        {"multipliers": (1, 0)},
+        {"attention": (2,)},
+        {"head_channels": 24, "attention": (1,)},
+        {"head_channels": 24, "middle_attention": True},
+    ],
+)
+def test_impossible_shape_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         UNetConfig(**{**SMALL, **wrong})
 

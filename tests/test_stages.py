@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unclip.clip import Text
+from unclip.clip import Clip, Text
 from unclip.diffusion.diffusion import DiffusionConfig
 from unclip.diffusion.noise import Noise
 from unclip.errors import CheckpointError, ConfigError, RequestError
@@ -63,6 +63,12 @@ def decoder(**config: Any) -> Decoder:
 
 def upsampler(**config: Any) -> Upsampler:
     return lively(Upsampler(UpsamplerConfig(**{"size": 32, "unet": PLAIN, "degradation": "none", **config})))
+
+
+class OtherClip:
+    """As much of a CLIP as a stage looks at before it is trained with it."""
+
+    identity, width, token_width, context = "tiny@123", D, W, L
 
 
 MAKERS = {"prior": prior, "decoder": decoder, "upsampler": upsampler}
@@ -126,10 +132,28 @@ def test_ones_own_stage_is_found_by_its_dotted_name(tmp_path: Path, monkeypatch:
 # --- saving and loading ---
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"width": 9}, "stage.embed is 8, but tiny@123 has 9"),
+        ({"token_width": 9}, "stage.token_width is 12, but tiny@123 has 9"),
+        ({"context": 11}, "the stage reads 10 tokens, but tiny@123 writes up to 11"),
+    ],
+)
+def test_a_clip_that_does_not_fit_is_refused(change: dict[str, int], says: str) -> None:
+    clip = OtherClip()
+    vars(clip).update(change)
+    own = TextEncoderConfig(vocabulary=20, context=L, width=16, depth=1, heads=2)
+    for stage in (prior(), decoder(text_encoder=own)):
+        with pytest.raises(ConfigError, match=says):
+            stage.for_clip(cast("Clip", clip))
+        assert stage.config.clip is None
+
+
 @pytest.mark.parametrize("kind", MAKERS)
 def test_saved_stage_loads_with_the_same_bits(kind: str, tmp_path: Path) -> None:
     stage = MAKERS[kind]()
-    stage.for_clip("tiny@123")
+    stage.for_clip(cast("Clip", OtherClip()))
     stage.save(tmp_path)
     loaded = load_stage(tmp_path)
     assert type(loaded) is type(stage)
@@ -624,6 +648,7 @@ def test_identity_names_the_weights_and_outlives_half_precision(clip_stage: Clip
     for dtype in (torch.float16, None):
         clip_stage.save(tmp_path, dtype)
         assert ClipStage.load(tmp_path).config.clip == identity
+    torch.manual_seed(1)
     fresh = ClipStage(clip_stage.config.model_copy(update={"clip": None}))
     fresh.save(tmp_path)
     assert ClipStage.load(tmp_path).config.clip != identity

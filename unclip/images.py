@@ -56,6 +56,7 @@ def save_png(image: Image.Image, path: Path, settings: dict[str, Any] | None = N
         info.add_itxt(METADATA_KEY, json.dumps(settings, ensure_ascii=False))
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         image.save(temporary, "PNG", pnginfo=info)
         temporary.replace(path)
     except OSError as error:

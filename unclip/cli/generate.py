@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Pictures that pass the prior and the decoder together; each batch is saved before the next one begins.
 BATCH = 8
+MOST = 10_000  # pictures of one command: a slip of the finger should not fill a disk
 
 
 @click.command()
@@ -53,10 +54,10 @@ def generate(
     unclip generate "a corgi in space" -o "out/{prompt}-{seed}.png" --steps decoder=40 --guidance prior=2
     """
     captions = _captions(prompts, prompts_file)
-    if num_images < 1:
-        raise RequestError(f"--num-images {num_images}: must be at least 1")
-    options = _options({"steps": steps, "guidance": guidance, "sampler": sampler})
     total = len(captions) * num_images
+    if num_images < 1 or total > MOST:
+        raise RequestError(f"{total} pictures: one command makes 1 to {MOST}; go on with another --seed for more")
+    options = _options({"steps": steps, "guidance": guidance, "sampler": sampler})
     first = _first_seed(seed)
     jobs = [(caption, first + i) for caption in captions for i in range(num_images)]
     paths = _paths(output, jobs[:1] if grid else jobs, grid=grid)
@@ -203,12 +204,12 @@ def _check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
         if path.exists() and not overwrite:
             raise RequestError(f"{path}: exists already and is kept; --overwrite replaces it")
     for folder in {path.parent for path in paths}:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RequestError(f"{folder}: cannot be made ({error.strerror})") from None
-        if not os.access(folder, os.W_OK):
-            raise RequestError(f"{folder}: cannot be written to")
+        # Folders are made with the first picture, so that a request refused for another reason leaves none behind.
+        there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        if not there.is_dir():
+            raise RequestError(f"{folder}: cannot be made ({there} is a file)")
+        if not os.access(there, os.W_OK):
+            raise RequestError(f"{folder}: cannot be {'written to' if there == folder else 'made'} (not permitted)")
 
 
 def _warn(pipe: Pipeline, caption: str) -> None:

@@ -74,14 +74,14 @@ class Clip(Protocol):
 
 def load_clip(ref: str) -> Clip:
     """The CLIP that `ref` names: a folder or run of the clip stage, or `backend:name` (openclip:ViT-L-14/openai, hf:…)."""
-    if Path(ref).is_dir():
+    if ref and Path(ref).is_dir():
         from unclip.clip.openclip import load_folder
 
         return load_folder(stage_folder(Path(ref)))
     backend, colon, name = ref.partition(":")
     if not colon:
         raise CheckpointError(
-            f"{ref}: no CLIP there; give a folder saved by the clip stage, or openclip:NAME, or hf:NAME"
+            f"{ref or 'an empty reference'}: no CLIP there; give a folder saved by the clip stage, or openclip:NAME, or hf:NAME"
         )
     module = f"{__name__}.{backend}"
     known = backend.isidentifier() and importlib.util.find_spec(module) is not None

@@ -84,6 +84,11 @@ def build(architecture: Architecture) -> open_clip.CLIP:
     )  # fmt: skip
 
 
+def causal_mask(context: int) -> Tensor:
+    """What open_clip keeps beside the weights and does not save: a model built on the meta device lacks it."""
+    return torch.full((context, context), float("-inf"), device="cpu").triu(1)
+
+
 class OpenClip:
     """An open_clip model as a `Clip`."""
 
@@ -226,8 +231,7 @@ def load_folder(folder: Path) -> OpenClip:
         raise CheckpointError(f"{folder}/config.json: not the config of a clip stage") from None
     with torch.device("meta"):
         model = build(architecture)
-    # Masks are not weights, so they must be real before the weights are.
-    model.attn_mask = torch.full((architecture.context,) * 2, float("-inf"), device="cpu").triu(1)
+    model.attn_mask = causal_mask(architecture.context)
     load_weights(model, folder / "model.safetensors", prefix="model.")
     return OpenClip(model, tokenizer_with(architecture.merges, architecture.context), identity, unit=True)
 

@@ -30,13 +30,11 @@ class Noise:
 
     def candidates(self, n: int) -> Noise:
         """Noise for n draws of each image, in rows image by image; draw 0 is what this noise itself would have drawn."""
-        fresh = Noise(())
-        fresh._generators = [
-            torch.Generator("cpu").manual_seed(_mix(seed, f"{self.stream}/{draw}" if draw else self.stream))
-            for seed in self.seeds
-            for draw in range(n)
-        ]
-        return fresh
+        draws = Noise([seed for seed in self.seeds for _ in range(n)], self.stream)
+        for row, generator in enumerate(draws._generators):
+            if draw := row % n:
+                generator.manual_seed(_mix(draws.seeds[row], f"{self.stream}/{draw}"))
+        return draws
 
 
 def _mix(seed: int, stream: str) -> int:

@@ -6,12 +6,12 @@ Numbers alone tell a 3.5B decoder from a 5M one: channels, multipliers, depth, w
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, cast
+from typing import Annotated, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unclip.config import Config
@@ -37,14 +37,27 @@ class UNetConfig(Config):
     """
 
     channels: int = Field(ge=NORM_GROUPS, multiple_of=NORM_GROUPS)
-    multipliers: tuple[int, ...]
+    multipliers: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
     depth: int = Field(ge=1)
     attention: tuple[int, ...] = ()
     middle_attention: bool = False
-    head_channels: int = 64
+    head_channels: int = Field(64, ge=1)
     scale_shift: bool = True
-    dropout: float = 0.0
-    patch: int = 1
+    dropout: float = Field(0.0, ge=0, lt=1)
+    patch: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        levels = len(self.multipliers)
+        if any(not 0 <= level < levels for level in self.attention):
+            raise ValueError(f"attention {self.attention}: the levels are 0 to {levels - 1}")
+        attending = [*self.attention, *([levels - 1] if self.middle_attention else [])]
+        for width in (self.channels * self.multipliers[level] for level in attending):
+            if width > self.head_channels and width % self.head_channels:
+                raise ValueError(
+                    f"head_channels {self.head_channels} does not divide the width {width} of a level that attends"
+                )
+        return self
 
 
 class ResBlock(nn.Module):

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from unclip.clip import Text
+from unclip.clip import Clip, Text
 from unclip.config import Config, parse
 from unclip.diffusion.diffusion import Cond, Diffusion, DiffusionConfig, Guidance
 from unclip.diffusion.noise import Noise
@@ -106,6 +106,7 @@ class Stage(nn.Module, ABC):
     def __init__(self, config: StageConfig) -> None:
         super().__init__()
         self.config = config
+        self.context: int | None = None  # tokens of the longest caption it can read; None if any length will do
 
     @property
     def resolution(self) -> int:
@@ -129,9 +130,19 @@ class Stage(nn.Module, ABC):
     def calibrate(self, batches: Iterable[Batch]) -> None:
         """Called once, before training from scratch, with a few batches to measure statistics on."""
 
-    def for_clip(self, identity: str) -> None:
-        """Records the CLIP it is trained with."""
-        self.config = self.config.model_copy(update={"clip": identity})
+    def for_clip(self, clip: Clip) -> None:
+        """Records the CLIP it is trained with.
+
+        Raises:
+            ConfigError: the config's widths are not that CLIP's, or it reads shorter captions.
+        """
+        for key, theirs in (("embed", clip.width), ("token_width", clip.token_width)):
+            ours = getattr(self.config, key, theirs)
+            if ours != theirs:
+                raise ConfigError(f"stage.{key} is {ours}, but {clip.identity} has {theirs}")
+        if self.context is not None and self.context < clip.context:
+            raise ConfigError(f"the stage reads {self.context} tokens, but {clip.identity} writes up to {clip.context}")
+        self.config = self.config.model_copy(update={"clip": clip.identity})
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """config.json and model.safetensors, into an existing folder."""

@@ -16,6 +16,7 @@ from unclip.clip.openclip import (
     STD,
     Architecture,
     build,
+    causal_mask,
     normalised,
     text_states,
     tokenize,
@@ -78,7 +79,9 @@ class ClipStage(Stage):
         tree = read_json(folder / "config.json")
         identity = tree.pop("identity", None)
         config = parse_checkpoint(ClipConfig, folder, tree)
-        stage = cls(config)  # not on meta: open_clip keeps its causal mask in a plain buffer
+        with torch.device("meta"):
+            stage = cls(config)
+        stage.model.attn_mask = causal_mask(config.architecture.context)
         load_weights(stage, folder / "model.safetensors")
         stage.config = config.model_copy(update={"clip": identity})
         return stage.eval()

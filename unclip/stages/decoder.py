@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from einops import rearrange
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unclip.clip import Text
@@ -29,7 +29,13 @@ class TextEncoderConfig(Config):
     context: int
     width: int
     depth: int
-    heads: int
+    heads: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads {self.heads} does not divide width {self.width}")
+        return self
 
 
 class DecoderConfig(DiffusionStageConfig):
@@ -104,6 +110,7 @@ class Decoder(DiffusionStage):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__(config)
         self.size, self.embed_drop, self.text_drop = config.size, config.embed_drop, config.text_drop
+        self.context = config.text_encoder.context if config.text_encoder else None
         self.network = DecoderNetwork(config, outputs=6 if self.diffusion.learned else 3)
         self.null_embed = nn.Parameter(torch.zeros(config.embed))
 

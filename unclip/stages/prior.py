@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unclip.clip import Text
@@ -36,12 +36,18 @@ class PriorConfig(DiffusionStageConfig):
     context: int = 77
     width: int
     depth: int
-    heads: int
+    heads: int = Field(ge=1)
     text_drop: float = Field(0.1, ge=0, le=1)
     normalise: Literal["whiten", "scale"] = "whiten"
     scale: float = 17.2
     diffusion: DiffusionConfig = DiffusionConfig(predict="x0", clamp=None)
     sampling: SamplingConfig = SamplingConfig(steps=25, guidance=2.0, candidates=2)
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads {self.heads} does not divide width {self.width}")
+        return self
 
 
 class PriorNetwork(nn.Module):
@@ -86,6 +92,7 @@ class Prior(DiffusionStage):
         super().__init__(config)
         self.network = PriorNetwork(config)
         self.text_drop, self.normalise, self.width = config.text_drop, config.normalise, config.embed
+        self.context = config.context
         # The recorded rule: diffusion data is (z_i − mean) / std. For a fixed scale that is (z_i − 0) · scale.
         self.register_buffer("mean", torch.zeros(config.embed))
         self.register_buffer("std", torch.full((config.embed,), 1 / config.scale))

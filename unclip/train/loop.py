@@ -165,11 +165,10 @@ def _clip_for(stage: Stage, config: RunConfig, accelerator: Accelerator) -> Clip
             f"{config.name}: a {config.stage.kind} needs `clip`, the reference of the CLIP it is trained with"
         )
     clip = load_clip(config.clip).to(accelerator.device)
-    stage.for_clip(clip.identity)
-    for name, ours in (("embed", clip.width), ("token_width", clip.token_width)):
-        theirs = getattr(config.stage, name, ours)
-        if theirs != ours:
-            raise ConfigError(f"{config.name}: stage.{name} is {theirs}, but {clip.identity} has {ours}")
+    try:
+        stage.for_clip(clip)
+    except ConfigError as error:
+        raise ConfigError(f"{config.name}: {error}") from None
     return clip
 
 
