@@ -488,7 +488,7 @@ def test_ctrl_c_in_the_middle_of_a_write_leaves_nothing(
         (["assemble", "nowhere", "-o", "model"], "nowhere: neither a saved stage nor a run"),
         (["data", "show", "nowhere/*.tar"], "nowhere/*.tar: no such shards"),
         (["data", "show", "text.txt"], "text.txt: no samples in it"),
-        (["data", "menagerie", "--out", "a", "--count", "0"], "--count and --jobs must be at least 1"),
+        (["data", "menagerie", "--out", "a", "--count", "0"], "--count, --siblings and --jobs must be at least 1"),
         (["data", "menagerie", "--out", "a", "--size", "5"], "--size between 16 and 4096"),
         (["data", "menagerie", "--out", "text.txt", "--count", "1"], "text.txt: File exists"),
         (["data", "show", "text.txt", "--count", "0"], "--count must be at least 1"),

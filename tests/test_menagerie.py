@@ -115,6 +115,17 @@ def test_held_out_sampling_gives_held_out_compositions_only_and_all_of_them() ->
     assert {(scene.subject, scene.headwear) for scene in scenes} == HELD_OUT
 
 
+@pytest.mark.parametrize("held_out", [False, True])
+def test_siblings_share_what_is_easily_told_apart_and_nothing_else(held_out: bool) -> None:
+    scenes = [sample(0, i, held_out=held_out, siblings=40) for i in range(80)]
+    assert all(is_held_out(scene) == held_out for scene in scenes)
+    for family in (scenes[:40], scenes[40:]):
+        assert len({(s.subject, s.setting, s.setting_colour, s.style) for s in family}) == 1
+        assert len({s.headwear_colour for s in family}) > 5
+        assert len({s.pose for s in family}) == 40
+    assert scenes[0] == sample(0, 0, held_out=held_out) and scenes[0].subject != scenes[40].subject
+
+
 def test_training_shows_and_names_nothing_that_is_held_out() -> None:
     partly = 0
     for i in range(20_000):

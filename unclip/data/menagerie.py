@@ -20,9 +20,11 @@ CAPTIONS = 6  # per picture
 
 
 def write_shards(
-    out: Path, *, count: int, size: int, seed: int = 0, held_out: bool = False, jobs: int = 1
+    out: Path, *, count: int, size: int, seed: int = 0, held_out: bool = False, siblings: int = 1, jobs: int = 1
 ) -> Iterator[int]:
     """Draws `count` scenes at size × size pixels into shards of 1,000; yields how many are done after each shard.
+
+    `held_out` and `siblings` choose the scenes, see `scene.sample`.
 
     A shard that is already there is left alone, so the same call again goes on where it stopped.
     """
@@ -31,7 +33,7 @@ def write_shards(
         (out / f"{i:06d}.tar", range(i * SHARD_SIZE, min((i + 1) * SHARD_SIZE, count)))
         for i in range(-(-count // SHARD_SIZE))
     ]
-    missing = [(path, numbers, size, seed, held_out) for path, numbers in shards if not path.exists()]
+    missing = [(path, numbers, size, seed, held_out, siblings) for path, numbers in shards if not path.exists()]
     done = count - sum(len(numbers) for _, numbers, *_ in missing)
     if jobs <= 1:
         for job in missing:
@@ -45,13 +47,13 @@ def write_shards(
             yield done
 
 
-def _write_shard(job: tuple[Path, range, int, int, bool]) -> range:
-    path, numbers, size, seed, held_out = job
+def _write_shard(job: tuple[Path, range, int, int, bool, int]) -> range:
+    path, numbers, size, seed, held_out, siblings = job
     temporary = path.with_suffix(".tmp")
     try:
         with wds.TarWriter(str(temporary)) as writer:
             for i in numbers:
-                scene = sample(seed, i, held_out=held_out)
+                scene = sample(seed, i, held_out=held_out, siblings=siblings)
                 rng = rng_for("captions", seed, i)
                 file = io.BytesIO()
                 draw(scene, size).save(file, "PNG", compress_level=2)

@@ -6,7 +6,7 @@ A scene is pure data. `captions.py` says it in words, `drawing.py` paints it; bo
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 SUBJECTS: Final = (
@@ -100,11 +100,20 @@ def rng_for(*key: int | str) -> random.Random:
     return random.Random("/".join(map(str, key)))
 
 
-def sample(seed: int, index: int, *, held_out: bool = False) -> Scene:
-    """The scene number `index` of the stream `seed`: of the training world, or of the held-out one."""
+def sample(seed: int, index: int, *, held_out: bool = False, siblings: int = 1) -> Scene:
+    """The scene number `index` of the stream `seed`: of the training world, or of the held-out one.
+
+    Args:
+        siblings: so many scenes in a row share subject, setting and style. Contrastive training needs such: what a
+            picture's neighbours have in common, nobody needs to look at to tell them apart.
+    """
     rng = rng_for("scene", seed, index, held_out)
+    eldest = sample(seed, index - index % siblings, held_out=held_out) if index % siblings else None
     while True:
         scene = _draw(rng, pair=rng.choice(sorted(HELD_OUT)) if held_out else None)
+        if eldest is not None:
+            shared = {key: getattr(eldest, key) for key in ("subject", "setting", "setting_colour", "style")}
+            scene = replace(scene, **shared)
         if is_held_out(scene) == held_out:
             return scene
 
