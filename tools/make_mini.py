@@ -19,8 +19,13 @@ ROOT = Path(__file__).resolve().parent.parent
 BUNDLE = ROOT / "unclip/models/mini"
 LIMIT = 32 * 2**20  # bytes
 
-# name of the set: (pictures, their side in pixels, seed of the stream)
-SETS = {"train-64": (60_000, 64, 0), "train-256": (6_000, 256, 1), "train-1024": (1_000, 1024, 2)}
+# name of the set: (pictures, their side in pixels, seed of the stream, siblings in a row)
+SETS = {
+    "train-64": (60_000, 64, 0, 1),
+    "siblings-64": (30_000, 64, 5, 25),
+    "train-256": (6_000, 256, 1, 1),
+    "train-1024": (1_000, 1024, 2, 1),
+}
 STAGES = ("clip", "prior", "decoder", "upsampler-256", "upsampler-1024")
 
 
@@ -33,9 +38,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=512, help="held-out captions of the final figures")
     args = parser.parse_args()
     work: Path = args.work
-    for name, (count, size, seed) in SETS.items():
+    for name, (count, size, seed, siblings) in SETS.items():
         unclip("data", "menagerie", "--out", work / "data" / name, "--count", count, "--size", size, "--seed", seed,
-               "--jobs", args.jobs)  # fmt: skip
+               "--siblings", siblings, "--jobs", args.jobs)  # fmt: skip
     left = None if args.minutes is None else args.minutes * 60
     for stage in STAGES:
         overrides = [f"data.shards={work}/data/{data_of(stage)}/*.tar"]
@@ -63,8 +68,9 @@ def main() -> None:
 
 
 def data_of(stage: str) -> str:
-    """The set a stage is trained on."""
-    return {"upsampler-256": "train-256", "upsampler-1024": "train-1024"}.get(stage, "train-64")
+    """The sets a stage is trained on, as a pattern of folders."""
+    sets = {"clip": "{train-64,siblings-64}", "upsampler-256": "train-256", "upsampler-1024": "train-1024"}
+    return sets.get(stage, "train-64")
 
 
 def train(stage: str, run: Path, overrides: list[str], left: float | None) -> float | None:

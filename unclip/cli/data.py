@@ -21,7 +21,7 @@ def data() -> None:
 @click.option("--size", default=256, show_default=True, help="Their side in pixels, up to 4096.")
 @click.option("--seed", default=0, show_default=True, help="Of the stream of scenes.")
 @click.option("--held-out", is_flag=True, help="The compositions that training never shows.")
-@click.option("--siblings", default=1, show_default=True, help="Pictures in a row that share subject, setting and style.")
+@click.option("--siblings", default=1, show_default=True, help="Pictures in a row that differ in two attributes only.")
 @click.option("--jobs", default=1, show_default=True, help="Processes that draw.")
 def menagerie(out: Path, count: int, size: int, seed: int, held_out: bool, siblings: int, jobs: int) -> None:
     """Draw the menagerie into WebDataset shards. Shards that exist are kept: the same call again goes on."""
@@ -32,7 +32,9 @@ def menagerie(out: Path, count: int, size: int, seed: int, held_out: bool, sibli
     from unclip.data.menagerie import write_shards
 
     with tqdm(total=count, unit="picture", disable=not sys.stderr.isatty()) as bar:
-        for done in write_shards(out, count=count, size=size, seed=seed, held_out=held_out, siblings=siblings, jobs=jobs):
+        for done in write_shards(
+            out, count=count, size=size, seed=seed, held_out=held_out, siblings=siblings, jobs=jobs
+        ):
             bar.update(done - bar.n)
     click.echo(str(out))
 

@@ -104,18 +104,32 @@ def sample(seed: int, index: int, *, held_out: bool = False, siblings: int = 1) 
     """The scene number `index` of the stream `seed`: of the training world, or of the held-out one.
 
     Args:
-        siblings: so many scenes in a row share subject, setting and style. Contrastive training needs such: what a
-            picture's neighbours have in common, nobody needs to look at to tell them apart.
+        siblings: so many scenes in a row share subject, setting, style and most of the rest. Contrastive training needs
+            such: what all have in common, nobody needs to look at to tell them apart.
     """
     rng = rng_for("scene", seed, index, held_out)
-    eldest = sample(seed, index - index % siblings, held_out=held_out) if index % siblings else None
+    first = index - index % siblings
+    eldest = sample(seed, first, held_out=held_out) if index > first else None
     while True:
         scene = _draw(rng, pair=rng.choice(sorted(HELD_OUT)) if held_out else None)
         if eldest is not None:
-            shared = {key: getattr(eldest, key) for key in ("subject", "setting", "setting_colour", "style")}
-            scene = replace(scene, **shared)
+            scene = _sibling(scene, eldest, rng, rng_for("siblings", seed, first, held_out))
         if is_held_out(scene) == held_out:
             return scene
+
+
+def _sibling(scene: Scene, eldest: Scene, rng: random.Random, family: random.Random) -> Scene:
+    """The scene with what its family shares: all but two of what a figure wears and does, the same two for all."""
+    rest = ("headwear", "headwear_colour", "garment", "garment_colour", "activity")
+    shared = ("subject", "setting", "setting_colour", "style", *family.sample(rest, len(rest) - 2))
+    scene = replace(scene, **{key: getattr(eldest, key) for key in shared})
+    headwear_colour = scene.headwear_colour or rng.choice(COLOURS)  # where the eldest wears none to have a colour
+    garment_colour = scene.garment_colour or rng.choice(COLOURS)
+    return replace(
+        scene,
+        headwear_colour=headwear_colour if scene.headwear else None,
+        garment_colour=garment_colour if scene.garment else None,
+    )
 
 
 def _draw(rng: random.Random, pair: tuple[str, str] | None) -> Scene:
