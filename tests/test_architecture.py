@@ -21,7 +21,7 @@ LONGEST = 450  # lines
 LEVELS = [
     {"errors"},
     {"config"},
-    {"diffusion", "files", "images", "menagerie", "nn"},
+    {"device", "diffusion", "files", "images", "menagerie", "nn"},
     {"clip"},
     {"stages"},
     {"data", "pipeline"},

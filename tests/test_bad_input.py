@@ -379,7 +379,7 @@ def test_an_output_that_cannot_be_written_is_found_before_the_work(
 
     monkeypatch.setattr(os, "access", lambda *args, **kwargs: False)  # root may write anywhere
     monkeypatch.setattr(Pipeline, "from_pretrained", never)
-    assert refuses_to_draw("a cat") == "error: .: cannot be written to"
+    assert refuses_to_draw("a cat") == "error: .: cannot be written to (not permitted)"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unclip import files
 from unclip.clip import Clip, Text, load_clip
+from unclip.device import best_device
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step, find_sampler
 from unclip.errors import CheckpointError, RequestError
@@ -272,13 +273,6 @@ class Pipeline:
             if role.startswith("upsampler") and chosen[role].guidance != 1:
                 raise RequestError(f"{role}: has no condition to guide by; its guidance is always 1")
         return chosen
-
-
-def best_device() -> torch.device:
-    """CUDA, Apple's GPU, or the CPU, whichever is there first."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def check_prompt(prompt: str) -> str:

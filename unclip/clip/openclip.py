@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -26,6 +27,7 @@ from open_clip.tokenizer import SimpleTokenizer  # noqa: E402
 # Of OpenAI's CLIP; open_clip's other models carry their own.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
+NORM_GROUPS = 8  # of our own ResNets
 
 
 class Architecture(Config):
@@ -33,8 +35,11 @@ class Architecture(Config):
 
     Attributes:
         embed: width D of the shared embedding.
-        image_size, patch: of the vision transformer, in pixels.
-        vision_width, vision_depth, text_width, text_depth, head: its transformers; `head` is channels per head.
+        image_size: side in pixels of what the vision tower sees.
+        patch: of a vision transformer, in pixels.
+        vision_width, vision_depth: of the vision tower. One depth makes a transformer; four make CLIP's ResNet with so
+            many blocks per level, which learns small things (hats) from far fewer pictures.
+        text_width, text_depth: of the text transformer. head: channels per head, in both towers.
         merges: how many of CLIP's 48,894 byte-pair merges the tokenizer keeps. The first ones are the most frequent,
             so a prefix is a complete tokenizer of its own that only cuts rare words into more pieces; the embedding
             table shrinks with it (49,408 rows of OpenAI's table would be most of a small model).
@@ -45,7 +50,7 @@ class Architecture(Config):
     image_size: int = 64
     patch: int = 8
     vision_width: int
-    vision_depth: int
+    vision_depth: int | tuple[int, int, int, int]
     text_width: int
     text_depth: int
     head: int = 64
@@ -71,7 +76,7 @@ def tokenizer_with(merges: int, context: int) -> SimpleTokenizer:
 def build(architecture: Architecture) -> open_clip.CLIP:
     """An untrained CLIP of that shape."""
     a = architecture
-    return open_clip.CLIP(
+    model = open_clip.CLIP(
         embed_dim=a.embed,
         vision_cfg={
             "image_size": a.image_size, "patch_size": a.patch, "width": a.vision_width, "layers": a.vision_depth,
@@ -82,6 +87,19 @@ def build(architecture: Architecture) -> open_clip.CLIP:
             "layers": a.text_depth, "heads": max(a.text_width // a.head, 1),
         },
     )  # fmt: skip
+    _normalise_in_groups(model.visual)
+    return model
+
+
+def _normalise_in_groups(module: nn.Module) -> None:
+    """Group in place of batch normalisation: one picture's embedding then depends on no other, on one process or many."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            norm = nn.GroupNorm(math.gcd(child.num_features, NORM_GROUPS), child.num_features)
+            norm.load_state_dict({"weight": child.weight, "bias": child.bias})  # some begin at zero
+            setattr(module, name, norm)
+        else:
+            _normalise_in_groups(child)
 
 
 def causal_mask(context: int) -> Tensor:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from unclip.data.shards import find_shards, picture, read_samples
+from unclip.device import quick_in_bf16
 from unclip.errors import DataError
 from unclip.evaluate.classifier import CLASSES, SIZE, Judge, JudgeConfig, labels
 from unclip.menagerie.drawing import draw
@@ -40,12 +41,13 @@ def train_judge(
     torch.manual_seed(seed)
     pixels, truth = _gather(_shard_examples(shards) if shards else _drawn_examples(seed), images)
     judge = Judge(JudgeConfig()).train()
+    quick = quick_in_bf16(torch.device("cpu"))
     judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this one
     optimizer = torch.optim.AdamW(judge.parameters(), lr=PEAK_RATE, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=steps, pct_start=0.15)
     for step, chosen in enumerate(_batches(len(pixels), steps), start=1):
         pictures = disturb(pixels[chosen]).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=quick):
             logits = judge(pictures)
         losses = [F.cross_entropy(logits[key].float(), truth[chosen, i]) for i, key in enumerate(CLASSES)]
         loss = torch.stack(losses).sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -25,6 +26,8 @@ from unclip.clip.openclip import (
 )
 from unclip.files import load_weights, read_json, save_weights, write_json
 from unclip.stages.base import Batch, Stage, StageConfig, parse_checkpoint
+
+LENGTHS = 4  # parts of a batch of captions
 
 
 class ClipConfig(StageConfig):
@@ -54,8 +57,7 @@ class ClipStage(Stage):
 
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image is not None
-        ids, _ = tokenize(self.tokenizer, batch.captions, self.architecture.context)
-        _, z_t = text_states(self.model, ids.to(batch.image.device), self.tokenizer.eot_token_id)
+        z_t = self._encode_text(batch.captions)
         z_i = self.model.encode_image(normalised(batch.image, self.resolution, MEAN, STD))
         z_t, z_i = F.normalize(z_t.float(), dim=-1), F.normalize(z_i.float(), dim=-1)
         all_t, all_i, first = z_t, z_i, 0
@@ -67,6 +69,17 @@ class ClipStage(Stage):
         to_text = F.cross_entropy(scale * z_i @ all_t.T, own, reduction="none")
         to_image = F.cross_entropy(scale * z_t @ all_i.T, own, reduction="none")
         return (to_text + to_image) / 2
+
+    def _encode_text(self, captions: Sequence[str]) -> Tensor:
+        """z_t, [B, D]. Captions go in parts of like length: padding all to the longest one would cost half as much again."""
+        ids, mask = tokenize(self.tokenizer, captions, self.architecture.context)
+        lengths = mask.sum(1)
+        order = lengths.argsort()
+        parts = []
+        for rows in order.chunk(LENGTHS):
+            part = ids[rows, : int(lengths[rows].max())].to(self.device)
+            parts.append(text_states(self.model, part, self.tokenizer.eot_token_id)[1])
+        return torch.cat(parts)[order.argsort().to(self.device)]
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """As other stages, with the identity of these very weights; half precision later keeps it."""

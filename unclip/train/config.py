@@ -39,7 +39,8 @@ class TrainConfig(Config):
         seed: of initial weights, data order and noise.
         accumulate: batches per step.
         ema: decay of the averaged weights, warmed up as (1 + step) / (10 + step).
-        precision: of the forward and backward pass; weights stay float32.
+        precision: of the forward and backward pass; weights stay float32. "auto" is bf16 where the device is quick in it,
+            else "no" (float32).
         save_every: steps between checkpoints. keep: how many are kept.
         sample_every: steps between sample grids; 0 draws none.
         trackers: accelerate's, beside metrics.jsonl.
@@ -49,7 +50,7 @@ class TrainConfig(Config):
     seed: int = 0
     accumulate: int = Field(1, ge=1)
     ema: float = Field(0.9999, ge=0, lt=1)
-    precision: Literal["no", "bf16", "fp16"] = "bf16"
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     save_every: int = Field(1000, ge=1)
     keep: int = Field(2, ge=1)
     sample_every: int = Field(1000, ge=0)

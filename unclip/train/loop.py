@@ -12,12 +12,13 @@ from pathlib import Path
 
 import torch
 import yaml
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
 from tqdm import tqdm
 
 from unclip.clip import Clip, load_clip
 from unclip.data.shards import Stream, batches, embed
+from unclip.device import quick_in_bf16
 from unclip.errors import ConfigError
 from unclip.files import stage_folder
 from unclip.stages import load_stage, stage_class
@@ -41,8 +42,11 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
         progress: show a bar on the main process.
     """
     # --- set up ---
+    precision = config.train.precision
+    if precision == "auto":
+        precision = "bf16" if quick_in_bf16(PartialState().device) else "no"
     accelerator = Accelerator(
-        mixed_precision=config.train.precision, log_with=list(config.train.trackers) or None, project_dir=run,
+        mixed_precision=precision, log_with=list(config.train.trackers) or None, project_dir=run,
         gradient_accumulation_steps=config.train.accumulate,
     )  # fmt: skip
     main = accelerator.is_main_process
