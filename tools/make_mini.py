@@ -1,6 +1,7 @@
 """Makes the bundled model `mini` from nothing: data, stages, bundle, figures, model card.
 
-Unattended and resumable: every step is skipped when its result is there, and training resumes at its last checkpoint.
+Unattended and resumable: every step is skipped when its result is there, and a stage's training resumes at its last
+checkpoint (only the words, a quarter of an hour, start again).
 
     python tools/make_mini.py --work runs/mini                  # everything
     python tools/make_mini.py --work runs/mini --minutes 60     # stop training after an hour; call again to go on
@@ -13,9 +14,12 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+TOOLS = ROOT / "tools"
+CONFIGS = ROOT / "configs/mini"
 BUNDLE = ROOT / "unclip/models/mini"
 LIMIT = 32 * 2**20  # bytes
 
@@ -26,6 +30,8 @@ SETS = {
     "train-256": (6_000, 256, 1, 1),
     "train-1024": (1_000, 1024, 2, 1),
 }
+# Words, then sentences: pictures that the CLIP sees against single phrases before its stage proper.
+WORDS = 500_000
 STAGES = ("clip", "prior", "decoder", "upsampler-256", "upsampler-1024")
 
 
@@ -42,6 +48,10 @@ def main() -> None:
         unclip("data", "menagerie", "--out", work / "data" / name, "--count", count, "--size", size, "--seed", seed,
                "--siblings", siblings, "--jobs", args.jobs)  # fmt: skip
     left = None if args.minutes is None else args.minutes * 60
+    words = work / "words"
+    if not args.further and not words.exists():
+        shards = f"{work}/data/{data_of('clip')}/*.tar"
+        left = run([TOOLS / "teach_words.py", CONFIGS / "clip.yaml", shards, "--out", words, "--images", WORDS], left)
     for stage in STAGES:
         overrides = [f"data.shards={work}/data/{data_of(stage)}/*.tar"]
         if stage in ("prior", "decoder"):
@@ -50,7 +60,10 @@ def main() -> None:
             if stage == "clip":
                 continue
             overrides.append(f"init={BUNDLE}/{stage}")
-        left = train(stage, work / stage, overrides, left)
+        elif stage == "clip":
+            overrides.append(f"init={words}")
+        config = CONFIGS / f"{stage}.yaml"
+        left = run(["-m", "unclip", "train", config, "--out", work / stage, *overrides], left)
     # The bundle is replaced whole, so a CLIP that is kept is set aside first.
     if args.further:
         shutil.copytree(BUNDLE / "clip", work / "clip", dirs_exist_ok=True)
@@ -61,40 +74,26 @@ def main() -> None:
         sys.exit(f"the bundle has {size:,} bytes, {size - LIMIT:,} too many")
     print(f"bundle: {size / 2**20:.1f} MiB")
     unclip("evaluate", "compose", "--model", BUNDLE, "--count", args.count, "--out", work / "compose")
-    subprocess.run(
-        [sys.executable, ROOT / "tools/sharpness.py", "--model", BUNDLE, "--out", work / "sharpness.json"], check=True
-    )
-    subprocess.run([sys.executable, ROOT / "tools/model_card.py", "--work", work, "--bundle", BUNDLE], check=True)
+    run([TOOLS / "sharpness.py", "--model", BUNDLE, "--out", work / "sharpness.json"], None)
+    run([TOOLS / "model_card.py", "--work", work, "--bundle", BUNDLE], None)
 
 
 def data_of(stage: str) -> str:
     """The sets a stage is trained on, as a pattern of folders."""
-    sets = {"clip": "{train-64,siblings-64}", "upsampler-256": "train-256", "upsampler-1024": "train-1024"}
-    return sets.get(stage, "train-64")
+    sets = {"upsampler-256": "train-256", "upsampler-1024": "train-1024"}
+    return sets.get(stage, "{train-64,siblings-64}")
 
 
-def train(stage: str, run: Path, overrides: list[str], left: float | None) -> float | None:
-    """Trains until done or out of time; returns the time left."""
-    import time
-
+def run(command: list[object], left: float | None) -> float | None:
+    """Runs one Python program until it is done or out of time; returns the time left."""
     started = time.monotonic()
-    command = [
-        sys.executable,
-        "-m",
-        "unclip",
-        "train",
-        str(ROOT / f"configs/mini/{stage}.yaml"),
-        "--out",
-        str(run),
-        *overrides,
-    ]
-    process = subprocess.Popen(command, cwd=ROOT)
+    process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT)
     try:
         code = process.wait(left)
     except subprocess.TimeoutExpired:
         process.terminate()  # the trainer writes a checkpoint and ends
         process.wait()
-        sys.exit(f"out of time in {stage}; the same call goes on from its checkpoint")
+        sys.exit("out of time; the same call goes on from the newest checkpoint")
     if code:
         sys.exit(code)
     return None if left is None else left - (time.monotonic() - started)

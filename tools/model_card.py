@@ -14,24 +14,30 @@ STAGES = ("clip", "prior", "decoder", "upsampler-256", "upsampler-1024")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="folder of the runs, with compose/ and sharpness.json")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        required=True,
+        help="folder of the runs, with compose/ and sharpness.json, and seen.json where runs started from trained stages",
+    )
     parser.add_argument("--bundle", type=Path, required=True)
     args = parser.parse_args()
     card = [HEAD, "| stage | parameters | images seen | last loss |\n| --- | --- | --- | --- |"]
-    card += [stage_row(args.work / stage, args.bundle / stage) for stage in STAGES]
+    seen = read_json(args.work / "seen.json") if (args.work / "seen.json").is_file() else {}
+    card += [stage_row(args.work / stage, args.bundle / stage, seen.get(stage, 0)) for stage in STAGES]
     card.append(truth(args.work / "compose"))
     card.append(sharpness(read_json(args.work / "sharpness.json")))
     card.append(TAIL)
     (args.bundle / "README.md").write_text("\n".join(card) + "\n", encoding="utf-8")
 
 
-def stage_row(run: Path, folder: Path) -> str:
-    """A line of the table of stages."""
+def stage_row(run: Path, folder: Path, seen: int) -> str:
+    """A line of the table of stages; `seen` counts the images before this run."""
     count = sum(t.numel() for t in read_weights(folder / "model.safetensors").values())
     if not (run / "metrics.jsonl").is_file():
-        return f"| {run.name} | {count:,} | as before | as before |"
+        return f"| {run.name} | {count:,} | {seen:,} | |"
     log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return f"| {run.name} | {count:,} | {log[-1]['images']:,} | {log[-1]['loss']:.4f} |"
+    return f"| {run.name} | {count:,} | {seen + log[-1]['images']:,} | {log[-1]['loss']:.4f} |"
 
 
 def truth(folder: Path) -> str:
