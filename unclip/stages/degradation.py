@@ -30,7 +30,9 @@ def degrade(low: Tensor, kind: Kind, seeds: Sequence[int]) -> Tensor:
         return low
     one = _blurred_or_not if kind == "blur" else _bsr
     with torch.autocast(low.device.type, enabled=False):  # pixels stay float32 while the networks may not
-        return torch.stack([one(image, random.Random(seed)).clamp(-1, 1) for image, seed in zip(low, seeds, strict=True)])
+        return torch.stack(
+            [one(image, random.Random(seed)).clamp(-1, 1) for image, seed in zip(low, seeds, strict=True)]
+        )
 
 
 def gaussian_blur(image: Tensor, sigma_x: float, sigma_y: float) -> Tensor:
