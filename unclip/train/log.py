@@ -36,10 +36,14 @@ class Log:
 
 
 class Meter:
-    """Means over the steps since it was last read."""
+    """Means over the steps since it was last read.
 
-    def __init__(self, accelerator: Accelerator, feed: Feed, done: Progress) -> None:
-        self.accelerator, self.feed, self.done = accelerator, feed, done
+    Args:
+        limit: images per second if every device ran at its peak, for the model FLOP utilisation; None if unknown.
+    """
+
+    def __init__(self, accelerator: Accelerator, feed: Feed, done: Progress, limit: float | None) -> None:
+        self.accelerator, self.feed, self.done, self.limit = accelerator, feed, done, limit
         self._start()
 
     def add(self, loss: Tensor, norm: float) -> None:
@@ -48,7 +52,8 @@ class Meter:
         self._norms.append(norm)
 
     def read(self) -> dict[str, float]:
-        """Loss and gradient norm (of the good steps, if any), images per second, the share of time spent on waiting for data.
+        """Loss and gradient norm (of the good steps, if any), images per second, the model FLOP utilisation
+        (if there is a limit), the share of time spent on waiting for data.
 
         Every process must ask for it.
         """
@@ -58,6 +63,8 @@ class Meter:
             loss = self.accelerator.reduce(torch.stack(self._losses).mean(), "mean")
             numbers = {"loss": loss.item(), "grad_norm": sum(self._norms) / len(self._norms)}
         numbers["images_per_second"] = (self.done.images - self._images) / seconds
+        if self.limit is not None:
+            numbers["mfu"] = numbers["images_per_second"] / self.limit
         numbers["data_wait"] = (self.feed.waited - self._waited) / seconds
         self._start()
         return numbers

@@ -16,7 +16,7 @@ from accelerate.utils import DistributedType
 from tqdm import tqdm
 
 from unclip.clip import Clip, load_clip
-from unclip.device import quick_in_bf16
+from unclip.device import peak_flops, quick_in_bf16
 from unclip.errors import ConfigError
 from unclip.files import stage_folder
 from unclip.stages import load_stage, stage_class
@@ -29,6 +29,7 @@ from unclip.train.ema import Ema, full
 from unclip.train.feed import Feed, draw_seed, streams_fit
 from unclip.train.guard import Guard, StopSignal
 from unclip.train.log import Log, Meter
+from unclip.train.plan import flops_per_image
 from unclip.train.samples import draw_samples, validate
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,8 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
     accelerator.wait_for_everyone()
     if options.trackers:
         accelerator.init_trackers(config.name)
-    report, meter, guard = Log(run, accelerator), Meter(accelerator, feed, done), Guard(config)
+    report, guard = Log(run, accelerator), Guard(config)
+    meter = Meter(accelerator, feed, done, _limit(config, accelerator))
 
     # --- the loop ---
     bar = tqdm(total=options.steps, initial=done.step, disable=not (main and progress), unit="step", desc=config.name)
@@ -223,3 +225,11 @@ def _where(saved: Path | None, config: RunConfig, processes: int) -> Progress:
             "reads other samples than it would have", config.name, done.step, streams, batch, done.streams, done.batch,
         )  # fmt: skip
     return replace(done, streams=streams, batch=batch)
+
+
+def _limit(config: RunConfig, accelerator: Accelerator) -> float | None:
+    """Images per second if all devices ran at their peak; the table of peaks is for half precision."""
+    peak = peak_flops(accelerator.device) if accelerator.mixed_precision != "no" else None
+    if config.train.peak_tflops is not None:
+        peak = config.train.peak_tflops * 1e12
+    return peak * accelerator.num_processes / flops_per_image(config) if peak else None
