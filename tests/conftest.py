@@ -9,7 +9,10 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from unclip.clip import Clip
+    from unclip.train.config import RunConfig
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +48,29 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     with torch.random.fork_rng():
         return tiny.build(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def train_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Forty menagerie pictures of 64 pixels."""
+    from unclip.data.menagerie import write_shards
+
+    folder = tmp_path_factory.mktemp("train-shards")
+    list(write_shards(folder, count=40, size=64))
+    return str(folder / "*.tar")
+
+
+@pytest.fixture
+def run_of(tmp_path: Path, train_shards: str, tiny_clip_folder: Path) -> Callable[..., RunConfig]:
+    """Makes a stage's tiny run of its kind and overrides."""
+    import tiny_runs
+    import yaml
+
+    from unclip.train.config import read_run
+
+    def read(kind: str, *overrides: str) -> RunConfig:
+        path = tmp_path / f"{kind}.yaml"
+        path.write_text(yaml.safe_dump(tiny_runs.tree(kind, train_shards, tiny_clip_folder)))
+        return read_run(path, overrides)
+
+    return read

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+PEAK_TFLOPS = {"B200": 2250.0, "H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "4090": 165.0}
+
 
 def best_device() -> torch.device:
     """CUDA, Apple's GPU, or the CPU, whichever is there first."""
@@ -17,3 +19,9 @@ def quick_in_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Dense bf16 operations per second by the maker's data sheet, where the device is known."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return next((tera * 1e12 for known, tera in PEAK_TFLOPS.items() if known in name), None)

@@ -4,6 +4,7 @@
     ├── ConfigError        a configuration that cannot be right
     ├── CheckpointError    a model folder or checkpoint that cannot be used
     ├── DataError          training data that cannot be used
+    ├── TrainingError      a run that cannot go on
     ├── RequestError       a call that asks for something impossible
     └── Cancelled          the caller asked to stop
 
@@ -27,6 +28,10 @@ class CheckpointError(UnclipError):
 
 class DataError(UnclipError):
     """Training data that cannot be used."""
+
+
+class TrainingError(UnclipError):
+    """A run that cannot go on."""
 
 
 class RequestError(UnclipError):

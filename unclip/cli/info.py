@@ -9,16 +9,20 @@ import click
 
 
 @click.command()
-@click.argument("ref", required=False, metavar="[FILE.png | MODEL]")
+@click.argument("ref", required=False, metavar="[FILE.png | MODEL | RUN]")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def info(ref: str | None, as_json: bool) -> None:
-    """Say how a picture was made, what a model is, or (without an argument) what this program can do."""
+    """Say how a picture was made, what a model is, how far a run is, or (without an argument) what this program can do."""
     if ref is None:
         tree = _program()
     elif Path(ref).is_file() or ref.lower().endswith(".png"):
         from unclip.images import read_settings
 
         tree = read_settings(Path(ref))
+    elif (Path(ref) / "run.yaml").is_file():
+        from unclip.train.status import status
+
+        tree = status(Path(ref))
     else:
         tree = _model(ref)
     click.echo(json.dumps(tree, ensure_ascii=False) if as_json else _readable(tree))

@@ -13,39 +13,32 @@ from unclip.errors import RequestError
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[key.sub=value]...")
 @click.option("--out", type=click.Path(path_type=Path), help="The run's folder. [default: runs/NAME]")
-@click.option("--dry-run", is_flag=True, help="Print the resolved config and the parameter count, and stop.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved config and what the run will take, and stop.")
+@click.option("--devices", type=click.IntRange(1), default=1, show_default=True, help="For --dry-run: how many.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
-def train(config: Path, overrides: tuple[str, ...], out: Path | None, dry_run: bool, quiet: bool) -> None:
+def train(config: Path, overrides: tuple[str, ...], out: Path | None, dry_run: bool, devices: int, quiet: bool) -> None:
     """Train one stage. The same command run again resumes.
 
     \b
     unclip train configs/mini/prior.yaml train.steps=2000
     accelerate launch -m unclip train configs/mini/decoder.yaml --out runs/decoder
+    unclip train configs/dalle2/decoder.yaml --dry-run --devices 128
     """
     from unclip.train.config import read_run
 
     run = read_run(config, overrides)
     if dry_run:
-        _describe(run)
+        import yaml
+
+        from unclip.train.plan import describe
+
+        click.echo(yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False).rstrip())
+        click.echo(describe(run, devices))
         return
     from unclip.train.loop import train as train_stage
 
     folder = train_stage(run, out or Path("runs") / run.name, progress=not quiet)
     click.echo(str(folder))
-
-
-def _describe(run: object) -> None:
-    import torch
-    import yaml
-
-    from unclip.stages import stage_class
-    from unclip.train.config import RunConfig
-
-    assert isinstance(run, RunConfig)
-    with torch.device("meta"):
-        stage = stage_class(run.stage.kind)(run.stage)
-    click.echo(yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False).rstrip())
-    click.echo(f"# {sum(p.numel() for p in stage.parameters()):,} parameters")
 
 
 @click.command()

@@ -10,10 +10,12 @@ import io
 import json
 import logging
 import random
+import signal
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from glob import glob
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,7 @@ class DataConfig(Config):
         workers: processes that read and decode.
         shuffle: samples kept in the shuffle buffer.
         calibration: images on which a fresh stage measures its statistics.
+        validation: shards that are not trained on, for the validation loss.
     """
 
     shards: str
@@ -54,6 +57,7 @@ class DataConfig(Config):
     workers: int = Field(1, ge=0)
     shuffle: int = Field(2000, ge=1)
     calibration: int = Field(4096, ge=1)
+    validation: str | None = None
 
 
 def find_shards(pattern: str) -> list[str]:
@@ -95,8 +99,8 @@ def captions(sample: dict[str, Any]) -> list[str]:
     raise DataError(f"sample {sample['__key__']}: holds no caption")
 
 
-class Stream(IterableDataset[tuple[Tensor | None, str]]):
-    """An endless, shuffled stream of (picture, caption), different for each rank and worker.
+class Stream(IterableDataset[tuple[Tensor | None, str, str]]):
+    """An endless, shuffled stream of (picture, caption, key), different for each rank and worker.
 
     Args:
         resolution: side in pixels the picture is brought to (shorter side, then centre crop).
@@ -112,7 +116,7 @@ class Stream(IterableDataset[tuple[Tensor | None, str]]):
         self.seed, self.rank = seed, rank
         self.skipped = 0
 
-    def __iter__(self) -> Iterator[tuple[Tensor | None, str]]:
+    def __iter__(self) -> Iterator[tuple[Tensor | None, str, str]]:
         worker = get_worker_info()
         key = f"{self.seed}/{self.rank}/{worker.id if worker else 0}"
         rng = random.Random(key)
@@ -123,7 +127,8 @@ class Stream(IterableDataset[tuple[Tensor | None, str]]):
         )
         for sample in source:
             try:
-                yield self._image(sample, rng) if self.decode else None, rng.choice(captions(sample))
+                image = self._image(sample, rng) if self.decode else None
+                yield image, rng.choice(captions(sample)), sample["__key__"]
             except BAD_SAMPLE as error:
                 self.skipped += 1
                 log.warning("skipped sample %s: %s (%d so far)", sample.get("__key__"), error, self.skipped)
@@ -140,20 +145,40 @@ class Stream(IterableDataset[tuple[Tensor | None, str]]):
         return to_tensor(image.crop((left, top, left + self.crop, top + self.crop)))
 
 
-def batches(stream: Stream) -> Iterator[Batch]:
+class Streams(IterableDataset[tuple[Tensor | None, str, str]]):
+    """Several streams side by side: a portion of each in turn, which together make a batch."""
+
+    def __init__(self, streams: Sequence[Stream]) -> None:
+        self.streams, self.config = streams, streams[0].config
+
+    def __iter__(self) -> Iterator[tuple[Tensor | None, str, str]]:
+        sources = [iter(stream) for stream in self.streams]
+        while True:
+            for source in sources:
+                yield from islice(source, self.config.batch // len(sources))
+
+
+def batches(stream: Stream | Streams) -> Iterator[Batch]:
     """The stream in batches."""
     loader = DataLoader(
         stream, batch_size=stream.config.batch, num_workers=stream.config.workers, collate_fn=_collate,
         prefetch_factor=4 if stream.config.workers else None, drop_last=True,
         # A loader without a generator draws from the global one each time it is opened: resuming would not be exact.
         generator=torch.Generator(),
+        worker_init_fn=_outlive_signals if stream.config.workers else None,
     )  # fmt: skip
     yield from loader
 
 
-def _collate(samples: list[tuple[Tensor | None, str]]) -> Batch:
-    images = [image for image, _ in samples if image is not None]
-    return Batch(captions=tuple(c for _, c in samples), image=torch.stack(images) if images else None)
+def _outlive_signals(_: int) -> None:
+    """In a worker: what tells the whole process group to stop must not end the worker, whose trainer still saves."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _collate(samples: list[tuple[Tensor | None, str, str]]) -> Batch:
+    images, captions_, keys = zip(*samples)
+    return Batch(captions_, None if images[0] is None else torch.stack(images), keys=keys)
 
 
 def embed(batch: Batch, clip: Clip | None, needs: frozenset[str]) -> Batch:

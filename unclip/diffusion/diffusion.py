@@ -76,6 +76,9 @@ class DiffusionConfig(Config):
         predict: what the network's output means.
         variance: of the reverse step: the posterior's (β̃), the forward step's (β), or learned between the two.
         objective: L_simple (eq. 14 of Ho et al. 2020), L_vlb (eq. 5), or their hybrid for learned variances.
+        weight: of L_simple by time: "min_snr", min(SNR, gamma) on the error of x0 (Hang et al. 2023), or "p2",
+            1 / (1 + SNR)^gamma on the error of eps (Choi et al. 2022), whatever the network predicts.
+        gamma: of that weight; None for the papers' 5 and 1.
         clamp: bound on x0 while sampling; None for none.
     """
 
@@ -84,6 +87,8 @@ class DiffusionConfig(Config):
     predict: Literal["eps", "x0", "v"] = "eps"
     variance: Literal["fixed_small", "fixed_large", "learned"] = "fixed_small"
     objective: Literal["simple", "vlb", "hybrid"] = "simple"
+    weight: Literal["none", "min_snr", "p2"] = "none"
+    gamma: float | None = Field(None, gt=0)
     clamp: float | None = 1.0
 
     @field_validator("schedule")
@@ -101,6 +106,7 @@ class Diffusion:
         self.config = config
         self.schedule = Schedule.named(config.schedule, config.times)
         self._bounds = _variance_bounds(self.schedule)
+        self._weights = _loss_weights(self.schedule, config)
 
     @property
     def learned(self) -> bool:
@@ -121,13 +127,15 @@ class Diffusion:
             t: times [B]; drawn uniformly where not given. Fixed times and noise make validation comparable.
             eps: noise shaped as x0; drawn where not given.
         """
-        t = torch.randint(self.schedule.times, (len(x0),), device=x0.device) if t is None else t
+        t = torch.randint(self.schedule.times, (len(x0),)) if t is None else t
         eps = torch.randn_like(x0) if eps is None else eps
         alpha, sigma = self.schedule.coefficients(t, x0)
         x_t = alpha * x0 + sigma * eps
-        output, spread = self._split(network(x_t, t, **cond).float())
+        output, spread = self._split(network(x_t, t.to(x0.device), **cond).float())
         target = {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0}[self.config.predict]
         simple = _mean(F.mse_loss(output, target, reduction="none"))
+        if self.config.weight != "none":
+            simple = simple * self._weights[t.cpu()].to(x0.device, torch.float32)
         if self.config.objective == "simple":
             return simple
         # The hybrid trains the variance alone by the bound: its gradient must not reach the mean.
@@ -158,7 +166,7 @@ class Diffusion:
             - 1
         )
         nll = -_discretised_log_likelihood(x0, mean, 0.5 * log_variance)
-        return torch.where(t == 0, _mean(nll), _mean(kl)) / math.log(2)
+        return torch.where(t.to(x0.device) == 0, _mean(nll), _mean(kl)) / math.log(2)
 
     # --- sampling ---
 
@@ -221,6 +229,19 @@ def _variance_bounds(schedule: Schedule) -> tuple[Tensor, Tensor, Tensor, Tensor
     table = [[r.x_weight for r in rows], [r.x0_weight for r in rows], small, [r.large for r in rows]]
     x_weight, x0_weight, small_, large = torch.tensor(table, dtype=torch.float64, device="cpu")
     return x_weight, x0_weight, small_.log(), large.log()
+
+
+def _loss_weights(schedule: Schedule, config: DiffusionConfig) -> Tensor:
+    """The table [T] that L_simple is multiplied by, in float64."""
+    snr = (schedule.alpha / schedule.sigma) ** 2
+    if config.weight == "none":
+        return torch.ones_like(snr)
+    if config.weight == "min_snr":
+        of_x0 = snr.clamp(max=config.gamma or 5.0)
+    else:
+        of_x0 = snr / (1 + snr) ** (config.gamma or 1.0)
+    # An error in x0 of variance 1 is one of SNR in eps and of SNR + 1 in v.
+    return of_x0 / {"x0": torch.ones_like(snr), "eps": snr, "v": snr + 1}[config.predict]
 
 
 def _discretised_log_likelihood(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Randomness that belongs to the image: one seed, one picture, on any device and in any batch."""
+"""Randomness that belongs to the image: one seed, one picture, on any device, in any batch and on any process."""
 
 from __future__ import annotations
 
@@ -35,6 +35,34 @@ class Noise:
             if draw := row % n:
                 generator.manual_seed(_mix(draws.seeds[row], f"{self.stream}/{draw}"))
         return draws
+
+
+class Chance:
+    """What one training step draws, example by example from generators of their own.
+
+    An example's draws depend on its seed alone: not on the process, nor on the part of a batch, that it falls to.
+
+    Args:
+        seeds: int64 [B].
+        device: where the draws are wanted; they are made on the CPU.
+    """
+
+    def __init__(self, seeds: Tensor, device: torch.device) -> None:
+        self.device = device
+        self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds.tolist()]
+
+    def uniform(self) -> Tensor:
+        """One number in [0, 1) per example, [B]."""
+        return torch.cat([torch.rand(1, generator=g, device="cpu") for g in self._generators]).to(self.device)
+
+    def integers(self, below: int) -> Tensor:
+        """One number in 0 … below − 1 per example, int64 [B]. On the CPU, where tables are looked up."""
+        return torch.cat([torch.randint(below, (1,), generator=g, device="cpu") for g in self._generators])
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Gaussian noise of the shape of `like` [B, ...], in float32."""
+        draws = [torch.randn(like.shape[1:], generator=g, device="cpu") for g in self._generators]
+        return torch.stack(draws).to(self.device)
 
 
 def _mix(seed: int, stream: str) -> int:

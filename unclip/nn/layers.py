@@ -40,6 +40,48 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = No
     return rearrange(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), "b h n c -> b n (h c)")
 
 
+class Dropout(nn.Module):
+    """Dropout whose mask is drawn for each example by its own seed, whatever batch or process the example is in.
+
+    Attributes:
+        number: tells a network's dropouts apart.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share, self.number = share, 0
+
+    def forward(self, x: Tensor, seeds: Tensor | None) -> Tensor:
+        """x [B, ...]; seeds int64 [B] on the CPU, or None to draw from torch's own generator."""
+        if not self.training or not self.share:
+            return x
+        if seeds is None:
+            return F.dropout(x, self.share)
+        out: Tensor = x * dropout_mask(x.detach(), seeds + self.number, self.share)
+        return out
+
+
+def number_dropouts(module: nn.Module) -> None:
+    """Gives every dropout in the module its number."""
+    for i, dropout in enumerate(m for m in module.modules() if isinstance(m, Dropout)):
+        dropout.number = 1_000_003 * (i + 1)
+
+
+# An operator of its own, for torch.compile does not look into generators.
+@torch.library.custom_op("unclip::dropout_mask", mutates_args=())
+def dropout_mask(x: Tensor, seeds: Tensor, share: float) -> Tensor:
+    """What x [B, ...] is multiplied by: 0 for a share of the entries, 1 / (1 − share) for the others."""
+    mask = torch.empty_like(x)
+    for row, seed in zip(mask, seeds.tolist(), strict=True):
+        row.bernoulli_(1 - share, generator=torch.Generator(x.device).manual_seed(seed))
+    return mask.div_(1 - share)
+
+
+@dropout_mask.register_fake
+def _(x: Tensor, seeds: Tensor, share: float) -> Tensor:
+    return torch.empty_like(x)
+
+
 def zeroed(module: nn.Module) -> nn.Module:
     """The module with its parameters set to zero, so that a residual branch starts as the identity."""
     for parameter in module.parameters():

@@ -6,7 +6,7 @@ Numbers alone tell a 3.5B decoder from a 5M one: channels, multipliers, depth, w
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Literal, Self, cast
+from typing import Annotated, Literal, NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unclip.config import Config
-from unclip.nn.layers import TimeEmbedding, attend, zeroed
+from unclip.nn.layers import Dropout, TimeEmbedding, attend, number_dropouts, zeroed
 
 NORM_GROUPS = 32
 
@@ -72,11 +72,11 @@ class ResBlock(nn.Module):
         self.conv_1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.embed = nn.Linear(embed, 2 * outputs if config.scale_shift else outputs)
         self.norm_2 = nn.GroupNorm(NORM_GROUPS, outputs)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.conv_2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
-    def forward(self, x: Tensor, embed: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embed: Tensor, seeds: Tensor | None = None) -> Tensor:
         h = F.silu(self.norm_1(x))
         if self.resample == "down":
             h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
@@ -89,7 +89,7 @@ class ResBlock(nn.Module):
             h = self.norm_2(h) * (1 + scale) + shift
         else:
             h = self.norm_2(h + modulation)
-        out: Tensor = self.skip(x) + self.conv_2(self.dropout(F.silu(h)))
+        out: Tensor = self.skip(x) + self.conv_2(self.dropout(F.silu(h), seeds))
         return out
 
 
@@ -122,6 +122,15 @@ class AttentionBlock(nn.Module):
         return out
 
 
+class Conditions(NamedTuple):
+    """What every level reads beside the picture; see `UNet.forward`."""
+
+    embed: Tensor
+    context: Tensor | None
+    mask: Tensor | None
+    seeds: Tensor | None
+
+
 class Level(nn.Module):
     """The blocks of one resolution, going down or up, each followed by attention where the level has it."""
 
@@ -131,17 +140,17 @@ class Level(nn.Module):
         self.attention = nn.ModuleList(attention)
         self.resampler = resampler
 
-    def step(self, i: int, x: Tensor, embed: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
+    def step(self, i: int, x: Tensor, cond: Conditions) -> Tensor:
         """Block i, and the attention after it."""
-        out: Tensor = self.blocks[i](x, embed)
+        out: Tensor = self.blocks[i](x, cond.embed, cond.seeds)
         if self.attention:
-            out = self.attention[i](out, context, mask)
+            out = self.attention[i](out, cond.context, cond.mask)
         return out
 
-    def resampled(self, x: Tensor, embed: Tensor) -> Tensor:
+    def resampled(self, x: Tensor, cond: Conditions) -> Tensor:
         """To the next level's resolution."""
         assert self.resampler is not None
-        out: Tensor = self.resampler(x, embed)
+        out: Tensor = self.resampler(x, cond.embed, cond.seeds)
         return out
 
 
@@ -197,6 +206,7 @@ class UNet(nn.Module):
             )
         self.norm = nn.GroupNorm(NORM_GROUPS, width)
         self.leave = zeroed(nn.Conv2d(width, outputs * area, 3, padding=1))
+        number_dropouts(self)
 
     def forward(
         self,
@@ -205,6 +215,7 @@ class UNet(nn.Module):
         embed: Tensor | None = None,
         context: Tensor | None = None,
         mask: Tensor | None = None,
+        seeds: Tensor | None = None,
     ) -> Tensor:
         """
         Args:
@@ -213,29 +224,31 @@ class UNet(nn.Module):
             embed: added to the time embedding, [B, 4 · channels].
             context: tokens, [B, L, context].
             mask: True for tokens that may be seen, [B, L].
+            seeds: of each example's dropout, int64 [B].
         """
         emb = self.time(t)
         if embed is not None:
             emb = emb + embed
+        cond = Conditions(emb, context, mask, seeds)
         if self.config.patch > 1:
             x = F.pixel_unshuffle(x, self.config.patch)
         x = self.enter(x.contiguous(memory_format=torch.channels_last))
         skips = [x]
         for level in cast("Iterable[Level]", self.down):
             for i in range(len(level.blocks)):
-                x = level.step(i, x, emb, context, mask)
+                x = level.step(i, x, cond)
                 skips.append(x)
             if level.resampler is not None:
-                x = level.resampled(x, emb)
+                x = level.resampled(x, cond)
                 skips.append(x)
-        x = self.middle_1(x, emb)
+        x = self.middle_1(x, emb, seeds)
         if self.middle_attention is not None:
             x = self.middle_attention(x, context, mask)
-        x = self.middle_2(x, emb)
+        x = self.middle_2(x, emb, seeds)
         for level in cast("Iterable[Level]", self.up):
             for i in range(len(level.blocks)):
-                x = level.step(i, torch.cat([x, skips.pop()], dim=1), emb, context, mask)
+                x = level.step(i, torch.cat([x, skips.pop()], dim=1), cond)
             if level.resampler is not None:
-                x = level.resampled(x, emb)
+                x = level.resampled(x, cond)
         x = self.leave(F.silu(self.norm(x)))
         return F.pixel_shuffle(x, self.config.patch) if self.config.patch > 1 else x

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from unclip.clip import Clip, Text
 from unclip.config import Config, parse
 from unclip.diffusion.diffusion import Cond, Diffusion, DiffusionConfig, Guidance
-from unclip.diffusion.noise import Noise
+from unclip.diffusion.noise import Chance, Noise
 from unclip.diffusion.samplers import Step, find_sampler
 from unclip.errors import CheckpointError, ConfigError, RequestError
 from unclip.files import load_weights, read_json, save_weights, write_json
@@ -36,6 +36,8 @@ class Batch:
         image_embed: z_i, [B, D].
         text: the encoded captions.
         null: the encoded empty caption (one row), which stands in where the text is dropped.
+        keys: [B] names of the samples, for messages.
+        seeds: of what is drawn for each example, int64 [B] on the CPU; without them torch's generator decides.
     """
 
     captions: tuple[str, ...] = ()
@@ -43,6 +45,17 @@ class Batch:
     image_embed: Tensor | None = None
     text: Text | None = None
     null: Text | None = None
+    keys: tuple[str, ...] = ()
+    seeds: Tensor | None = None
+
+    def chance(self, like: Tensor) -> Chance:
+        """The generators of this batch's draws, for tensors [B, ...] like that one."""
+        seeds = torch.randint(2**62, (len(like),), device="cpu") if self.seeds is None else self.seeds
+        return Chance(seeds, like.device)
+
+    def dropout(self) -> Cond:
+        """What a network with dropout is to know of it."""
+        return {} if self.seeds is None else {"seeds": self.seeds}
 
     def to(self, device: torch.device | str) -> Batch:
         """On another device."""
@@ -181,6 +194,10 @@ class DiffusionStage(Stage):
     def __init__(self, config: DiffusionStageConfig) -> None:
         super().__init__(config)
         self.diffusion = Diffusion(config.diffusion)
+
+    def _draw(self, chance: Chance, x0: Tensor) -> tuple[Tensor, Tensor]:
+        """A time and noise for every example."""
+        return chance.integers(self.diffusion.schedule.times), chance.normal(x0)
 
     def _walk(
         self, shape: tuple[int, ...], cond: Cond, null: Cond | None, options: SamplingConfig, noise: Noise

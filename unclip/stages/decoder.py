@@ -87,8 +87,9 @@ class DecoderNetwork(nn.Module):
         ids: Tensor,
         tokens: Tensor,
         mask: Tensor,
+        seeds: Tensor | None = None,
     ) -> Tensor:
-        """x [B, 3, H, W]; t [B]; image_embed z_i [B, D]; text_embed z_t [B, D]; ids, mask [B, L]; tokens [B, L, W]."""
+        """x [B, 3, H, W]; t, seeds [B]; image_embed z_i, text_embed z_t [B, D]; ids, mask [B, L]; tokens [B, L, W]."""
         dtype = self.embed_to_time.weight.dtype
         image_embed, text_embed = image_embed.to(dtype), text_embed.to(dtype)
         states = self.text_encoder(ids, mask) if self.text_encoder else tokens.to(dtype)
@@ -97,7 +98,7 @@ class DecoderNetwork(nn.Module):
         context = torch.cat([extra, self.context_norm(self.text_to_context(states))], dim=1)
         seen = torch.cat([mask.new_ones(len(x), EXTRA_TOKENS), mask], dim=1)
         embed = self.embed_to_time(image_embed) + self.text_to_time(text_embed)
-        out: Tensor = self.unet(x.to(dtype), t, embed, context, seen)
+        out: Tensor = self.unet(x.to(dtype), t, embed, context, seen, seeds)
         return out
 
 
@@ -121,10 +122,12 @@ class Decoder(DiffusionStage):
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image is not None and batch.image_embed is not None
         assert batch.text is not None and batch.null is not None
-        chance = torch.rand(2, len(batch.image), device=batch.image.device)
-        text = drop_text(batch.text, batch.null, chance[0] >= self.text_drop)
-        embed = torch.where((chance[1] >= self.embed_drop)[:, None], batch.image_embed.float(), self.null_embed.float())
-        return self.diffusion.loss(self.network, batch.image, _cond(embed, text))
+        chance = batch.chance(batch.image)
+        text = drop_text(batch.text, batch.null, chance.uniform() >= self.text_drop)
+        kept = (chance.uniform() >= self.embed_drop)[:, None]
+        embed = torch.where(kept, batch.image_embed.float(), self.null_embed.float())
+        cond = {**_cond(embed, text), **batch.dropout()}
+        return self.diffusion.loss(self.network, batch.image, cond, *self._draw(chance, batch.image))
 
     def sample(
         self, image_embed: Tensor, text: Text, null: Text, options: SamplingConfig, noise: Noise

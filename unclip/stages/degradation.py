@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -18,20 +18,21 @@ from unclip.images import to_pil, to_tensor
 Kind = Literal["none", "blur", "bsr"]
 
 
-def degrade(low: Tensor, kind: Kind) -> Tensor:
+def degrade(low: Tensor, kind: Kind, seeds: Sequence[int]) -> Tensor:
     """Low-resolution pictures [B, 3, h, w] in [−1, 1], corrupted one by one.
 
     Args:
         kind: "blur": half of them by a 3 × 3 Gaussian of σ 0.6 (Saharia et al. 2021, as DALL·E 2's first upsampler);
             "bsr": blur, resampling, noise and JPEG in random order and strength (Zhang et al. 2021, as its second).
+        seeds: one per picture.
     """
-    if kind == "none":
+    if kind == "none" or low.is_meta:  # shapes without pixels are as good as clean
         return low
-    # Torch's generator decides, so that a resumed run corrupts alike.
-    rng = random.Random(int(torch.randint(2**62, ()).item()))
     one = _blurred_or_not if kind == "blur" else _bsr
     with torch.autocast(low.device.type, enabled=False):  # pixels stay float32 while the networks may not
-        return torch.stack([one(image, rng).clamp(-1, 1) for image in low])
+        return torch.stack(
+            [one(image, random.Random(seed)).clamp(-1, 1) for image, seed in zip(low, seeds, strict=True)]
+        )
 
 
 def gaussian_blur(image: Tensor, sigma_x: float, sigma_y: float) -> Tensor:
@@ -75,7 +76,8 @@ def _resample(image: Tensor, rng: random.Random) -> Tensor:
 def _noise(image: Tensor, rng: random.Random) -> Tensor:
     strength = 2 * rng.uniform(1, 10) / 255  # of 8-bit values, on the scale of [−1, 1]
     channels = 1 if rng.random() < 0.4 else 3  # grey (sensor) or coloured noise
-    return image + strength * torch.randn(channels, *image.shape[1:], device=image.device)
+    generator = torch.Generator("cpu").manual_seed(rng.getrandbits(62))
+    return image + strength * torch.randn(channels, *image.shape[1:], generator=generator, device="cpu").to(image)
 
 
 def _jpeg(image: Tensor, rng: random.Random) -> Tensor:

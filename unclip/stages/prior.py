@@ -106,10 +106,10 @@ class Prior(DiffusionStage):
 
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image_embed is not None and batch.text is not None and batch.null is not None
-        keep = torch.rand(len(batch.image_embed), device=batch.image_embed.device) >= self.text_drop
-        text = drop_text(batch.text, batch.null, keep)
+        chance = batch.chance(batch.image_embed)
+        text = drop_text(batch.text, batch.null, chance.uniform() >= self.text_drop)
         x0 = (batch.image_embed.float() - self.mean) / self.std
-        return self.diffusion.loss(self.network, x0, _cond(text))
+        return self.diffusion.loss(self.network, x0, _cond(text), *self._draw(chance, x0))
 
     def sample(self, text: Text, null: Text, options: SamplingConfig, noise: Noise) -> Iterator[Step]:
         """Walks from noise to z_i [B, D].

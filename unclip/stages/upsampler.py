@@ -55,10 +55,10 @@ class UpsamplerNetwork(nn.Module):
         self.residual = config.residual
         self.unet = UNet(config.unet, 6, outputs)
 
-    def forward(self, x: Tensor, t: Tensor, *, low: Tensor) -> Tensor:
-        """x [B, 3, H, W]; t [B]; low [B, 3, H, W], already resized."""
+    def forward(self, x: Tensor, t: Tensor, *, low: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """x [B, 3, H, W]; t, seeds [B]; low [B, 3, H, W], already resized."""
         dtype = self.unet.enter.weight.dtype
-        out: Tensor = self.unet(torch.cat([x, low], dim=1).to(dtype), t)
+        out: Tensor = self.unet(torch.cat([x, low], dim=1).to(dtype), t, seeds=seeds)
         return out + low.to(dtype) if self.residual else out
 
 
@@ -85,8 +85,10 @@ class Upsampler(DiffusionStage):
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image is not None
         side = batch.image.shape[-1]
-        low = degrade(resize(batch.image, side // self.factor), self.degradation)
-        return self.diffusion.loss(self.network, batch.image, {"low": resize(low, side)})
+        chance = batch.chance(batch.image)
+        low = degrade(resize(batch.image, side // self.factor), self.degradation, chance.integers(2**62).tolist())
+        cond = {"low": resize(low, side), **batch.dropout()}
+        return self.diffusion.loss(self.network, batch.image, cond, *self._draw(chance, batch.image))
 
     def sample(self, low: Tensor, options: SamplingConfig, noise: Noise, *, size: int | None = None) -> Iterator[Step]:
         """Walks from noise to pictures [B, 3, size, size], given smaller ones [B, 3, h, h].

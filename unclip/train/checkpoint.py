@@ -1,93 +1,206 @@
-"""Checkpoints: a folder that is a loadable stage (EMA weights), with what resuming needs beside it."""
+"""Checkpoints: a folder that is a loadable stage (EMA weights), with what resuming needs beside it.
+
+No generator's state is among it, of no device: what a step draws depends on the seed and the step's number alone (see
+feed.py), on however many processes.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor
 
-from unclip.errors import CheckpointError
-from unclip.files import load_weights, new_folder, read_json, read_weights, save_weights, write_json
-from unclip.stages.base import Stage
-from unclip.train.ema import Ema
+from unclip.errors import CheckpointError, ConfigError
+from unclip.files import load_weights, new_folder, read_json, read_weights, write_json
+from unclip.stages.base import Stage, parse_checkpoint
+from unclip.train.config import RunConfig
+from unclip.train.ema import Ema, full, laid_out_like
+
+FREE = ("stage.sampling",)  # what may change while a stage is trained
+
+
+@dataclass
+class Progress:
+    """How far a run is, and how it read its data.
+
+    Attributes:
+        step: steps done. images: read in them. skipped: steps without effect, since their gradient was bad.
+        streams, batch: of the data; the batch is the global one, of a whole step.
+        scaler: the state of fp16's loss scaling.
+    """
+
+    step: int = 0
+    images: int = 0
+    skipped: int = 0
+    streams: int = 0
+    batch: int = 0
+    scaler: dict[str, float] | None = None
 
 
 def step_folders(run: Path) -> list[Path]:
-    """Complete checkpoints, oldest first. Folders are renamed into place, so one that is seen is complete."""
+    """The run's complete checkpoints, oldest first."""
     return sorted(p for p in run.glob("step-*") if (p / "progress.json").is_file())
+
+
+def read_progress(folder: Path) -> Progress:
+    """A checkpoint's progress."""
+    saved = read_json(folder / "progress.json")
+    return Progress(**{field.name: saved[field.name] for field in fields(Progress) if field.name in saved})
 
 
 def write(
     run: Path,
     accelerator: Accelerator,
     stage: Stage,
-    ema: Ema,
+    emas: list[Ema],
     optimizer: torch.optim.Optimizer,
-    step: int,
-    images: int,
-    keep: int,
+    progress: Progress,
 ) -> None:
-    """Writes `step-NNNNNNNN` and drops the oldest beyond `keep`. Called by every process; the main one writes."""
-    states = accelerator.gather(torch.get_rng_state()[None].to(accelerator.device)).cpu()
-    if accelerator.is_main_process:
-        with new_folder(run / f"step-{step:08d}") as folder:
-            ema.stage.save(folder)
-            state = folder / "state"
-            state.mkdir()
-            save_weights(stage, state / "weights.safetensors")
-            save_file({"rng": states, **_optimizer_tensors(optimizer)}, state / "optimizer.safetensors")
-            write_json(folder / "progress.json", {"step": step, "images": images})
-        for old in step_folders(run)[:-keep]:
-            shutil.rmtree(old)
-    accelerator.wait_for_everyone()
+    """Writes `step-NNNNNNNN`. Called by every process; the main one writes.
+
+    Raises:
+        CheckpointError: it cannot be written (a full disk); what was written before is still there.
+    """
+    folder = run / f"step-{progress.step:08d}"
+    main = accelerator.is_main_process
+    weights = _gathered(stage.state_dict(), main)
+    state = _gathered(_optimizer_tensors(optimizer), main)
+    averages = [ema.stage(stage) for ema in emas]
+    failure: str | None = None
+    if main:
+        try:
+            with new_folder(folder) as new:
+                averages[0].save(new)
+                for ema, average in zip(emas[1:], averages[1:], strict=True):
+                    (new / f"ema-{ema.decay}").mkdir()
+                    average.save(new / f"ema-{ema.decay}")
+                (new / "state").mkdir()
+                save_file(weights, new / "state/weights.safetensors")
+                save_file(state, new / "state/optimizer.safetensors")
+                write_json(new / "progress.json", asdict(progress))
+                for file in [*new.rglob("*"), new]:
+                    _flush(file)
+            _flush(run)
+        except (OSError, SafetensorError, CheckpointError) as error:
+            last = step_folders(run)
+            failure = (
+                f"{folder}: cannot be written ({error}); "
+                f"{f'{last[-1].name} is still good' if last else 'there is none before it'}; "
+                "make room and run the same command again"
+            )
+    # The others wait here, and learn of it.
+    (failure,) = broadcast_object_list([failure])
+    if failure:
+        raise CheckpointError(failure)
 
 
-def resume(
-    folder: Path, accelerator: Accelerator, stage: Stage, ema: Ema, optimizer: torch.optim.Optimizer
-) -> tuple[int, int]:
-    """Puts everything back as `write` found it; returns (step, images)."""
-    progress = read_json(folder / "progress.json")
-    _load_in_place(stage, folder / "state/weights.safetensors")
-    _load_in_place(ema.stage, folder / "model.safetensors")
+def drop_old(run: Path, keep: int, keep_every: int) -> None:
+    """Removes all but the newest `keep` checkpoints and those of the multiples of `keep_every`."""
+    for old in step_folders(run)[:-keep]:
+        if not keep_every or int(old.name.removeprefix("step-")) % keep_every:
+            # Out of sight first: a checkpoint that is seen is complete.
+            shutil.rmtree(old.rename(run / f".{old.name}.tmp"))
+
+
+def sweep(run: Path) -> None:
+    """Removes what a killed process left half-written or half-removed."""
+    for left in run.glob(".step-*.tmp"):
+        shutil.rmtree(left)
+
+
+def refuse_another(folder: Path, stage: Stage, config: RunConfig) -> None:
+    """A run goes on only as what it began as.
+
+    Raises:
+        ConfigError: the checkpoint is of another stage; the keys that differ are named.
+    """
+    tree = read_json(folder / "config.json")
+    if tree.get("kind") != stage.config.kind:
+        raise ConfigError(
+            f"{folder}: is a {tree.get('kind')}, not a {stage.config.kind}; choose another folder with --out"
+        )
+    tree.pop("identity", None)  # of a CLIP's own weights
+    saved = parse_checkpoint(type(stage.config), folder, tree)
+    before, now = (dict(_flat(c.model_dump(mode="json"), "stage")) for c in (saved, stage.config))
+    differ = [
+        f"{'clip' if key == 'stage.clip' else key} was {before.get(key)}, is {now.get(key)}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(FREE)
+    ]
+    differ += [
+        f"train.ema has {decay}, of which there is no average"
+        for decay in config.train.decays[1:]
+        if not (folder / f"ema-{decay}").is_dir()
+    ]
+    if differ:
+        raise ConfigError(
+            f"{folder}: cannot go on as another stage: {'; '.join(differ)}. Put that back, or start a new run (--out)"
+        )
+
+
+def load_weights_into(folder: Path, stage: Stage) -> None:
+    """Puts the live weights back, before anything wraps the stage. Draws no random number."""
+    with torch.device("meta"):
+        twin = type(stage)(stage.config)
+    load_weights(twin, folder / "state/weights.safetensors")
+    stage.load_state_dict(twin.state_dict())  # copied: what wraps the stage holds on to its parameters
+
+
+def load_rest(folder: Path, optimizer: torch.optim.Optimizer, emas: list[Ema]) -> None:
+    """Puts the optimizer's state and the averages back, sharded as the parameters are."""
     saved = read_weights(folder / "state/optimizer.safetensors")
-    _restore_optimizer(optimizer, saved, folder)
-    states = saved["rng"]
-    # The last thing, so that nothing built above can have drawn from it.
-    torch.set_rng_state(states[min(accelerator.process_index, len(states) - 1)].contiguous())
-    return int(progress["step"]), int(progress["images"])
-
-
-def _load_in_place(module: Stage, path: Path) -> None:
-    """Copies into the existing parameters: the optimizer and wrappers hold on to them."""
-    twin = type(module)(module.config)
-    load_weights(twin, path)
-    module.load_state_dict(twin.state_dict())
+    for i, parameter in enumerate(_parameters(optimizer)):
+        state = {key.partition(".")[2]: value for key, value in saved.items() if key.startswith(f"{i}.")}
+        if state and state["exp_avg"].shape != parameter.shape:
+            raise CheckpointError(f"{folder}: the optimizer's state belongs to another architecture")
+        optimizer.state[parameter] = {
+            name: value if name == "step" else laid_out_like(parameter.detach(), value) for name, value in state.items()
+        }
+    for i, ema in enumerate(emas):
+        ema.load(read_weights((folder / f"ema-{ema.decay}" if i else folder) / "model.safetensors"))
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Any]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """AdamW's state as plain tensors `NUMBER.name`: safetensors instead of a pickle."""
-    tensors = {}
-    for i, parameter in enumerate(_parameters(optimizer)):
-        for name, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{i}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
-    return tensors
+    return {
+        f"{i}.{name}": torch.as_tensor(value)
+        for i, parameter in enumerate(_parameters(optimizer))
+        for name, value in optimizer.state.get(parameter, {}).items()
+    }
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, torch.Tensor], folder: Path) -> None:
-    for i, parameter in enumerate(_parameters(optimizer)):
-        state = {key.partition(".")[2]: value for key, value in saved.items() if key.startswith(f"{i}.")}
-        if state and state["exp_avg"].shape != parameter.shape:
-            raise CheckpointError(f"{folder}: the optimizer's state belongs to another architecture")
-        optimizer.state[parameter] = {
-            # Laid out in memory as the parameter is (channels last): the fused kernel walks both alike.
-            name: value if name == "step" else torch.empty_like(parameter).copy_(value)
-            for name, value in state.items()
-        }
+def _gathered(tensors: dict[str, Tensor], wanted: bool) -> dict[str, Tensor]:
+    """Whole tensors on the CPU, where they are wanted; all processes take part."""
+    whole = ((name, full(tensor.detach())) for name, tensor in tensors.items())
+    return {name: tensor.cpu().contiguous() for name, tensor in whole if wanted}
+
+
+def _flat(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}.{key}")
+        else:
+            yield f"{prefix}.{key}", value
+
+
+def _flush(file: Path) -> None:
+    """Onto the disk, so that a machine that loses its power has all of a checkpoint or nothing."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

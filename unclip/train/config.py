@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from unclip.config import Config, parse, read_yaml
 from unclip.data.shards import DataConfig
@@ -20,6 +20,9 @@ class OptimConfig(Config):
     Attributes:
         warmup: steps. decay: "none" keeps the rate, "cosine" brings it to a twentieth at the last step.
         clip_norm: the largest gradient norm.
+        skip_norm: a step whose gradient is longer than this, before clipping, is skipped, as one that is not finite
+            always is. None skips only the latter.
+        skip_limit: skipped steps in a row after which the run stops.
     """
 
     lr: float = Field(gt=0)
@@ -29,6 +32,13 @@ class OptimConfig(Config):
     warmup: int = Field(1000, ge=0)
     decay: Literal["none", "cosine"] = "none"
     clip_norm: float = Field(1.0, gt=0)
+    skip_norm: float | None = Field(None, gt=0)
+    skip_limit: int = Field(20, ge=1)
+
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+# YAML reads a bare no as false.
+Precision = Annotated[Literal["auto", "no", "bf16", "fp16"], BeforeValidator(lambda x: "no" if x is False else x)]
 
 
 class TrainConfig(Config):
@@ -38,23 +48,51 @@ class TrainConfig(Config):
         steps: of the optimizer.
         seed: of initial weights, data order and noise.
         accumulate: batches per step.
-        ema: decay of the averaged weights, warmed up as (1 + step) / (10 + step).
+        streams: independent streams of data, shared out evenly among the processes; the same number of them gives the
+            same samples on any number of processes, at the same global batch. None is one for each process that the run
+            began with.
+        ema: decay of the averaged weights, warmed up as (1 + step) / (10 + step). Of several, the first makes the
+            checkpoint's model and the others lie beside it as ema-DECAY.
         precision: of the forward and backward pass; weights stay float32. "auto" is bf16 where the device is quick in it,
             else "no" (float32).
-        save_every: steps between checkpoints. keep: how many are kept.
+        compile: the repeated blocks, by torch.compile.
+        recompute: the blocks' activations in the backward pass, instead of keeping them.
+        save_every: steps between checkpoints. keep: how many are kept. keep_every: those of its multiples are always
+            kept; 0 for none.
         sample_every: steps between sample grids; 0 draws none.
+        validate_every: steps between validation losses, if there is `data.validation`; 0 for none.
+        validation_images: how many they are measured on.
         trackers: accelerate's, beside metrics.jsonl.
+        peak_tflops: of one device, for the model FLOP utilisation; None where it is known or of no interest.
     """
 
     steps: int = Field(ge=1)
     seed: int = 0
     accumulate: int = Field(1, ge=1)
-    ema: float = Field(0.9999, ge=0, lt=1)
-    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    streams: int | None = Field(None, ge=1)
+    ema: Decay | Annotated[tuple[Decay, ...], Field(min_length=1)] = 0.9999
+    precision: Precision = "auto"
+    compile: bool = False
+    recompute: bool = False
     save_every: int = Field(1000, ge=1)
     keep: int = Field(2, ge=1)
+    keep_every: int = Field(0, ge=0)
     sample_every: int = Field(1000, ge=0)
-    trackers: tuple[Literal["tensorboard"], ...] = ()
+    validate_every: int = Field(1000, ge=0)
+    validation_images: int = Field(256, ge=1)
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    peak_tflops: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _decays_differ(self) -> Self:
+        if len(set(self.decays)) < len(self.decays):
+            raise ValueError(f"ema {self.decays} names a decay twice")
+        return self
+
+    @property
+    def decays(self) -> tuple[float, ...]:
+        """Of the averages; the first makes the model."""
+        return self.ema if isinstance(self.ema, tuple) else (self.ema,)
 
 
 def _stage_config(value: Any) -> Any:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import platform
+import time
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from unclip.files import write_json
+from unclip.train.checkpoint import Progress
+from unclip.train.feed import Feed
 
 
 class Log:
@@ -29,3 +33,43 @@ class Log:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **numbers}) + "\n")
         self.accelerator.log(dict(numbers), step=step)
+
+
+class Meter:
+    """Means over the steps since it was last read.
+
+    Args:
+        limit: images per second if every device ran at its peak, for the model FLOP utilisation; None if unknown.
+    """
+
+    def __init__(self, accelerator: Accelerator, feed: Feed, done: Progress, limit: float | None) -> None:
+        self.accelerator, self.feed, self.done, self.limit = accelerator, feed, done, limit
+        self._start()
+
+    def add(self, loss: Tensor, norm: float) -> None:
+        """One good step: this process's mean loss, and the norm of the gradient of all."""
+        self._losses.append(loss)
+        self._norms.append(norm)
+
+    def read(self) -> dict[str, float]:
+        """Loss and gradient norm (of the good steps, if any), images per second, the model FLOP utilisation
+        (if there is a limit), the share of time spent on waiting for data.
+
+        Every process must ask for it.
+        """
+        seconds = time.monotonic() - self._started
+        numbers: dict[str, float] = {}
+        if self._losses:
+            loss = self.accelerator.reduce(torch.stack(self._losses).mean(), "mean")
+            numbers = {"loss": loss.item(), "grad_norm": sum(self._norms) / len(self._norms)}
+        numbers["images_per_second"] = (self.done.images - self._images) / seconds
+        if self.limit is not None:
+            numbers["mfu"] = numbers["images_per_second"] / self.limit
+        numbers["data_wait"] = (self.feed.waited - self._waited) / seconds
+        self._start()
+        return numbers
+
+    def _start(self) -> None:
+        self._started, self._images, self._waited = time.monotonic(), self.done.images, self.feed.waited
+        self._losses: list[Tensor] = []
+        self._norms: list[float] = []

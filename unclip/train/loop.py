@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import math
-import signal
-import time
-from collections.abc import Iterator
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import yaml
-from accelerate import Accelerator, PartialState
-from accelerate.utils import set_seed
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from tqdm import tqdm
 
 from unclip.clip import Clip, load_clip
-from unclip.data.shards import Stream, batches, embed
-from unclip.device import quick_in_bf16
+from unclip.device import peak_flops, quick_in_bf16
 from unclip.errors import ConfigError
 from unclip.files import stage_folder
 from unclip.stages import load_stage, stage_class
-from unclip.stages.base import Batch, Stage
+from unclip.stages.base import Stage
 from unclip.train import checkpoint
+from unclip.train.blocks import prepare_blocks
+from unclip.train.checkpoint import Progress
 from unclip.train.config import OptimConfig, RunConfig
-from unclip.train.ema import Ema
-from unclip.train.log import Log
-from unclip.train.samples import draw_samples
+from unclip.train.ema import Ema, full
+from unclip.train.feed import Feed, draw_seed, streams_fit
+from unclip.train.guard import Guard, StopSignal
+from unclip.train.log import Log, Meter
+from unclip.train.plan import flops_per_image
+from unclip.train.samples import draw_samples, validate
 
 log = logging.getLogger(__name__)
 
 LOG_EVERY = 50  # steps
+BAR = ("loss", "images_per_second", "mfu", "data_wait")
 
 
 def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
@@ -40,99 +44,110 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
     Args:
         run: the run's folder; created if it is not there.
         progress: show a bar on the main process.
+
+    Raises:
+        ConfigError: the config cannot be right, or is not what the run began with.
+        TrainingError: too many bad steps in a row.
+        CheckpointError: a checkpoint cannot be read or written.
     """
     # --- set up ---
-    precision = config.train.precision
-    if precision == "auto":
-        precision = "bf16" if quick_in_bf16(PartialState().device) else "no"
-    accelerator = Accelerator(
-        mixed_precision=precision, log_with=list(config.train.trackers) or None, project_dir=run,
-        gradient_accumulation_steps=config.train.accumulate,
-    )  # fmt: skip
-    main = accelerator.is_main_process
-    if main:
-        run.mkdir(parents=True, exist_ok=True)
-        (run / "run.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-    accelerator.wait_for_everyone()
-    set_seed(config.train.seed)
+    accelerator = _accelerator(config, run)
+    main, optim, options = accelerator.is_main_process, config.optim, config.train
+    torch.manual_seed(options.seed)
     stage = stage_class(config.stage.kind)(config.stage)
     clip = _clip_for(stage, config, accelerator)
     stage.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    ema = Ema(stage, config.train.ema)
-    optimizer = torch.optim.AdamW(
-        stage.parameters(), config.optim.lr, betas=config.optim.betas, eps=config.optim.eps,
-        weight_decay=config.optim.weight_decay, fused=True,
-    )  # fmt: skip
-    set_seed(config.train.seed, device_specific=True)
 
-    # --- resume, or measure what a fresh stage must know of its data ---
-    step, images = 0, 0
+    # --- go on from a checkpoint, or measure what a fresh stage must know of its data ---
     folders = checkpoint.step_folders(run)
-    if folders:
-        step, images = checkpoint.resume(folders[-1], accelerator, stage, ema, optimizer)
+    saved = folders[-1] if folders else None
+    done = _where(saved, config, accelerator.num_processes)
+    feed = Feed(config, stage, clip, accelerator, done.streams)
+    if saved:
+        checkpoint.refuse_another(saved, stage, config)
+        checkpoint.load_weights_into(saved, stage)
     elif config.init is not None:
         start_from(stage, Path(config.init))
-        set_seed(config.train.seed, device_specific=True)
-        ema.stage.load_state_dict(stage.state_dict())
     else:
-        wanted = -(-config.data.calibration // config.data.batch)
-        stage.calibrate(islice(_data(config, stage, clip, accelerator, seed=-1), wanted))
-        ema.stage.load_state_dict(stage.state_dict())
-        set_seed(config.train.seed, device_specific=True)
+        stage.calibrate(feed.calibration())
+    prepare_blocks(stage, options)
+    optimizer = torch.optim.AdamW(
+        stage.parameters(), optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay, fused=True
+    )
     wrapped, prepared = accelerator.prepare(stage, optimizer)
-    if config.train.trackers:
+    emas = [Ema(stage, decay) for decay in options.decays]
+    if saved:
+        checkpoint.load_rest(saved, optimizer, emas)
+    if accelerator.scaler is not None and done.scaler:
+        accelerator.scaler.load_state_dict(done.scaler)
+    if main:
+        run.mkdir(parents=True, exist_ok=True)
+        checkpoint.sweep(run)
+        (run / "run.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    accelerator.wait_for_everyone()
+    if options.trackers:
         accelerator.init_trackers(config.name)
-    report = Log(run, accelerator)
-    stop = _stop_on_signal()
+    report, guard = Log(run, accelerator), Guard(config)
+    meter = Meter(accelerator, feed, done, _limit(config, accelerator))
 
     # --- the loop ---
-    bar = tqdm(total=config.train.steps, initial=step, disable=not (main and progress), unit="step", desc=config.name)
-    losses: list[torch.Tensor] = []
-    started, seen = time.monotonic(), 0
-    source: Iterator[Batch] | None = None
-    stage.train()
-    while step < config.train.steps and not stop.requested:
-        if source is None or step % config.train.save_every == 0:
-            # A stream is opened anew at every checkpoint, seeded by its step: a resumed run reads on exactly.
-            opened = step - step % config.train.save_every
-            source = _data(config, stage, clip, accelerator, seed=opened + config.train.seed * 1_000_003)
-            source = islice(source, (step - opened) * config.train.accumulate, None)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config.optim, config.train.steps)
-        for _ in range(config.train.accumulate):
-            batch = next(source)
-            with accelerator.accumulate(wrapped):
-                loss = wrapped(batch).mean()
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(wrapped.parameters(), config.optim.clip_norm)
+    bar = tqdm(total=options.steps, initial=done.step, disable=not (main and progress), unit="step", desc=config.name)
+    with bar, StopSignal(accelerator) as stop:
+        source = feed.training(done.step)
+        wrapped.train()
+        stopped = False
+        while done.step < options.steps and not stopped:
+            # Our stages draw by each example's own seed; this is for those of others, which may use torch's generators.
+            torch.manual_seed(draw_seed("step", options.seed, done.step, accelerator.process_index))
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(done.step, optim, options.steps)
+            loss = torch.zeros((), device=accelerator.device)
+            keys: list[str] = []
+            for _ in range(options.accumulate):
+                batch = next(source)
+                with accelerator.accumulate(wrapped):
+                    part = wrapped(batch).mean()
+                    accelerator.backward(part)
+                loss += part.detach() / options.accumulate
+                keys += batch.keys
+            norm = float(full(accelerator.clip_grad_norm_(wrapped.parameters(), optim.clip_norm)))
+            done.step += 1
+            done.images += done.batch
+            if guard.passes(norm, done.step, keys):
                 prepared.step()
-                prepared.zero_grad()
-            losses.append(loss.detach())
-            seen += len(batch.captions) * accelerator.num_processes
-        step += 1
-        ema.update(stage, step)
-        bar.update()
+                for ema in emas:
+                    ema.update(stage, done.step)
+                meter.add(loss, norm)
+            else:
+                done.skipped += 1
+                if accelerator.scaler is not None:
+                    accelerator.scaler.update()  # fp16: a smaller scale cures most of these
+            prepared.zero_grad()
+            bar.update()
+            stopped = stop.requested()
+            last = stopped or done.step == options.steps
 
-        # --- report, sample, save ---
-        if step % LOG_EVERY == 0 or step == config.train.steps:
-            mean = accelerator.gather(torch.stack(losses).mean()[None]).mean().item()
-            if not math.isfinite(mean):
-                raise ConfigError(
-                    f"{config.name}: the loss is {mean} at step {step}; lower optim.lr or use train.precision=no"
-                )
-            speed = seen / (time.monotonic() - started)
-            bar.set_postfix(loss=f"{mean:.4f}", images_per_s=f"{speed:.0f}")
-            rate = optimizer.param_groups[0]["lr"]
-            report(step, loss=mean, lr=rate, images=images + seen, images_per_second=speed)
-            losses.clear()
-            started, images, seen = time.monotonic(), images + seen, 0
-        if main and config.train.sample_every and step % config.train.sample_every == 0:
-            draw_samples(ema.stage, batch, run / "samples" / f"step-{step:08d}.png")
-        if step % config.train.save_every == 0 or step == config.train.steps or stop.requested:
-            checkpoint.write(run, accelerator, stage, ema, optimizer, step, images + seen, config.train.keep)
-    bar.close()
-    stop.release()
+            # --- report, validate, sample, save ---
+            if done.step % LOG_EVERY == 0 or last:
+                numbers = meter.read()
+                bar.set_postfix({name: f"{numbers[name]:.4g}" for name in BAR if name in numbers})
+                rate = optimizer.param_groups[0]["lr"]
+                report(done.step, **numbers, lr=rate, images=done.images, skipped_steps=done.skipped)
+            if config.data.validation and options.validate_every and done.step % options.validate_every == 0:
+                report(done.step, **validate(wrapped, stage, emas[0], feed))
+            if options.sample_every and done.step % options.sample_every == 0:
+                shown = next(feed.validation()) if config.data.validation else batch
+                averaged = emas[0].stage(stage)
+                if main:
+                    draw_samples(averaged, shown, run / "samples" / f"step-{done.step:08d}.png")
+            if done.step % options.save_every == 0 or last:
+                if accelerator.scaler is not None:
+                    done.scaler = accelerator.scaler.state_dict()
+                checkpoint.write(run, accelerator, stage, emas, optimizer, done)
+                if main:
+                    checkpoint.drop_old(run, options.keep, options.keep_every)
+    if stopped:
+        log.warning("%s: told to stop; saved step %d", config.name, done.step)
     accelerator.end_training()
     return checkpoint.step_folders(run)[-1]
 
@@ -176,26 +191,45 @@ def _clip_for(stage: Stage, config: RunConfig, accelerator: Accelerator) -> Clip
     return clip
 
 
-def _data(config: RunConfig, stage: Stage, clip: Clip | None, accelerator: Accelerator, seed: int) -> Iterator[Batch]:
-    stream = Stream(
-        config.data, resolution=stage.resolution, crop=stage.crop, decode=bool(stage.needs & {"image", "image_embed"}),
-        seed=seed, rank=accelerator.process_index,
+def _accelerator(config: RunConfig, run: Path) -> Accelerator:
+    missing = [name for name in config.train.trackers if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"{config.name}: train.trackers: {missing[0]} is not installed; pip install {missing[0]}")
+    precision = config.train.precision
+    if precision == "auto":
+        precision = "bf16" if quick_in_bf16(PartialState().device) else "no"
+    AcceleratorState._reset_state()  # it is global, and an earlier run in this process may have had another precision
+    accelerator = Accelerator(
+        mixed_precision=precision, log_with=list(config.train.trackers) or None, project_dir=run,
+        gradient_accumulation_steps=config.train.accumulate,
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )  # fmt: skip
-    for batch in batches(stream):
-        with accelerator.autocast():
-            yield embed(batch.to(accelerator.device), clip, stage.needs)
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise ConfigError(
+            f"{config.name}: DeepSpeed's engine is not supported: it steps by itself and saves pickles. "
+            "configs/accelerate/zero2.yaml shards the same by FSDP2"
+        )
+    return accelerator
 
 
-class _stop_on_signal:
-    """SIGTERM lets the step finish and writes a checkpoint."""
+def _where(saved: Path | None, config: RunConfig, processes: int) -> Progress:
+    """Where the run goes on, and what it reads there on this number of processes."""
+    done = checkpoint.read_progress(saved) if saved else Progress()
+    batch = config.data.batch * processes * config.train.accumulate
+    streams = config.train.streams or done.streams or processes
+    if config.train.streams is None and not streams_fit(streams, config.data.batch, processes):
+        streams = processes
+    if done.streams and (streams, batch) != (done.streams, done.batch):
+        log.warning(
+            "%s: goes on after step %d with %d streams of data and %d images a step, where it had %d and %d: from here on it "
+            "reads other samples than it would have", config.name, done.step, streams, batch, done.streams, done.batch,
+        )  # fmt: skip
+    return replace(done, streams=streams, batch=batch)
 
-    def __init__(self) -> None:
-        self.requested = False
-        self._before = signal.signal(signal.SIGTERM, self._stop)
 
-    def release(self) -> None:
-        """Gives the signal back to whoever had it."""
-        signal.signal(signal.SIGTERM, self._before)
-
-    def _stop(self, *_: object) -> None:
-        self.requested = True
+def _limit(config: RunConfig, accelerator: Accelerator) -> float | None:
+    """Images per second if all devices ran at their peak; the table of peaks is for half precision."""
+    peak = peak_flops(accelerator.device) if accelerator.mixed_precision != "no" else None
+    if config.train.peak_tflops is not None:
+        peak = config.train.peak_tflops * 1e12
+    return peak * accelerator.num_processes / flops_per_image(config) if peak else None

@@ -1,19 +1,52 @@
-"""The pictures a run draws of its progress, from the averaged weights, always with the same noise."""
+"""How a run judges its averaged weights: by their loss on samples it is not trained on, and by pictures."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from unclip.diffusion.noise import Noise
 from unclip.images import grid, resize, to_pil
 from unclip.stages.base import Batch, Stage
 from unclip.stages.decoder import Decoder
+from unclip.stages.prior import Prior
 from unclip.stages.upsampler import Upsampler
+from unclip.train.ema import Ema
+from unclip.train.feed import Feed
 
 COUNT = 8
+
+
+@torch.no_grad()
+def validate(wrapped: nn.Module, stage: Stage, ema: Ema, feed: Feed) -> dict[str, float]:
+    """The loss on the validation samples, always with the same times, noise and dropped conditions.
+
+    For a prior also the cosine of the embeddings that it draws to those of the true picture and of the caption.
+    Every process must ask for it.
+    """
+    batches = list(feed.validation())
+    wrapped.eval()
+    with ema.swapped_in(stage):
+        loss = torch.stack([wrapped(batch).mean() for batch in batches]).mean()
+    wrapped.train()
+    numbers = {"validation_loss": feed.accelerator.reduce(loss, "mean").item()}
+    if isinstance(stage, Prior):
+        averaged = ema.stage(stage)
+        assert isinstance(averaged, Prior)
+        numbers |= _cosines(averaged, batches[0], feed)
+    return numbers
+
+
+def _cosines(prior: Prior, batch: Batch, feed: Feed) -> dict[str, float]:
+    assert batch.image_embed is not None and batch.text and batch.null and batch.seeds is not None
+    count = len(batch.captions)
+    *_, last = prior.sample(batch.text, batch.null.repeat(count), prior.config.sampling, Noise(batch.seeds.tolist()))
+    cosines = torch.stack([F.cosine_similarity(last.x0, z).mean() for z in (batch.image_embed, batch.text.embed)])
+    to_image, to_text = feed.accelerator.reduce(cosines, "mean").tolist()
+    return {"cosine_to_image": to_image, "cosine_to_text": to_text}
 
 
 @torch.inference_mode()

@@ -1,0 +1,154 @@
+"""Keys that make a run quicker, smaller or better watched: each changes what it says, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from tiny_runs import assert_same_bits, everything
+from torch import Tensor
+
+from unclip.cli import cli
+from unclip.diffusion.diffusion import Diffusion, DiffusionConfig
+from unclip.errors import ConfigError
+from unclip.files import read_weights
+from unclip.stages import load_stage
+from unclip.train import loop
+from unclip.train.checkpoint import read_progress, step_folders
+from unclip.train.loop import train
+
+
+def lines(run: Path, name: str) -> list[Any]:
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line[name] for line in found if name in line]
+
+
+def distance(a: Path, b: Path) -> float:
+    ours, theirs = (read_weights(folder / "state/weights.safetensors") for folder in (a, b))
+    return max((ours[name] - theirs[name]).abs().max().item() for name in ours)
+
+
+# --- what a block does ---
+
+
+@pytest.mark.parametrize("kind", ["clip", "decoder", "prior", "upsampler"])
+def test_recomputing_activations_changes_no_bit(kind: str, run_of: Any, tmp_path: Path) -> None:
+    dropout = ["stage.unet.dropout=0.2"] if kind in ("decoder", "upsampler") else []
+    plain = train(run_of(kind, "train.steps=2", *dropout), tmp_path / "plain", progress=False)
+    again = train(run_of(kind, "train.steps=2", "train.recompute=true", *dropout), tmp_path / "again", progress=False)
+    assert_same_bits(plain, again)
+
+
+@pytest.mark.slow  # it needs a C++ compiler, and a minute
+@pytest.mark.parametrize("kind", ["decoder", "prior"])
+def test_compiled_blocks_compute_the_same(kind: str, run_of: Any, tmp_path: Path) -> None:
+    plain = train(run_of(kind, "train.steps=2"), tmp_path / "plain", progress=False)
+    compiled = train(run_of(kind, "train.steps=2", "train.compile=true"), tmp_path / "compiled", progress=False)
+    assert everything(plain).keys() == everything(compiled).keys()
+    assert distance(plain, compiled) <= 2 * 2 * 0.001  # a step's length, where rounding turned a gradient's sign
+
+
+# --- averages ---
+
+
+def test_several_averages_at_once_are_what_each_is_alone(run_of: Any, tmp_path: Path) -> None:
+    both = train(run_of("upsampler", "train.ema=[0.9999,0.1]"), tmp_path / "both", progress=False)
+    for decay, folder in (("0.9999", both), ("0.1", both / "ema-0.1")):
+        alone = train(run_of("upsampler", f"train.ema={decay}"), tmp_path / decay, progress=False)
+        ours, theirs = read_weights(folder / "model.safetensors"), read_weights(alone / "model.safetensors")
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+        load_stage(folder)
+    train(run_of("upsampler", "train.ema=[0.9999,0.1]", "train.steps=2"), tmp_path / "halves", progress=False)
+    rest = train(run_of("upsampler", "train.ema=[0.9999,0.1]"), tmp_path / "halves", progress=False)
+    assert_same_bits(rest, both)
+    assert (rest / "ema-0.1/model.safetensors").read_bytes() == (both / "ema-0.1/model.safetensors").read_bytes()
+
+
+# --- loss weights ---
+
+
+@pytest.mark.parametrize("predict", ["eps", "x0", "v"])
+def test_loss_weights_follow_the_papers(predict: Any) -> None:
+    plain = Diffusion(DiffusionConfig(predict=predict))
+    snr = (plain.schedule.alpha / plain.schedule.sigma) ** 2
+    t = torch.tensor([5, 300, 600, 900])
+    x0, eps = torch.randn(4, 3, 8, 8), torch.randn(4, 3, 8, 8)
+
+    def ratio(**config: Any) -> Tensor:
+        weighted = Diffusion(DiffusionConfig(predict=predict, **config))
+        network = lambda x, t: 0.5 * x  # noqa: E731
+        return weighted.loss(network, x0, {}, t, eps) / plain.loss(network, x0, {}, t, eps)
+
+    # What an error of one in x0 is worth, as an error of what the network predicts.
+    of_output = {"eps": 1 / snr, "x0": torch.ones_like(snr), "v": 1 / (snr + 1)}[predict]
+    for gamma in (5.0, 1.0):  # Hang et al. 2023, section 3.4: min(SNR, gamma) on the error of x0
+        expected = snr.clamp(max=gamma) * of_output
+        torch.testing.assert_close(ratio(weight="min_snr", gamma=gamma), expected[t].float())
+    # Choi et al. 2022, equation 8 with k = 1: 1 / (1 + SNR)^gamma on the error of eps, which is SNR times that of x0.
+    torch.testing.assert_close(ratio(weight="p2", gamma=0.5), (snr / (1 + snr) ** 0.5 * of_output)[t].float())
+
+
+# --- validation and watching ---
+
+
+def test_validation_watches_and_does_not_touch(
+    run_of: Any, tmp_path: Path, train_shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("train.validate_every=1", "train.validation_images=8", f"data.validation={train_shards}")
+    watched = train(run_of("prior", *options), tmp_path / "watched", progress=False)
+    unwatched = train(run_of("prior"), tmp_path / "unwatched", progress=False)
+    assert_same_bits(watched, unwatched)
+    found = lines(tmp_path / "watched", "validation_loss")
+    assert len(found) == 4 and len(set(found)) == 4
+    for name in ("cosine_to_image", "cosine_to_text"):
+        assert all(-1 <= value <= 1 for value in lines(tmp_path / "watched", name))
+    # The same weights have the same loss, to the bit: times and noise are fixed.
+    monkeypatch.setattr(loop, "learning_rate", lambda *_: 0.0)
+    train(run_of("upsampler", *options, "optim.weight_decay=0"), tmp_path / "still", progress=False)
+    assert len(set(lines(tmp_path / "still", "validation_loss"))) == 1
+
+
+def test_utilisation_is_reported_where_the_peak_is_given(run_of: Any, tmp_path: Path) -> None:
+    train(run_of("upsampler", "train.peak_tflops=0.001"), tmp_path / "run", progress=False)
+    (share,) = lines(tmp_path / "run", "mfu")
+    assert share > 0
+    (wait,) = lines(tmp_path / "run", "data_wait")
+    assert 0 <= wait < 1
+
+
+def test_a_tracker_that_is_not_installed_is_named(run_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="wandb is not installed; pip install wandb"):
+        train(run_of("upsampler", "train.trackers=[wandb]"), tmp_path, progress=False)
+
+
+def test_tensorboard_gets_the_numbers(run_of: Any, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    train(run_of("upsampler", "train.trackers=[tensorboard]"), tmp_path / "run", progress=False)
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+    assert read_progress(step_folders(tmp_path / "run")[-1]).images == 16
+
+
+def test_info_tells_how_far_a_run_is(run_of: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(run_of("upsampler", "train.steps=2"), run, progress=False)
+
+    def said() -> dict[str, Any]:
+        done = CliRunner().invoke(cli, ["info", str(run), "--json"])
+        assert done.exit_code == 0, done.output
+        found: dict[str, Any] = json.loads(done.output)
+        return found
+
+    finished = said()
+    assert (finished["stage"], finished["step"], finished["state"]) == ("upsampler", "2 of 2", "finished")
+    assert finished["loss"] > 0 and finished["images"] == 8 and finished["checkpoints"] == ["step-00000002"]
+    # A run that goes on, and whose last line is only half written.
+    (run / "run.yaml").write_text((run / "run.yaml").read_text().replace("steps: 2\n  seed", "steps: 9\n  seed"))
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')
+    running = said()
+    assert running["step"] == "2 of 9" and running["state"].startswith("reported ")

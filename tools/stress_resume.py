@@ -1,0 +1,125 @@
+"""Kills a training run with SIGKILL at random moments, half of them while a checkpoint is being written, and proves that
+nothing is lost but the steps since the last checkpoint: the run ends in the same bits as one that was never killed.
+
+    python tools/stress_resume.py --kills 50 --workers 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from unclip.data.menagerie import write_shards
+from unclip.train.checkpoint import step_folders
+from unclip.train.config import RunConfig
+from unclip.train.loop import train
+
+STEPS_PER_KILL = 12  # many more than a run makes between two kills, so that it does not end before the last one
+LONGEST_WRITE = 0.02  # seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--workers", type=int, default=0, help="of the loader")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        stress(Path(work), options.kills, options.workers, random.Random(options.seed))
+
+
+def stress(work: Path, kills: int, workers: int, rng: random.Random) -> None:
+    """Trains once in peace and once under fire, and compares."""
+    list(write_shards(work / "shards", count=40, size=64))
+    config = tiny_run(f"{work}/shards/*.tar", STEPS_PER_KILL * kills, workers)
+    whole, run = work / "whole", work / "killed"
+    first = config.model_copy(update={"train": config.train.model_copy(update={"steps": 1})})
+    start = lasted(spawn(first, work / "first"))
+    step = max(0.0, lasted(spawn(config, whole)) - start) / config.train.steps
+    writing, newest = 0, ""
+    for kill in range(1, kills + 1):
+        process = spawn(config, run)
+        time.sleep(rng.uniform(0, start + 6 * step))
+        if rng.random() < 0.5 and wait_for_write(run, process):
+            time.sleep(rng.uniform(0, LONGEST_WRITE))
+        os.kill(process, signal.SIGKILL)
+        _, status = os.waitpid(process, 0)
+        if not os.WIFSIGNALED(status):
+            sys.exit(f"kill {kill}: the run had ended by itself, with exit code {os.waitstatus_to_exitcode(status)}")
+        writing += any(run.glob(".step-*.tmp"))
+        before, newest = newest, max((folder.name for folder in step_folders(run)), default="")
+        if newest < before:
+            sys.exit(f"kill {kill}: {before} is lost")
+        print(f"kill {kill}: {newest or 'no checkpoint yet'}", file=sys.stderr)
+    lasted(spawn(config, run))
+    differ = differences(step_folders(whole)[-1], step_folders(run)[-1])
+    if differ:
+        sys.exit(f"after {kills} kills these files differ: {', '.join(differ)}")
+    print(json.dumps({"kills": kills, "while writing": writing, "workers": workers, "steps": config.train.steps}))
+    print("the same bits as the run that was never killed")
+
+
+def tiny_run(shards: str, steps: int, workers: int) -> RunConfig:
+    """An upsampler with dropout and corrupted inputs, saved every third step."""
+    tree: dict[str, Any] = {
+        "name": "stress",
+        "stage": {
+            "kind": "upsampler", "size": 64, "crop_fraction": 0.25, "degradation": "bsr",
+            "unet": {"channels": 32, "multipliers": [1], "depth": 1, "dropout": 0.1},
+        },
+        "data": {"shards": shards, "batch": 2, "workers": workers, "shuffle": 10},
+        "optim": {"lr": 0.001, "warmup": 10},
+        "train": {"steps": steps, "precision": "no", "save_every": 3, "sample_every": 0, "ema": [0.99, 0.9]},
+    }  # fmt: skip
+    return RunConfig.model_validate(tree)
+
+
+def spawn(config: RunConfig, run: Path) -> int:
+    """Trains in a process of its own, forked from this one, which has imported everything and drawn nothing."""
+    process = os.fork()
+    if not process:
+        try:
+            train(config, run, progress=False)
+        except BaseException as error:
+            print(f"the run failed: {error!r}", file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    return process
+
+
+def lasted(process: int) -> float:
+    """Seconds until it has ended well."""
+    started = time.monotonic()
+    _, status = os.waitpid(process, 0)
+    if status:
+        sys.exit("a run could not end")
+    return time.monotonic() - started
+
+
+def wait_for_write(run: Path, process: int) -> bool:
+    """Waits until a checkpoint is being written."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if any(run.glob(".step-*.tmp")):
+            return True
+        time.sleep(0.0005)
+    return False
+
+
+def differences(a: Path, b: Path) -> list[str]:
+    """Files of two checkpoints that are not the same in name and bytes."""
+    names = {str(path.relative_to(folder)) for folder in (a, b) for path in folder.rglob("*") if path.is_file()}
+    same = {name for name in names if all((folder / name).is_file() for folder in (a, b))}
+    return sorted(name for name in names if name not in same or (a / name).read_bytes() != (b / name).read_bytes())
+
+
+if __name__ == "__main__":
+    main()

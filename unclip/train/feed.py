@@ -1,0 +1,108 @@
+"""What a run reads: the same batches, with the same draws, on however many processes and however often interrupted.
+
+The data come in `streams`. The global batch of a step is one portion of every stream, side by side; each process reads
+its share of the streams, so that process r holds the r-th part of its rows. Accumulation cuts each stream's portion into
+consecutive parts. An example's draws are seeded by (seed, step, row of the global batch).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+
+import torch
+from accelerate import Accelerator
+
+from unclip.clip import Clip
+from unclip.data.shards import DataConfig, Stream, Streams, batches, embed
+from unclip.errors import ConfigError
+from unclip.stages.base import Batch, Stage
+from unclip.train.config import RunConfig
+
+CALIBRATION, VALIDATION = -1, -2  # seeds of their streams; a step's are not negative
+
+
+def draw_seed(*parts: int | str) -> int:
+    """One number below 2**56 for these parts."""
+    return int.from_bytes(hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=7).digest(), "big")
+
+
+class Feed:
+    """The batches of one process.
+
+    Attributes:
+        waited: seconds spent on waiting for data.
+    """
+
+    def __init__(
+        self, config: RunConfig, stage: Stage, clip: Clip | None, accelerator: Accelerator, streams: int
+    ) -> None:
+        processes = accelerator.num_processes
+        if not streams_fit(streams, config.data.batch, processes):
+            raise ConfigError(
+                f"{config.name}: train.streams={streams} must be a multiple of the {processes} processes, "
+                f"and data.batch={config.data.batch} one of the streams of each"
+            )
+        self.config, self.stage, self.clip, self.accelerator = config, stage, clip, accelerator
+        share = streams // processes
+        self.own = range(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+        self.portion = config.data.batch // share
+        self.waited = 0.0
+
+    def training(self, step: int) -> Iterator[Batch]:
+        """From the first batch of step number `step` (from 0) on, without end.
+
+        The streams are opened anew at every multiple of save_every, seeded by it: a resumed run reads on exactly.
+        """
+        every, parts, seed = self.config.train.save_every, self.config.train.accumulate, self.config.train.seed
+        while True:
+            opened = step - step % every
+            source = self._open(self.config.data, opened + seed * 1_000_003, self.own)
+            source = islice(source, (step - opened) * parts, None)
+            while step < opened + every:
+                for part in range(parts):
+                    started = time.monotonic()
+                    batch = next(source)
+                    self.waited += time.monotonic() - started
+                    yield self._ready(batch, draw_seed(seed, step), part, parts)
+                step += 1
+
+    def calibration(self) -> Iterator[Batch]:
+        """What a fresh stage measures its statistics on: the same for every process."""
+        data = self.config.data
+        for batch in islice(self._open(data, CALIBRATION, [0]), -(-data.calibration // data.batch)):
+            yield self._ready(batch, 0, 0, 1)
+
+    def validation(self) -> Iterator[Batch]:
+        """Samples of `data.validation`: always the same ones, with the same draws."""
+        shards, train = self.config.data.validation, self.config.train
+        data = self.config.data.model_copy(update={"shards": shards, "shuffle": 1, "workers": 0})
+        count = -(-train.validation_images // (data.batch * self.accelerator.num_processes))
+        for i, batch in enumerate(islice(self._open(data, VALIDATION, self.own), count)):
+            yield self._ready(batch, draw_seed("validation", i), 0, 1)
+
+    def _open(self, data: DataConfig, seed: int, streams: Sequence[int]) -> Iterator[Batch]:
+        stage = self.stage
+        decode = bool(stage.needs & {"image", "image_embed"})
+        return batches(
+            Streams([
+                Stream(data, resolution=stage.resolution, crop=stage.crop, decode=decode, seed=seed, rank=stream)
+                for stream in streams
+            ])
+        )  # fmt: skip
+
+    def _ready(self, batch: Batch, seed: int, part: int, parts: int) -> Batch:
+        """With its draws' seeds, on the device, embedded."""
+        first = torch.tensor([(stream * parts + part) * self.portion for stream in self.own])
+        rows = (first[:, None] + torch.arange(self.portion)).flatten()
+        batch = replace(batch.to(self.accelerator.device), seeds=seed + rows)
+        with self.accelerator.autocast():
+            return embed(batch, self.clip, self.stage.needs)
+
+
+def streams_fit(streams: int, batch: int, processes: int) -> bool:
+    """Whether so many streams can be shared out evenly among the processes, and the batch of each among its streams."""
+    return streams % processes == 0 and batch % (streams // processes) == 0

@@ -1,0 +1,83 @@
+"""What may end a run early: steps that go wrong, and signals."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from unclip.errors import TrainingError
+from unclip.train.config import RunConfig
+
+log = logging.getLogger(__name__)
+
+NAMED = 16  # keys in the message
+
+
+class Guard:
+    """Decides of every step whether its gradient is used."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config, self._streak = config, 0
+
+    def passes(self, norm: float, step: int, keys: Sequence[str]) -> bool:
+        """Whether a gradient of that norm, which is the same on every process, is good.
+
+        Args:
+            step: its number, from 1.
+            keys: of this process's samples that it came from.
+
+        Raises:
+            TrainingError: too many in a row were not.
+        """
+        optim = self.config.optim
+        if math.isfinite(norm) and (optim.skip_norm is None or norm <= optim.skip_norm):
+            self._streak = 0
+            return True
+        self._streak += 1
+        log.warning("%s: skipped step %d: its gradient has norm %g", self.config.name, step, norm)
+        if self._streak >= optim.skip_limit:
+            of_all: list[str] = gather_object(list(keys))
+            named = ", ".join(of_all[:NAMED]) + (f" and {len(of_all) - NAMED} more" if len(of_all) > NAMED else "")
+            raise TrainingError(
+                f"{self.config.name}: step {step} of the {self.config.stage.kind} is bad (gradient norm {norm:g}), the last "
+                f"of {self._streak} in a row; its samples: {named}. Lower optim.lr or use train.precision=no; the same "
+                "command goes on from the last checkpoint"
+            )
+        return False
+
+
+class StopSignal:
+    """Within its block, SIGTERM and SIGUSR1 (preemption) let the step finish instead of ending the process."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator, self._here = accelerator, False
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._stop) for number in self.SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def requested(self) -> bool:
+        """Whether any process was told to stop; all of them must ask, at the same step."""
+        if self.accelerator.num_processes == 1:
+            return self._here
+        told = torch.tensor([float(self._here)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(told).item())
+
+    def _stop(self, *_: object) -> None:
+        self._here = True

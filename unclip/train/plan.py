@@ -1,0 +1,152 @@
+"""What a run will take, before it is started: arithmetic on the meta device, where a stage has shapes and no memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from unclip.clip import Text
+from unclip.stages import stage_class
+from unclip.stages.base import Batch, Stage
+from unclip.train.blocks import blocks
+from unclip.train.config import RunConfig
+
+CAPTION = 77  # tokens, where the stage does not say
+OUTSIDE = -1  # of all blocks
+H100_TFLOPS = 989.0  # dense, in bf16; where the config names no other device
+UTILISATION = 0.4  # what good training reaches of it
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Of one run on a number of devices.
+
+    Attributes:
+        parameters: of the stage.
+        flops: of a forward and backward pass, per image; without the frozen CLIP's.
+        memory: bytes per device by part, for each way to share the weights out among the devices.
+        images: to be read in all.
+    """
+
+    parameters: int
+    flops: int
+    memory: dict[str, dict[str, int]]
+    images: int
+
+
+def plan(config: RunConfig, devices: int) -> Plan:
+    """Counts, without any memory: seconds even for billions of parameters."""
+    flops = flops_per_image(config)
+    half = config.train.precision in ("auto", "bf16", "fp16")
+    with torch.device("meta"):
+        stage = stage_class(config.stage.kind)(config.stage)
+    count = sum(p.numel() for p in stage.parameters())
+    activations = _activations(config, half) * config.data.batch
+    largest = max((sum(p.numel() for p in block.parameters()) for block in blocks(stage)), default=0)
+    memory = {}
+    for name, share, gathered in (("ddp", 1, count), ("zero2", devices, count), ("fsdp2", devices, 2 * largest)):
+        copies = gathered * (2 if half else 4)  # what the passes read: rounded, or gathered from the other devices
+        memory[name] = {
+            "weights": 4 * count // share,
+            "gradients": 4 * count // share,
+            "optimizer": 8 * count // share,
+            "averages": 4 * count * len(config.train.decays) // share,
+            "copies of weights": copies if half or (devices > 1 and name != "ddp") else 0,
+            "activations": activations,
+        }
+    images = config.train.steps * config.data.batch * config.train.accumulate * devices
+    return Plan(count, flops, memory, images)
+
+
+def describe(config: RunConfig, devices: int) -> str:
+    """The plan for reading, as comments below a YAML file."""
+    found = plan(config, devices)
+    peak = config.train.peak_tflops or H100_TFLOPS
+    hours = found.images * found.flops / (peak * 1e12 * UTILISATION * 3600)
+    rows = [f"{'GiB per device':20}{''.join(f'{name:>9}' for name in found.memory)}"]
+    for part in next(iter(found.memory.values())):
+        rows.append(f"{part:20}{''.join(f'{parts[part] / 2**30:9.2f}' for parts in found.memory.values())}")
+    rows.append(f"{'in all':20}{''.join(f'{sum(parts.values()) / 2**30:9.2f}' for parts in found.memory.values())}")
+    lines = [
+        f"{found.parameters:,} parameters",
+        f"{found.flops:,} FLOPs per image, forward and backward, without the frozen CLIP's",
+        f"{config.train.steps:,} steps of {found.images // config.train.steps:,} images on {devices} devices: "
+        f"{found.images:,} images",
+        f"{hours:,.0f} device-hours, {hours / devices:,.0f} hours, at {UTILISATION:.0%} of {peak:g} TFLOP/s",
+        *rows,
+        "(activations: what the forward pass keeps, an estimate; fused attention keeps less)",
+    ]
+    return "\n".join(f"# {line}" for line in lines)
+
+
+def flops_per_image(config: RunConfig) -> int:
+    """Floating-point operations of a forward and backward pass (a multiplication and an addition are two)."""
+    stage, batch = _on_meta(config)
+    with FlopCounterMode(display=False) as counter:
+        stage(batch).mean().backward()
+    return int(counter.get_total_flops())
+
+
+def _on_meta(config: RunConfig) -> tuple[Stage, Batch]:
+    """The stage and one image's batch, of which only the shapes are there."""
+    tree: Any = config.stage
+    with torch.device("meta"):
+        stage = stage_class(tree.kind)(tree).train()
+        embed, width, length = getattr(tree, "embed", 1), getattr(tree, "token_width", 1), stage.context or CAPTION
+        text = Text(
+            ("",), torch.zeros(1, length, dtype=torch.long), torch.ones(1, length, dtype=torch.bool),
+            torch.zeros(1, embed), torch.zeros(1, length, width),
+        )  # fmt: skip
+        batch = Batch(
+            (" ".join(["word"] * CAPTION),), torch.zeros(1, 3, stage.crop, stage.crop), torch.zeros(1, embed), text, text,
+            seeds=torch.zeros(1, dtype=torch.long, device="cpu"),
+        )  # fmt: skip
+    return stage, batch
+
+
+def _activations(config: RunConfig, half: bool) -> int:
+    """Bytes of one image that the forward pass keeps for the backward pass."""
+    stage, batch = _on_meta(config)
+    if half:
+        stage.to(torch.bfloat16)
+    own = {p.untyped_storage()._cdata for p in stage.parameters()}
+    kept: dict[int, Tensor] = {}
+    sizes: Counter[int] = Counter()
+    inputs, current = 0, OUTSIDE
+
+    def entering(number: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def enter(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+            nonlocal current, inputs
+            current = number
+            inputs += arguments[0].nbytes  # what else it reads is the same for all blocks
+
+        return enter
+
+    def leave(*_: object) -> None:
+        nonlocal current
+        current = OUTSIDE
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in kept and storage._cdata not in own:
+            kept[storage._cdata] = tensor  # held, so that no later storage gets its place
+            sizes[current] += storage.nbytes()
+        return tensor
+
+    for number, block in enumerate(blocks(stage)):
+        block.register_forward_pre_hook(entering(number))
+        block.register_forward_hook(leave)
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = stage(batch)
+    del loss
+    inside = [size for number, size in sizes.items() if number != OUTSIDE]
+    if config.train.recompute and inside:
+        return sizes[OUTSIDE] + inputs + max(inside)
+    return sizes.total()

@@ -1,0 +1,54 @@
+"""What a finished or running run says of itself, read from its folder alone."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from unclip.config import read_yaml
+from unclip.files import read_json
+from unclip.train.checkpoint import read_progress, step_folders
+
+SHOWN = ("loss", "validation_loss", "cosine_to_image", "cosine_to_text", "images_per_second", "mfu", "data_wait", "lr")
+
+
+def status(run: Path) -> dict[str, Any]:
+    """The run's stage, how far it is, its newest figures and its checkpoints.
+
+    Raises:
+        ConfigError: the folder holds no run.yaml, or a damaged one.
+    """
+    config = read_yaml(run / "run.yaml")
+    steps = int(config["train"]["steps"])
+    newest: dict[str, Any] = {}
+    for line in _lines(run / "metrics.jsonl"):
+        newest.update(line)
+    folders = step_folders(run)
+    saved = read_progress(folders[-1]) if folders else None
+    tree: dict[str, Any] = {"run": config["name"], "stage": config["stage"]["kind"]}
+    tree["step"] = f"{max(int(newest.get('step', 0)), saved.step if saved else 0)} of {steps}"
+    if saved and saved.step >= steps:
+        tree["state"] = "finished"
+    elif newest:
+        tree["state"] = f"reported {time.time() - (run / 'metrics.jsonl').stat().st_mtime:.0f} s ago"
+    else:
+        tree["state"] = "has not reported yet"
+    tree |= {name: newest[name] for name in ("images", "skipped_steps", *SHOWN) if name in newest}
+    if (run / "environment.json").is_file():
+        environment = read_json(run / "environment.json")
+        tree["on"] = f"{environment.get('processes')} × {environment.get('device')}"
+    tree["checkpoints"] = [folder.name for folder in folders]
+    return tree
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """All lines but a last one that is only half there."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
