@@ -53,15 +53,16 @@ def show(shards: str, output: Path, count: int, size: int, overwrite: bool) -> N
         raise RequestError("--count must be at least 1, --size between 8 and 2048")
     from itertools import islice
 
-    from unclip.data.shards import BAD_SAMPLE, captions, find_shards, picture, read_samples
+    from unclip.data.sample import BadSample, captions, picture
+    from unclip.data.tar import find_shards, read_samples
     from unclip.images import grid, save_png
 
     pictures = []
     for sample in islice(read_samples(find_shards(shards)), count):
         try:
             image, caption = picture(sample), captions(sample)[0]
-        except BAD_SAMPLE as error:
-            click.echo(f"warning: skipped sample {sample['__key__']}: {error}", err=True)
+        except BadSample as error:
+            click.echo(f"warning: skipped {error}", err=True)
             continue
         image.thumbnail((size, size))
         square = image.crop((0, 0, size, size)) if image.size != (size, size) else image

@@ -17,7 +17,10 @@ from accelerate.utils import set_seed
 from tqdm import tqdm
 
 from unclip.clip import Clip, load_clip
+from unclip.data.embeddings import find_embeddings
+from unclip.data.sample import Skipped, described
 from unclip.data.shards import Stream, batches, embed
+from unclip.data.tar import find_shards
 from unclip.device import quick_in_bf16
 from unclip.errors import ConfigError
 from unclip.files import stage_folder
@@ -88,7 +91,7 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
     # --- the loop ---
     bar = tqdm(total=config.train.steps, initial=step, disable=not (main and progress), unit="step", desc=config.name)
     losses: list[torch.Tensor] = []
-    started, seen = time.monotonic(), 0
+    started, seen, skipped = time.monotonic(), 0, Skipped()
     source: Iterator[Batch] | None = None
     stage.train()
     while step < config.train.steps and not stop.requested:
@@ -110,6 +113,7 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
                 prepared.zero_grad()
             losses.append(loss.detach())
             seen += len(batch.captions) * accelerator.num_processes
+            skipped.update(batch.skipped)
         step += 1
         ema.update(stage, step)
         bar.update()
@@ -124,9 +128,12 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
             speed = seen / (time.monotonic() - started)
             bar.set_postfix(loss=f"{mean:.4f}", images_per_s=f"{speed:.0f}")
             rate = optimizer.param_groups[0]["lr"]
-            report(step, loss=mean, lr=rate, images=images + seen, images_per_second=speed)
+            bad = int(accelerator.gather(torch.tensor([skipped.total()], device=accelerator.device)).sum())
+            if skipped:
+                log.warning("process %d skipped bad samples: %s", accelerator.process_index, described(skipped))
+            report(step, loss=mean, lr=rate, images=images + seen, images_per_second=speed, skipped=bad)
             losses.clear()
-            started, images, seen = time.monotonic(), images + seen, 0
+            started, images, seen, skipped = time.monotonic(), images + seen, 0, Skipped()
         if main and config.train.sample_every and step % config.train.sample_every == 0:
             draw_samples(ema.stage, batch, run / "samples" / f"step-{step:08d}.png")
         if step % config.train.save_every == 0 or step == config.train.steps or stop.requested:
@@ -164,22 +171,29 @@ def start_from(stage: Stage, source: Path) -> None:
 def _clip_for(stage: Stage, config: RunConfig, accelerator: Accelerator) -> Clip | None:
     if not stage.needs & {"image_embed", "text"}:
         return None
-    if config.clip is None:
+    stored = find_embeddings(find_shards(config.data.shards))
+    clip = load_clip(config.clip).to(accelerator.device) if config.clip is not None else None
+    if clip is None and (stored is None or stored.null is None):
         raise ConfigError(
             f"{config.name}: a {config.stage.kind} needs `clip`, the reference of the CLIP it is trained with"
         )
-    clip = load_clip(config.clip).to(accelerator.device)
+    if clip and stored and clip.identity != stored.identity:
+        raise ConfigError(
+            f"{config.name}: {config.data.shards} hold embeddings of CLIP {stored.identity}, not of {clip.identity}"
+        )
+    sizes = stored or clip
+    assert sizes is not None
     try:
-        stage.for_clip(clip)
+        stage.for_clip(sizes)
     except ConfigError as error:
         raise ConfigError(f"{config.name}: {error}") from None
-    return clip
+    return None if stored and stored.null else clip  # with the token states in the shards, neither tower runs
 
 
 def _data(config: RunConfig, stage: Stage, clip: Clip | None, accelerator: Accelerator, seed: int) -> Iterator[Batch]:
     stream = Stream(
-        config.data, resolution=stage.resolution, crop=stage.crop, decode=bool(stage.needs & {"image", "image_embed"}),
-        seed=seed, rank=accelerator.process_index,
+        config.data, resolution=stage.resolution, crop=stage.crop, needs=stage.needs, seed=seed,
+        rank=accelerator.process_index,
     )  # fmt: skip
     for batch in batches(stream):
         with accelerator.autocast():
