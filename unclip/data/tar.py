@@ -13,7 +13,7 @@ import logging
 import os
 import subprocess
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
@@ -26,6 +26,7 @@ from unclip.errors import DataError
 log = logging.getLogger(__name__)
 
 Sample = dict[str, Any]
+Progress = Callable[[int, int], None]  # (done, of how many)
 
 PIPE = "pipe:"
 LARGEST_FILE = 256 * 2**20  # bytes; a damaged header can claim any size, and it would be read into memory
@@ -190,7 +191,7 @@ def read_record(url: str) -> dict[str, Any] | None:
     try:
         with open_shard(url) as file:
             tree = json.loads(file.read())
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # object stores forbid what is not there
         return None
     except Exception as error:  # remote file systems raise what they like
         raise DataError(f"{url}: cannot be read ({' '.join(str(error).split())[:200]})") from None
