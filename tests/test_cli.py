@@ -385,7 +385,7 @@ def test_data_menagerie_draws_held_out_scenes_when_asked() -> None:
     invoke(
         "data", "menagerie", "--out", "a", "--count", "5", "--size", "16", "--held-out", "--seed", "3", "--jobs", "1"
     )
-    from unclip.data.shards import read_samples
+    from unclip.data.tar import read_samples
     from unclip.menagerie.scene import sample
 
     scenes = [json.loads(one["json"])["scene"] for one in read_samples(["a/000000.tar"])]

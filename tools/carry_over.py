@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from unclip.clip import Clip, load_clip
-from unclip.data.shards import find_shards, picture, read_samples
+from unclip.data.sample import picture
+from unclip.data.tar import find_shards, read_samples
 from unclip.files import stage_folder
 from unclip.images import to_tensor
 from unclip.stages import load_stage

@@ -23,7 +23,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unclip.clip.openclip import MEAN, STD, normalised, text_states, tokenize
-from unclip.data.shards import find_shards, picture, read_samples
+from unclip.data.sample import picture
+from unclip.data.tar import find_shards, read_samples
 from unclip.files import stage_folder
 from unclip.menagerie.captions import WORDS
 from unclip.menagerie.scene import COLOURS, VALUES

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -40,6 +42,81 @@ def menagerie(out: Path, count: int, size: int, seed: int, held_out: bool, sibli
 
 
 @data.command()
+@click.argument("source")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--shard-size", default=1000, show_default=True, help="Pictures in a shard; a tar stays one shard.")
+@click.option("--min-side", default=64, show_default=True, help="Shorter side of the smallest picture, in pixels.")
+@click.option("--max-side", default=16384, show_default=True, help="Longer side of the largest picture, in pixels.")
+@click.option("--max-aspect", default=3.0, show_default=True, help="Longer side by shorter.")
+@click.option("--jobs", default=1, show_default=True, help="Processes that read and write.")
+def pack(source: str, out: Path, shard_size: int, min_side: int, max_side: int, max_aspect: float, jobs: int) -> None:
+    """Pack pictures and captions into WebDataset shards. The same call again goes on where it stopped.
+
+    SOURCE is a folder of pictures with .txt or .json beside them; a .csv, .tsv, .jsonl or .parquet table with the
+    columns path and caption; or tars, as img2dataset writes them (their folder, or a pattern).
+    """
+    if min(shard_size, min_side, max_side, jobs) < 1 or max_aspect < 1:
+        raise RequestError("--shard-size, --min-side, --max-side, --max-aspect and --jobs must be at least 1")
+    if shard_size > 999_999:
+        raise RequestError("--shard-size must be below 1,000,000")
+    from collections import Counter
+
+    from unclip.data.pack import Job, Limits, counted
+    from unclip.data.pack import pack as pack_shards
+
+    job = Job(source, Limits(min_side, max_side, max_aspect), shard_size)
+    with _bar("unit") as progress:
+        packed = pack_shards(job, out, jobs=jobs, progress=progress)
+    click.echo(f"{packed.samples:,} samples in {packed.shards:,} shards: {out}")
+    if packed.left_out:
+        click.echo(f"left out: {counted(Counter(packed.left_out))}")
+
+
+@data.command()
+@click.argument("shards")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def check(shards: str, as_json: bool) -> None:
+    """Read shards from end to end: what cannot be used, sizes, caption lengths, duplicates.
+
+    Exits with 1 where there is nothing to use.
+    """
+    import json
+
+    from unclip.data.check import check as check_shards
+    from unclip.data.tar import find_shards
+
+    with _bar("shard") as progress:
+        report = check_shards(find_shards(shards), progress)
+    click.echo(json.dumps(report.to_dict()) if as_json else report.table())
+    if not report.samples:
+        raise RequestError(f"{shards}: no sample in it can be used")
+
+
+@data.command()
+@click.argument("shards")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--clip", required=True, help="Reference of the CLIP: a run or folder of the clip stage, openclip:…, hf:…"
+)
+@click.option("--batch", default=256, show_default=True, help="Pictures encoded together.")
+@click.option("--no-tokens", is_flag=True, help="Leave out the captions' token states: far smaller shards.")
+def embed(shards: str, out: Path, clip: str, batch: int, no_tokens: bool) -> None:
+    """Run CLIP over shards once, and store what it makes of them. The same call again goes on where it stopped.
+
+    \b
+    unclip data embed 'data/cats/*.tar' data/cats-embedded --clip openclip:ViT-L-14/openai
+    accelerate launch -m unclip data embed 'data/cats/*.tar' data/cats-embedded --clip runs/clip
+    """
+    if batch < 1:
+        raise RequestError("--batch must be at least 1")
+    from unclip.data.embed import embed_shards
+
+    with _bar("shard") as progress:
+        embed_shards(shards, out, clip, batch=batch, tokens=not no_tokens, progress=progress)
+    click.echo(str(out))
+
+
+@data.command()
 @click.argument("shards")
 @click.option("-o", "--output", default="sheet.png", show_default=True, type=click.Path(path_type=Path))
 @click.option("--count", default=24, show_default=True, help="Pictures on the sheet.")
@@ -53,15 +130,16 @@ def show(shards: str, output: Path, count: int, size: int, overwrite: bool) -> N
         raise RequestError("--count must be at least 1, --size between 8 and 2048")
     from itertools import islice
 
-    from unclip.data.shards import BAD_SAMPLE, captions, find_shards, picture, read_samples
+    from unclip.data.sample import BadSample, captions, picture
+    from unclip.data.tar import find_shards, read_samples
     from unclip.images import grid, save_png
 
     pictures = []
     for sample in islice(read_samples(find_shards(shards)), count):
         try:
             image, caption = picture(sample), captions(sample)[0]
-        except BAD_SAMPLE as error:
-            click.echo(f"warning: skipped sample {sample['__key__']}: {error}", err=True)
+        except BadSample as error:
+            click.echo(f"warning: skipped {error}", err=True)
             continue
         image.thumbnail((size, size))
         square = image.crop((0, 0, size, size)) if image.size != (size, size) else image
@@ -71,3 +149,17 @@ def show(shards: str, output: Path, count: int, size: int, overwrite: bool) -> N
         raise RequestError(f"{shards}: no samples in it")
     save_png(grid(pictures, columns=6), output)
     click.echo(str(output), err=True)
+
+
+@contextmanager
+def _bar(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar, on a terminal only, to be told (done, of how many)."""
+    from tqdm import tqdm
+
+    with tqdm(unit=unit, disable=not sys.stderr.isatty()) as bar:
+
+        def progress(done: int, of: int) -> None:
+            bar.total = of
+            bar.update(done - bar.n)
+
+        yield progress

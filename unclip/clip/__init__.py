@@ -51,13 +51,32 @@ class Text(NamedTuple):
         return Text(self.captions, self.ids.to(device), self.mask.to(device), embed, tokens)
 
 
-class Clip(Protocol):
+class ClipSizes(Protocol):
+    """Which CLIP it is and what it gives: all that a stage must know of it to be built."""
+
+    @property
+    def identity(self) -> str:
+        """Names the weights; stages trained on one CLIP refuse another."""
+
+    @property
+    def width(self) -> int:
+        """D, of z_t and z_i."""
+
+    @property
+    def token_width(self) -> int:
+        """W, of the token states."""
+
+    @property
+    def context(self) -> int:
+        """Tokens a caption may have, with its start and end."""
+
+
+class Clip(ClipSizes, Protocol):
     """A frozen CLIP. Never an attribute of a stage: it is not trained with it and not saved in it."""
 
-    identity: str  # names the weights; stages trained on one CLIP refuse another
-    width: int  # D, of z_t and z_i
-    token_width: int  # W, of the token states
-    context: int  # tokens a caption may have, with its start and end
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of what the image tower sees."""
 
     def encode_text(self, captions: Sequence[str]) -> Text:
         """Captions → Text; longer ones are cut at the context."""

@@ -26,6 +26,7 @@ class HfClip:
         self.context: int = model.config.text_config.max_position_embeddings
         self.token_width: int = model.config.text_config.hidden_size
         self.width: int = model.config.projection_dim
+        self.image_size: int = model.config.vision_config.image_size
 
     def encode_text(self, captions: Sequence[str]) -> Text:
         """See `Clip`."""
@@ -47,7 +48,7 @@ class HfClip:
         """See `Clip`."""
         from unclip.clip.openclip import MEAN, STD, normalised
 
-        pixels = normalised(images, self.model.config.vision_config.image_size, MEAN, STD).to(self.model.dtype)
+        pixels = normalised(images, self.image_size, MEAN, STD).to(self.model.dtype)
         with torch.inference_mode():
             out = self.model.vision_model(pixel_values=pixels)
             embed: Tensor = self.model.visual_projection(out.pooler_output)

@@ -126,6 +126,8 @@ class OpenClip:
         self.context: int = text.positional_embedding.shape[0]
         self.token_width: int = text.positional_embedding.shape[1]
         self.width: int = _projected_width(text.text_projection)
+        visual: Any = model.visual
+        self.image_size: int = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
 
     @property
     def parameter(self) -> Tensor:
@@ -161,10 +163,7 @@ class OpenClip:
 
     def preprocess(self, images: Tensor) -> Tensor:
         """[−1, 1] of any size → the encoder's size and normalisation, in the model's precision."""
-        size = self.model.visual.image_size
-        return normalised(images, size if isinstance(size, int) else size[0], self.mean, self.std).to(
-            self.parameter.dtype
-        )
+        return normalised(images, self.image_size, self.mean, self.std).to(self.parameter.dtype)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """See `Clip`."""

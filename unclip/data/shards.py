@@ -1,54 +1,51 @@
 """From WebDataset shards to training batches.
 
 A sample is `KEY.{png,jpg,webp}` with `KEY.txt` (one caption) or `KEY.json` whose `captions` holds several, of which
-one is drawn each time. The stream is endless and depends on (seed, rank, worker) alone.
+one is drawn each time; or `KEY.safetensors`, what CLIP makes of them, as `unclip data embed` writes it. The stream is
+endless and depends on (seed, rank, worker) alone. Bad samples are skipped and counted.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import logging
 import random
 import signal
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from glob import glob
+from functools import partial
 from itertools import islice
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 import webdataset as wds
-from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
-from PIL import Image
 from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from unclip.clip import Clip
+from unclip.clip import Clip, Text
 from unclip.config import Config
+from unclip.data.embeddings import EmbeddedText, Embeddings, find_embeddings, joined, read_embedded
+from unclip.data.sample import BadSample, Skipped, captions, described, picture, scaled
+from unclip.data.tar import Sample, find_shards, read_shard
 from unclip.errors import DataError
 from unclip.images import to_tensor
 from unclip.stages.base import Batch
 
 log = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
-# What a damaged sample can raise while it is read; Pillow has a SyntaxError for some broken PNGs.
-BAD_SAMPLE = (DataError, OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError)
+JUDGED_SAMPLES, JUDGED_SHARDS = 1000, 20  # read before a stream may be called too bad to go on
 
 
 class DataConfig(Config):
     """Where the samples are and how they are batched.
 
     Attributes:
-        shards: a path, glob or brace pattern of tar files.
+        shards: a path, glob or brace pattern of tar files, a `pipe:` command, or a URL that fsspec knows.
         batch: images per step and device.
         workers: processes that read and decode.
         shuffle: samples kept in the shuffle buffer.
         calibration: images on which a fresh stage measures its statistics.
+        max_bad: share of samples that may be unusable; a run whose data are worse stops.
         validation: shards that are not trained on, for the validation loss.
     """
 
@@ -57,87 +54,96 @@ class DataConfig(Config):
     workers: int = Field(1, ge=0)
     shuffle: int = Field(2000, ge=1)
     calibration: int = Field(4096, ge=1)
+    max_bad: float = Field(0.1, ge=0, le=1)
     validation: str | None = None
 
 
-def find_shards(pattern: str) -> list[str]:
-    """The shard files a path, glob or brace pattern names, sorted."""
-    try:
-        names = list(braceexpand(pattern))
-    except UnbalancedBracesError:
-        names = [pattern]
-    found = sorted({match for one in names for match in (glob(one) or [one]) if Path(match).is_file()})
-    if not found:
-        raise DataError(f"{pattern}: no such shards; `unclip data menagerie` makes some")
-    return found
+class Item(NamedTuple):
+    """One sample of the stream, and what was skipped since the last one."""
+
+    key: str
+    caption: str
+    image: Tensor | None  # [3, crop, crop]
+    image_embed: Tensor | None  # [D]
+    text: EmbeddedText | None
+    skipped: Skipped
 
 
-def read_samples(paths: list[str]) -> Iterator[dict[str, Any]]:
-    """Every raw sample of the shards once, in order."""
-    yield from wds.DataPipeline(
-        wds.SimpleShardList(paths), wds.tarfile_to_samples(handler=wds.handlers.warn_and_continue)
-    )
-
-
-def picture(sample: dict[str, Any]) -> Image.Image:
-    """The sample's decoded picture."""
-    for suffix in IMAGE_SUFFIXES:
-        if suffix in sample:
-            return Image.open(io.BytesIO(sample[suffix])).convert("RGB")
-    raise DataError(f"sample {sample['__key__']}: holds no picture")
-
-
-def captions(sample: dict[str, Any]) -> list[str]:
-    """All captions of the sample."""
-    if "json" in sample:
-        about = json.loads(sample["json"])
-        several = about.get("captions") if isinstance(about, dict) else None
-        if several:
-            return [several] if isinstance(several, str) else [str(c) for c in several]
-    if "txt" in sample:
-        return [sample["txt"].decode("utf-8").strip()]
-    raise DataError(f"sample {sample['__key__']}: holds no caption")
-
-
-class Stream(IterableDataset[tuple[Tensor | None, str, str]]):
-    """An endless, shuffled stream of (picture, caption, key), different for each rank and worker.
+class Stream(IterableDataset[Item]):
+    """An endless, shuffled stream of samples, different for each rank and worker.
 
     Args:
         resolution: side in pixels the picture is brought to (shorter side, then centre crop).
         crop: side of a random crop of that.
-        decode: False leaves pictures out, for a stage that needs none.
+        needs: the fields of `Batch` to fill; nothing is decoded that no field wants.
+
+    Raises:
+        DataError: there are no such shards, or they hold embeddings where pictures are needed. While reading: the
+            share of bad samples is above `max_bad`.
     """
 
     def __init__(
-        self, config: DataConfig, *, resolution: int, crop: int, decode: bool = True, seed: int = 0, rank: int = 0
-    ) -> None:
+        self, config: DataConfig, *, resolution: int, crop: int, needs: frozenset[str] = frozenset({"image"}),
+        seed: int = 0, rank: int = 0,
+    ) -> None:  # fmt: skip
         self.paths, self.config = find_shards(config.shards), config
-        self.resolution, self.crop, self.decode = resolution, crop, decode
+        self.resolution, self.crop = resolution, crop
         self.seed, self.rank = seed, rank
-        self.skipped = 0
+        self.embeddings: Embeddings | None = None
+        if needs & {"image_embed", "text"}:
+            self.embeddings = find_embeddings(self.paths)
+        if self.embeddings and "image" in needs:
+            raise DataError(
+                f"{config.shards}: hold embeddings, and the stage needs pictures; give the shards they were made of"
+            )
+        self.decode = self.embeddings is None and bool(needs & {"image", "image_embed"})
 
-    def __iter__(self) -> Iterator[tuple[Tensor | None, str, str]]:
+    def __iter__(self) -> Iterator[Item]:
         worker = get_worker_info()
         key = f"{self.seed}/{self.rank}/{worker.id if worker else 0}"
         rng = random.Random(key)
-        source = wds.DataPipeline(
-            wds.ResampledShards(self.paths, seed=rng.getrandbits(32), deterministic=True, worker_seed=lambda: 0),
-            wds.tarfile_to_samples(handler=wds.handlers.warn_and_continue),
-            wds.shuffle(self.config.shuffle, initial=self.config.shuffle, rng=random.Random(rng.getrandbits(32))),
-        )
-        for sample in source:
+        shards = wds.ResampledShards(self.paths, seed=rng.getrandbits(32), deterministic=True, worker_seed=lambda: 0)
+        size, order = self.config.shuffle, random.Random(rng.getrandbits(32))
+        self.opened = 0
+        bad, fresh = Skipped(), Skipped()
+        # Bad samples go through the buffer as well, so that both kinds are counted in the order of the stream.
+        for seen, sample in enumerate(wds.shuffle(size, initial=size, rng=order)(self._read(shards)), start=1):
             try:
-                image = self._image(sample, rng) if self.decode else None
-                yield image, rng.choice(captions(sample)), sample["__key__"]
-            except BAD_SAMPLE as error:
-                self.skipped += 1
-                log.warning("skipped sample %s: %s (%d so far)", sample.get("__key__"), error, self.skipped)
+                item = self._item(sample, rng)
+            except BadSample as error:
+                log.info("%s: skipped %s", sample["__url__"], error)
+                bad[sample["__url__"], error.reason] += 1
+                fresh[sample["__url__"], error.reason] += 1
+                self._judge(bad, seen)
+            else:
+                yield item._replace(skipped=fresh)
+                fresh = Skipped()
 
-    def _image(self, sample: dict[str, Any], rng: random.Random) -> Tensor:
-        image = picture(sample)
-        if min(image.size) != self.resolution:
-            scale = self.resolution / min(image.size)
-            image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    def _read(self, shards: Iterable[dict[str, str]]) -> Iterator[Sample]:
+        for shard in shards:
+            self.opened += 1
+            yield from read_shard(shard["url"])
+
+    def _judge(self, bad: Skipped, seen: int) -> None:
+        """Stops a stream that has read enough, and several shards or its only one wholly, and found too much bad."""
+        enough = seen >= JUDGED_SAMPLES and self.opened > min(JUDGED_SHARDS, len(self.paths))
+        if enough and (bad.total() > self.config.max_bad * seen or bad.total() == seen):
+            raise DataError(
+                f"{bad.total()} of {seen} samples cannot be used, data.max_bad allows {self.config.max_bad:.0%} "
+                f"(`unclip data check` lists them): {described(bad)}"
+            )
+
+    def _item(self, sample: Sample, rng: random.Random) -> Item:
+        image = self._image(sample, rng) if self.decode else None
+        if self.embeddings is None:
+            return Item(sample["__key__"], rng.choice(captions(sample)), image, None, None, Skipped())
+        found = read_embedded(sample, self.embeddings.width)
+        i = rng.choice(range(len(found.captions)))
+        text = found.texts[i] if found.texts else None
+        return Item(sample["__key__"], found.captions[i], image, found.image_embed, text, Skipped())
+
+    def _image(self, sample: Sample, rng: random.Random) -> Tensor:
+        image = scaled(picture(sample), self.resolution)
         if self.crop < self.resolution:
             left, top = rng.randint(0, image.width - self.crop), rng.randint(0, image.height - self.crop)
         else:
@@ -145,13 +151,14 @@ class Stream(IterableDataset[tuple[Tensor | None, str, str]]):
         return to_tensor(image.crop((left, top, left + self.crop, top + self.crop)))
 
 
-class Streams(IterableDataset[tuple[Tensor | None, str, str]]):
+class Streams(IterableDataset[Item]):
     """Several streams side by side: a portion of each in turn, which together make a batch."""
 
     def __init__(self, streams: Sequence[Stream]) -> None:
-        self.streams, self.config = streams, streams[0].config
+        self.streams = streams
+        self.config, self.embeddings = streams[0].config, streams[0].embeddings
 
-    def __iter__(self) -> Iterator[tuple[Tensor | None, str, str]]:
+    def __iter__(self) -> Iterator[Item]:
         sources = [iter(stream) for stream in self.streams]
         while True:
             for source in sources:
@@ -161,13 +168,20 @@ class Streams(IterableDataset[tuple[Tensor | None, str, str]]):
 def batches(stream: Stream | Streams) -> Iterator[Batch]:
     """The stream in batches."""
     loader = DataLoader(
-        stream, batch_size=stream.config.batch, num_workers=stream.config.workers, collate_fn=_collate,
+        stream, batch_size=stream.config.batch, num_workers=stream.config.workers,
+        collate_fn=partial(_collate, null=stream.embeddings.null if stream.embeddings else None),
         prefetch_factor=4 if stream.config.workers else None, drop_last=True,
         # A loader without a generator draws from the global one each time it is opened: resuming would not be exact.
         generator=torch.Generator(),
         worker_init_fn=_outlive_signals if stream.config.workers else None,
     )  # fmt: skip
-    yield from loader
+    try:
+        yield from loader
+    except DataError as error:
+        # One from a worker carries its whole traceback as its message.
+        raise DataError(
+            str(error).strip().splitlines()[-1].removeprefix(f"{DataError.__module__}.DataError: ")
+        ) from None
 
 
 def _outlive_signals(_: int) -> None:
@@ -176,19 +190,33 @@ def _outlive_signals(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _collate(samples: list[tuple[Tensor | None, str, str]]) -> Batch:
-    images, captions_, keys = zip(*samples)
-    return Batch(captions_, None if images[0] is None else torch.stack(images), keys=keys)
+def _collate(items: list[Item], null: Text | None) -> Batch:
+    said = tuple(item.caption for item in items)
+    images = [item.image for item in items if item.image is not None]
+    embeds = [item.image_embed for item in items if item.image_embed is not None]
+    texts = [item.text for item in items if item.text is not None]
+    return Batch(
+        captions=said,
+        image=torch.stack(images) if images else None,
+        image_embed=torch.stack(embeds) if embeds else None,
+        # Shards that do not fit their record could mix both kinds; a text then serves only if every row has one.
+        text=joined(said, texts) if len(texts) == len(items) else None,
+        null=null,
+        keys=tuple(item.key for item in items),
+        skipped=sum((item.skipped for item in items), Skipped()),
+    )
 
 
 def embed(batch: Batch, clip: Clip | None, needs: frozenset[str]) -> Batch:
-    """Fills in what the stage needs of the frozen encoders: z_i, the encoded captions and the empty one."""
+    """Fills in what the stage needs of the frozen encoders and the shards did not hold: z_i, the captions, the empty one."""
+    if batch.text is not None:  # stored and moved in half precision
+        batch = replace(batch, text=batch.text.to(batch.text.embed.device, torch.float32))
     if clip is None:
         return batch
-    if "image_embed" in needs:
+    if "image_embed" in needs and batch.image_embed is None:
         assert batch.image is not None
         batch = replace(batch, image_embed=_plain(clip.encode_image(batch.image)))
-    if "text" in needs:
+    if "text" in needs and batch.text is None:
         both = clip.encode_text([*batch.captions, ""])
         both = type(both)(both.captions, both.ids, both.mask, _plain(both.embed), _plain(both.tokens))
         batch = replace(batch, text=both.rows(None, -1), null=both.rows(-1, None))

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from unclip.data.shards import find_shards, picture, read_samples
+from unclip.data.sample import picture
+from unclip.data.tar import find_shards, read_samples
 from unclip.device import quick_in_bf16
 from unclip.errors import DataError
 from unclip.evaluate.classifier import CLASSES, SIZE, Judge, JudgeConfig, labels

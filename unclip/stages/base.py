@@ -7,8 +7,9 @@ Call `stage(batch)`, never `stage.forward(batch)`; to use a trained stage, call 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from unclip.clip import Clip, Text
+from unclip.clip import ClipSizes, Text
 from unclip.config import Config, parse
 from unclip.diffusion.diffusion import Cond, Diffusion, DiffusionConfig, Guidance
 from unclip.diffusion.noise import Chance, Noise
@@ -38,6 +39,7 @@ class Batch:
         null: the encoded empty caption (one row), which stands in where the text is dropped.
         keys: [B] names of the samples, for messages.
         seeds: of what is drawn for each example, int64 [B] on the CPU; without them torch's generator decides.
+        skipped: bad samples that were met on the way, by (shard, reason).
     """
 
     captions: tuple[str, ...] = ()
@@ -47,6 +49,7 @@ class Batch:
     null: Text | None = None
     keys: tuple[str, ...] = ()
     seeds: Tensor | None = None
+    skipped: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def chance(self, like: Tensor) -> Chance:
         """The generators of this batch's draws, for tensors [B, ...] like that one."""
@@ -143,12 +146,14 @@ class Stage(nn.Module, ABC):
     def calibrate(self, batches: Iterable[Batch]) -> None:
         """Called once, before training from scratch, with a few batches to measure statistics on."""
 
-    def for_clip(self, clip: Clip) -> None:
+    def for_clip(self, clip: ClipSizes) -> None:
         """Records the CLIP it is trained with.
 
         Raises:
-            ConfigError: the config's widths are not that CLIP's, or it reads shorter captions.
+            ConfigError: the stage is for another one, its widths are not that CLIP's, or it reads shorter captions.
         """
+        if self.config.clip not in (None, clip.identity):
+            raise ConfigError(f"the stage is trained with CLIP {self.config.clip}, not with {clip.identity}")
         for key, theirs in (("embed", clip.width), ("token_width", clip.token_width)):
             ours = getattr(self.config, key, theirs)
             if ours != theirs:

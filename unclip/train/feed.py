@@ -17,6 +17,7 @@ import torch
 from accelerate import Accelerator
 
 from unclip.clip import Clip
+from unclip.data.sample import Skipped
 from unclip.data.shards import DataConfig, Stream, Streams, batches, embed
 from unclip.errors import ConfigError
 from unclip.stages.base import Batch, Stage
@@ -35,6 +36,7 @@ class Feed:
 
     Attributes:
         waited: seconds spent on waiting for data.
+        skipped: bad samples met while training, since whoever reads this last cleared it.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class Feed:
         share = streams // processes
         self.own = range(accelerator.process_index * share, (accelerator.process_index + 1) * share)
         self.portion = config.data.batch // share
-        self.waited = 0.0
+        self.waited, self.skipped = 0.0, Skipped()
 
     def training(self, step: int) -> Iterator[Batch]:
         """From the first batch of step number `step` (from 0) on, without end.
@@ -67,6 +69,7 @@ class Feed:
                     started = time.monotonic()
                     batch = next(source)
                     self.waited += time.monotonic() - started
+                    self.skipped.update(batch.skipped)
                     yield self._ready(batch, draw_seed(seed, step), part, parts)
                 step += 1
 
@@ -86,10 +89,9 @@ class Feed:
 
     def _open(self, data: DataConfig, seed: int, streams: Sequence[int]) -> Iterator[Batch]:
         stage = self.stage
-        decode = bool(stage.needs & {"image", "image_embed"})
         return batches(
             Streams([
-                Stream(data, resolution=stage.resolution, crop=stage.crop, decode=decode, seed=seed, rank=stream)
+                Stream(data, resolution=stage.resolution, crop=stage.crop, needs=stage.needs, seed=seed, rank=stream)
                 for stream in streams
             ])
         )  # fmt: skip

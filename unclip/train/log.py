@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import time
 from pathlib import Path
@@ -11,9 +12,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from unclip.data.sample import described
 from unclip.files import write_json
 from unclip.train.checkpoint import Progress
 from unclip.train.feed import Feed
+
+log = logging.getLogger(__name__)
 
 
 class Log:
@@ -53,7 +57,7 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         """Loss and gradient norm (of the good steps, if any), images per second, the model FLOP utilisation
-        (if there is a limit), the share of time spent on waiting for data.
+        (if there is a limit), the share of time spent on waiting for data, bad samples that were skipped.
 
         Every process must ask for it.
         """
@@ -66,8 +70,16 @@ class Meter:
         if self.limit is not None:
             numbers["mfu"] = numbers["images_per_second"] / self.limit
         numbers["data_wait"] = (self.feed.waited - self._waited) / seconds
+        skipped = self.feed.skipped
+        numbers["skipped_samples"] = int(self._sum(skipped.total()))
+        if skipped:
+            log.warning("process %d skipped bad samples: %s", self.accelerator.process_index, described(skipped))
+            skipped.clear()
         self._start()
         return numbers
+
+    def _sum(self, number: float) -> float:
+        return float(self.accelerator.reduce(torch.tensor(float(number), device=self.accelerator.device), "sum"))
 
     def _start(self) -> None:
         self._started, self._images, self._waited = time.monotonic(), self.done.images, self.feed.waited

@@ -16,6 +16,8 @@ from accelerate.utils import DistributedType
 from tqdm import tqdm
 
 from unclip.clip import Clip, load_clip
+from unclip.data.embeddings import find_embeddings
+from unclip.data.tar import find_shards
 from unclip.device import peak_flops, quick_in_bf16
 from unclip.errors import ConfigError
 from unclip.files import stage_folder
@@ -179,16 +181,23 @@ def start_from(stage: Stage, source: Path) -> None:
 def _clip_for(stage: Stage, config: RunConfig, accelerator: Accelerator) -> Clip | None:
     if not stage.needs & {"image_embed", "text"}:
         return None
-    if config.clip is None:
+    stored = find_embeddings(find_shards(config.data.shards))
+    clip = load_clip(config.clip).to(accelerator.device) if config.clip is not None else None
+    if clip is None and (stored is None or stored.null is None):
         raise ConfigError(
             f"{config.name}: a {config.stage.kind} needs `clip`, the reference of the CLIP it is trained with"
         )
-    clip = load_clip(config.clip).to(accelerator.device)
+    if clip and stored and clip.identity != stored.identity:
+        raise ConfigError(
+            f"{config.name}: {config.data.shards} hold embeddings of CLIP {stored.identity}, not of {clip.identity}"
+        )
+    sizes = stored or clip
+    assert sizes is not None
     try:
-        stage.for_clip(clip)
+        stage.for_clip(sizes)
     except ConfigError as error:
         raise ConfigError(f"{config.name}: {error}") from None
-    return clip
+    return None if stored and stored.null else clip  # with the token states in the shards, neither tower runs
 
 
 def _accelerator(config: RunConfig, run: Path) -> Accelerator:

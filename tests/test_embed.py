@@ -1,0 +1,246 @@
+"""Embedding: what is stored is what CLIP says, a kill loses nothing, and training from it runs no CLIP."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from unclip.cli import cli
+from unclip.clip import Clip
+from unclip.clip.openclip import OpenClip
+from unclip.data.check import check
+from unclip.data.embed import embed_shards
+from unclip.data.embeddings import find_embeddings, read_embedded
+from unclip.data.menagerie import write_shards
+from unclip.data.sample import captions, picture
+from unclip.data.shards import DataConfig, Stream, batches, embed
+from unclip.data.tar import find_shards, read_samples, write_shard
+from unclip.errors import ConfigError, DataError
+from unclip.files import read_weights
+from unclip.images import to_tensor
+from unclip.train.config import RunConfig
+from unclip.train.loop import train
+
+NEEDS = frozenset({"image_embed", "text"})
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three shards of eight pictures; in each, one sample is bad."""
+    folder = tmp_path_factory.mktemp("pictures")
+    list(write_shards(folder / "drawn", count=24, size=32))
+    samples = list(read_samples(find_shards(str(folder / "drawn/*.tar"))))
+    for i in range(3):
+        bad = {"__key__": f"bad{i}", "png": b"broken", "txt": b"broken"}
+        write_shard(folder / f"{i}.tar", [*samples[8 * i : 8 * i + 8], bad])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def embedded(pictures: Path, tiny_clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("embedded") / "out"
+    embed_shards(str(pictures / "*.tar"), out, str(tiny_clip_folder), batch=5)
+    return out
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def run_config(shards: Path, clip: Path | None, steps: int = 2, trained_with: str | None = None) -> RunConfig:
+    return RunConfig.model_validate({
+        "name": "prior", "clip": None if clip is None else str(clip),
+        "stage": {
+            "kind": "prior", "embed": 32, "token_width": 64, "context": 48, "width": 32, "depth": 1, "heads": 2,
+            "clip": trained_with,
+        },
+        "data": {"shards": str(shards / "*.tar"), "batch": 4, "workers": 0, "shuffle": 10, "calibration": 8},
+        "optim": {"lr": 0.001, "warmup": 2},
+        "train": {"steps": steps, "precision": "no", "save_every": 2, "sample_every": 0},
+    })  # fmt: skip
+
+
+def test_what_is_stored_is_what_clip_says(pictures: Path, embedded: Path, tiny_clip: Clip) -> None:
+    sources = list(read_samples(find_shards(str(pictures / "*.tar"))))
+    sources = [one for one in sources if not one["__key__"].startswith("bad")]
+    found = list(read_samples(find_shards(str(embedded / "*.tar"))))
+    assert [one["__key__"] for one in found] == [one["__key__"] for one in sources]
+    for source, one in zip(sources, found):
+        sample = read_embedded(one)
+        assert sample.captions == captions(source)
+        image_embed = tiny_clip.encode_image(to_tensor(picture(source))[None])[0]
+        torch.testing.assert_close(sample.image_embed, image_embed.clone(), atol=1e-4, rtol=1e-4)
+        for caption, text in zip(sample.captions, sample.texts):
+            truth = tiny_clip.encode_text([caption])
+            assert torch.equal(text.ids, truth.ids[0].long())
+            torch.testing.assert_close(text.embed, truth.embed[0].clone(), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(text.tokens.float(), truth.tokens[0].clone(), atol=5e-3, rtol=5e-3)
+
+
+def test_the_record_holds_the_identity_and_the_statistics(embedded: Path, tiny_clip: Clip) -> None:
+    record = find_embeddings(find_shards(str(embedded / "*.tar")))
+    assert record is not None and record.identity == tiny_clip.identity and record.count == 24
+    shards = read_samples(find_shards(str(embedded / "*.tar")))
+    embeds = torch.stack([read_embedded(one).image_embed for one in shards]).double()
+    torch.testing.assert_close(record.mean.double(), embeds.mean(0), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(record.std.double(), embeds.std(0, correction=0), atol=1e-6, rtol=1e-4)
+    assert [n for *_, n in json.loads((embedded / "shards.json").read_text())["skipped"]] == [1, 1, 1]
+    assert check(find_shards(str(embedded / "*.tar"))).samples == 24
+
+
+def test_an_embedding_that_was_stopped_goes_on_to_the_same_bytes(
+    pictures: Path, embedded: Path, tiny_clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, calls = OpenClip.encode_image, []
+
+    def stop_in_the_second_shard(self: OpenClip, images: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return encode(self, images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenClip, "encode_image", stop_in_the_second_shard)
+        with pytest.raises(KeyboardInterrupt):
+            embed_shards(str(pictures / "*.tar"), tmp_path / "out", str(tiny_clip_folder), batch=5)
+    assert sorted(everything(tmp_path / "out")) == ["0.tar"]
+    written = (tmp_path / "out/0.tar").stat().st_mtime_ns
+    embed_shards(str(pictures / "*.tar"), tmp_path / "out", str(tiny_clip_folder), batch=5)
+    assert everything(tmp_path / "out") == everything(embedded)
+    assert (tmp_path / "out/0.tar").stat().st_mtime_ns == written
+
+
+def test_two_processes_share_the_shards(pictures: Path, embedded: Path, tiny_clip_folder: Path, tmp_path: Path) -> None:
+    arguments = ["data", "embed", str(pictures / "*.tar"), str(tmp_path / "out"), "--clip", str(tiny_clip_folder)]
+    subprocess.run(
+        [
+            sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+            "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "unclip", *arguments,
+            "--batch", "5",
+        ],
+        check=True, env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+    assert everything(tmp_path / "out") == everything(embedded)
+
+
+# --- training from it ---
+
+
+def test_batches_are_the_ones_that_pictures_would_give(pictures: Path, embedded: Path, tiny_clip: Clip) -> None:
+    def read(folder: Path) -> list[Any]:
+        config = DataConfig(shards=str(folder / "[0-9].tar"), batch=4, workers=0, shuffle=1)
+        stream = Stream(config, resolution=32, crop=32, needs=NEEDS)
+        return [embed(batch, tiny_clip, NEEDS) for batch in islice(batches(stream), 2)]
+
+    for stored, online in zip(read(embedded), read(pictures)):
+        assert stored.image is None and stored.captions == online.captions
+        torch.testing.assert_close(stored.image_embed, online.image_embed, atol=1e-4, rtol=1e-4)
+        assert torch.equal(stored.text.mask, online.text.mask[:, : stored.text.mask.shape[1]])
+        tokens = online.text.tokens[:, : stored.text.mask.shape[1]]
+        torch.testing.assert_close(stored.text.tokens[stored.text.mask], tokens[stored.text.mask], atol=5e-3, rtol=5e-3)
+        length = stored.null.tokens.shape[1]
+        torch.testing.assert_close(stored.null.tokens, online.null.tokens[:, :length], atol=1e-4, rtol=1e-4)
+
+
+def test_a_prior_trained_from_it_runs_no_clip(
+    embedded: Path, tiny_clip_folder: Path, tiny_clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("CLIP ran")
+
+    monkeypatch.setattr(OpenClip, "encode_image", never)
+    monkeypatch.setattr(OpenClip, "encode_text", never)
+    with_clip = train(run_config(embedded, tiny_clip_folder), tmp_path / "a", progress=False)
+    without = train(run_config(embedded, None), tmp_path / "b", progress=False)
+    assert json.loads((without / "config.json").read_text())["clip"] == tiny_clip.identity
+    ours, theirs = read_weights(with_clip / "model.safetensors"), read_weights(without / "model.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    half = train(run_config(embedded, None, steps=1), tmp_path / "c", progress=False)
+    assert half.name == "step-00000001"
+    again = read_weights(train(run_config(embedded, None), tmp_path / "c", progress=False) / "model.safetensors")
+    assert all(torch.equal(again[name], theirs[name]) for name in theirs)  # resuming stays exact
+
+
+def test_without_token_states_only_the_text_tower_runs(
+    pictures: Path, tiny_clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed_shards(str(pictures / "*.tar"), tmp_path / "out", str(tiny_clip_folder), batch=8, tokens=False)
+    monkeypatch.delattr(OpenClip, "encode_image")
+    last = train(run_config(tmp_path / "out", tiny_clip_folder), tmp_path / "run", progress=False)
+    (line,) = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert math.isfinite(json.loads(line)["loss"])
+    assert last.name == "step-00000002"
+    with pytest.raises(ConfigError, match="needs `clip`"):
+        train(run_config(tmp_path / "out", None), tmp_path / "other", progress=False)
+
+
+# --- refusals ---
+
+
+def test_another_clip_is_refused_by_name(embedded: Path, pictures: Path, tiny_model: Path, tmp_path: Path) -> None:
+    other = tiny_model / "clip"
+    with pytest.raises(DataError, match=r"embeddings of CLIP tiny-clip@\S+, not of tiny@"):
+        embed_shards(str(pictures / "*.tar"), embedded, str(other), batch=8)
+    with pytest.raises(ConfigError, match=r"hold embeddings of CLIP tiny-clip@\S+, not of tiny@"):
+        train(run_config(embedded, other), tmp_path / "a", progress=False)
+    with pytest.raises(ConfigError, match=r"is trained with CLIP other@1, not with tiny-clip@"):
+        train(run_config(embedded, None, trained_with="other@1"), tmp_path / "b", progress=False)
+    assert not (tmp_path / "a").exists() or not list((tmp_path / "a").glob("step-*"))
+
+
+def test_what_cannot_be_embedded_is_refused(
+    embedded: Path, pictures: Path, tiny_clip_folder: Path, tmp_path: Path
+) -> None:
+    ref = str(tiny_clip_folder)
+    with pytest.raises(DataError, match="hold embeddings already"):
+        embed_shards(str(embedded / "*.tar"), tmp_path / "a", ref, batch=8)
+    with pytest.raises(DataError, match="shards of another making"):
+        embed_shards(str(pictures / "*.tar"), pictures, ref, batch=8)
+    with pytest.raises(DataError, match="two of the shards are called 0"):
+        (tmp_path / "more").mkdir()
+        (tmp_path / "more/0.tar").write_bytes(b"")
+        embed_shards(f"{{{pictures},{tmp_path / 'more'}}}/0.tar", tmp_path / "b", ref, batch=8)
+    write_shard(tmp_path / "bad.tar", [{"__key__": "0", "txt": b"no picture"}])
+    with pytest.raises(DataError, match=r"no sample could be used: \S+bad.tar: 1 no picture"):
+        embed_shards(str(tmp_path / "bad.tar"), tmp_path / "c", ref, batch=8)
+    assert not list((tmp_path / "c").glob("*.tar"))
+
+
+def test_embeddings_are_no_pictures_and_a_stage_that_needs_these_says_so(embedded: Path) -> None:
+    with pytest.raises(DataError, match="hold embeddings, and the stage needs pictures"):
+        config = DataConfig(shards=str(embedded / "*.tar"), batch=4)
+        Stream(config, resolution=32, crop=32, needs=frozenset({"image", "text"}))
+
+
+def test_damaged_embeddings_are_bad_samples(embedded: Path, tmp_path: Path) -> None:
+    good = next(read_samples(find_shards(str(embedded / "*.tar"))))
+    content = good["safetensors"]
+    write_shard(tmp_path / "a.tar", [
+        {**good, "__key__": "a"}, {**good, "__key__": "b", "safetensors": content[:-8]},
+        {**good, "__key__": "c", "safetensors": b"\x80\x04pickle"}, {**good, "__key__": "d", "json": b'{"caption": "x"}'},
+        {"__key__": "e", "json": good["json"]},
+    ])  # fmt: skip
+    (tmp_path / "shards.json").write_bytes((embedded / "shards.json").read_bytes())
+    report = check([str(tmp_path / "a.tar")])
+    assert report.samples == 1
+    assert {reason: n for (_, reason), n in report.skipped.items()} == {"unreadable embeddings": 3, "no embeddings": 1}
+    (tmp_path / "shards.json").write_text('{"clip": "x"}')
+    with pytest.raises(DataError, match="shards.json: damaged"):
+        find_embeddings([str(tmp_path / "a.tar")])
+
+
+def test_the_command_embeds(pictures: Path, embedded: Path, tiny_clip_folder: Path, tmp_path: Path) -> None:
+    arguments = ["data", "embed", str(pictures / "*.tar"), str(tmp_path / "out"), "--clip", str(tiny_clip_folder)]
+    done = CliRunner().invoke(cli, [*arguments, "--batch", "5"])
+    assert done.exit_code == 0 and done.output == f"{tmp_path / 'out'}\n"
+    assert everything(tmp_path / "out") == everything(embedded)

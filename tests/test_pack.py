@@ -1,0 +1,230 @@
+"""Packing: what becomes a sample, what is left out and why, and that a kill changes nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from unclip.cli import cli
+from unclip.data.check import check
+from unclip.data.pack import Job, Limits, pack
+from unclip.data.sample import captions, picture
+from unclip.data.tar import find_shards, read_samples, write_shard
+from unclip.errors import DataError
+
+
+def image(seed: int, width: int = 80, height: int = 64, kind: str = "PNG") -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).resize((width, height)).save(file, kind)
+    return file.getvalue()
+
+
+def files(folder: Path, contents: dict[str, bytes]) -> Path:
+    for name, content in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def job(source: Path | str, size: int = 1000, **limits: Any) -> Job:
+    return Job(str(source), Limits(**limits), size)
+
+
+def packed_captions(out: Path) -> list[list[str]]:
+    return [captions(sample) for sample in read_samples(find_shards(str(out / "*.tar")))]
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Twelve good pictures."""
+    contents = {f"{i:02d}.jpg": image(i, kind="JPEG") for i in range(12)}
+    return files(tmp_path / "pictures", contents | {f"{i:02d}.txt": b"picture %d" % i for i in range(12)})
+
+
+# --- sources ---
+
+
+def test_a_folder_of_pictures_with_text_or_json_beside_them(tmp_path: Path) -> None:
+    source = files(tmp_path / "in", {
+        "b.PNG": image(1), "b.txt": b"text", "sub/c.jpg": image(2, kind="JPEG"), "sub/c.json": b'{"captions": ["x", "y"]}',
+        "a.webp": image(3, kind="WEBP"), "a.txt": b"first", "notes.md": b"not a picture",
+    })  # fmt: skip
+    packed = pack(job(source), tmp_path / "out")
+    assert (packed.shards, packed.samples, packed.left_out) == (1, 3, {})
+    assert packed_captions(tmp_path / "out") == [["first"], ["text"], ["x", "y"]]
+    samples = list(read_samples([str(tmp_path / "out/000000.tar")]))
+    assert samples[1]["png"] == image(1)  # the file as it was
+    assert picture(samples[0]).size == (80, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv", 'path,caption,more\nin/a.png,"a cat, sleeping",1\nin/b.png,é,2\n'),
+        ("t.tsv", "caption\tpath\na cat, sleeping\tin/a.png\né\tin/b.png\n"),
+        ("t.jsonl", '{"path": "in/a.png", "caption": "a cat, sleeping"}\n\n{"path": "in/b.png", "caption": "é"}\n'),
+    ],
+)
+def test_a_table_names_pictures_from_where_it_lies(tmp_path: Path, name: str, content: str) -> None:
+    files(tmp_path, {"in/a.png": image(1), "in/b.png": image(2), "in/a.txt": b"not this", name: content.encode()})
+    assert pack(job(tmp_path / name), tmp_path / "out").samples == 2
+    assert packed_captions(tmp_path / "out") == [["a cat, sleeping"], ["é"]]
+
+
+def test_tars_as_img2dataset_writes_them(tmp_path: Path) -> None:
+    about = json.dumps({"caption": "a cat", "url": "u", "key": "000000000", "status": "success"}).encode()
+    (tmp_path / "in").mkdir()
+    for i in range(2):
+        write_shard(tmp_path / f"in/{i:05d}.tar", [
+            {"__key__": f"{i}00", "jpg": image(i, kind="JPEG"), "txt": b"a cat", "json": about},
+            {"__key__": f"{i}01", "jpg": image(0, kind="JPEG"), "json": b'{"caption": null}'},
+        ])  # fmt: skip
+    (tmp_path / "in/00002.tar").write_bytes((tmp_path / "in/00000.tar").read_bytes()[:3000])
+    packed = pack(job(tmp_path / "in"), tmp_path / "out")
+    assert (packed.shards, packed.samples) == (2, 2)
+    assert packed.left_out == {"no caption": 2, "shard is damaged": 1}
+    assert pack(job(tmp_path / "in/{00000..00001}.tar"), tmp_path / "other").samples == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", b"file,caption\na,b\n", "row 1 has no 'path'; there are file, caption"),
+        ("t.csv", b"", "no rows in it"),
+        ("t.tsv", b"\xff\xfe\xff", "cannot be read as a table"),
+        ("t.jsonl", b"[1]\n", "cannot be read as a table"),
+        ("t.jsonl", b"{\n", "cannot be read as a table"),
+        ("folder/readme", b"", "neither pictures"),
+    ],
+)
+def test_sources_that_cannot_be_read_are_one_clear_line(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    files(tmp_path, {name: content})
+    with pytest.raises(DataError, match=message):
+        pack(job(tmp_path / name.removesuffix("/readme")), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_parquet_without_pyarrow_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    files(tmp_path, {"t.parquet": b"PAR1"})
+    with pytest.raises(DataError, match="pip install pyarrow"):
+        pack(job(tmp_path / "t.parquet"), tmp_path / "out")
+
+
+# --- what is left out ---
+
+
+def test_what_is_left_out_is_counted_by_reason(tmp_path: Path) -> None:
+    source = files(tmp_path / "in", {
+        "a.png": image(1), "b.png": image(1), "b.txt": b"the same picture, with a caption",
+        "c.png": image(1), "c.txt": b"once more",
+        "d.png": image(2, 40, 40), "d.txt": b"small", "e.png": image(3, 400, 400), "e.txt": b"large",
+        "f.png": image(4, 280, 64), "f.txt": b"long", "g.png": image(5)[:200], "g.txt": b"cut off",
+        "h.png": image(6), "h.json": b"{",
+    })  # fmt: skip
+    packed = pack(job(source, max_side=300), tmp_path / "out")
+    assert packed.left_out == {
+        "no caption": 1, "duplicate": 1, "too small": 1, "too large": 1, "extreme aspect ratio": 1,
+        "unreadable picture": 1, "unreadable caption": 1,
+    }  # fmt: skip
+    # The first of two equal pictures has no caption: the other one takes its place.
+    assert packed_captions(tmp_path / "out") == [["the same picture, with a caption"]]
+
+
+def test_nothing_good_is_an_error(tmp_path: Path) -> None:
+    files(tmp_path / "in", {"a.png": image(1)})
+    with pytest.raises(DataError, match="nothing in it can be used: 1 no caption"):
+        pack(job(tmp_path / "in"), tmp_path / "out")
+
+
+def test_duplicates_are_found_across_shards_whatever_the_number_of_processes(pictures: Path, tmp_path: Path) -> None:
+    files(pictures, {"99.jpg": image(0, kind="JPEG"), "99.txt": b"again"})
+    packed = pack(job(pictures, 5), tmp_path / "one")
+    assert (packed.shards, packed.samples, packed.left_out) == (3, 12, {"duplicate": 1})
+    report = check(find_shards(str(tmp_path / "one/*.tar")))
+    assert report.samples == 12 and report.duplicates == 0
+    code = "import sys, pathlib\nfrom unclip.data.pack import *\npack(Job(sys.argv[1], Limits(), 5), pathlib.Path(sys.argv[2]), jobs=2)"
+    subprocess.run([sys.executable, "-c", code, str(pictures), str(tmp_path / "two")], check=True)
+    assert everything(tmp_path / "two") == everything(tmp_path / "one")
+
+
+# --- resuming ---
+
+
+def test_a_packing_killed_in_the_middle_goes_on_to_the_same_bytes(pictures: Path, tmp_path: Path) -> None:
+    pack(job(pictures, 2), tmp_path / "whole")
+    # The child stops for good in the middle of writing its third shard, with two processes at work.
+    code = """
+import sys, time
+from pathlib import Path
+from unclip.data import pack, tar
+real = tar.tarfile.TarFile.addfile
+def slow(self, member, content):
+    real(self, member, content)
+    if "000002" in member.name:
+        print("now", flush=True)
+        time.sleep(60)
+tar.tarfile.TarFile.addfile = slow
+pack.pack(pack.Job(sys.argv[1], pack.Limits(), 2), Path(sys.argv[2]), jobs=2)
+"""
+    out = tmp_path / "killed"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(pictures), str(out)], stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert child.stdout is not None and child.stdout.readline() == b"now\n"
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    for _ in range(100):
+        if list(out.glob(".*.tmp")):
+            break
+        time.sleep(0.05)
+    assert list(out.glob(".000002.tar.*.tmp")) and (out / "000000.tar").exists() and not (out / "shards.json").exists()
+    done = (out / "000000.tar").stat().st_mtime_ns
+    assert pack(job(pictures, 2), out).samples == 12
+    assert everything(out) == everything(tmp_path / "whole")
+    assert (out / "000000.tar").stat().st_mtime_ns == done
+
+
+def test_a_finished_packing_is_left_as_it_is_and_another_refused(pictures: Path, tmp_path: Path) -> None:
+    first = pack(job(pictures), tmp_path / "out")
+    before = everything(tmp_path / "out")
+    assert pack(job(pictures), tmp_path / "out") == first and everything(tmp_path / "out") == before
+    with pytest.raises(DataError, match="with another limits"):
+        pack(job(pictures, min_side=10), tmp_path / "out")
+    files(pictures, {"new.jpg": image(50, kind="JPEG")})
+    with pytest.raises(DataError, match="with another listing"):
+        pack(job(pictures), tmp_path / "out")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/a.tar").write_bytes(b"mine")
+    with pytest.raises(DataError, match="shards of another making"):
+        pack(job(pictures), tmp_path / "other")
+    assert everything(tmp_path / "out") == before and everything(tmp_path / "other") == {"a.tar": b"mine"}
+
+
+# --- the command ---
+
+
+def test_the_command_packs_and_says_what_is_left_out(pictures: Path, tmp_path: Path) -> None:
+    files(pictures, {"99.jpg": image(0, kind="JPEG"), "99.txt": b"again"})
+    done = CliRunner().invoke(cli, ["data", "pack", str(pictures), str(tmp_path / "out"), "--shard-size", "6"])
+    assert done.output.splitlines() == [f"12 samples in 2 shards: {tmp_path / 'out'}", "left out: 1 duplicate"]

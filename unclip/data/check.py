@@ -1,0 +1,107 @@
+"""Reads shards from end to end and says what is in them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from unclip.data.embeddings import find_embeddings, read_embedded
+from unclip.data.pack import content_hash
+from unclip.data.sample import BadSample, Skipped, captions, described, image_suffix, picture
+from unclip.data.tar import Progress, Sample, read_shard
+
+NAMED = 20  # bad samples, in a report
+
+
+@dataclass
+class Report:
+    """What shards hold.
+
+    Attributes:
+        skipped: unusable samples by (shard, reason), as training would count them.
+        bad: the first of them by name.
+        sides: shorter sides of the pictures in pixels. lengths: of the captions in characters. captions: per sample.
+        hashes: how often each picture is there.
+    """
+
+    shards: int = 0
+    samples: int = 0
+    skipped: Skipped = field(default_factory=Counter)
+    bad: list[str] = field(default_factory=list)
+    sides: Counter[int] = field(default_factory=Counter)
+    lengths: Counter[int] = field(default_factory=Counter)
+    captions: Counter[int] = field(default_factory=Counter)
+    hashes: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def duplicates(self) -> int:
+        """Samples whose picture is in another one already."""
+        return self.hashes.total() - len(self.hashes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "shards": self.shards,
+            "samples": self.samples,
+            "unreadable": [
+                {"shard": shard, "reason": reason, "samples": n} for (shard, reason), n in sorted(self.skipped.items())
+            ],
+            "shorter_side": spread(self.sides),
+            "caption_characters": spread(self.lengths),
+            "captions_per_sample": spread(self.captions),
+            "duplicates": self.duplicates,
+        }
+
+    def table(self) -> str:
+        """For people."""
+        lines = [f"{self.samples:,} samples in {self.shards:,} shards, {self.duplicates:,} duplicates"]
+        for name, values in (
+            ("shorter side, px", self.sides),
+            ("caption, characters", self.lengths),
+            ("captions a sample", self.captions),
+        ):
+            if values:
+                lines.append(f"{name:<20} {' · '.join(f'{key} {value:,}' for key, value in spread(values).items())}")
+        if self.skipped:
+            lines.append(f"{self.skipped.total():,} cannot be used: {described(self.skipped)}")
+        return "\n".join([*lines, *self.bad])
+
+
+def check(paths: Sequence[str], progress: Progress = lambda done, of: None) -> Report:
+    """Reads the shards one by one.
+
+    Raises:
+        DataError: pictures and embeddings are mixed.
+    """
+    report, embedded = Report(), find_embeddings(paths) is not None
+    for path in paths:
+        for sample in read_shard(path):
+            try:
+                _add(sample, report, embedded)
+            except BadSample as error:
+                report.skipped[path, error.reason] += 1
+                if len(report.bad) < NAMED:
+                    report.bad.append(f"{path}: {error}")
+        report.shards += 1
+        progress(report.shards, len(paths))
+    return report
+
+
+def _add(sample: Sample, report: Report, embedded: bool) -> None:
+    if embedded:
+        said = read_embedded(sample).captions
+    else:
+        image, said = picture(sample), captions(sample)
+        report.sides[min(image.size)] += 1
+        report.hashes[content_hash(sample[image_suffix(sample)])] += 1
+    report.samples += 1
+    report.captions[len(said)] += 1
+    report.lengths.update(len(one) for one in said)
+
+
+def spread(values: Counter[int]) -> dict[str, float]:
+    """Least, median and greatest of counted values; empty of none."""
+    return {"least": min(values), "median": median(values.elements()), "most": max(values)} if values else {}

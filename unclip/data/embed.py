@@ -1,0 +1,170 @@
+"""Runs CLIP over shards once and stores what it makes of them, so that training a prior runs it no more.
+
+Every process takes its share of the shards and needs nothing of the others: whoever finds the last one done writes
+the record. See `embeddings` for what is stored.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from safetensors.torch import save
+from torch import Tensor
+
+from unclip.clip import Clip, load_clip
+from unclip.data.embeddings import RECORD, find_embeddings
+from unclip.data.sample import BadSample, Skipped, captions, described, picture, scaled
+from unclip.data.tar import Progress, Sample, find_shards, read_record, read_shard, write_record, write_shard
+from unclip.errors import DataError
+from unclip.images import to_tensor
+
+NOTES = ".embed"  # the folder of what each shard came to
+
+
+def embed_shards(
+    pattern: str, out: Path, ref: str, *, batch: int, tokens: bool = True, progress: Progress = lambda done, of: None
+) -> None:
+    """Embeds the shards into ones of the same names in `out`; progress is that of this process's share.
+
+    Args:
+        ref: of the CLIP.
+        batch: pictures encoded together.
+        tokens: store the captions' token states too; without them training still runs the text tower.
+
+    Raises:
+        DataError: two shards have one name, they hold embeddings already, none of their samples can be used, or `out`
+            holds embeddings of another CLIP or another making.
+    """
+    paths = find_shards(pattern)
+    if find_embeddings(paths):
+        raise DataError(f"{pattern}: hold embeddings already; give the shards with the pictures")
+    names = _names(paths)
+    state = PartialState()
+    clip = load_clip(ref).to(state.device)
+    _begin(out, {"clip": clip.identity, "tokens": tokens, "shards": names})
+    mine = list(zip(paths, names))[state.process_index :: state.num_processes]
+    for done, (path, name) in enumerate(mine, start=1):
+        if not (out / NOTES / f"{name}.json").exists():
+            _embed_shard(
+                path, out / f"{name}.tar", out / NOTES / f"{name}.json", Encoder(clip, state.device, batch, tokens)
+            )
+        progress(done, len(mine))
+    if all((out / NOTES / f"{name}.json").exists() for name in names):
+        _finish(out, clip, names, tokens)
+    state.destroy_process_group()
+
+
+class Encoder:
+    """Samples in, encoded samples out; counts what it met on the way."""
+
+    def __init__(self, clip: Clip, device: torch.device, batch: int, tokens: bool) -> None:
+        self.clip, self.device, self.batch, self.tokens = clip, device, batch, tokens
+        self.count, self.skipped = 0, Skipped()
+        self.sum = torch.zeros(clip.width, dtype=torch.float64)
+        self.square = torch.zeros(clip.width, dtype=torch.float64)
+
+    def encode(self, samples: Iterator[Sample]) -> Iterator[Sample]:
+        """In the same order, without the bad ones."""
+        good = self._decoded(samples)
+        while part := list(islice(good, self.batch)):
+            yield from self._encode(part)
+
+    def _decoded(self, samples: Iterator[Sample]) -> Iterator[tuple[Sample, list[str], Tensor]]:
+        side = self.clip.image_size
+        for sample in samples:
+            try:
+                said, image = captions(sample), scaled(picture(sample), side)
+            except BadSample as error:
+                self.skipped[sample["__url__"], error.reason] += 1
+                continue
+            left, top = (image.width - side) // 2, (image.height - side) // 2
+            yield sample, said, to_tensor(image.crop((left, top, left + side, top + side)))
+
+    def _encode(self, part: list[tuple[Sample, list[str], Tensor]]) -> Iterator[Sample]:
+        images = self.clip.encode_image(torch.stack([image for *_, image in part]).to(self.device)).float().cpu()
+        texts = self.clip.encode_text([one for _, said, _ in part for one in said]).to("cpu")
+        start = 0
+        for (sample, said, _), image_embed in zip(part, images):
+            text = texts.rows(start, start + len(said))
+            start += len(said)
+            tensors = {"image_embed": image_embed.clone(), "text_embed": text.embed.float().clone()}
+            if self.tokens:
+                tensors |= {
+                    "ids": text.ids[text.mask].int(),
+                    "tokens": text.tokens[text.mask].half(),
+                    "lengths": text.mask.sum(1).int(),
+                }
+            self.count += 1
+            self.sum += image_embed.double()
+            self.square += image_embed.double() ** 2
+            yield {
+                "__key__": sample["__key__"],
+                "json": json.dumps({"captions": said}, ensure_ascii=False).encode(),
+                "safetensors": save(tensors),
+            }
+
+
+def _names(paths: list[str]) -> list[str]:
+    names = [path.rpartition("/")[2].removesuffix(".tar") for path in paths]
+    twice = [name for name, n in Counter(names).items() if n > 1]
+    if twice:
+        raise DataError(f"two of the shards are called {twice[0]}; embed each folder into one of its own")
+    return names
+
+
+def _begin(out: Path, this: dict[str, Any]) -> None:
+    before = read_record(str(out / NOTES / "job.json"))
+    if before is None and (any(out.glob("*.tar")) or (out / RECORD).exists()):
+        raise DataError(f"{out}: holds shards of another making; give an empty folder")
+    for key in this if before else ():
+        if before and before.get(key) != this[key]:
+            what = f"CLIP {before.get(key)}, not of {this[key]}" if key == "clip" else f"other {key}"
+            raise DataError(f"{out}: holds embeddings of {what}; give an empty folder")
+    try:
+        (out / NOTES).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written ({error.strerror or error})") from None
+    write_record(out / NOTES / "job.json", this)
+
+
+def _embed_shard(path: str, target: Path, note: Path, encoder: Encoder) -> None:
+    """Writes one shard, then what it came to: a shard without its note is written again."""
+    encoded = encoder.encode(read_shard(path))
+    for first in islice(encoded, 1):  # no shard of no samples
+        write_shard(target, chain([first], encoded))
+    write_record(
+        note,
+        {
+            "count": encoder.count, "sum": encoder.sum.tolist(), "square": encoder.square.tolist(),
+            "skipped": [[shard, reason, n] for (shard, reason), n in sorted(encoder.skipped.items())],
+        },
+    )  # fmt: skip
+
+
+def _finish(out: Path, clip: Clip, names: list[str], tokens: bool) -> None:
+    notes = [note for name in names if (note := read_record(str(out / NOTES / f"{name}.json")))]
+    count = sum(note["count"] for note in notes)
+    skipped = [one for note in notes for one in note["skipped"]]
+    if not count:
+        reasons = Skipped({(shard, reason): n for shard, reason, n in skipped})
+        raise DataError(f"{out}: no sample could be used: {described(reasons)}")
+    null = clip.encode_text([""]).to("cpu", torch.float32) if tokens else None
+    mean = [math.fsum(column) / count for column in zip(*(note["sum"] for note in notes))]
+    square = [math.fsum(column) / count for column in zip(*(note["square"] for note in notes))]
+    write_record(
+        out / RECORD,
+        {
+            "clip": clip.identity, "width": clip.width, "token_width": clip.token_width, "context": clip.context,
+            "count": count, "mean": mean, "std": [math.sqrt(max(s - m * m, 0)) for s, m in zip(square, mean)],
+            "null": null and {key: getattr(null, key).tolist() for key in ("ids", "embed", "tokens")},
+            "skipped": skipped,
+        },
+    )  # fmt: skip

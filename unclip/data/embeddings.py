@@ -1,0 +1,130 @@
+"""What CLIP made of a data set, as `unclip data embed` stored it: read back in place of pictures.
+
+A sample is `KEY.safetensors` beside `KEY.json` with its captions. The tensors: `image_embed` [D]; `text_embed` [n, D],
+one row per caption; and, unless they were left out, `ids` and `tokens` [L, W], all captions' tokens in a row, of which
+each caption has its share of `lengths` [n]. The folder's shards.json says of which CLIP they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from unclip.clip import Text
+from unclip.data.sample import BadSample, captions
+from unclip.data.tar import PIPE, Sample, read_record
+from unclip.errors import DataError
+
+RECORD = "shards.json"
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The record of a folder of embedded shards. Stands in for the CLIP where only its names and sizes are asked for.
+
+    Attributes:
+        identity, width, token_width, context: of the CLIP, see `Clip`.
+        count: of pictures. mean, std: of their embeddings z_i, [D].
+        null: the encoded empty caption; None where the token states were left out, and the text tower must run.
+    """
+
+    identity: str
+    width: int
+    token_width: int
+    context: int
+    count: int
+    mean: Tensor
+    std: Tensor
+    null: Text | None
+
+
+def find_embeddings(paths: Iterable[str]) -> Embeddings | None:
+    """The record of the folders the shards are in, or None where these hold pictures.
+
+    Raises:
+        DataError: pictures and embeddings are mixed, or embeddings of several CLIPs.
+    """
+    folders = sorted({path.rpartition("/")[0] for path in paths if not path.startswith(PIPE)})
+    records = [_read(f"{folder}/{RECORD}" if folder else RECORD) for folder in folders]
+    identities = sorted({f"embeddings of {record.identity}" if record else "pictures" for record in records})
+    if len(identities) > 1:
+        raise DataError(f"{folders[0]} and the other folders cannot be read together: {', '.join(identities)}")
+    return records[0] if records else None
+
+
+def _read(url: str) -> Embeddings | None:
+    tree = read_record(url)
+    if tree is None or "clip" not in tree:
+        return None
+    try:
+        null = tree["null"] and Text(
+            [""],
+            torch.tensor(tree["null"]["ids"]),
+            torch.ones(1, len(tree["null"]["ids"][0]), dtype=torch.bool),
+            torch.tensor(tree["null"]["embed"]),
+            torch.tensor(tree["null"]["tokens"]),
+        )
+        return Embeddings(
+            str(tree["clip"]), int(tree["width"]), int(tree["token_width"]), int(tree["context"]), int(tree["count"]),
+            torch.tensor(tree["mean"]), torch.tensor(tree["std"]), null,
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise DataError(f"{url}: damaged; run `unclip data embed` again") from None
+
+
+class EmbeddedText(NamedTuple):
+    """One encoded caption."""
+
+    ids: Tensor  # [L]
+    embed: Tensor  # [D]
+    tokens: Tensor  # [L, W]
+
+
+class Embedded(NamedTuple):
+    """One sample of embedded shards; `texts` is empty where the token states were left out."""
+
+    captions: list[str]
+    image_embed: Tensor  # [D]
+    texts: list[EmbeddedText]
+
+
+def read_embedded(sample: Sample, width: int | None = None) -> Embedded:
+    """The sample's embeddings, which must be `width` wide if that is given.
+
+    Raises:
+        BadSample: they are missing, damaged or do not fit the captions.
+    """
+    said = captions(sample)
+    if "safetensors" not in sample:
+        raise BadSample(sample, "no embeddings")
+    try:
+        tensors = load(sample["safetensors"])
+        image_embed, text_embed = tensors["image_embed"], tensors["text_embed"]
+        if text_embed.shape != (len(said), len(image_embed)) or width not in (None, len(image_embed)):
+            raise ValueError(f"widths {tuple(image_embed.shape)} and {tuple(text_embed.shape)}, {len(said)} captions")
+        texts: list[EmbeddedText] = []
+        if "tokens" in tensors:
+            lengths = tensors["lengths"].tolist()
+            parts = zip(tensors["ids"].long().split(lengths), text_embed, tensors["tokens"].split(lengths), strict=True)
+            texts = [EmbeddedText(*part) for part in parts]
+    except Exception as error:  # safetensors raises its own kind for damage, torch RuntimeErrors
+        raise BadSample(sample, "unreadable embeddings", str(error)) from None
+    return Embedded(said, image_embed, texts)
+
+
+def joined(captions: Sequence[str], texts: Sequence[EmbeddedText]) -> Text:
+    """Encoded captions as one `Text`, padded to the longest."""
+    mask = pad_sequence([torch.ones(len(text.ids), dtype=torch.bool) for text in texts], batch_first=True)
+    return Text(
+        captions,
+        pad_sequence([text.ids for text in texts], batch_first=True),
+        mask,
+        torch.stack([text.embed for text in texts]),
+        pad_sequence([text.tokens for text in texts], batch_first=True),
+    )

@@ -1,0 +1,204 @@
+"""From pictures and captions as people have them to WebDataset shards.
+
+Two passes over the same units of work, each in as many processes as one likes. The first looks at every sample and
+notes what is wrong with it, or the hash of its picture; the second writes those that are good and first of their kind.
+What a unit gave is on disk before it counts, and nothing depends on order or time: a packing that was killed goes on
+to the same bytes. Like `tar`, this imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from unclip.data.sample import BadSample, captions, image_suffix, picture
+from unclip.data.source import Unit, find_units
+from unclip.data.tar import Progress, read_record, write_record, write_shard
+from unclip.errors import DataError
+
+RECORD = "shards.json"
+NOTES = ".pack"  # the folder of what the first pass found; gone when the packing is finished
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Which pictures are wanted, in pixels.
+
+    Attributes:
+        min_side: of the shorter side. max_side: of the longer one.
+        max_aspect: longer side by shorter.
+    """
+
+    min_side: int = 64
+    max_side: int = 16384
+    max_aspect: float = 3.0
+
+    def reason_against(self, size: tuple[int, int]) -> str | None:
+        """Why a picture of that size is left out; None if it is not."""
+        short, long = sorted(size)
+        if short < self.min_side:
+            return "too small"
+        if long > self.max_side:
+            return "too large"
+        return "extreme aspect ratio" if long > self.max_aspect * short else None
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What a packing came to."""
+
+    shards: int
+    samples: int
+    left_out: dict[str, int]  # reason → samples
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that decides what is written."""
+
+    source: str
+    limits: Limits
+    shard_size: int
+
+
+def pack(job: Job, out: Path, *, jobs: int = 1, progress: Progress = lambda done, of: None) -> Packed:
+    """Packs `job.source` (see `find_units`) into `out`/NNNNNN.tar and writes shards.json when all are there.
+
+    Raises:
+        DataError: there is nothing to pack, nothing good in it, or `out` holds another packing.
+    """
+    units = find_units(job.source, job.shard_size)
+    this = {**asdict(job), "listing": hashlib.sha256(json.dumps(units).encode()).hexdigest()}
+    finished = read_record(str(out / RECORD))
+    _same_job(
+        finished["job"] if finished and "job" in finished else read_record(str(out / NOTES / "job.json")), this, out
+    )
+    if finished:
+        return Packed(finished["shards"], finished["samples"], finished["left_out"])
+    _begin(out, this)
+
+    with _mapping(jobs) as over:
+        for done, _ in enumerate(over(partial(_examine, out, job.limits), enumerate(units)), start=1):
+            progress(done, 2 * len(units))
+        verdicts = _without_duplicates([_notes(out, i) for i in range(len(units))])
+        for done, _ in enumerate(over(partial(_write, out), enumerate(zip(units, verdicts))), start=len(units) + 1):
+            progress(done, 2 * len(units))
+
+    left_out = Counter(reason for unit in verdicts for reason in unit if reason)
+    shards, samples = sum(None in unit for unit in verdicts), sum(unit.count(None) for unit in verdicts)
+    if not samples:
+        raise DataError(f"{job.source}: nothing in it can be used: {counted(left_out)}")
+    packed = Packed(shards, samples, dict(left_out.most_common()))
+    write_record(out / RECORD, {**asdict(packed), "job": this})
+    shutil.rmtree(out / NOTES)
+    return packed
+
+
+def counted(reasons: Counter[str]) -> str:
+    """`3 no caption, 1 too small`."""
+    return ", ".join(f"{n:,} {reason}" for reason, n in reasons.most_common())
+
+
+def content_hash(content: bytes) -> str:
+    """Of a picture's file; two with the same are the same picture."""
+    return hashlib.blake2b(content, digest_size=12).hexdigest()
+
+
+def _same_job(before: dict[str, Any] | None, this: dict[str, Any], out: Path) -> None:
+    if before is None:
+        if any(out.glob("*.tar")) or (out / RECORD).exists():
+            raise DataError(f"{out}: holds shards of another making; give an empty folder")
+        return
+    different = [key for key in this if before.get(key) != this[key]]
+    if different:
+        raise DataError(
+            f"{out}: holds a packing with another {different[0]} ({before.get(different[0])}); give an empty folder"
+        )
+
+
+def _begin(out: Path, job: dict[str, Any]) -> None:
+    try:
+        (out / NOTES).mkdir(parents=True, exist_ok=True)
+        for folder in (out, out / NOTES):
+            for left in folder.glob(".*.tmp"):  # of a process that was killed
+                left.unlink()
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written ({error.strerror or error})") from None
+    write_record(out / NOTES / "job.json", job)
+
+
+@contextmanager
+def _mapping(jobs: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """`map`, in this process or over several."""
+    if jobs <= 1:
+        yield map
+        return
+    pool = ProcessPoolExecutor(jobs)
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _examine(out: Path, limits: Limits, numbered: tuple[int, Unit]) -> None:
+    """Notes of each sample of a unit why it is left out, or its picture's hash."""
+    number, unit = numbered
+    path = out / NOTES / f"{number:06d}.json"
+    if path.exists():
+        return
+    found: list[tuple[str | None, str]] = []
+    for sample in unit.samples():
+        try:
+            captions(sample)
+            reason = limits.reason_against(picture(sample).size)
+            found.append((reason, content_hash(sample[image_suffix(sample)])))
+        except BadSample as error:
+            found.append(("too large" if error.reason == "decompression bomb" else error.reason, ""))
+    write_record(path, {"found": found})
+
+
+def _notes(out: Path, number: int) -> list[tuple[str | None, str]]:
+    tree = read_record(str(out / NOTES / f"{number:06d}.json"))
+    if tree is None:
+        raise DataError(f"{out / NOTES}: was changed while packing; run the same command again")
+    return [(reason, key) for reason, key in tree["found"]]
+
+
+def _without_duplicates(units: Sequence[list[tuple[str | None, str]]]) -> list[list[str | None]]:
+    """Why each sample is left out, None where it is not; of equal pictures the first good one stays."""
+    seen: set[str] = set()
+    verdicts: list[list[str | None]] = []
+    for unit in units:
+        verdicts.append([])
+        for reason, key in unit:
+            verdicts[-1].append(reason or ("duplicate" if key in seen else None))
+            if reason is None:
+                seen.add(key)
+    return verdicts
+
+
+def _write(out: Path, numbered: tuple[int, tuple[Unit, list[str | None]]]) -> None:
+    number, (unit, verdicts) = numbered
+    path = out / f"{number:06d}.tar"
+    if path.exists() or None not in verdicts:
+        return
+    write_shard(
+        path,
+        (
+            {
+                "__key__": f"{number:06d}{i:06d}",
+                **{suffix: sample[suffix] for suffix in (image_suffix(sample), "txt", "json") if suffix in sample},
+            }
+            for i, (sample, reason) in enumerate(zip(unit.samples(), verdicts))
+            if reason is None
+        ),
+    )

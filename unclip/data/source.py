@@ -1,0 +1,117 @@
+"""Where pictures and their captions come from before they are shards: folders, tables, others' tars."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unclip.data.sample import IMAGE_SUFFIXES
+from unclip.data.tar import Sample, find_shards, read_shard
+from unclip.errors import DataError
+
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+COLUMNS = ("path", "caption")
+
+
+class Entry(NamedTuple):
+    """A picture's file and its caption; None looks for `.txt` and `.json` beside it."""
+
+    path: str
+    caption: str | None
+
+
+class Unit(NamedTuple):
+    """What becomes one shard: a tar, or so many files."""
+
+    tar: str | None
+    entries: tuple[Entry, ...] = ()
+
+    def samples(self) -> Iterator[Sample]:
+        """Its samples, always in the same order; what cannot be read is marked bad."""
+        if self.tar is not None:
+            yield from read_shard(self.tar)
+        for entry in self.entries:
+            yield _sample(entry)
+
+
+def find_units(source: str, size: int) -> list[Unit]:
+    """A folder of pictures, a table of `path` and `caption` columns, or tars (their folder, or a pattern), in units.
+
+    Args:
+        size: files in a unit; a tar is one unit whatever it holds.
+
+    Raises:
+        DataError: none of these is there, or the table cannot be read.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        tars = sorted(map(str, folder.glob("*.tar")))
+        if tars:
+            return [Unit(tar) for tar in tars]
+        entries = [
+            Entry(str(path), None)
+            for path in sorted(folder.rglob("*"))
+            if path.suffix.lower().removeprefix(".") in IMAGE_SUFFIXES and path.is_file()
+        ]
+        if not entries:
+            raise DataError(f"{source}: neither pictures ({', '.join(IMAGE_SUFFIXES)}) nor tars in it")
+    elif folder.suffix.lower() in TABLES:
+        entries = [_entry(folder, number, row) for number, row in enumerate(_rows(folder), start=1)]
+        if not entries:
+            raise DataError(f"{source}: no rows in it")
+    else:
+        return [Unit(tar) for tar in find_shards(source)]
+    return [Unit(None, tuple(entries[i : i + size])) for i in range(0, len(entries), size)]
+
+
+def _sample(entry: Entry) -> Sample:
+    path = Path(entry.path)
+    suffix = path.suffix.lower().removeprefix(".")
+    sample: Sample = {"__key__": entry.path, "__url__": str(path.parent)}
+    try:
+        sample[suffix] = path.read_bytes()
+        if entry.caption is not None:
+            sample["txt"] = entry.caption.encode()
+        else:
+            for beside in ("txt", "json"):
+                if path.with_suffix(f".{beside}").is_file():
+                    sample[beside] = path.with_suffix(f".{beside}").read_bytes()
+    except (OSError, ValueError):  # ValueError: a name that no file can have
+        sample["__bad__"] = "unreadable file"
+    return sample
+
+
+def _entry(table: Path, number: int, row: dict[str, Any]) -> Entry:
+    missing = [name for name in COLUMNS if name not in row]
+    if missing:
+        there = ", ".join(map(str, row)) or "none"
+        raise DataError(f"{table}: row {number} has no {missing[0]!r}; there are {there}")
+    return Entry(str(table.parent / str(row["path"])), str(row["caption"] or ""))
+
+
+def _rows(table: Path) -> Sequence[dict[str, Any]]:
+    try:
+        if table.suffix.lower() == ".parquet":
+            return _parquet_rows(table)
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            if table.suffix.lower() == ".jsonl":
+                rows = [json.loads(line) for line in file if line.strip()]
+                if not all(isinstance(row, dict) for row in rows):
+                    raise ValueError("a line is not an object")
+                return rows
+            return list(csv.DictReader(file, dialect="excel-tab" if table.suffix.lower() == ".tsv" else "excel"))
+    except (OSError, ValueError, csv.Error) as error:
+        said = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise DataError(f"{table}: cannot be read as a table ({said})") from None
+
+
+def _parquet_rows(table: Path) -> Sequence[dict[str, Any]]:
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(f"{table}: reading Parquet needs pyarrow: pip install pyarrow") from None
+    rows: list[dict[str, Any]] = parquet.read_table(table).to_pylist()
+    return rows

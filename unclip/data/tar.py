@@ -1,0 +1,213 @@
+"""Tar shards: found by path, glob, braces, `pipe:` or URL, read so that damage costs what it hits, written whole.
+
+A sample is what has one name up to the first dot: a dict of its `__key__`, the `__url__` of its shard and its files by
+suffix, as WebDataset has it. One that must not be used says why in `__bad__`; nothing is raised for it, so whoever reads
+can count. Nothing here imports torch: packing starts at once, in as many processes as one likes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from glob import glob
+from pathlib import Path
+from typing import IO, Any
+
+from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
+
+from unclip.errors import DataError
+
+log = logging.getLogger(__name__)
+
+Sample = dict[str, Any]
+Progress = Callable[[int, int], None]  # (done, of how many)
+
+PIPE = "pipe:"
+LARGEST_FILE = 256 * 2**20  # bytes; a damaged header can claim any size, and it would be read into memory
+BLOCK = 2**20  # bytes read at a time
+
+
+def find_shards(pattern: str) -> list[str]:
+    """The shards a path, glob, brace pattern, `pipe:` command or URL (s3://, https://, … by fsspec) names, sorted.
+
+    Raises:
+        DataError: nothing is there, or the URL's file system is not installed.
+    """
+    try:
+        names = list(braceexpand(pattern))
+    except UnbalancedBracesError:
+        names = [pattern]
+    found = sorted({match for name in names for match in _matches(name)})
+    if not found:
+        raise DataError(f"{pattern}: no such shards; `unclip data pack` makes them of your pictures")
+    return found
+
+
+def _matches(name: str) -> list[str]:
+    if name.startswith(PIPE):
+        return [name]
+    if "://" in name:
+        return _remote_matches(name)
+    return [match for match in (glob(name) or [name]) if Path(match).is_file()]
+
+
+def _remote_matches(url: str) -> list[str]:
+    from fsspec.core import url_to_fs
+
+    try:
+        files, path = url_to_fs(url)
+        if not {"*", "["} & set(url):
+            return [url]
+        return [files.unstrip_protocol(match) for match in files.glob(path)]
+    except (ImportError, ValueError) as error:  # a driver that is not installed, a protocol that does not exist
+        raise DataError(f"{url}: {' '.join(str(error).split())}") from None
+    except Exception as error:  # file systems raise what they like
+        raise DataError(f"{url}: cannot be listed ({' '.join(str(error).split())[:200]})") from None
+
+
+@contextmanager
+def open_shard(url: str) -> Iterator[IO[bytes]]:
+    """A shard's bytes from wherever it is. A `pipe:` command that fails is an OSError at the end."""
+    if url.startswith(PIPE):
+        with subprocess.Popen(url.removeprefix(PIPE), shell=True, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            try:
+                yield process.stdout
+                while process.stdout.read(BLOCK):  # padding after the archive's end; unread, it would break the pipe
+                    pass
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode:
+            raise OSError(f"its command ended with {process.returncode}")
+    elif "://" in url:
+        import fsspec
+
+        with fsspec.open(url, "rb") as file:
+            yield file
+    else:
+        with open(url, "rb") as file:
+            yield file
+
+
+class _Member(tarfile.TarInfo):
+    """A member's header. tarfile takes a damaged one in mid-archive for the end; here it is an error."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> _Member:
+        try:
+            return super().fromtarfile(tar)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            raise tarfile.SubsequentHeaderError(str(error)) from None  # type: ignore[attr-defined]
+
+
+def read_shard(url: str) -> Iterator[Sample]:
+    """Every sample of a shard once, in order, bad ones marked. A shard that breaks off ends in a bad sample."""
+    sample: Sample | None = None
+    trouble = "shard cannot be opened"
+    try:
+        with open_shard(url) as file, tarfile.open(fileobj=file, mode="r|*", bufsize=BLOCK, tarinfo=_Member) as tar:
+            trouble = "shard is damaged"
+            for member in tar:
+                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
+                key, suffix = _split(member.name)
+                if member.isdir() or not suffix:
+                    continue
+                if sample is None or sample["__key__"] != key:
+                    if sample is not None:
+                        yield sample
+                    sample = {"__key__": key, "__url__": url}
+                wrong = _wrong(member, suffix, sample)
+                if wrong:
+                    sample["__bad__"] = wrong
+                    continue
+                content = tar.extractfile(member)
+                assert content is not None
+                sample[suffix] = content.read()
+    except Exception as error:  # tarfile, decompressors and remote file systems raise what they like
+        log.info("%s: %s (%s)", url, trouble, error)
+        sample = {"__key__": sample["__key__"] if sample else "", "__url__": url, "__bad__": trouble}
+    else:
+        sample = sample or {"__key__": "", "__url__": url, "__bad__": "shard is empty"}
+    yield sample
+
+
+def _split(name: str) -> tuple[str, str]:
+    folder, slash, base = name.rpartition("/")
+    stem, _, suffix = base.partition(".")
+    hidden = not stem or stem.startswith("__")
+    return folder + slash + stem, "" if hidden else suffix.lower()
+
+
+def _wrong(member: tarfile.TarInfo, suffix: str, sample: Sample) -> str | None:
+    if member.name.startswith("/") or ".." in member.name.split("/"):
+        return "unsafe name"
+    if not member.isreg():
+        return "not a file"
+    if member.size > LARGEST_FILE:
+        return "file too large"
+    return "name used twice" if suffix in sample else None
+
+
+def read_samples(paths: Iterable[str]) -> Iterator[Sample]:
+    """Every sample of the shards once, in order; bad ones are left out with a warning."""
+    for path in paths:
+        for sample in read_shard(path):
+            if "__bad__" in sample:
+                log.warning("skipped sample %s of %s: %s", sample["__key__"], path, sample["__bad__"])
+            else:
+                yield sample
+
+
+def write_shard(path: Path, samples: Iterable[Sample]) -> None:
+    """Writes the samples' files under their keys, whole or not at all; the same samples make the same bytes."""
+    with _whole(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for sample in samples:
+            for suffix, content in sample.items():
+                if not suffix.startswith("__"):
+                    member = tarfile.TarInfo(f"{sample['__key__']}.{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+
+
+def write_record(path: Path, tree: Mapping[str, Any]) -> None:
+    """What is known of a shard, or of a folder of them, as JSON; whole or not at all."""
+    with _whole(path) as temporary:
+        temporary.write_text(json.dumps(tree, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_record(url: str) -> dict[str, Any] | None:
+    """A record, or None where there is none.
+
+    Raises:
+        DataError: there is something else.
+    """
+    try:
+        with open_shard(url) as file:
+            tree = json.loads(file.read())
+    except (FileNotFoundError, PermissionError):  # object stores forbid what is not there
+        return None
+    except Exception as error:  # remote file systems raise what they like
+        raise DataError(f"{url}: cannot be read ({' '.join(str(error).split())[:200]})") from None
+    if not isinstance(tree, dict):
+        raise DataError(f"{url}: expected a JSON object")
+    return tree
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A temporary file to write, renamed to `path` on success. Its name is this process's: ranks may share a folder."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
