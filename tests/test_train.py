@@ -7,6 +7,7 @@ import math
 import os
 import signal
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from unclip.data.menagerie import write_shards
+from unclip.data.tar import find_shards, read_samples, write_shard
 from unclip.diffusion.diffusion import Diffusion
 from unclip.errors import CheckpointError, ConfigError, DataError
 from unclip.files import read_weights
@@ -230,6 +232,19 @@ def test_a_run_folder_holds_its_config_metrics_samples_and_stages(run_of: Any, t
 def test_the_newest_checkpoints_are_kept(keep: int, kept: list[int], run_of: Any, tmp_path: Path) -> None:
     train(run_of("upsampler", "train.save_every=1", f"train.keep={keep}"), tmp_path / "run", progress=False)
     assert [p.name for p in step_folders(tmp_path / "run")] == [f"step-{n:08d}" for n in kept]
+
+
+def test_bad_samples_are_reported_with_the_loss_and_resumed_exactly(
+    run_of: Any, shards: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = list(islice(read_samples(find_shards(shards)), 12))
+    bad = tmp_path / "bad.tar"
+    write_shard(bad, [*good, {**good[0], "__key__": "bad", "png": b"broken"}])
+    whole = train(run_of("upsampler", f"data.shards={bad}"), tmp_path / "whole", progress=False)
+    (line,) = [json.loads(text) for text in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]
+    assert line["skipped"] >= 1 and f"{bad}: {line['skipped']} unreadable picture" in caplog.text
+    train(run_of("upsampler", f"data.shards={bad}", "train.steps=3"), tmp_path / "halves", progress=False)
+    assert_same_bits(train(run_of("upsampler", f"data.shards={bad}"), tmp_path / "halves", progress=False), whole)
 
 
 def test_metrics_go_on_in_the_same_file(run_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
