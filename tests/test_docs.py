@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 from tiny import build
 
 from unclip import files
@@ -34,6 +35,9 @@ def blocks(page: Path, language: str) -> list[str]:
 def test_commands_run(page: Path, bundled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "BUNDLED", bundled)
     monkeypatch.chdir(tmp_path)
+    Path("pictures").mkdir()  # the reader's own
+    Image.new("RGB", (80, 64), "red").save("pictures/cat.jpg")
+    Path("pictures/cat.txt").write_text("a red cat")
     for line in "".join(blocks(page, "bash")).splitlines():
         program, *arguments = shlex.split(line, comments=True)
         assert program == "unclip"

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import signal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 from tiny_runs import STAGES, assert_same_bits, everything
 from torch import Tensor
 
+from unclip.data.tar import find_shards, read_samples, write_shard
 from unclip.errors import CheckpointError, ConfigError, DataError
 from unclip.files import read_weights
 from unclip.stages import load_stage
@@ -169,6 +171,19 @@ def test_the_newest_checkpoints_and_every_nth_are_kept(
     train(run_of("upsampler", *options), tmp_path / "run", progress=False)
     assert not list((tmp_path / "run").glob(".*"))
     assert [p.name for p in step_folders(tmp_path / "run")] == [f"step-{n:08d}" for n in kept]
+
+
+def test_bad_samples_are_reported_with_the_loss_and_resumed_exactly(
+    run_of: Any, shards: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = list(islice(read_samples(find_shards(shards)), 12))
+    bad = tmp_path / "bad.tar"
+    write_shard(bad, [*good, {**good[0], "__key__": "bad", "png": b"broken"}])
+    whole = train(run_of("upsampler", f"data.shards={bad}"), tmp_path / "whole", progress=False)
+    (line,) = [json.loads(text) for text in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]
+    assert line["skipped_samples"] >= 1 and f"{bad}: {line["skipped_samples"]} unreadable picture" in caplog.text
+    train(run_of("upsampler", f"data.shards={bad}", "train.steps=3"), tmp_path / "halves", progress=False)
+    assert_same_bits(train(run_of("upsampler", f"data.shards={bad}"), tmp_path / "halves", progress=False), whole)
 
 
 def test_metrics_go_on_in_the_same_file(run_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ class Report:
             ("captions a sample", self.captions),
         ):
             if values:
-                lines.append(f"{name:<20} {' · '.join(f'{key} {value:,}' for key, value in spread(values).items())}")
+                lines.append(f"{name:<20} {' · '.join(f'{key} {value:g}' for key, value in spread(values).items())}")
         if self.skipped:
             lines.append(f"{self.skipped.total():,} cannot be used: {described(self.skipped)}")
         return "\n".join([*lines, *self.bad])
