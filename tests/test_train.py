@@ -181,7 +181,8 @@ def test_bad_samples_are_reported_with_the_loss_and_resumed_exactly(
     write_shard(bad, [*good, {**good[0], "__key__": "bad", "png": b"broken"}])
     whole = train(run_of("upsampler", f"data.shards={bad}"), tmp_path / "whole", progress=False)
     (line,) = [json.loads(text) for text in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]
-    assert line["skipped_samples"] >= 1 and f"{bad}: {line["skipped_samples"]} unreadable picture" in caplog.text
+    skipped = line["skipped_samples"]
+    assert skipped >= 1 and f"{bad}: {skipped} unreadable picture" in caplog.text
     train(run_of("upsampler", f"data.shards={bad}", "train.steps=3"), tmp_path / "halves", progress=False)
     assert_same_bits(train(run_of("upsampler", f"data.shards={bad}"), tmp_path / "halves", progress=False), whole)
 
