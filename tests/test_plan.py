@@ -16,8 +16,8 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def test_the_priors_flops_are_six_per_parameter_and_token() -> None:
-    config = read_run(CONFIGS / "dalle2/prior.yaml", ["stage.depth=2"])
-    tokens, width, depth = 256 + 4, 2048, 2
+    config = read_run(CONFIGS / "dalle2/prior.yaml", ["stage.depth=8"])
+    tokens, width, depth = 256 + 4, 2048, 8
     blocks = 12 * width**2 * depth  # q, k, v, out, and four times the width up and down
     attention = 2 * tokens * width * depth  # each position's products with all keys and all values
     assert flops_per_image(config) == pytest.approx(6 * tokens * (blocks + attention), rel=0.01)
