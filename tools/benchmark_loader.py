@@ -23,7 +23,7 @@ from PIL import Image
 from unclip.data.shards import DataConfig, Stream, batches
 from unclip.data.tar import read_samples, write_shard
 
-SHARD, SHARDS, BATCH = 250, 4, 32
+SHARD, SHARDS, BATCH = 100, 3, 32
 
 
 def write(folder: Path, size: int) -> None:
