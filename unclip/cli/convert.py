@@ -12,7 +12,9 @@ from unclip.errors import RequestError
 @click.command()
 @click.argument("source")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--parity", is_flag=True, help="Clamp the prior as diffusers does, at ±5, not as Karlo's own code, at ±10.")
+@click.option(
+    "--parity", is_flag=True, help="Clamp the prior as diffusers does, at ±5, not as Karlo's own code, at ±10."
+)
 @click.option("--overwrite", is_flag=True, help="Replace a model folder that exists.")
 def convert(source: str, out: Path, parity: bool, overwrite: bool) -> None:
     """Turn Karlo in diffusers' layout (a folder or Hub id), or a PriorTransformer's folder, into our layout."""

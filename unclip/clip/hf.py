@@ -82,9 +82,7 @@ def load(name: str) -> HfClip:
         model = transformers.CLIPModel.from_pretrained(name, use_safetensors=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"hf:{name}: transformers cannot load it ({_short(error)})"
-        ) from None
+        raise CheckpointError(f"hf:{name}: transformers cannot load it ({_short(error)})") from None
     return HfClip(model, model, tokenizer, f"hf:{name}")
 
 

@@ -57,12 +57,16 @@ def read_decoder(folder: Path, projection: Path, scheduler: Path) -> Decoder:
     theirs = foreign.read_config(foreign.UNet2DConditionModel, folder / "config.json")
     condition = foreign.read_config(foreign.UnCLIPTextProjModel, projection / "config.json")
     attention = [i for i, kind in enumerate(theirs.down_block_types) if kind.startswith("SimpleCrossAttn")]
-    mirrored = [len(theirs.up_block_types) - 1 - i for i, kind in enumerate(theirs.up_block_types) if "CrossAttn" in kind]
+    mirrored = [
+        len(theirs.up_block_types) - 1 - i for i, kind in enumerate(theirs.up_block_types) if "CrossAttn" in kind
+    ]
     if attention != sorted(mirrored):
         raise CheckpointError(f"{folder}/config.json: attends at other resolutions going up than going down")
     diffusion = _diffusion(scheduler)
     if (diffusion["variance"] == "learned") != (theirs.out_channels == 6):
-        raise CheckpointError(f"{scheduler}: its variance_type does not fit the decoder's {theirs.out_channels} channels")
+        raise CheckpointError(
+            f"{scheduler}: its variance_type does not fit the decoder's {theirs.out_channels} channels"
+        )
     config = parse_checkpoint(Decoder.Config, folder, {
         "size": theirs.sample_size, "embed": condition.clip_embeddings_dim, "token_width": condition.clip_embeddings_dim,
         "context_width": condition.cross_attention_dim,

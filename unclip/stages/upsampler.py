@@ -95,7 +95,9 @@ class Upsampler(DiffusionStage):
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image is not None
         if self.network.expert is not None:
-            raise ConfigError("stage.expert: an upsampler with a last-step expert can be sampled only; train without one")
+            raise ConfigError(
+                "stage.expert: an upsampler with a last-step expert can be sampled only; train without one"
+            )
         side = batch.image.shape[-1]
         low = degrade(resize(batch.image, side // self.factor), self.degradation)
         return self.diffusion.loss(self.network, batch.image, {"low": self._enlarged(low, side)})
