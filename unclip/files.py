@@ -145,7 +145,7 @@ def find_model(ref: str) -> Path:
     folder = Path(ref)
     if (BUNDLED / ref / "model_index.json").is_file() and ref.isidentifier():
         return BUNDLED / ref
-    if (folder / "model_index.json").is_file():
+    if (folder / "model_index.json").is_file() or any(folder.glob("*.ckpt")):  # ours or diffusers'; Karlo's own
         return folder
     if folder.exists():
         if folder.is_file():

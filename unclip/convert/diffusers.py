@@ -24,7 +24,7 @@ PIPELINES = ("UnCLIPPipeline", "UnCLIPImageVariationPipeline")
 PRIOR_CLAMP = 10.0
 
 # Karlo's numbers, which diffusers has as defaults of its pipelines' calls.
-_SAMPLING = {
+SAMPLING = {
     "prior": {"steps": 25, "guidance": 4.0},
     "decoder": {"steps": 25, "guidance": 8.0},
     "upsampler": {"steps": 7},
@@ -45,7 +45,7 @@ def read_prior(folder: Path, scheduler: Path | None = None, *, parity: bool = Fa
     config = parse_checkpoint(Prior.Config, folder, {
         "embed": theirs.embedding_dim, "token_width": theirs.embedding_dim, "context": theirs.num_embeddings,
         "width": theirs.num_attention_heads * theirs.attention_head_dim, "depth": theirs.num_layers,
-        "heads": theirs.num_attention_heads, "text_drop": 0.2, "diffusion": diffusion, "sampling": _SAMPLING["prior"],
+        "heads": theirs.num_attention_heads, "text_drop": 0.2, "diffusion": diffusion, "sampling": SAMPLING["prior"],
     })  # fmt: skip
     with torch.device("meta"):
         stage = Prior(config)
@@ -74,7 +74,7 @@ def read_decoder(folder: Path, projection: Path, scheduler: Path) -> Decoder:
             **_unet(theirs, folder), "attention": attention, "middle_attention": True,
             "head_channels": theirs.attention_head_dim,
         },
-        "text_drop": 0.3, "diffusion": diffusion, "sampling": _SAMPLING["decoder"],
+        "text_drop": 0.3, "diffusion": diffusion, "sampling": SAMPLING["decoder"],
     })  # fmt: skip
     with torch.device("meta"):
         stage = Decoder(config)
@@ -96,7 +96,7 @@ def read_upsampler(first: Path, last: Path, scheduler: Path, *, low: int) -> Ups
         raise CheckpointError(f"{first}/config.json: sample_size {theirs.sample_size} is no multiple of {low}")
     config = parse_checkpoint(Upsampler.Config, first, {
         "size": theirs.sample_size, "factor": theirs.sample_size // low, "unet": _unet(theirs, first),
-        "catmull_rom": True, "expert": True, "diffusion": _diffusion(scheduler), "sampling": _SAMPLING["upsampler"],
+        "catmull_rom": True, "expert": True, "diffusion": _diffusion(scheduler), "sampling": SAMPLING["upsampler"],
     })  # fmt: skip
     with torch.device("meta"):
         stage = Upsampler(config)
