@@ -98,7 +98,10 @@ def unet_state(unet: Any, prefix: str) -> State:
 
 
 def prior_state(prior: Any) -> State:
-    state: State = {"model.prd_emb": prior.prd_embedding.data, "model.positional_embedding": prior.positional_embedding.data}
+    state: State = {
+        "model.prd_emb": prior.prd_embedding.data,
+        "model.positional_embedding": prior.positional_embedding.data,
+    }
     for name, module in (
         ("time_embed.0", prior.time_embedding.linear_1), ("time_embed.2", prior.time_embedding.linear_2),
         ("text_enc_proj", prior.encoder_hidden_states_proj), ("text_emb_proj", prior.embedding_proj),
@@ -209,7 +212,9 @@ def test_upsampler(theirs: dict[str, Any], ours: Path) -> None:
     upsampler: Any = load_stage(ours / "upsampler-256")
     x, low = draw(2, 3, 32, 32), draw(2, 3, 32, 32) / 2
     for t, part in ((166, "first"), (0, "last")):
-        assert_near(upsampler.network(x, torch.full((2,), t), low=low), theirs[part](torch.cat([x, low], dim=1), t).sample)
+        assert_near(
+            upsampler.network(x, torch.full((2,), t), low=low), theirs[part](torch.cat([x, low], dim=1), t).sample
+        )
 
 
 def test_index(ours: Path) -> None:

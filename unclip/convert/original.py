@@ -137,7 +137,9 @@ def _unfused(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
             continue
         if len(tensor) % (len(parts) * HEAD):
             raise CheckpointError(f"{path}: tensor {name} is not made of heads of {HEAD} channels")
-        heads = tensor.reshape(-1, len(parts), HEAD, *tensor.shape[1:])  # first q, k and v of one head, then of the next
+        heads = tensor.reshape(
+            -1, len(parts), HEAD, *tensor.shape[1:]
+        )  # first q, k and v of one head, then of the next
         apart.update({f"{module}.{part}.{kind}": heads[:, i].flatten(0, 1) for i, part in enumerate(parts)})
     return apart
 
