@@ -24,6 +24,7 @@ LEVELS = [
     {"device", "diffusion", "files", "images", "menagerie", "nn"},
     {"clip"},
     {"stages"},
+    {"convert"},
     {"data", "pipeline"},
     {"assemble", "evaluate", "train"},
     {"cli"},

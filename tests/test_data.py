@@ -249,7 +249,9 @@ def test_crops_are_random_parts_of_the_picture(shards: Path) -> None:
 
 def test_captions_alone_need_no_pictures(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", {"a.txt": b"only words"})
-    assert next(iter(stream(tmp_path / "a.tar", needs=frozenset()))) == Item("a", "only words", None, None, None, Counter())
+    assert next(iter(stream(tmp_path / "a.tar", needs=frozenset()))) == Item(
+        "a", "only words", None, None, None, Counter()
+    )
     batch = next(batches(stream(tmp_path / "a.tar", needs=frozenset())))
     assert batch.image is None and batch.captions == ("only words",) * 4
 

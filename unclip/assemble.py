@@ -10,7 +10,6 @@ import torch
 
 from unclip import __version__, files
 from unclip.errors import CheckpointError
-from unclip.pipeline import FORMAT
 from unclip.stages import load_stage
 from unclip.stages.base import Stage
 from unclip.stages.clip import ClipStage
@@ -51,7 +50,7 @@ def assemble(
             )
     upsamplers = sorted((role for role in stages if role.startswith("upsampler-")), key=lambda r: int(r.split("-")[1]))
     index: dict[str, Any] = {
-        "format": FORMAT, "name": name or out.name, "unclip": __version__, "clip": "clip" if "clip" in stages else clip,
+        "format": files.FORMAT, "name": name or out.name, "unclip": __version__, "clip": "clip" if "clip" in stages else clip,
         "prior": "prior", "decoder": "decoder", "upsamplers": upsamplers,
     }  # fmt: skip
     if vocabulary is not None:

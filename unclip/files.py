@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from unclip.errors import CheckpointError
 
 BUNDLED = Path(__file__).parent / "models"
+FORMAT = 1  # of model_index.json
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -71,10 +73,17 @@ def copy_folder(source: Path, target: Path) -> None:
 
 def save_weights(module: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:
     """The module's state as safetensors, floating-point tensors in `dtype` if given."""
-    state = {
-        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
-        for name, tensor in module.state_dict().items()
-    }
+    write_weights(
+        {
+            name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
+            for name, tensor in module.state_dict().items()
+        },
+        path,
+    )
+
+
+def write_weights(state: dict[str, Tensor], path: Path) -> None:
+    """Tensors as safetensors."""
     try:
         save_file(state, path)
     except SafetensorError as error:
@@ -116,6 +125,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: damaged or not safetensors ({error})") from None
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept: XDG's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unclip"
+
+
 def stage_folder(path: Path) -> Path:
     """The folder of a saved stage: the path itself, or a run's newest complete checkpoint."""
     if (path / "config.json").is_file():
@@ -131,7 +145,7 @@ def find_model(ref: str) -> Path:
     folder = Path(ref)
     if (BUNDLED / ref / "model_index.json").is_file() and ref.isidentifier():
         return BUNDLED / ref
-    if (folder / "model_index.json").is_file():
+    if (folder / "model_index.json").is_file() or any(folder.glob("*.ckpt")):  # ours or diffusers'; Karlo's own
         return folder
     if folder.exists():
         if folder.is_file():
@@ -149,7 +163,7 @@ def _from_hub(ref: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(ref, allow_patterns=["*.json", "*.safetensors", "*.md"]))
+        folder = Path(snapshot_download(ref, allow_patterns=["*.json", "*.safetensors", "*.md", "*/merges.txt"]))
     except (LocalEntryNotFoundError, ConnectionError, TimeoutError):
         raise CheckpointError(f"{ref}: not in the cache, and the Hub cannot be reached") from None
     except (HfHubHTTPError, HFValidationError, OSError) as error:

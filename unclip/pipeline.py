@@ -16,20 +16,20 @@ from torch import Tensor
 
 from unclip import files
 from unclip.clip import Clip, Text, load_clip
+from unclip.convert import converted
 from unclip.device import best_device
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step, find_sampler
 from unclip.errors import CheckpointError, RequestError
 from unclip.images import to_pil
 from unclip.stages import load_stage
-from unclip.stages.base import SamplingConfig, Stage
+from unclip.stages.base import DiffusionStage, SamplingConfig, Stage
 from unclip.stages.decoder import Decoder
 from unclip.stages.prior import Prior
 from unclip.stages.upsampler import Upsampler
 
 S = TypeVar("S", bound=Stage)
 
-FORMAT = 1  # of model_index.json
 MAX_SEED = 2**63 - 1
 
 OnStep = Callable[[str, int, int, Step], None]  # role, step number from 1, steps in all, the step
@@ -60,6 +60,8 @@ class Generation:
 class Pipeline:
     """A CLIP, a prior, a decoder and upsamplers that were trained for each other.
 
+    A model that only varies pictures (Karlo's second repository) has no prior, and refuses captions.
+
     Example:
         >>> pipe = Pipeline.from_pretrained("mini")
         >>> pipe("a shiba inu wearing a beret", seed=7).images[0].save("shiba.png")
@@ -68,7 +70,7 @@ class Pipeline:
     def __init__(
         self,
         clip: Clip,
-        prior: Prior,
+        prior: Prior | None,
         decoder: Decoder,
         upsamplers: Sequence[Upsampler],
         *,
@@ -87,6 +89,8 @@ class Pipeline:
     ) -> Pipeline:
         """The model that `ref` names: the bundled "mini", a folder, or a Hub repository id.
 
+        diffusers' unCLIP folders (Karlo) are converted on first use, into the user's cache.
+
         Args:
             device: the first CUDA device, Apple's, or the CPU, if not given.
             dtype: of the networks; float32 if not given, so that a seed gives the same picture everywhere.
@@ -94,19 +98,20 @@ class Pipeline:
         Raises:
             CheckpointError: nothing there, damaged files, or stages that do not belong together.
         """
-        folder = files.find_model(ref)
+        folder = converted(files.find_model(ref))
         index = files.read_json(folder / "model_index.json")
-        if index.get("format") != FORMAT:
+        if index.get("format") != files.FORMAT:
             raise CheckpointError(
-                f"{folder}/model_index.json: format {index.get('format')!r}, this version reads {FORMAT}"
+                f"{folder}/model_index.json: format {index.get('format')!r}, this version reads {files.FORMAT}"
             )
         try:
-            clip_ref, prior, decoder = str(index["clip"]), str(index["prior"]), str(index["decoder"])
+            clip_ref, decoder = str(index["clip"]), str(index["decoder"])
+            prior = None if index["prior"] is None else str(index["prior"])
             names = [str(name) for name in index["upsamplers"]]
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{folder}/model_index.json: says nothing of {error}") from None
         clip = load_clip(str(folder / clip_ref) if (folder / clip_ref).is_dir() else clip_ref)
-        stages = {name: load_stage(folder / name) for name in (prior, decoder, *names)}
+        stages = {name: load_stage(folder / name) for name in (prior, decoder, *names) if name is not None}
         for name, stage in stages.items():
             trained_for = stage.config.clip
             if trained_for is not None and trained_for != clip.identity:
@@ -116,7 +121,7 @@ class Pipeline:
         words = index.get("vocabulary")
         pipeline = cls(
             clip,
-            _role(stages[prior], Prior, folder / prior),
+            None if prior is None else _role(stages[prior], Prior, folder / prior),
             _role(stages[decoder], Decoder, folder / decoder),
             sorted((_role(stages[n], Upsampler, folder / n) for n in names), key=lambda u: u.size),
             folder=folder,
@@ -129,9 +134,7 @@ class Pipeline:
         """Writes the model as a folder that loads back to the same bits."""
         with files.new_folder(Path(folder), replaces="model_index.json") as out:
             names = [f"upsampler-{u.size}" for u in self.upsamplers]
-            for name, stage in zip(
-                ["prior", "decoder", *names], [self.prior, self.decoder, *self.upsamplers], strict=True
-            ):
+            for name, stage in self._stages().items():
                 (out / name).mkdir()
                 stage.save(out / name)
             index = files.read_json(self.folder / "model_index.json")
@@ -140,7 +143,8 @@ class Pipeline:
                 files.copy_folder(source, out / "clip")
                 index["clip"] = "clip"
             files.write_json(
-                out / "model_index.json", {**index, "prior": "prior", "decoder": "decoder", "upsamplers": names}
+                out / "model_index.json",
+                {**index, "prior": None if self.prior is None else "prior", "decoder": "decoder", "upsamplers": names},
             )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Pipeline:
@@ -148,7 +152,7 @@ class Pipeline:
         try:
             self.device = torch.device(device)
             self.clip.to(self.device, dtype)
-            for stage in (self.prior, self.decoder, *self.upsamplers):
+            for stage in self._stages().values():
                 stage.to(self.device)
                 stage.network.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         except (RuntimeError, AssertionError) as error:
@@ -197,6 +201,8 @@ class Pipeline:
         Raises:
             RequestError: something impossible was asked for.
         """
+        if self.prior is None:
+            raise RequestError(f"{self.name}: has no prior, so it varies pictures but draws none from a prompt")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         captions = [check_prompt(p) for p in prompts for _ in range(num_images)]
         if num_images < 1 or not captions:
@@ -252,14 +258,17 @@ class Pipeline:
 
     __call__ = generate
 
+    def _stages(self) -> dict[str, DiffusionStage]:
+        prior = {} if self.prior is None else {"prior": self.prior}
+        return {**prior, "decoder": self.decoder, **{f"upsampler-{u.size}": u for u in self.upsamplers}}
+
     def _encode(self, captions: Sequence[str], negative: str) -> tuple[Text, Text]:
         """Captions and what guidance leads away from, encoded as one batch so that both have one length."""
         both = self.clip.encode_text([*captions, negative])
         return both.rows(None, -1), both.rows(-1, None).repeat(len(captions))
 
     def _sampling(self, roles: Sequence[str], options: Options) -> dict[str, SamplingConfig]:
-        stages: dict[str, Stage] = {"prior": self.prior, "decoder": self.decoder}
-        stages.update({f"upsampler-{u.size}": u for u in self.upsamplers})
+        stages = self._stages()
         for role in options:
             if role not in stages:
                 raise RequestError(f"options for {role!r}: the stages are {', '.join(stages)}")

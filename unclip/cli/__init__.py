@@ -11,6 +11,7 @@ import sys
 
 import click
 
+from unclip.cli.convert import convert
 from unclip.cli.data import data
 from unclip.cli.evaluate import evaluate
 from unclip.cli.generate import generate
@@ -29,7 +30,7 @@ def cli() -> None:
     """
 
 
-for _command in (generate, info, train, assemble, data, evaluate):
+for _command in (generate, info, train, assemble, convert, data, evaluate):
     cli.add_command(_command)
 
 

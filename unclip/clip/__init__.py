@@ -94,9 +94,13 @@ class Clip(ClipSizes, Protocol):
 def load_clip(ref: str) -> Clip:
     """The CLIP that `ref` names: a folder or run of the clip stage, or `backend:name` (openclip:ViT-L-14/openai, hf:…)."""
     if ref and Path(ref).is_dir():
-        from unclip.clip.openclip import load_folder
+        if (Path(ref) / "text_encoder").is_dir():
+            from unclip.clip import hf
 
-        return load_folder(stage_folder(Path(ref)))
+            return hf.load_folder(Path(ref))
+        from unclip.clip import openclip
+
+        return openclip.load_folder(stage_folder(Path(ref)))
     backend, colon, name = ref.partition(":")
     if not colon:
         raise CheckpointError(

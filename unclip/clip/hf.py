@@ -1,8 +1,12 @@
-"""The transformers backend: `hf:openai/clip-vit-large-patch14`, or any folder saved by CLIPModel."""
+"""The transformers backend: `hf:openai/clip-vit-large-patch14`, or any folder saved by CLIPModel.
+
+A model folder converted from diffusers keeps its CLIP in parts: `text_encoder`, `tokenizer`, perhaps `image_encoder`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -10,7 +14,8 @@ from torch import Tensor
 
 from unclip.clip import Text
 from unclip.clip.torchvision_schemas import declare_missing_schemas
-from unclip.errors import CheckpointError
+from unclip.errors import CheckpointError, RequestError
+from unclip.files import read_json
 
 declare_missing_schemas()
 
@@ -18,15 +23,33 @@ import transformers  # noqa: E402  (needs the schemas)
 
 
 class HfClip:
-    """A transformers CLIPModel as a `Clip`."""
+    """A transformers CLIP as a `Clip`.
 
-    def __init__(self, model: Any, tokenizer: Any, identity: str) -> None:
+    Args:
+        model: a CLIPModel, or a CLIPTextModelWithProjection.
+        vision: what reads pictures, a CLIPModel or a CLIPVisionModelWithProjection; None where nothing does.
+    """
+
+    def __init__(self, model: Any, vision: Any | None, tokenizer: Any, identity: str) -> None:
         self.model = model.eval().requires_grad_(False)
+        self.vision = vision if vision is None else vision.eval().requires_grad_(False)
         self.tokenizer, self.identity = tokenizer, identity
-        self.context: int = model.config.text_config.max_position_embeddings
-        self.token_width: int = model.config.text_config.hidden_size
+        text = getattr(model.config, "text_config", model.config)
+        self.context: int = text.max_position_embeddings
+        self.token_width: int = text.hidden_size
         self.width: int = model.config.projection_dim
-        self.image_size: int = model.config.vision_config.image_size
+
+    @property
+    def image_size(self) -> int:
+        """See `Clip`.
+
+        Raises:
+            RequestError: nothing here reads pictures.
+        """
+        if self.vision is None:
+            raise RequestError(f"{self.identity}: has no image encoder, it reads captions only")
+        size: int = getattr(self.vision.config, "vision_config", self.vision.config).image_size
+        return size
 
     def encode_text(self, captions: Sequence[str]) -> Text:
         """See `Clip`."""
@@ -48,15 +71,19 @@ class HfClip:
         """See `Clip`."""
         from unclip.clip.openclip import MEAN, STD, normalised
 
-        pixels = normalised(images, self.image_size, MEAN, STD).to(self.model.dtype)
+        pixels = normalised(images, self.image_size, MEAN, STD)
+        assert self.vision is not None
+        pixels = pixels.to(self.vision.device, self.vision.dtype)
         with torch.inference_mode():
-            out = self.model.vision_model(pixel_values=pixels)
-            embed: Tensor = self.model.visual_projection(out.pooler_output)
+            out = self.vision.vision_model(pixel_values=pixels)
+            embed: Tensor = self.vision.visual_projection(out.pooler_output)
         return embed
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """See `Clip`."""
         self.model.to(device=device, dtype=dtype)
+        if self.vision is not None:
+            self.vision.to(device=device, dtype=dtype)
         return self
 
 
@@ -66,7 +93,32 @@ def load(name: str) -> HfClip:
         model = transformers.CLIPModel.from_pretrained(name, use_safetensors=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"hf:{name}: transformers cannot load it ({' '.join(str(error).split())[:300]})"
-        ) from None
-    return HfClip(model, tokenizer, f"hf:{name}")
+        raise CheckpointError(f"hf:{name}: transformers cannot load it ({_short(error)})") from None
+    return HfClip(model, model, tokenizer, f"hf:{name}")
+
+
+def load_folder(folder: Path) -> HfClip:
+    """The CLIP of a model folder that was converted from diffusers."""
+    identity = read_json(folder / "config.json").get("identity")
+    text = _tower(transformers.CLIPTextModelWithProjection, folder / "text_encoder")
+    pictures = folder / "image_encoder"
+    vision = _tower(transformers.CLIPVisionModelWithProjection, pictures) if pictures.is_dir() else None
+    try:
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder}/tokenizer: not a CLIP tokenizer ({_short(error)})") from None
+    return HfClip(text, vision, tokenizer, str(identity))
+
+
+def _tower(kind: Any, folder: Path) -> Any:
+    try:
+        model, info = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
+    except Exception as error:  # transformers and safetensors raise what they like
+        raise CheckpointError(f"{folder}: transformers cannot load it ({_short(error)})") from None
+    if info["missing_keys"]:  # it would go on with random numbers in their place
+        raise CheckpointError(f"{folder}/model.safetensors: tensor {min(info['missing_keys'])} is missing")
+    return model
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from typing import ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unclip.diffusion.diffusion import DiffusionConfig
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step
+from unclip.errors import ConfigError
 from unclip.images import resize
 from unclip.nn.unet import UNet, UNetConfig
 from unclip.stages.base import Batch, DiffusionStage, DiffusionStageConfig, SamplingConfig
@@ -28,6 +30,9 @@ class UpsamplerConfig(DiffusionStageConfig):
         degradation: of the low-resolution input, in training.
         residual: the network says what to add to the resized input instead of the whole x0, so that an untrained one
             is already as good as bicubic; small networks need it. Only where x0 is predicted.
+        catmull_rom: enlarge the input by Catmull–Rom splines, free to overshoot [−1, 1], as Karlo does; otherwise by
+            torch's bicubic kernel, clamped.
+        expert: a second U-Net takes the last step, at t = 0 (Karlo, which fine-tuned it adversarially).
     """
 
     kind: str = "upsampler"
@@ -37,6 +42,8 @@ class UpsamplerConfig(DiffusionStageConfig):
     unet: UNetConfig
     degradation: Kind = "blur"
     residual: bool = False
+    catmull_rom: bool = False
+    expert: bool = False
     diffusion: DiffusionConfig = DiffusionConfig()
     sampling: SamplingConfig = SamplingConfig(steps=27, sampler="ddim")
 
@@ -54,11 +61,14 @@ class UpsamplerNetwork(nn.Module):
         super().__init__()
         self.residual = config.residual
         self.unet = UNet(config.unet, 6, outputs)
+        self.expert = UNet(config.unet, 6, outputs) if config.expert else None
 
     def forward(self, x: Tensor, t: Tensor, *, low: Tensor, seeds: Tensor | None = None) -> Tensor:
         """x [B, 3, H, W]; t, seeds [B]; low [B, 3, H, W], already resized."""
         dtype = self.unet.enter.weight.dtype
-        out: Tensor = self.unet(torch.cat([x, low], dim=1).to(dtype), t, seeds=seeds)
+        # While sampling, all pictures of a batch are at one time.
+        unet = self.expert if self.expert is not None and t[0] == 0 else self.unet
+        out: Tensor = unet(torch.cat([x, low], dim=1).to(dtype), t, seeds=seeds)
         return out + low.to(dtype) if self.residual else out
 
 
@@ -71,7 +81,7 @@ class Upsampler(DiffusionStage):
     def __init__(self, config: UpsamplerConfig) -> None:
         super().__init__(config)
         self.size, self.factor, self.degradation = config.size, config.factor, config.degradation
-        self.crop_fraction = config.crop_fraction
+        self.crop_fraction, self.catmull_rom = config.crop_fraction, config.catmull_rom
         self.network = UpsamplerNetwork(config, outputs=6 if self.diffusion.learned else 3)
 
     @property
@@ -84,10 +94,14 @@ class Upsampler(DiffusionStage):
 
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image is not None
+        if self.network.expert is not None:
+            raise ConfigError(
+                "stage.expert: an upsampler with a last-step expert can be sampled only; train without one"
+            )
         side = batch.image.shape[-1]
         chance = batch.chance(batch.image)
         low = degrade(resize(batch.image, side // self.factor), self.degradation, chance.integers(2**62).tolist())
-        cond = {"low": resize(low, side), **batch.dropout()}
+        cond = {"low": self._enlarged(low, side), **batch.dropout()}
         return self.diffusion.loss(self.network, batch.image, cond, *self._draw(chance, batch.image))
 
     def sample(self, low: Tensor, options: SamplingConfig, noise: Noise, *, size: int | None = None) -> Iterator[Step]:
@@ -96,8 +110,14 @@ class Upsampler(DiffusionStage):
         Args:
             size: side of the result, if not the stage's own: the network is convolution-only.
         """
-        low = resize(low, size or self.size)
+        low = self._enlarged(low, size or self.size)
         return self._walk(tuple(low.shape), {"low": low}, None, options, noise)
+
+    def _enlarged(self, low: Tensor, side: int) -> Tensor:
+        if not self.catmull_rom:
+            return resize(low, side)
+        # torch's antialiased kernel is PIL's (a = −0.5), its other one is not (a = −0.75).
+        return F.interpolate(low, (side, side), mode="bicubic", antialias=True)
 
 
 STAGE = Upsampler

@@ -1,0 +1,349 @@
+"""Karlo in small: diffusers' own modules with random weights, saved by diffusers, converted, and run side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from unclip.clip.openclip import MEAN, STD
+from unclip.clip.torchvision_schemas import declare_missing_schemas
+from unclip.convert import convert
+from unclip.diffusion.noise import Noise
+from unclip.diffusion.schedule import cosine_betas
+from unclip.errors import CheckpointError, RequestError
+from unclip.pipeline import Pipeline
+from unclip.stages import load_stage
+
+declare_missing_schemas()
+diffusers = pytest.importorskip("diffusers")
+transformers = pytest.importorskip("transformers")
+
+from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel  # noqa: E402
+from diffusers.schedulers import scheduling_unclip  # noqa: E402
+
+WIDTH, CONTEXT, LOW, HIGH = 32, 16, 16, 64
+PROMPTS = ["a red fox", "a hat"]
+
+
+def seeded(module: nn.Module, seed: int) -> Any:
+    """Away from the zeros and ones of a fresh network, so that a misplaced tensor shows."""
+    generator = torch.Generator().manual_seed(seed)
+    for tensor in module.state_dict().values():
+        if tensor.is_floating_point():
+            tensor += 0.05 * torch.randn(tensor.shape, generator=generator)
+    return module.eval()
+
+
+def tokenizer(folder: Path) -> Any:
+    """CLIP's tokenizer over single letters."""
+    folder.mkdir()
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    vocabulary = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(vocabulary)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": CONTEXT}))
+    return transformers.CLIPTokenizer.from_pretrained(folder)
+
+
+def text_config(end: int) -> Any:
+    return transformers.CLIPTextConfig(
+        vocab_size=end + 1, hidden_size=WIDTH, intermediate_size=64, projection_dim=WIDTH, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=CONTEXT, bos_token_id=end - 1, eos_token_id=end, pad_token_id=end,
+    )  # fmt: skip
+
+
+def decoder() -> Any:
+    return diffusers.UNet2DConditionModel(
+        sample_size=LOW, in_channels=3, out_channels=6, layers_per_block=2, block_out_channels=(32, 64),
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        cross_attention_dim=48, class_embed_type="identity", attention_head_dim=16,
+        resnet_time_scale_shift="scale_shift",
+    )  # fmt: skip
+
+
+def upsampler() -> Any:
+    return diffusers.UNet2DModel(
+        sample_size=HIGH, in_channels=6, out_channels=3, layers_per_block=2, block_out_channels=(32, 64),
+        down_block_types=("ResnetDownsampleBlock2D",) * 2, up_block_types=("ResnetUpsampleBlock2D",) * 2,
+        add_attention=False, resnet_time_scale_shift="default",
+    )  # fmt: skip
+
+
+def scheduler(variance: str, predict: str, bound: float) -> Any:
+    """With its tables in double: in float32, as theirs are, they are wrong by 5e-4 near the clean end."""
+    made = diffusers.UnCLIPScheduler(variance_type=variance, prediction_type=predict, clip_sample_range=bound)
+    made.betas = cosine_betas(1000)
+    made.alphas = 1 - made.betas
+    made.alphas_cumprod = torch.cumprod(made.alphas, 0)
+    made.one = torch.tensor(1.0, dtype=torch.float64)
+    return made
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A small UnCLIPPipeline."""
+    words = tokenizer(tmp_path_factory.mktemp("words") / "tokenizer")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pipe = diffusers.UnCLIPPipeline(
+            prior=seeded(diffusers.PriorTransformer(
+                num_attention_heads=2, attention_head_dim=16, num_layers=2, embedding_dim=WIDTH, num_embeddings=CONTEXT,
+                additional_embeddings=4,
+            ), 1),
+            text_encoder=seeded(transformers.CLIPTextModelWithProjection(text_config(words.eos_token_id)), 2),
+            decoder=seeded(decoder(), 3),
+            text_proj=seeded(UnCLIPTextProjModel(
+                clip_embeddings_dim=WIDTH, time_embed_dim=128, cross_attention_dim=48
+            ), 4),
+            super_res_first=seeded(upsampler(), 5), super_res_last=seeded(upsampler(), 6), tokenizer=words,
+            prior_scheduler=scheduler("fixed_small_log", "sample", 5.0),
+            decoder_scheduler=scheduler("learned_range", "epsilon", 1.0),
+            super_res_scheduler=scheduler("fixed_small_log", "epsilon", 1.0),
+        )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def karlo(theirs: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("karlo") / "karlo"
+    theirs.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ours(karlo: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    out = tmp_path_factory.mktemp("ours") / "small-karlo"
+    convert(karlo, out, parity=True)
+    return Pipeline.from_pretrained(str(out), device="cpu")
+
+
+def assert_near(a: Tensor, b: Tensor) -> None:
+    """Maximum error relative to the largest value."""
+    assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@torch.inference_mode()
+def test_text_encoder(theirs: Any, ours: Pipeline) -> None:
+    text = ours.clip.encode_text(PROMPTS)
+    ids = theirs.tokenizer(PROMPTS, padding="max_length", max_length=CONTEXT, return_tensors="pt")
+    out = theirs.text_encoder(ids.input_ids)
+    assert_near(text.embed, out.text_embeds)
+    seen = text.mask
+    assert_near(text.tokens[seen], out.last_hidden_state[:, : seen.shape[1]][seen])
+
+
+@torch.inference_mode()
+def test_prior(theirs: Any, ours: Pipeline) -> None:
+    assert ours.prior is not None
+    text = ours.clip.encode_text(PROMPTS)
+    x = draw(2, WIDTH)
+    padded = torch.zeros(2, CONTEXT, WIDTH)
+    padded[:, : text.tokens.shape[1]] = text.tokens
+    mask = torch.zeros(2, CONTEXT, dtype=torch.bool)
+    mask[:, : text.mask.shape[1]] = text.mask
+    for t in (999, 416, 0):
+        out = theirs.prior(x, t, text.embed, padded, mask).predicted_image_embedding
+        time = torch.full((2,), t)
+        got = ours.prior.network(x, time, text_embed=text.embed, tokens=text.tokens, mask=text.mask)
+        assert_near(got, out)
+    assert_near(x * ours.prior.std + ours.prior.mean, theirs.prior.post_process_latents(x))
+
+
+@torch.inference_mode()
+def test_decoder_and_its_projection(theirs: Any, ours: Pipeline) -> None:
+    text = ours.clip.encode_text(PROMPTS)
+    x, z_i = draw(2, 3, LOW, LOW), draw(2, WIDTH)
+    context, embed = theirs.text_proj(
+        image_embeddings=z_i, prompt_embeds=text.embed, text_encoder_hidden_states=text.tokens,
+        do_classifier_free_guidance=False,
+    )  # fmt: skip
+    mask = torch.nn.functional.pad(text.mask, (4, 0), value=True)
+    for t in (999, 416, 0):
+        out = theirs.decoder(x, t, context, class_labels=embed, attention_mask=mask).sample
+        cond = {"image_embed": z_i, "text_embed": text.embed, "ids": text.ids, "tokens": text.tokens, "mask": text.mask}
+        assert_near(ours.decoder.network(x, torch.full((2,), t), **cond), out)
+
+
+@torch.inference_mode()
+def test_upsampler_and_its_expert(theirs: Any, ours: Pipeline) -> None:
+    x, low = draw(2, 3, HIGH, HIGH), draw(2, 3, HIGH, HIGH) / 2
+    network = ours.upsamplers[0].network
+    for t, part in ((999, theirs.super_res_first), (166, theirs.super_res_first), (0, theirs.super_res_last)):
+        out = part(torch.cat([x, low], dim=1), t).sample
+        assert_near(network(x, torch.full((2,), t), low=low), out)
+
+
+@pytest.mark.parametrize(("guidance", "steps"), [((4.0, 8.0), (4, 4, 3)), ((1.0, 1.0), (3, 4, 2))])
+def test_pictures_are_theirs(
+    theirs: Any,
+    ours: Pipeline,
+    guidance: tuple[float, float],
+    steps: tuple[int, int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seeds = [3, 8]
+    roles = ["prior", "decoder", f"upsampler-{HIGH}"]
+    shapes = [(2, WIDTH), (2, 3, LOW, LOW), (2, 3, HIGH, HIGH)]
+    noise = {shape: Noise(seeds, role) for role, shape in zip(roles, shapes, strict=True)}
+    latents = [noise[shape](torch.empty(shape)) for shape in shapes]
+    monkeypatch.setattr(
+        scheduling_unclip, "randn_tensor", lambda shape, **_: noise[tuple(shape)](torch.empty(tuple(shape)))
+    )
+    expected = theirs(
+        PROMPTS, prior_latents=latents[0], decoder_latents=latents[1], super_res_latents=latents[2],
+        prior_num_inference_steps=steps[0], decoder_num_inference_steps=steps[1], super_res_num_inference_steps=steps[2],
+        prior_guidance_scale=guidance[0], decoder_guidance_scale=guidance[1], output_type="pil",
+    ).images  # fmt: skip
+    options = {role: {"steps": n} for role, n in zip(roles, steps, strict=True)}
+    options["prior"]["guidance"], options["decoder"]["guidance"] = guidance
+    got = ours.generate(PROMPTS, seeds=seeds, options=options).images
+    for image, wanted in zip(got, expected, strict=True):
+        a, b = np.asarray(image).astype(int), np.asarray(wanted).astype(int)
+        assert np.ptp(b) > 25
+        worst = np.abs(a - b).max()
+        assert worst <= 1, f"{worst} of 255"
+
+
+def test_karlos_own_numbers_are_the_defaults(ours: Pipeline, karlo: Path, tmp_path: Path) -> None:
+    assert ours.prior is not None
+    assert [s.config.sampling.steps for s in (ours.prior, ours.decoder, *ours.upsamplers)] == [25, 25, 7]
+    assert ours.prior.diffusion.config.clamp == 5.0
+    assert ours.sizes == (LOW, HIGH)
+    convert(karlo / "prior", tmp_path / "prior")  # by itself, and without --parity
+    prior = load_stage(tmp_path / "prior")
+    assert prior.diffusion.config.clamp == 10.0
+    torch.testing.assert_close(prior.network.query, ours.prior.network.query)
+
+
+def test_a_folder_of_diffusers_is_converted_once(
+    karlo: Path, ours: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = Pipeline.from_pretrained(str(karlo), device="cpu")
+    assert first.folder.is_relative_to(tmp_path)
+    written = (first.folder / "model_index.json").stat().st_mtime_ns
+    again = Pipeline.from_pretrained(str(karlo), device="cpu")
+    assert (again.folder / "model_index.json").stat().st_mtime_ns == written
+    assert again.clip.identity == ours.clip.identity
+    options = {role: {"steps": 1} for role in ("prior", "decoder", f"upsampler-{HIGH}")}  # theirs divides by zero
+    assert first.generate("a hat", seed=1, options=options).images[0].size == (HIGH, HIGH)
+
+
+def test_the_repository_of_variations_has_no_prior(theirs: Any, tmp_path: Path) -> None:
+    vision = transformers.CLIPVisionModelWithProjection(
+        transformers.CLIPVisionConfig(
+            hidden_size=32, intermediate_size=64, projection_dim=WIDTH, num_hidden_layers=2, num_attention_heads=2,
+            image_size=32, patch_size=8,
+        )
+    ).eval()  # fmt: skip
+    shared = ("decoder", "text_encoder", "tokenizer", "text_proj", "super_res_first", "super_res_last")
+    parts = {name: getattr(theirs, name) for name in (*shared, "decoder_scheduler", "super_res_scheduler")}
+    pipe = diffusers.UnCLIPImageVariationPipeline(
+        **parts, image_encoder=vision, feature_extractor=transformers.CLIPImageProcessor()
+    )
+    pipe.save_pretrained(tmp_path / "variations")
+    convert(tmp_path / "variations", tmp_path / "out")
+    ours = Pipeline.from_pretrained(str(tmp_path / "out"), device="cpu")
+    with pytest.raises(RequestError, match="no prior"):
+        ours.generate("a hat")
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    images = draw(2, 3, 32, 32).tanh()
+    with torch.inference_mode():
+        assert_near(ours.clip.encode_image(images), vision(((images + 1) / 2 - mean) / std).image_embeds)
+    ours.save_pretrained(tmp_path / "saved")
+    assert Pipeline.from_pretrained(str(tmp_path / "saved"), device="cpu").prior is None
+
+
+def copied(karlo: Path, tmp_path: Path) -> Path:
+    """Links to a model whose files a test may replace."""
+    for path in karlo.rglob("*"):
+        if path.is_file():
+            target = tmp_path / "bad" / path.relative_to(karlo)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(path)
+    return tmp_path / "bad"
+
+
+def replaced(path: Path, data: bytes) -> None:
+    path.unlink(missing_ok=True)
+    path.write_bytes(data)
+
+
+def truncated(folder: Path) -> None:
+    path = folder / "decoder" / "diffusion_pytorch_model.safetensors"
+    replaced(path, path.read_bytes()[:-100])
+
+
+def another_class(folder: Path) -> None:
+    replaced(folder / "model_index.json", b'{"_class_name": "StableDiffusionPipeline"}')
+
+
+def no_text_proj(folder: Path) -> None:
+    (folder / "text_proj" / "config.json").unlink()
+
+
+def misshapen_mean(folder: Path) -> None:
+    path = folder / "prior" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    path.unlink()
+    save_file({**weights, "clip_mean": torch.zeros(1, 7)}, path)
+
+
+def tensor_lost(folder: Path) -> None:
+    path = folder / "super_res_last" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    path.unlink()
+    save_file({name: tensor for name, tensor in weights.items() if name != "conv_in.bias"}, path)
+
+
+def shards_elsewhere(folder: Path) -> None:
+    (folder / "prior" / "diffusion_pytorch_model.safetensors").unlink()
+    index = folder / "prior" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text('{"weight_map": {"clip_mean": "../../secret.safetensors"}}')
+
+
+class Payload:
+    """What runs when a pickle of it is loaded."""
+
+    def __reduce__(self) -> Any:
+        return exec, ("raise SystemExit('it ran')",)
+
+
+def pickled(folder: Path) -> None:
+    (folder / "prior" / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save({"clip_mean": Payload()}, folder / "prior" / "diffusion_pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (truncated, "decoder/diffusion_pytorch_model.safetensors: damaged"),
+        (another_class, "is a StableDiffusionPipeline"),
+        (no_text_proj, "text_proj/config.json: no such file"),
+        (misshapen_mean, r"prior.clip_mean has shape \(1, 7\)"),
+        (tensor_lost, "super_res_last.conv_in.bias is missing"),
+        (shards_elsewhere, "points outside the folder"),
+        (pickled, "refused"),
+    ],
+)
+def test_bad_folders_are_refused_whole(karlo: Path, tmp_path: Path, spoil: Any, said: str) -> None:
+    folder = copied(karlo, tmp_path)
+    spoil(folder)
+    with pytest.raises(CheckpointError, match=said) as caught:
+        convert(folder, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad"]

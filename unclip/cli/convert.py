@@ -1,0 +1,33 @@
+"""`unclip convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from unclip.errors import RequestError
+
+
+@click.command()
+@click.argument("source")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--parity", is_flag=True, help="Clamp the prior as diffusers does, at ±5, not as Karlo's own code, at ±10."
+)
+@click.option("--overwrite", is_flag=True, help="Replace a model folder that exists.")
+def convert(source: str, out: Path, parity: bool, overwrite: bool) -> None:
+    """Turn Karlo, or a single stage of it, into our layout.
+
+    SOURCE is a folder in diffusers' layout or a Hub id, a folder of Karlo's own .ckpt files or one of them, or the
+    folder of a PriorTransformer (Karlo's, Kandinsky 2.2's).
+    """
+    if out.exists() and not overwrite:
+        raise RequestError(f"{out}: exists already and is kept; --overwrite replaces it")
+    from unclip import files
+    from unclip.convert import convert as write
+
+    folder = Path(source)
+    is_stage = folder.is_file() or ((folder / "config.json").is_file() and not (folder / "model_index.json").is_file())
+    write(folder if is_stage else files.find_model(source), out, parity=parity)
+    click.echo(str(out))

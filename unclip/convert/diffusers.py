@@ -1,0 +1,148 @@
+"""diffusers' folders → our stages. Pipelines of unCLIP's shape, and single components of them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unclip import files
+from unclip.convert import foreign, names
+from unclip.convert.weights import filled, read_component
+from unclip.errors import CheckpointError
+from unclip.stages.base import parse_checkpoint
+from unclip.stages.decoder import Decoder
+from unclip.stages.prior import Prior
+from unclip.stages.upsampler import Upsampler
+
+PIPELINES = ("UnCLIPPipeline", "UnCLIPImageVariationPipeline")
+
+# x0 of the prior stays within this in Karlo's own code, and in Kandinsky's; diffusers' Karlo says 5.
+PRIOR_CLAMP = 10.0
+
+# Karlo's numbers, which diffusers has as defaults of its pipelines' calls.
+SAMPLING = {
+    "prior": {"steps": 25, "guidance": 4.0},
+    "decoder": {"steps": 25, "guidance": 8.0},
+    "upsampler": {"steps": 7},
+}
+
+
+def read_prior(folder: Path, scheduler: Path | None = None, *, parity: bool = False) -> Prior:
+    """A PriorTransformer.
+
+    Args:
+        scheduler: folder of its UnCLIPScheduler; Karlo's and Kandinsky's numbers without one.
+        parity: clamp as the scheduler says, where Karlo's own code clamps at ±10.
+    """
+    theirs = foreign.read_config(foreign.PriorTransformer, folder / "config.json")
+    diffusion = _diffusion(scheduler) if scheduler else {"predict": "x0"}
+    if not (parity and scheduler):
+        diffusion["clamp"] = PRIOR_CLAMP
+    config = parse_checkpoint(Prior.Config, folder, {
+        "embed": theirs.embedding_dim, "token_width": theirs.embedding_dim, "context": theirs.num_embeddings,
+        "width": theirs.num_attention_heads * theirs.attention_head_dim, "depth": theirs.num_layers,
+        "heads": theirs.num_attention_heads, "text_drop": 0.2, "diffusion": diffusion, "sampling": SAMPLING["prior"],
+    })  # fmt: skip
+    with torch.device("meta"):
+        stage = Prior(config)
+    return filled(stage, names.prior, _prefixed("prior", folder), folder)
+
+
+def read_decoder(folder: Path, projection: Path, scheduler: Path) -> Decoder:
+    """A UNet2DConditionModel and the UnCLIPTextProjModel before it."""
+    theirs = foreign.read_config(foreign.UNet2DConditionModel, folder / "config.json")
+    condition = foreign.read_config(foreign.UnCLIPTextProjModel, projection / "config.json")
+    attention = [i for i, kind in enumerate(theirs.down_block_types) if kind.startswith("SimpleCrossAttn")]
+    mirrored = [
+        len(theirs.up_block_types) - 1 - i for i, kind in enumerate(theirs.up_block_types) if "CrossAttn" in kind
+    ]
+    if attention != sorted(mirrored):
+        raise CheckpointError(f"{folder}/config.json: attends at other resolutions going up than going down")
+    diffusion = _diffusion(scheduler)
+    if (diffusion["variance"] == "learned") != (theirs.out_channels == 6):
+        raise CheckpointError(
+            f"{scheduler}: its variance_type does not fit the decoder's {theirs.out_channels} channels"
+        )
+    config = parse_checkpoint(Decoder.Config, folder, {
+        "size": theirs.sample_size, "embed": condition.clip_embeddings_dim, "token_width": condition.clip_embeddings_dim,
+        "context_width": condition.cross_attention_dim,
+        "unet": {
+            **_unet(theirs, folder), "attention": attention, "middle_attention": True,
+            "head_channels": theirs.attention_head_dim,
+        },
+        "text_drop": 0.3, "diffusion": diffusion, "sampling": SAMPLING["decoder"],
+    })  # fmt: skip
+    with torch.device("meta"):
+        stage = Decoder(config)
+    weights = {**_prefixed("decoder", folder), **_prefixed("text_proj", projection)}
+    return filled(stage, names.decoder, weights, folder)
+
+
+def read_upsampler(first: Path, last: Path, scheduler: Path, *, low: int) -> Upsampler:
+    """Two UNet2DModels of one shape, the second of which takes the last step.
+
+    Args:
+        low: side in pixels of what it enlarges.
+    """
+    theirs = foreign.read_config(foreign.UNet2DModel, first / "config.json")
+    expert = foreign.read_config(foreign.UNet2DModel, last / "config.json")
+    if expert.model_copy(update={"sample_size": theirs.sample_size}) != theirs:
+        raise CheckpointError(f"{last}/config.json: another architecture than {first.name}'s")
+    if theirs.sample_size is None or theirs.sample_size % low:
+        raise CheckpointError(f"{first}/config.json: sample_size {theirs.sample_size} is no multiple of {low}")
+    config = parse_checkpoint(Upsampler.Config, first, {
+        "size": theirs.sample_size, "factor": theirs.sample_size // low, "unet": _unet(theirs, first),
+        "catmull_rom": True, "expert": True, "diffusion": _diffusion(scheduler), "sampling": SAMPLING["upsampler"],
+    })  # fmt: skip
+    with torch.device("meta"):
+        stage = Upsampler(config)
+    return filled(stage, names.upsampler, {**_prefixed(first.name, first), **_prefixed(last.name, last)}, first.parent)
+
+
+def copy_clip(source: Path, out: Path, *, pictures: bool) -> str:
+    """The text encoder and its tokenizer, and with `pictures` the image encoder, into a new folder; returns its identity.
+
+    The text encoder alone names the CLIP: both of Karlo's repositories have the same, only one the image encoder.
+    """
+    from unclip.clip.openclip import weights_identity  # heavy, and a single stage needs none of it
+
+    out.mkdir()
+    identity = ""
+    for part in ("text_encoder", *(["image_encoder"] if pictures else [])):
+        weights = {name: tensor.contiguous() for name, tensor in read_component(source / part).items()}
+        identity = identity or weights_identity("clip", weights)
+        (out / part).mkdir()
+        shutil.copyfile(source / part / "config.json", out / part / "config.json")
+        files.write_weights(weights, out / part / "model.safetensors")
+    files.copy_folder(source / "tokenizer", out / "tokenizer")
+    files.write_json(out / "config.json", {"kind": "clip", "identity": identity})
+    return identity
+
+
+def _prefixed(part: str, folder: Path) -> dict[str, Tensor]:
+    return {f"{part}.{name}": tensor for name, tensor in read_component(folder).items()}
+
+
+def _diffusion(folder: Path) -> dict[str, Any]:
+    theirs = foreign.read_config(foreign.UnCLIPScheduler, folder / "scheduler_config.json")
+    learned = theirs.variance_type == "learned_range"
+    return {
+        "schedule": "cosine", "times": theirs.num_train_timesteps,
+        "predict": {"sample": "x0", "epsilon": "eps"}[theirs.prediction_type],
+        "variance": "learned" if learned else "fixed_small", "objective": "hybrid" if learned else "simple",
+        "clamp": theirs.clip_sample_range if theirs.clip_sample else None,
+    }  # fmt: skip
+
+
+def _unet(theirs: foreign.UNet, folder: Path) -> dict[str, Any]:
+    base, *_ = widths = theirs.block_out_channels
+    if base < 1 or any(width % base for width in widths):
+        raise CheckpointError(f"{folder}/config.json: block_out_channels {widths} are no multiples of the first")
+    return {
+        "channels": base, "multipliers": [width // base for width in widths], "depth": theirs.layers_per_block,
+        "scale_shift": theirs.resnet_time_scale_shift == "scale_shift", "dropout": theirs.dropout,
+    }  # fmt: skip
