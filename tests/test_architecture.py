@@ -24,6 +24,8 @@ LEVELS = [
     {"device", "diffusion", "files", "images", "menagerie", "nn"},
     {"clip"},
     {"stages"},
+    {"generation"},
+    {"edits"},
     {"data", "pipeline"},
     {"assemble", "evaluate", "train"},
     {"cli"},

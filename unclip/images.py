@@ -5,18 +5,74 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from unclip.errors import RequestError
 
 METADATA_KEY = "unclip"  # the PNG text chunk that holds the settings
+SMALLEST = 8  # pixels of a side of a picture that is read
+LARGEST = 64 * 10**6  # pixels of its area
+
+
+def open_picture(source: Path | BinaryIO) -> Image.Image:
+    """A picture file of any kind, read whole and made plain by `plain`.
+
+    Raises:
+        RequestError: no such file, not a picture, cut off, or too large.
+    """
+    name = str(source) if isinstance(source, Path) else "the picture"
+    try:
+        with Image.open(source) as image:
+            return plain(image)
+    except FileNotFoundError:
+        raise RequestError(f"{name}: no such file") from None
+    except (RequestError, Image.DecompressionBombError) as error:
+        raise RequestError(f"{name}: {error}") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise RequestError(f"{name}: not a readable picture ({error})") from None
+
+
+def plain(image: Image.Image) -> Image.Image:
+    """The picture as 8-bit RGB, or RGBA where some of it is transparent, turned as its EXIF says; of a film, the first frame.
+
+    Raises:
+        RequestError: smaller than 8 pixels or larger than 64 megapixels.
+    """
+    if min(image.size) < SMALLEST or image.width * image.height > LARGEST:
+        raise RequestError(
+            f"{image.width} × {image.height} pixels; pictures from {SMALLEST} × {SMALLEST} to 64 megapixels can be used"
+        )
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        # PIL would cut 16 bits off at 255. A float picture's range is its own affair: [0, 1] or bytes.
+        array = np.asarray(image).astype(np.float64)
+        full = 1.0 if image.mode == "F" and array.max() <= 1 else 255.0 if array.max() <= 255 else 65535.0
+        image = Image.fromarray((array / full * 255).round().clip(0, 255).astype(np.uint8))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return image if image.getchannel("A").getextrema() != (255, 255) else image.convert("RGB")
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """An RGB picture; what is transparent becomes white."""
+    if image.mode != "RGBA":
+        return image.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def centre_square(image: Image.Image) -> Image.Image:
+    """The largest square in the middle."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
 
 
 def to_tensor(image: Image.Image) -> Tensor:

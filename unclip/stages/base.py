@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from unclip.clip import Clip, Text
 from unclip.config import Config, parse
-from unclip.diffusion.diffusion import Cond, Diffusion, DiffusionConfig, Guidance
+from unclip.diffusion.diffusion import Cond, Denoise, Diffusion, DiffusionConfig, Guidance
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step, find_sampler
 from unclip.errors import CheckpointError, ConfigError, RequestError
@@ -187,11 +187,14 @@ class DiffusionStage(Stage):
     ) -> Iterator[Step]:
         """From pure noise of that shape to data."""
         sampler = find_sampler(options.sampler, options.eta)
-        guidance = Guidance(options.guidance, options.interval, options.rescale)
-        denoise = self.diffusion.denoiser(self.network, cond, null, guidance)
+        denoise = self._denoiser(cond, null, options)
         schedule = self.diffusion.schedule
         x = noise(torch.empty(shape, device=self.device))
         return sampler(denoise, x, schedule, schedule.grid(options.steps), noise)
+
+    def _denoiser(self, cond: Cond, null: Cond | None, options: SamplingConfig) -> Denoise:
+        guidance = Guidance(options.guidance, options.interval, options.rescale)
+        return self.diffusion.denoiser(self.network, cond, null, guidance)
 
 
 def drop_text(text: Text, null: Text, keep: Tensor) -> Text:

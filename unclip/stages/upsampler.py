@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from unclip.diffusion.diffusion import DiffusionConfig
+from unclip.diffusion.diffusion import Denoise, DiffusionConfig
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step
 from unclip.images import resize
@@ -96,6 +96,10 @@ class Upsampler(DiffusionStage):
         """
         low = resize(low, size or self.size)
         return self._walk(tuple(low.shape), {"low": low}, None, options, noise)
+
+    def denoiser(self, low: Tensor, options: SamplingConfig) -> Denoise:
+        """What `sample` walks with, for those who walk otherwise: (x_t [B, 3, size, size], t) → Prediction."""
+        return self._denoiser({"low": resize(low, self.size)}, None, options)
 
 
 STAGE = Upsampler
