@@ -160,16 +160,22 @@ class Call:
         self, made: Mapping[int, Tensor], z_i: Tensor, asked: Sequence[Mapping[str, Any]], *, keep_stages: bool = False
     ) -> Generation:
         """The pictures with their settings; `asked` says per picture what is not known here."""
+        pictures = {side: [to_pil(image) for image in batch] for side, batch in made.items()}
+        images = pictures.pop(self.size)
+        return Generation(
+            images, self.seeds, self.sign(images, asked), self.seconds, z_i, pictures if keep_stages else {}
+        )
+
+    def sign(self, images: Sequence[Image.Image], asked: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Writes each picture's settings into it, and returns them."""
         used = {role: self.sampling[role].model_dump(mode="json") for role in self.seconds if role in self.sampling}
         settings = [
             {**one, "seed": seed, "model": self.model.name, "size": self.size, "stages": used}
             for one, seed in zip(asked, self.seeds, strict=True)
         ]
-        pictures = {side: [to_pil(image) for image in batch] for side, batch in made.items()}
-        images = pictures.pop(self.size)
         for image, how in zip(images, settings, strict=True):
             image.info["unclip"] = how
-        return Generation(images, self.seeds, settings, self.seconds, z_i, pictures if keep_stages else {})
+        return settings
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:

@@ -11,6 +11,9 @@ import torch
 from unclip import files
 from unclip.clip import Clip, load_clip
 from unclip.device import best_device
+from unclip.edits.differences import diff
+from unclip.edits.extension import outpaint
+from unclip.edits.interpolation import interpolate
 from unclip.edits.inversion import invert
 from unclip.edits.painting import edit
 from unclip.edits.variations import vary
@@ -198,7 +201,10 @@ class Pipeline:
     __call__ = generate
     invert = invert
     vary = vary
+    interpolate = interpolate
+    diff = diff
     edit = edit
+    outpaint = outpaint
 
 
 def prompt_words(text: str) -> list[str]:

@@ -45,6 +45,16 @@ def _transparent(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(image.getchannel("A")) < HALF)
 
 
+def resized_mask(paint: Tensor, size: int) -> Tensor:
+    """The mask at another side; a pixel is painted if any part of it is."""
+    if len(paint) == size:
+        return paint
+    as_picture = paint.float()[None, None]
+    if len(paint) > size:
+        return F.adaptive_max_pool2d(as_picture, size)[0, 0] > 0
+    return F.interpolate(as_picture, (size, size), mode="nearest-exact")[0, 0] > 0
+
+
 def known_at(side: int, picture: Tensor, paint: Tensor) -> Known:
     """What is kept of the picture at a smaller side: cells of which every pixel is, each the mean of its pixels.
 

@@ -13,7 +13,7 @@ from unclip.diffusion.diffusion import Denoise
 from unclip.diffusion.inpainting import inpaint
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step, find_sampler
-from unclip.edits.masks import known_at, read_mask
+from unclip.edits.masks import known_at, read_mask, resized_mask
 from unclip.errors import RequestError
 from unclip.generation import (
     Call,
@@ -85,7 +85,7 @@ def edit(
         text, null = call.encode([caption] * num_images, negative)
         z_i = call.imagine(text, null)
         denoise = model.decoder.denoiser(z_i, text, null, call.sampling["decoder"])
-        made = paint_over(call, denoise, picture, _resized(paint, size).to(model.device), strength or 1.0, repeats)
+        made = paint_over(call, denoise, picture, resized_mask(paint, size).to(model.device), strength or 1.0, repeats)
     how = {"verb": "edit", "prompt": caption, "negative": negative, "strength": strength or 1.0, "repeats": repeats}
     return call.finish(made, z_i, [how] * num_images)
 
@@ -128,13 +128,3 @@ def paint_over(
         x = torch.cat(parts)
         made[upsampler.size] = x
     return made
-
-
-def _resized(paint: Tensor, size: int) -> Tensor:
-    """The mask at another side; a pixel is painted if any part of it is."""
-    if len(paint) == size:
-        return paint
-    as_picture = paint.float()[None, None]
-    if len(paint) > size:
-        return torch.nn.functional.adaptive_max_pool2d(as_picture, size)[0, 0] > 0
-    return torch.nn.functional.interpolate(as_picture, (size, size), mode="nearest-exact")[0, 0] > 0
