@@ -198,7 +198,9 @@ def test_with_fixed_noise_the_way_is_another(pipe: Pipeline) -> None:
 @pytest.mark.parametrize("before", ["a cat", "a photo", ""])
 def test_a_diff_begins_with_the_picture_and_turns_by_theta(pipe: Pipeline, before: str) -> None:
     image = picture()
-    made = pipe.diff(image, before, "a fox in space", (0, 0.25, 0.5), seed=1, size=64, options={"decoder": {"steps": 10}})
+    made = pipe.diff(
+        image, before, "a fox in space", (0, 0.25, 0.5), seed=1, size=64, options={"decoder": {"steps": 10}}
+    )
     assert psnr(made.images[0], image) > 30
     cosines = torch.cosine_similarity(made.image_embeds[:1], made.image_embeds)
     assert cosines[0] > cosines[1] > cosines[2]
@@ -351,6 +353,10 @@ def test_a_clip_that_sees_nothing_still_edits(pipe: Pipeline, monkeypatch: pytes
     monkeypatch.setattr(pipe.clip, "encode_image", blind)
     pipe.edit(picture(), "a fox", half_mask(), seed=1, repeats=1)
     pipe.interpolate(["a cat", "a fox"], 2, seed=1, size=64, options=FEW)
-    for call in (lambda: pipe.vary(picture()), lambda: pipe.diff(picture(), "", "a fox"), lambda: pipe.invert(picture())):
+    for call in (
+        lambda: pipe.vary(picture()),
+        lambda: pipe.diff(picture(), "", "a fox"),
+        lambda: pipe.invert(picture()),
+    ):
         with pytest.raises(RequestError, match="no image encoder"):
             call()

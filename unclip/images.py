@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -103,6 +105,43 @@ def grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 4
     for i, image in enumerate(images):
         sheet.paste(image, (i % columns * (width + gap), i // columns * (height + gap)))
     return sheet
+
+
+def check_animation(path: Path) -> None:
+    """Finds out before the work whether such a film can be written: MP4 needs the program ffmpeg."""
+    if path.suffix.lower() == ".mp4" and shutil.which("ffmpeg") is None:
+        raise RequestError(f"{path}: MP4 is written by ffmpeg, which is not installed; .gif and .webp need nothing")
+
+
+def save_animation(images: Sequence[Image.Image], path: Path, *, bounce: bool = False, rate: int = 12) -> None:
+    """Writes a GIF, WebP or MP4 by the path's suffix, whole or not at all.
+
+    Args:
+        bounce: play it forwards and then backwards, so that it repeats without a jump.
+        rate: pictures per second.
+    """
+    check_animation(path)
+    film = [*images, *images[-2:0:-1]] if bounce else list(images)
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix.lower() == ".mp4":
+            _encode_mp4(film, temporary, rate)
+        else:
+            film[0].save(temporary, save_all=True, append_images=film[1:], duration=round(1000 / rate), loop=0)
+        temporary.replace(path)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise RequestError(f"{path}: cannot be written ({error})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _encode_mp4(film: Sequence[Image.Image], path: Path, rate: int) -> None:
+    width, height = film[0].size
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(rate), "-i", "-"]
+    pixels = b"".join(image.convert("RGB").tobytes() for image in film)
+    command = ["ffmpeg", "-v", "error", "-y", *source, "-pix_fmt", "yuv420p", str(path)]
+    subprocess.run(command, input=pixels, check=True, capture_output=True)
 
 
 def save_png(image: Image.Image, path: Path, settings: dict[str, Any] | None = None) -> None:

@@ -12,6 +12,7 @@ import sys
 import click
 
 from unclip.cli.data import data
+from unclip.cli.editing import diff, edit, interpolate, outpaint, vary
 from unclip.cli.evaluate import evaluate
 from unclip.cli.generate import generate
 from unclip.cli.info import info
@@ -29,7 +30,7 @@ def cli() -> None:
     """
 
 
-for _command in (generate, info, train, assemble, data, evaluate):
+for _command in (generate, vary, interpolate, diff, edit, outpaint, info, train, assemble, data, evaluate):
     cli.add_command(_command)
 
 

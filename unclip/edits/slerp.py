@@ -31,4 +31,5 @@ def slerp(a: Tensor, b: Tensor, theta: float) -> Tensor:
     weight_a = torch.where(near, 1 - theta, ((1 - theta) * angle).sin() / sine)
     weight_b = torch.where(near, theta, (theta * angle).sin() / sine)
     length = (1 - theta) * length_a + theta * length_b
-    return (length * (weight_a * unit_a + weight_b * unit_b)).reshape(a.shape).to(a)
+    between: Tensor = length * (weight_a * unit_a + weight_b * unit_b)
+    return between.reshape(a.shape).to(a)
