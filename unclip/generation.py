@@ -21,9 +21,8 @@ from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step, find_sampler
 from unclip.errors import RequestError
 from unclip.images import to_pil
-from unclip.stages.base import SamplingConfig, Stage
+from unclip.stages.base import PriorRole, SamplingConfig, Stage
 from unclip.stages.decoder import Decoder
-from unclip.stages.prior import Prior
 from unclip.stages.upsampler import Upsampler
 
 MAX_SEED = 2**63 - 1
@@ -58,7 +57,7 @@ class Model(Protocol):
     """What a call needs of a pipeline: its links and its name."""
 
     clip: Clip
-    prior: Prior
+    prior: PriorRole
     decoder: Decoder
     upsamplers: tuple[Upsampler, ...]
     device: torch.device
@@ -135,7 +134,8 @@ class Call:
 
     def imagine(self, text: Text, null: Text) -> Tensor:
         """z_i [B, D] of the captions, by the prior."""
-        return self.run("prior", self.model.prior.sample(text, null, self.sampling["prior"], self.noise("prior")))
+        prior, used = self.model.prior, self.sampling["prior"]
+        return self.run("prior", prior.sample(text, null, used, self.noise("prior")), prior.length(used))
 
     def decode(self, z_i: Tensor, text: Text, null: Text) -> Tensor:
         """The decoder's pictures [B, 3, h, h] from noise."""

@@ -29,9 +29,8 @@ from unclip.generation import (
     choose_seeds,
 )
 from unclip.stages import load_stage
-from unclip.stages.base import Stage
+from unclip.stages.base import PriorRole, Stage
 from unclip.stages.decoder import Decoder
-from unclip.stages.prior import Prior
 from unclip.stages.upsampler import Upsampler
 
 __all__ = ["FORMAT", "MAX_SEED", "Generation", "OnStep", "Options", "Pipeline", "check_prompt", "prompt_words"]
@@ -52,7 +51,7 @@ class Pipeline:
     def __init__(
         self,
         clip: Clip,
-        prior: Prior,
+        prior: PriorRole,
         decoder: Decoder,
         upsamplers: Sequence[Upsampler],
         *,
@@ -100,7 +99,7 @@ class Pipeline:
         words = index.get("vocabulary")
         pipeline = cls(
             clip,
-            _role(stages[prior], Prior, folder / prior),
+            _role(stages[prior], PriorRole, folder / prior),  # type: ignore[type-abstract]
             _role(stages[decoder], Decoder, folder / decoder),
             sorted((_role(stages[n], Upsampler, folder / n) for n in names), key=lambda u: u.size),
             folder=folder,
@@ -216,5 +215,6 @@ def prompt_words(text: str) -> list[str]:
 
 def _role(stage: Stage, kind: type[S], folder: Path) -> S:
     if not isinstance(stage, kind):
-        raise CheckpointError(f"{folder}: is a {stage.config.kind}, not a {kind.__name__.lower()}")
+        name = kind.__name__.removesuffix("Role").lower()
+        raise CheckpointError(f"{folder}: is a {stage.config.kind}, not a {name}")
     return stage

@@ -159,6 +159,20 @@ class Stage(nn.Module, ABC):
         return stage.eval()
 
 
+class PriorRole(Stage):
+    """Whatever makes z_i of a caption: the diffusion prior and those that take its place in a pipeline."""
+
+    network: nn.Module
+
+    @abstractmethod
+    def sample(self, text: Text, null: Text, options: SamplingConfig, noise: Noise) -> Iterator[Step]:
+        """Steps whose last x is z_i [B, D] of B captions; `null` is what guidance leads away from."""
+
+    def length(self, options: SamplingConfig) -> int:
+        """How many steps `sample` takes."""
+        return options.steps
+
+
 def parse_checkpoint(kind: type[StageConfig], folder: Path, tree: dict[str, Any] | None = None) -> Any:
     """A saved stage's config: its config.json, or what is left of it in `tree`."""
     try:
