@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -9,11 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor
 
 from unclip.assemble import assemble
+from unclip.cli import cli
 from unclip.clip import Text
 from unclip.diffusion.noise import Noise
+from unclip.errors import RequestError
 from unclip.pipeline import Pipeline
 from unclip.stages import load_stage
 from unclip.stages.base import Batch, PriorRole
@@ -198,3 +202,23 @@ def test_it_takes_the_priors_place_in_a_model(kind: str, tiny_model: Path, tmp_p
     assert counted[-1] == ((6, 6) if kind == "prior_ar" else (1, 1))
     pipe.save_pretrained(tmp_path / "copy")
     assert type(Pipeline.from_pretrained(str(tmp_path / "copy"), device="cpu").prior) is type(stage)
+
+
+def test_priors_are_compared_with_each_other_and_with_none(tiny_model: Path, tmp_path: Path) -> None:
+    identity = Pipeline.from_pretrained(str(tiny_model), device="cpu").clip.identity
+    shape: dict[str, Any] = {"embed": 32, "token_width": 32, "context": 48, "width": 32, "depth": 1, "heads": 2}
+    for name, clip in (("mine", identity), ("foreign", "other@1")):
+        (tmp_path / name).mkdir()
+        OnePassPrior(OnePassConfig(**shape, clip=clip)).save(tmp_path / name)
+    arguments = ["evaluate", "prior", "--model", str(tiny_model), "--count", "3", "--batch", "2", "--json", "--prior"]
+    result = CliRunner().invoke(cli, [*arguments, str(tmp_path / "mine")], catch_exceptions=False)
+    rows = json.loads(result.stdout)
+    assert [row["name"].split(" (")[0] for row in rows] == [
+        "prior", "prior_onepass", "no prior: z_t", "no z_i: caption only",
+    ]  # fmt: skip
+    assert all(-1 <= row["cosine"] <= 1 for row in rows[:3]) and rows[3]["cosine"] is None
+    assert rows[0]["seconds"] > 0 and rows[2]["seconds"] == rows[3]["seconds"] == 0
+    assert len({row["named"]["of"] for row in rows}) == 1
+    for wrong, message in (("foreign", "other@1"), (str(tiny_model / "decoder"), "not a prior")):
+        failed = CliRunner().invoke(cli, [*arguments, str(tmp_path / wrong)])
+        assert isinstance(failed.exception, RequestError) and message in str(failed.exception)
