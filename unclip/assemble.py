@@ -11,10 +11,9 @@ import torch
 from unclip import __version__, files
 from unclip.errors import CheckpointError
 from unclip.stages import load_stage
-from unclip.stages.base import Stage
+from unclip.stages.base import PriorRole, Stage
 from unclip.stages.clip import ClipStage
 from unclip.stages.decoder import Decoder
-from unclip.stages.prior import Prior
 from unclip.stages.upsampler import Upsampler
 
 
@@ -65,7 +64,7 @@ def assemble(
 def _role_name(stage: Stage) -> str:
     if isinstance(stage, Upsampler):
         return f"upsampler-{stage.size}"
-    for kind, role in ((ClipStage, "clip"), (Prior, "prior"), (Decoder, "decoder")):
+    for kind, role in ((ClipStage, "clip"), (PriorRole, "prior"), (Decoder, "decoder")):
         if isinstance(stage, kind):
             return role
     raise CheckpointError(f"a {stage.config.kind} has no place in a model folder")

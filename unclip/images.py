@@ -3,20 +3,78 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from unclip.errors import RequestError
 
 METADATA_KEY = "unclip"  # the PNG text chunk that holds the settings
+SMALLEST = 8  # pixels of a side of a picture that is read
+LARGEST = 64 * 10**6  # pixels of its area
+
+
+def open_picture(source: Path | BinaryIO) -> Image.Image:
+    """A picture file of any kind, read whole and made plain by `plain`.
+
+    Raises:
+        RequestError: no such file, not a picture, cut off, or too large.
+    """
+    name = str(source) if isinstance(source, Path) else "the picture"
+    try:
+        with Image.open(source) as image:
+            return plain(image)
+    except FileNotFoundError:
+        raise RequestError(f"{name}: no such file") from None
+    except (RequestError, Image.DecompressionBombError) as error:
+        raise RequestError(f"{name}: {error}") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise RequestError(f"{name}: not a readable picture ({error})") from None
+
+
+def plain(image: Image.Image) -> Image.Image:
+    """The picture as 8-bit RGB, or RGBA where some of it is transparent, turned as its EXIF says; of a film, the first frame.
+
+    Raises:
+        RequestError: smaller than 8 pixels or larger than 64 megapixels.
+    """
+    if min(image.size) < SMALLEST or image.width * image.height > LARGEST:
+        raise RequestError(
+            f"{image.width} × {image.height} pixels; pictures from {SMALLEST} × {SMALLEST} to 64 megapixels can be used"
+        )
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        # PIL would cut 16 bits off at 255. A float picture's range is its own affair: [0, 1] or bytes.
+        array = np.asarray(image).astype(np.float64)
+        full = 1.0 if image.mode == "F" and array.max() <= 1 else 255.0 if array.max() <= 255 else 65535.0
+        image = Image.fromarray((array / full * 255).round().clip(0, 255).astype(np.uint8))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return image if image.getchannel("A").getextrema() != (255, 255) else image.convert("RGB")
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """An RGB picture; what is transparent becomes white."""
+    if image.mode != "RGBA":
+        return image.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def centre_square(image: Image.Image) -> Image.Image:
+    """The largest square in the middle."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -47,6 +105,43 @@ def grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 4
     for i, image in enumerate(images):
         sheet.paste(image, (i % columns * (width + gap), i // columns * (height + gap)))
     return sheet
+
+
+def check_animation(path: Path) -> None:
+    """Finds out before the work whether such a film can be written: MP4 needs the program ffmpeg."""
+    if path.suffix.lower() == ".mp4" and shutil.which("ffmpeg") is None:
+        raise RequestError(f"{path}: MP4 is written by ffmpeg, which is not installed; .gif and .webp need nothing")
+
+
+def save_animation(images: Sequence[Image.Image], path: Path, *, bounce: bool = False, rate: int = 12) -> None:
+    """Writes a GIF, WebP or MP4 by the path's suffix, whole or not at all.
+
+    Args:
+        bounce: play it forwards and then backwards, so that it repeats without a jump.
+        rate: pictures per second.
+    """
+    check_animation(path)
+    film = [*images, *images[-2:0:-1]] if bounce else list(images)
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix.lower() == ".mp4":
+            _encode_mp4(film, temporary, rate)
+        else:
+            film[0].save(temporary, save_all=True, append_images=film[1:], duration=round(1000 / rate), loop=0)
+        temporary.replace(path)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise RequestError(f"{path}: cannot be written ({error})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _encode_mp4(film: Sequence[Image.Image], path: Path, rate: int) -> None:
+    width, height = film[0].size
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(rate), "-i", "-"]
+    pixels = b"".join(image.convert("RGB").tobytes() for image in film)
+    command = ["ffmpeg", "-v", "error", "-y", *source, "-pix_fmt", "yuv420p", str(path)]
+    subprocess.run(command, input=pixels, check=True, capture_output=True)
 
 
 def save_png(image: Image.Image, path: Path, settings: dict[str, Any] | None = None) -> None:

@@ -2,59 +2,42 @@
 
 from __future__ import annotations
 
-import secrets
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from PIL import Image
-from torch import Tensor
 
 from unclip import files
-from unclip.clip import Clip, Text, load_clip
+from unclip.clip import Clip, load_clip
 from unclip.convert import converted
 from unclip.device import best_device
-from unclip.diffusion.noise import Noise
-from unclip.diffusion.samplers import Step, find_sampler
+from unclip.edits.differences import diff
+from unclip.edits.extension import outpaint
+from unclip.edits.interpolation import interpolate
+from unclip.edits.inversion import invert
+from unclip.edits.painting import edit
+from unclip.edits.variations import vary
 from unclip.errors import CheckpointError, RequestError
-from unclip.images import to_pil
+from unclip.generation import (
+    MAX_SEED,
+    Call,
+    Generation,
+    OnStep,
+    Options,
+    check_negative,
+    check_prompt,
+    choose_seeds,
+    links,
+)
 from unclip.stages import load_stage
-from unclip.stages.base import DiffusionStage, SamplingConfig, Stage
+from unclip.stages.base import PriorRole, Stage
 from unclip.stages.decoder import Decoder
-from unclip.stages.prior import Prior
 from unclip.stages.upsampler import Upsampler
 
+__all__ = ["MAX_SEED", "Generation", "OnStep", "Options", "Pipeline", "check_prompt", "prompt_words"]
+
 S = TypeVar("S", bound=Stage)
-
-MAX_SEED = 2**63 - 1
-
-OnStep = Callable[[str, int, int, Step], None]  # role, step number from 1, steps in all, the step
-Options = Mapping[str, Mapping[str, Any]]  # role → fields of SamplingConfig to change
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What a call made, image by image in the order of the prompts.
-
-    Attributes:
-        images: each carries its settings in `.info["unclip"]`, so that it can be drawn again.
-        seeds: one per image.
-        settings: one per image, as written into a PNG.
-        seconds: per stage, for the whole batch.
-        image_embeds: z_i, [N, D].
-        stages: the pictures of the earlier stages by side in pixels (64, 256 …).
-    """
-
-    images: list[Image.Image]
-    seeds: list[int]
-    settings: list[dict[str, Any]]
-    seconds: dict[str, float]
-    image_embeds: Tensor
-    stages: dict[int, list[Image.Image]] = field(default_factory=dict)
 
 
 class Pipeline:
@@ -70,7 +53,7 @@ class Pipeline:
     def __init__(
         self,
         clip: Clip,
-        prior: Prior | None,
+        prior: PriorRole | None,
         decoder: Decoder,
         upsamplers: Sequence[Upsampler],
         *,
@@ -121,7 +104,7 @@ class Pipeline:
         words = index.get("vocabulary")
         pipeline = cls(
             clip,
-            None if prior is None else _role(stages[prior], Prior, folder / prior),
+            None if prior is None else _role(stages[prior], PriorRole, folder / prior),  # type: ignore[type-abstract]
             _role(stages[decoder], Decoder, folder / decoder),
             sorted((_role(stages[n], Upsampler, folder / n) for n in names), key=lambda u: u.size),
             folder=folder,
@@ -134,7 +117,7 @@ class Pipeline:
         """Writes the model as a folder that loads back to the same bits."""
         with files.new_folder(Path(folder), replaces="model_index.json") as out:
             names = [f"upsampler-{u.size}" for u in self.upsamplers]
-            for name, stage in self._stages().items():
+            for name, stage in links(self).items():
                 (out / name).mkdir()
                 stage.save(out / name)
             index = files.read_json(self.folder / "model_index.json")
@@ -152,7 +135,7 @@ class Pipeline:
         try:
             self.device = torch.device(device)
             self.clip.to(self.device, dtype)
-            for stage in self._stages().values():
+            for stage in links(self).values():
                 stage.to(self.device)
                 stage.network.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         except (RuntimeError, AssertionError) as error:
@@ -201,101 +184,30 @@ class Pipeline:
         Raises:
             RequestError: something impossible was asked for.
         """
-        if self.prior is None:
-            raise RequestError(f"{self.name}: has no prior, so it varies pictures but draws none from a prompt")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         captions = [check_prompt(p) for p in prompts for _ in range(num_images)]
-        if num_images < 1 or not captions:
-            raise RequestError("nothing to generate: give a prompt, and a number of images of at least 1")
-        negative = check_prompt(negative) if negative.strip() else ""
-        size = self.sizes[-1] if size is None else size
-        if size not in self.sizes:
-            raise RequestError(f"size {size}: {self.name} makes pictures of {', '.join(map(str, self.sizes))} pixels")
-        drawn = _seeds(len(prompts), num_images, seed, seeds)
-        chain = [u for u in self.upsamplers if u.size <= size]
-        sampling = self._sampling(["prior", "decoder", *(f"upsampler-{u.size}" for u in chain)], options or {})
-
-        seconds: dict[str, float] = {}
+        negative = check_negative(negative)
+        call = Call(
+            self,
+            choose_seeds(num_images, seed if seeds is None else seeds, prompts=len(prompts)),
+            size,
+            options,
+            on_step,
+        )
         with torch.inference_mode():
-            with _timed(seconds, "clip"):
-                text, null = self._encode(captions, negative)
-
-            def run(role: str, steps: Iterator[Step]) -> Tensor:
-                with _timed(seconds, role):
-                    for number, step in enumerate(steps, start=1):
-                        if on_step:
-                            on_step(role, number, sampling[role].steps, step)
-                return step.x.float()
-
-            def noise(role: str) -> Noise:
-                return Noise(drawn, role)
-
-            z_i = run("prior", self.prior.sample(text, null, sampling["prior"], noise("prior")))
-            x = run("decoder", self.decoder.sample(z_i, text, null, sampling["decoder"], noise("decoder")))
-            made = {self.decoder.size: x.clamp(-1, 1)}
-            for upsampler in chain:
-                role = f"upsampler-{upsampler.size}"
-                # One picture at a time: memory stays flat, and a batch cannot change a picture.
-                parts = [
-                    upsampler.sample(low[None], sampling[role], Noise([s], role))
-                    for low, s in zip(made[x.shape[-1]], drawn, strict=True)
-                ]
-                x = torch.cat([run(role, part) for part in parts])
-                made[upsampler.size] = x.clamp(-1, 1)
-
-        settings = [
-            {
-                "prompt": caption, "seed": s, "model": self.name, "size": size, "negative": negative,
-                "stages": {role: used.model_dump(mode="json") for role, used in sampling.items()},
-            }
-            for caption, s in zip(captions, drawn, strict=True)
-        ]  # fmt: skip
-        pictures = {side: [to_pil(image) for image in batch] for side, batch in made.items()}
-        images = pictures.pop(size)
-        for image, how in zip(images, settings, strict=True):
-            image.info["unclip"] = how
-        return Generation(images, drawn, settings, seconds, z_i, pictures if keep_stages else {})
+            text, null = call.encode(captions, negative)
+            z_i = call.imagine(text, null)
+            made = call.enlarge(call.decode(z_i, text, null))
+        asked = [{"prompt": caption, "negative": negative} for caption in captions]
+        return call.finish(made, z_i, asked, keep_stages=keep_stages)
 
     __call__ = generate
-
-    def _stages(self) -> dict[str, DiffusionStage]:
-        prior = {} if self.prior is None else {"prior": self.prior}
-        return {**prior, "decoder": self.decoder, **{f"upsampler-{u.size}": u for u in self.upsamplers}}
-
-    def _encode(self, captions: Sequence[str], negative: str) -> tuple[Text, Text]:
-        """Captions and what guidance leads away from, encoded as one batch so that both have one length."""
-        both = self.clip.encode_text([*captions, negative])
-        return both.rows(None, -1), both.rows(-1, None).repeat(len(captions))
-
-    def _sampling(self, roles: Sequence[str], options: Options) -> dict[str, SamplingConfig]:
-        stages = self._stages()
-        for role in options:
-            if role not in stages:
-                raise RequestError(f"options for {role!r}: the stages are {', '.join(stages)}")
-        chosen = {}
-        for role in roles:
-            try:
-                chosen[role] = stages[role].config.sampling.updated(options.get(role, {}))
-            except RequestError as error:
-                raise RequestError(f"{role}: {error}") from None
-            find_sampler(chosen[role].sampler, chosen[role].eta)
-            if role.startswith("upsampler") and chosen[role].guidance != 1:
-                raise RequestError(f"{role}: has no condition to guide by; its guidance is always 1")
-        return chosen
-
-
-def check_prompt(prompt: str) -> str:
-    """The prompt, stripped; empty ones and control characters are refused."""
-    stripped = prompt.strip()
-    if not stripped:
-        raise RequestError("the prompt is empty; say what the picture should show")
-    bad = next(
-        (c for c in stripped if (ord(c) < 32 and c not in "\t\n\r") or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF),
-        None,
-    )
-    if bad is not None:
-        raise RequestError(f"the prompt holds the control character U+{ord(bad):04X}; leave it out")
-    return stripped
+    invert = invert
+    vary = vary
+    interpolate = interpolate
+    diff = diff
+    edit = edit
+    outpaint = outpaint
 
 
 def prompt_words(text: str) -> list[str]:
@@ -305,27 +217,8 @@ def prompt_words(text: str) -> list[str]:
     return words(text)
 
 
-def _seeds(prompts: int, num_images: int, seed: int | None, seeds: Sequence[int] | None) -> list[int]:
-    if seeds is not None:
-        if len(seeds) != prompts * num_images:
-            raise RequestError(f"{len(seeds)} seeds for {prompts * num_images} images")
-        drawn = list(seeds)
-    else:
-        first = secrets.randbelow(2**31) if seed is None else seed
-        drawn = [first + i for _ in range(prompts) for i in range(num_images)]
-    if any(not 0 <= s <= MAX_SEED for s in drawn):
-        raise RequestError(f"a seed must be between 0 and {MAX_SEED}")
-    return drawn
-
-
 def _role(stage: Stage, kind: type[S], folder: Path) -> S:
     if not isinstance(stage, kind):
-        raise CheckpointError(f"{folder}: is a {stage.config.kind}, not a {kind.__name__.lower()}")
+        name = kind.__name__.removesuffix("Role").lower()
+        raise CheckpointError(f"{folder}: is a {stage.config.kind}, not a {name}")
     return stage
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started

@@ -57,11 +57,11 @@ def generate(
     total = len(captions) * num_images
     if num_images < 1 or total > MOST:
         raise RequestError(f"{total} pictures: one command makes 1 to {MOST}; go on with another --seed for more")
-    options = _options({"steps": steps, "guidance": guidance, "sampler": sampler})
+    options = sampling_options({"steps": steps, "guidance": guidance, "sampler": sampler})
     first = _first_seed(seed)
     jobs = [(caption, first + i) for caption in captions for i in range(num_images)]
     paths = _paths(output, jobs[:1] if grid else jobs, grid=grid)
-    _check_outputs(paths, overwrite)
+    check_outputs(paths, overwrite)
 
     import torch
 
@@ -74,7 +74,7 @@ def generate(
     if size is not None and size not in pipe.sizes:
         raise RequestError(f"--size {size}: {pipe.name} makes pictures of {', '.join(map(str, pipe.sizes))} pixels")
     if save_stages and not grid:
-        _check_outputs(
+        check_outputs(
             [_stage_path(path, side) for path in paths for side in pipe.sizes if side < (size or pipe.sizes[-1])],
             overwrite,
         )
@@ -84,7 +84,7 @@ def generate(
     sheet = []
     for start in range(0, total, BATCH):
         part = jobs[start : start + BATCH]
-        with _progress(quiet, f"{start + 1}–{start + len(part)} of {total}" if total > BATCH else "") as on_step:
+        with progress(quiet, f"{start + 1}–{start + len(part)} of {total}" if total > BATCH else "") as on_step:
             made = pipe.generate(
                 [caption for caption, _ in part], seeds=[s for _, s in part], size=size, negative=negative,
                 options=options, keep_stages=save_stages, on_step=on_step,
@@ -153,7 +153,7 @@ def _first_seed(seed: int | None) -> int:
     return seed
 
 
-def _options(given: dict[str, tuple[str, ...]]) -> dict[str, dict[str, Any]]:
+def sampling_options(given: dict[str, tuple[str, ...]]) -> dict[str, dict[str, Any]]:
     """`--steps prior=8 --steps 30` as {"prior": {"steps": "8"}, "decoder": {"steps": "30"}}; the stages check the values."""
     options: dict[str, dict[str, Any]] = {}
     for name, values in given.items():
@@ -194,7 +194,7 @@ def _slug(caption: str) -> str:
     return name.encode()[:180].decode(errors="ignore").strip("-") or "picture"
 
 
-def _check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
+def check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
     """Finds out before the work, not after it, whether the pictures can be kept."""
     import os
 
@@ -226,7 +226,7 @@ def _warn(pipe: Pipeline, caption: str) -> None:
 
 
 @contextmanager
-def _progress(quiet: bool, label: str) -> Iterator[OnStep | None]:
+def progress(quiet: bool, label: str) -> Iterator[OnStep | None]:
     """A bar per stage on a terminal, none in a pipe."""
     import sys
 

@@ -39,7 +39,7 @@ def read_prior(folder: Path, scheduler: Path | None = None, *, parity: bool = Fa
         parity: clamp as the scheduler says, where Karlo's own code clamps at ±10.
     """
     theirs = foreign.read_config(foreign.PriorTransformer, folder / "config.json")
-    diffusion = _diffusion(scheduler) if scheduler else {"predict": "x0"}
+    diffusion: dict[str, Any] = _diffusion(scheduler) if scheduler else {"predict": "x0"}
     if not (parity and scheduler):
         diffusion["clamp"] = PRIOR_CLAMP
     config = parse_checkpoint(Prior.Config, folder, {

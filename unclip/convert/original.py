@@ -15,7 +15,7 @@ from unclip.convert.diffusers import PRIOR_CLAMP, SAMPLING
 from unclip.convert.weights import filled, read_pickle, tensors
 from unclip.errors import CheckpointError
 from unclip.nn.unet import UNetConfig
-from unclip.stages.base import parse_checkpoint
+from unclip.stages.base import DiffusionStage, parse_checkpoint
 from unclip.stages.decoder import EXTRA_TOKENS, Decoder
 from unclip.stages.prior import Prior
 from unclip.stages.upsampler import Upsampler
@@ -50,7 +50,7 @@ _CONDITION = {
 }  # fmt: skip
 
 
-def read_checkpoint(path: Path) -> Prior | Decoder | Upsampler:
+def read_checkpoint(path: Path) -> DiffusionStage:
     """The stage in a `.ckpt`; its tensors tell which it is. A prior's statistics lie in a `*_stats.th` beside it.
 
     Raises:

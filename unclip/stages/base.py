@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from unclip.clip import ClipSizes, Text
 from unclip.config import Config, parse
-from unclip.diffusion.diffusion import Cond, Diffusion, DiffusionConfig, Guidance
+from unclip.diffusion.diffusion import Cond, Denoise, Diffusion, DiffusionConfig, Guidance
 from unclip.diffusion.noise import Chance, Noise
 from unclip.diffusion.samplers import Step, find_sampler
 from unclip.errors import CheckpointError, ConfigError, RequestError
@@ -177,6 +177,20 @@ class Stage(nn.Module, ABC):
         return stage.eval()
 
 
+class PriorRole(Stage):
+    """Whatever makes z_i of a caption: the diffusion prior and those that take its place in a pipeline."""
+
+    network: nn.Module
+
+    @abstractmethod
+    def sample(self, text: Text, null: Text, options: SamplingConfig, noise: Noise) -> Iterator[Step]:
+        """Steps whose last x is z_i [B, D] of B captions; `null` is what guidance leads away from."""
+
+    def length(self, options: SamplingConfig) -> int:
+        """How many steps `sample` takes."""
+        return options.steps
+
+
 def parse_checkpoint(kind: type[StageConfig], folder: Path, tree: dict[str, Any] | None = None) -> Any:
     """A saved stage's config: its config.json, or what is left of it in `tree`."""
     try:
@@ -209,11 +223,14 @@ class DiffusionStage(Stage):
     ) -> Iterator[Step]:
         """From pure noise of that shape to data."""
         sampler = find_sampler(options.sampler, options.eta)
-        guidance = Guidance(options.guidance, options.interval, options.rescale)
-        denoise = self.diffusion.denoiser(self.network, cond, null, guidance)
+        denoise = self._denoiser(cond, null, options)
         schedule = self.diffusion.schedule
         x = noise(torch.empty(shape, device=self.device))
         return sampler(denoise, x, schedule, schedule.grid(options.steps), noise)
+
+    def _denoiser(self, cond: Cond, null: Cond | None, options: SamplingConfig) -> Denoise:
+        guidance = Guidance(options.guidance, options.interval, options.rescale)
+        return self.diffusion.denoiser(self.network, cond, null, guidance)
 
 
 def drop_text(text: Text, null: Text, keep: Tensor) -> Text:

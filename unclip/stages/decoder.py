@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from unclip.clip import Text
 from unclip.config import Config
-from unclip.diffusion.diffusion import Cond, DiffusionConfig
+from unclip.diffusion.diffusion import Cond, Denoise, DiffusionConfig
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step
 from unclip.nn.transformer import TextEncoder
@@ -140,10 +140,16 @@ class Decoder(DiffusionStage):
             null: what guidance leads away from, B rows (the empty or a negative caption).
             noise: for B images.
         """
-        text, null = same_length(text, null)
-        cond = _cond(image_embed, text)
-        null_cond = _cond(self.null_embed.expand(len(image_embed), -1), null)
+        cond, null_cond = self._conditions(image_embed, text, null)
         return self._walk((len(image_embed), 3, self.size, self.size), cond, null_cond, options, noise)
+
+    def denoiser(self, image_embed: Tensor, text: Text, null: Text, options: SamplingConfig) -> Denoise:
+        """What `sample` walks with, for those who walk otherwise: (x_t [B, 3, size, size], t) → Prediction."""
+        return self._denoiser(*self._conditions(image_embed, text, null), options)
+
+    def _conditions(self, image_embed: Tensor, text: Text, null: Text) -> tuple[Cond, Cond]:
+        text, null = same_length(text, null)
+        return _cond(image_embed, text), _cond(self.null_embed.expand(len(image_embed), -1), null)
 
 
 def _cond(embed: Tensor, text: Text) -> Cond:

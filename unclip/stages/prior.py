@@ -15,7 +15,15 @@ from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step
 from unclip.nn.layers import TimeEmbedding
 from unclip.nn.transformer import Transformer
-from unclip.stages.base import Batch, DiffusionStage, DiffusionStageConfig, SamplingConfig, drop_text, same_length
+from unclip.stages.base import (
+    Batch,
+    DiffusionStage,
+    DiffusionStageConfig,
+    PriorRole,
+    SamplingConfig,
+    drop_text,
+    same_length,
+)
 
 
 class PriorConfig(DiffusionStageConfig):
@@ -80,7 +88,7 @@ class PriorNetwork(nn.Module):
         return out
 
 
-class Prior(DiffusionStage):
+class Prior(DiffusionStage, PriorRole):
     """Text → z_i. Trained with plain MSE on z_i itself; of several draws the one nearest to z_t is kept."""
 
     Config = PriorConfig

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from unclip.diffusion.diffusion import DiffusionConfig
+from unclip.diffusion.diffusion import Denoise, DiffusionConfig
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step
 from unclip.errors import ConfigError
@@ -81,7 +81,7 @@ class Upsampler(DiffusionStage):
     def __init__(self, config: UpsamplerConfig) -> None:
         super().__init__(config)
         self.size, self.factor, self.degradation = config.size, config.factor, config.degradation
-        self.crop_fraction, self.catmull_rom = config.crop_fraction, config.catmull_rom
+        self.crop_fraction, self.catmull_rom, self.expert = config.crop_fraction, config.catmull_rom, config.expert
         self.network = UpsamplerNetwork(config, outputs=6 if self.diffusion.learned else 3)
 
     @property
@@ -94,7 +94,7 @@ class Upsampler(DiffusionStage):
 
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image is not None
-        if self.network.expert is not None:
+        if self.expert:
             raise ConfigError(
                 "stage.expert: an upsampler with a last-step expert can be sampled only; train without one"
             )
@@ -112,6 +112,10 @@ class Upsampler(DiffusionStage):
         """
         low = self._enlarged(low, size or self.size)
         return self._walk(tuple(low.shape), {"low": low}, None, options, noise)
+
+    def denoiser(self, low: Tensor, options: SamplingConfig) -> Denoise:
+        """What `sample` walks with, for those who walk otherwise: (x_t [B, 3, size, size], t) → Prediction."""
+        return self._denoiser({"low": self._enlarged(low, self.size)}, None, options)
 
     def _enlarged(self, low: Tensor, side: int) -> Tensor:
         if not self.catmull_rom:

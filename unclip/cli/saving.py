@@ -1,0 +1,92 @@
+"""What the verbs that work on pictures share: their inputs, the model, where results go, and how they are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from unclip.cli.generate import check_outputs, progress, sampling_options
+from unclip.errors import RequestError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from unclip.generation import Generation, OnStep
+    from unclip.pipeline import Pipeline
+
+F = TypeVar("F", bound=Callable[..., Any])
+ANIMATIONS = (".gif", ".webp", ".mp4")
+
+_SHARED = (
+    click.option("-o", "--output", type=click.Path(path_type=Path), help="A PNG file, or a folder."),
+    click.option("--overwrite", is_flag=True, help="Replace files that exist."),
+    click.option("--seed", type=int, help="Of the first picture; the next ones count up. Random if not given."),
+    click.option("--model", default="mini", show_default=True, help="The bundled mini, a folder, or a Hub id owner/name."),
+    click.option("--steps", multiple=True, metavar="[STAGE=]N", help="Denoising steps; without a stage, the decoder's."),
+    click.option("--guidance", multiple=True, metavar="[STAGE=]X", help="Guidance scale; without a stage, the decoder's."),
+    click.option("--device", help="cpu, cuda, cuda:1, mps. [default: the best one there is]"),
+    click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per picture instead of its path."),
+    click.option("-q", "--quiet", is_flag=True, help="No progress."),
+)  # fmt: skip
+
+
+def shared(command: F) -> F:
+    """The options of every verb that works on pictures."""
+    for option in reversed(_SHARED):
+        command = option(command)
+    return command
+
+
+class Job:
+    """One run of such a verb: what to load, how to sample, where to write."""
+
+    def __init__(self, name: str, given: dict[str, Any]) -> None:
+        self.name, self.given = name, given
+        self.options = sampling_options({"steps": given["steps"], "guidance": given["guidance"]})
+
+    def paths(self, count: int) -> list[Path]:
+        """Where so many pictures go; found out before the work."""
+        output: Path | None = self.given["output"]
+        if output is None or not output.suffix or output.is_dir():
+            found = [(output or Path()) / f"{self.name}-{i}.png" for i in range(count)]
+        elif output.suffix.lower() != ".png":
+            raise RequestError(
+                f"--output {output}: pictures are written as PNG; give a name that ends in .png, or a folder"
+            )
+        elif count == 1:
+            found = [output]
+        else:
+            found = [output.with_name(f"{output.stem}-{i}.png") for i in range(count)]
+        check_outputs(found, self.given["overwrite"])
+        return found
+
+    def load(self) -> Pipeline:
+        """The model."""
+        from unclip.pipeline import Pipeline
+
+        return Pipeline.from_pretrained(self.given["model"], device=self.given["device"])
+
+    def draw(self, verb: Callable[[OnStep | None], Generation]) -> Generation:
+        """Calls the verb with a progress bar."""
+        with progress(self.given["quiet"], "") as on_step:
+            return verb(on_step)
+
+    def write(self, made: Generation, paths: Sequence[Path]) -> None:
+        """Saves and names the pictures."""
+        from unclip.images import save_png
+
+        for path, image, settings in zip(paths, made.images, made.settings, strict=True):
+            save_png(image, path, settings)
+            line = {"path": str(path), "seed": settings["seed"], "settings": settings}
+            click.echo(json.dumps(line, ensure_ascii=False) if self.given["as_json"] else str(path))
+
+
+def read_picture(path: Path) -> Image.Image:
+    """A picture file, or a RequestError that names it."""
+    from unclip.images import open_picture
+
+    return open_picture(path)

@@ -1,0 +1,111 @@
+"""Outpainting: a larger canvas around a picture, painted window by window."""
+
+from __future__ import annotations
+
+from math import ceil, hypot
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from unclip.edits.masks import read_mask, resized_mask
+from unclip.edits.painting import SINGLE_STEPS, paint_over
+from unclip.errors import RequestError
+from unclip.generation import (
+    MAX_SEED,
+    Call,
+    Generation,
+    Model,
+    OnStep,
+    Options,
+    Seed,
+    check_negative,
+    check_prompt,
+    choose_seeds,
+)
+from unclip.images import LARGEST, plain, resize, to_pil, to_tensor
+
+
+def outpaint(
+    model: Model, image: Image.Image, prompt: str, to: tuple[int, int], num_images: int = 1, *, repeats: int = 4,
+    negative: str = "", seed: Seed = None, options: Options | None = None, on_step: OnStep | None = None,
+) -> Generation:  # fmt: skip
+    """The picture in the middle of a larger canvas, whose rest is painted to go with it; its own pixels stay bit for bit.
+
+    Square windows that overlap by half go from the picture outwards; each is an edit (see `edit`) that keeps what is there.
+
+    Args:
+        image: of any shape. Its transparent pixels are painted, too.
+        prompt: of the whole picture.
+        to: (width, height) of the canvas in pixels, not below the picture's.
+        repeats, negative, seed, options, on_step: as in `edit`.
+
+    Raises:
+        RequestError: a canvas too small, too large or no larger than an opaque picture.
+    """
+    caption, negative = check_prompt(prompt), check_negative(negative)
+    image = plain(image)
+    width, height = to
+    if width < image.width or height < image.height:
+        raise RequestError(f"to {width}x{height}: smaller than the picture ({image.width} × {image.height} pixels)")
+    if width * height > LARGEST or repeats < 1:
+        raise RequestError(f"to {width}x{height} with {repeats} repeats: at most 64 megapixels, and 1 repeat or more")
+    canvas, known = _canvas(image, width, height)
+    if known.all():
+        raise RequestError(f"to {width}x{height}: that is the picture itself, and nothing of it is transparent")
+    drawn = choose_seeds(num_images, seed)
+    window = min(width, height, model.sizes[-1])
+    size = next(side for side in model.sizes if side >= window)
+    results: list[Image.Image] = []
+    call = Call(model, drawn, size, options, on_step, defaults=SINGLE_STEPS)
+    with torch.inference_mode():
+        text, null = call.encode([caption] * num_images, negative)
+        z_i = call.imagine(text, null)
+        for i, first in enumerate(drawn):
+            painted, there = canvas.clone(), known.clone()
+            for number, (left, top) in enumerate(_windows(width, height, window)):
+                box = (slice(top, top + window), slice(left, left + window))
+                missing = ~there[box]
+                if not missing.any():
+                    continue
+                # Noise of its own for every window, or the same thing would appear in each.
+                part = Call(model, [(first + number) % MAX_SEED], size, options, on_step, defaults=SINGLE_STEPS)
+                part.seconds = call.seconds
+                denoise = model.decoder.denoiser(
+                    z_i[i : i + 1], text.rows(i, i + 1), null.rows(i, i + 1), part.sampling["decoder"]
+                )
+                view = painted[:, *box]  # writes go through to the canvas
+                made = paint_over(
+                    part, denoise, resize(view[None], size).to(model.device),
+                    resized_mask(missing, size).to(model.device), 1.0, repeats,
+                )[size]  # fmt: skip
+                view.copy_(torch.where(missing, resize(made, window)[0].to(view), view))
+                there[box] = True
+            results.append(to_pil(painted))
+    how = {"verb": "outpaint", "prompt": caption, "negative": negative, "to": f"{width}x{height}", "repeats": repeats}
+    return Generation(results, drawn, call.sign(results, [how] * num_images), call.seconds, z_i)
+
+
+def _canvas(image: Image.Image, width: int, height: int) -> tuple[Tensor, Tensor]:
+    """The picture in the middle of a grey canvas [3, height, width], and True where it is opaque [height, width]."""
+    left, top = (width - image.width) // 2, (height - image.height) // 2
+    box = (slice(top, top + image.height), slice(left, left + image.width))
+    canvas = torch.zeros(3, height, width)
+    canvas[:, *box] = to_tensor(image)
+    known = torch.zeros(height, width, dtype=torch.bool)
+    transparent = read_mask(image, None)
+    known[box] = True if transparent is None else ~transparent
+    return canvas, known
+
+
+def _windows(width: int, height: int, side: int) -> list[tuple[int, int]]:
+    """(left, top) of squares that cover the canvas and overlap by half or more, from the middle outwards."""
+
+    def places(length: int) -> list[int]:
+        count = ceil((length - side) / (side / 2)) + 1
+        return [round(i * (length - side) / max(count - 1, 1)) for i in range(count)]
+
+    def distance(place: tuple[int, int]) -> float:
+        return hypot(place[0] + side / 2 - width / 2, place[1] + side / 2 - height / 2)
+
+    return sorted(((left, top) for top in places(height) for left in places(width)), key=distance)

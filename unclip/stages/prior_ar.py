@@ -1,0 +1,179 @@
+"""The autoregressive prior: Text → z_i as a sequence of quantised principal components (Ramesh et al. 2022, §2.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from unclip.clip import Text
+from unclip.diffusion.noise import Noise
+from unclip.diffusion.samplers import Step
+from unclip.nn.transformer import Transformer
+from unclip.stages.base import Batch, PriorRole, SamplingConfig, StageConfig, drop_text, same_length
+
+REACH = 4.0  # standard deviations of a component that its buckets span on either side
+
+
+class AutoregressiveConfig(StageConfig):
+    """The autoregressive prior's shape and how it is trained.
+
+    Attributes:
+        embed: width D of CLIP's embeddings. token_width: of its token states. context: the longest caption in tokens.
+        width, depth, heads: of the transformer.
+        explained: share of z_i's variance that the kept components must hold; it decides how many are kept (the paper
+            keeps 319 of 1,024, and loses less than 1 %).
+        buckets: of each component. dots: of the dot product z_i · z_t, equally full.
+        text_drop: share of the captions (with z_t and the dot product) dropped in training, for guidance.
+    """
+
+    kind: str = "prior_ar"
+    embed: int
+    token_width: int
+    context: int = 77
+    width: int
+    depth: int
+    heads: int = Field(ge=1)
+    explained: float = Field(0.99, gt=0, le=1)
+    buckets: int = Field(1024, ge=2)
+    dots: int = Field(64, ge=2, multiple_of=2)
+    text_drop: float = Field(0.1, ge=0, le=1)
+    sampling: SamplingConfig = SamplingConfig(guidance=1.5)
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads {self.heads} does not divide width {self.width}")
+        return self
+
+
+class AutoregressiveNetwork(nn.Module):
+    """A causal transformer over [caption tokens, z_t, dot product, codes]; each output from the dot product on is a code."""
+
+    def __init__(self, config: AutoregressiveConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.text = nn.Linear(config.token_width, width)
+        self.text_embed = nn.Linear(config.embed, width)
+        self.dot = nn.Embedding(config.dots + 1, width)  # the last one is said where the caption is dropped
+        self.codes = nn.Embedding(config.buckets, width)
+        self.positions = nn.Parameter(torch.randn(1, config.context + 1 + config.embed, width) * 0.01)
+        self.context = config.context
+        self.body = Transformer(width, config.depth, config.heads, causal=True)
+        self.leave = nn.Linear(width, config.buckets)
+
+    def forward(self, codes: Tensor, dot: Tensor, *, text_embed: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        """codes [B, K] so far; dot [B]; text_embed z_t [B, D]; tokens [B, L, W]; mask [B, L] → logits [B, K + 1, buckets]."""
+        dtype = self.text.weight.dtype
+        last = torch.cat(
+            [self.text_embed(text_embed.to(dtype))[:, None], self.dot(dot)[:, None], self.codes(codes)], dim=1
+        )
+        length, more = tokens.shape[1], last.shape[1]
+        places = torch.cat([self.positions[:, :length], self.positions[:, self.context : self.context + more]], dim=1)
+        seen = torch.cat([mask, mask.new_ones(len(codes), more)], dim=1)
+        states = self.body(torch.cat([self.text(tokens.to(dtype)), last], dim=1) + places, seen)
+        logits: Tensor = self.leave(states[:, length + 1 :])
+        return logits
+
+
+class AutoregressivePrior(PriorRole):
+    """Text → z_i, one principal component after the other, those of most variance first."""
+
+    Config = AutoregressiveConfig
+    needs: ClassVar[frozenset[str]] = frozenset({"image_embed", "text"})
+    mean: Tensor
+    basis: Tensor
+    spread: Tensor
+    kept: Tensor
+    dot_edges: Tensor
+
+    def __init__(self, config: AutoregressiveConfig) -> None:
+        super().__init__(config)
+        self.network = AutoregressiveNetwork(config)
+        self.buckets, self.dots, self.explained = config.buckets, config.dots, config.explained
+        self.text_drop, self.context = config.text_drop, config.context
+        self.register_buffer("mean", torch.zeros(config.embed))
+        self.register_buffer("basis", torch.eye(config.embed))  # a component per row
+        self.register_buffer("spread", torch.ones(config.embed))  # its standard deviation
+        self.register_buffer("kept", torch.tensor(config.embed))  # how many components are used
+        self.register_buffer("dot_edges", torch.linspace(-1, 1, config.dots - 1))
+
+    def calibrate(self, batches: Iterable[Batch]) -> None:
+        """Finds the principal components of z_i, how many are needed, and how z_i · z_t is spread."""
+        pairs = [
+            (b.image_embed.double().cpu(), b.text.embed.double().cpu())
+            for b in batches
+            if b.image_embed is not None and b.text is not None
+        ]
+        z_i, z_t = (torch.cat(part) for part in zip(*pairs, strict=True))
+        self.mean.copy_(z_i.mean(0))
+        variance, vectors = torch.linalg.eigh(torch.cov(z_i.T))
+        variance = variance.flip(0).clamp(min=0)
+        self.basis.copy_(vectors.T.flip(0))
+        self.spread.copy_(variance.sqrt().clamp(min=1e-6))
+        share = variance.cumsum(0) / variance.sum()
+        self.kept.fill_(min(int((share < self.explained).sum()) + 1, len(variance)))
+        inner = torch.arange(1, self.dots, dtype=torch.float64) / self.dots
+        self.dot_edges.copy_(torch.quantile((z_i * z_t).sum(1), inner))
+
+    def quantise(self, z_i: Tensor) -> Tensor:
+        """z_i [B, D] → codes [B, kept]."""
+        k = int(self.kept)
+        components = (z_i - self.mean) @ self.basis[:k].T / self.spread[:k]
+        return ((components / REACH + 1) / 2 * self.buckets).floor().clamp(0, self.buckets - 1).long()
+
+    def restore(self, codes: Tensor) -> Tensor:
+        """Codes [B, K] of the first K components → z_i [B, D], the middle of each bucket."""
+        k = codes.shape[1]
+        components = (((codes + 0.5) / self.buckets) * 2 - 1) * REACH * self.spread[:k]
+        return components @ self.basis[:k] + self.mean
+
+    def forward(self, batch: Batch) -> Tensor:
+        assert batch.image_embed is not None and batch.text is not None and batch.null is not None
+        z_i = batch.image_embed.float()
+        keep = batch.chance(z_i).uniform() >= self.text_drop
+        dot = torch.bucketize((z_i * batch.text.embed.float()).sum(1), self.dot_edges)
+        dot = torch.where(keep, dot, self.dots)
+        codes = self.quantise(z_i)
+        logits = self._logits(codes[:, :-1], dot, drop_text(batch.text, batch.null, keep))
+        return F.cross_entropy(logits.transpose(1, 2), codes, reduction="none").mean(1)
+
+    def length(self, options: SamplingConfig) -> int:
+        return int(self.kept)
+
+    def sample(self, text: Text, null: Text, options: SamplingConfig, noise: Noise) -> Iterator[Step]:
+        """Draws the codes of B captions one by one; each step's x is z_i [B, D] as far as it is known.
+
+        The dot product is drawn from the top half of its distribution, which the paper found best.
+
+        Args:
+            null: what guidance leads away from, B rows.
+            noise: for B images.
+        """
+        text, null = same_length(text, null)
+        n = len(text.embed)
+        chance = torch.special.ndtr(noise(torch.empty(n, 1, device=self.device)))[:, 0]
+        dot = (self.dots / 2 * (1 + chance)).long().clamp(max=self.dots - 1)
+        unsaid = torch.full_like(dot, self.dots)
+        codes = torch.empty(n, 0, dtype=torch.long, device=self.device)
+        for left in reversed(range(int(self.kept))):
+            logits = self._logits(codes, dot, text)[:, -1]
+            if options.guidance != 1:
+                away = self._logits(codes, unsaid, null)[:, -1]
+                logits = away + options.guidance * (logits - away)
+            # The largest of logits with Gumbel noise is a draw from their softmax; Gaussian noise becomes it by its rank.
+            rank = torch.special.ndtr(noise(logits)).clamp(1e-7, 1 - 1e-7)
+            codes = torch.cat([codes, (logits - (-rank.log()).log()).argmax(1, keepdim=True)], dim=1)
+            z_i = self.restore(codes)
+            yield Step(left, z_i, z_i)
+
+    def _logits(self, codes: Tensor, dot: Tensor, text: Text) -> Tensor:
+        out: Tensor = self.network(codes, dot, text_embed=text.embed, tokens=text.tokens, mask=text.mask)
+        return out.float()
+
+
+STAGE = AutoregressivePrior
