@@ -179,6 +179,7 @@ class Pipeline:
         negative: str = "",
         options: Options | None = None,
         keep_stages: bool = False,
+        watermark: bool = True,
         on_step: OnStep | None = None,
     ) -> Generation:
         """Pictures of each prompt.
@@ -192,6 +193,7 @@ class Pipeline:
             negative: what guidance leads away from.
             options: changes to the stages' sampling, {"prior": {"steps": 10}, "upsampler-256": …, "decoder": …}.
             keep_stages: also return the pictures of the earlier stages.
+            watermark: mark the pictures, invisibly, as made by a model (docs/provenance.md).
             on_step: called after every step; may raise `Cancelled`.
 
         Raises:
@@ -244,7 +246,7 @@ class Pipeline:
             }
             for caption, s in zip(captions, drawn, strict=True)
         ]  # fmt: skip
-        pictures = {side: [to_pil(image) for image in batch] for side, batch in made.items()}
+        pictures = {side: [to_pil(image, marked=watermark) for image in batch] for side, batch in made.items()}
         images = pictures.pop(size)
         for image, how in zip(images, settings, strict=True):
             image.info["unclip"] = how

@@ -16,6 +16,7 @@ from unclip.cli.evaluate import evaluate
 from unclip.cli.generate import generate
 from unclip.cli.info import info
 from unclip.cli.training import assemble, train
+from unclip.cli.verify import verify
 from unclip.errors import UnclipError
 
 
@@ -29,7 +30,7 @@ def cli() -> None:
     """
 
 
-for _command in (generate, info, train, assemble, data, evaluate):
+for _command in (generate, info, verify, train, assemble, data, evaluate):
     cli.add_command(_command)
 
 
