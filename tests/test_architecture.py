@@ -25,7 +25,7 @@ LEVELS = [
     {"clip"},
     {"stages"},
     {"data", "pipeline"},
-    {"assemble", "evaluate", "train"},
+    {"assemble", "evaluate", "serve", "train"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -15,6 +15,7 @@ from unclip.cli.data import data
 from unclip.cli.evaluate import evaluate
 from unclip.cli.generate import generate
 from unclip.cli.info import info
+from unclip.cli.serve import serve
 from unclip.cli.training import assemble, train
 from unclip.cli.verify import verify
 from unclip.errors import UnclipError
@@ -30,7 +31,7 @@ def cli() -> None:
     """
 
 
-for _command in (generate, info, verify, train, assemble, data, evaluate):
+for _command in (generate, info, verify, serve, train, assemble, data, evaluate):
     cli.add_command(_command)
 
 
