@@ -351,7 +351,7 @@ def test_an_earlier_stages_picture_that_exists_is_kept(refuses_to_draw: Any) -> 
 @pytest.mark.parametrize(
     ("output", "says"),
     [
-        ("x.jpg", "pictures are written as PNG"),
+        ("x.gif", "give a folder, or a name that ends in .png, .jpg, .jpeg, .webp"),
         ("{sed}.png", "a pattern knows {prompt}, {seed} and {index} only"),
         ("{}.png", "a pattern knows"),
         ("{seed.png", "a pattern knows"),
@@ -392,11 +392,11 @@ def test_a_read_only_folder_is_refused(refuses_to_draw: Any) -> None:
 def test_a_full_disk_is_named_and_nothing_half_written_stays(
     refuses_to_draw: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: Image.Image, target: Path, *args: Any, **kwargs: Any) -> None:
-        Path(target).write_bytes(b"half a picture")
+    def full(self: Path, data: bytes) -> None:
+        self.write_text("half a picture")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     assert refuses_to_draw("a cat", "--size", "64") == "error: x.png: cannot be written (No space left on device)"
     Path("x.png").write_text("the last one")
     assert "No space left" in refuses_to_draw("a cat", "--size", "64", "--overwrite")
@@ -460,11 +460,11 @@ def test_ctrl_c_keeps_what_is_finished_and_nothing_else(interrupted: subprocess.
 def test_ctrl_c_in_the_middle_of_a_write_leaves_nothing(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(self: Image.Image, target: Path, *args: Any, **kwargs: Any) -> None:
-        Path(target).write_bytes(b"half a picture")
+    def interrupted(self: Path, data: bytes) -> None:
+        self.write_text("half a picture")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Image.Image, "save", interrupted)
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
     monkeypatch.setattr(
         sys, "argv", ["unclip", "generate", "a cat", "--model", str(tiny_model), "--size", "64", "-o", "x.png"]
     )

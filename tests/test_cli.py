@@ -211,14 +211,34 @@ def test_json_is_one_line_for_each_picture(generate: Any) -> None:
 
 
 def test_grid_is_one_sheet_that_tells_of_all(generate: Any) -> None:
-    result = generate("a cat", "a fox", "-n", "2", "--grid", "-o", "sheet.png")
+    result = generate("a cat", "a fox", "-n", "2", "--grid", "-o", "sheet.png", "--no-watermark")
     assert result.stdout == "sheet.png\n" and here() == ["sheet.png"]
     sheet = pixels("sheet.png")
     assert sheet.shape == (132, 132, 3)
     settings = read_settings(Path("sheet.png"))["grid"]
     assert [(s["prompt"], s["seed"]) for s in settings] == [("a cat", 7), ("a cat", 8), ("a fox", 7), ("a fox", 8)]
-    generate("a fox", "-o", "alone.png")
+    generate("a fox", "-o", "alone.png", "--no-watermark")
     assert np.abs(sheet[68:132, 0:64] - pixels("alone.png")).max() <= 1
+
+
+def marks(path: str) -> dict[str, Any]:
+    tree: dict[str, Any] = json.loads(invoke("verify", "--json", path).stdout)
+    return tree
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.webp"])
+def test_pictures_say_that_a_model_made_them_unless_told_not_to(generate: Any, name: str) -> None:
+    generate("a cat", "-o", name, size=256)
+    said = marks(name)
+    assert said["watermark"]["found"] and "xmp: trainedAlgorithmicMedia" in said["metadata"]
+    assert json.loads(invoke("info", "--json", name).stdout)["prompt"] == "a cat"
+    generate("a cat", "-o", name, "--overwrite", "--no-watermark", "--no-metadata", size=256)
+    assert not marks(name)["generated"]
+
+
+def test_a_sheet_is_marked_as_one_picture(generate: Any) -> None:
+    generate("a cat", "-n", "4", "--grid", "-o", "sheet.png", size=256)
+    assert marks("sheet.png")["watermark"]["found"]
 
 
 def test_grid_has_a_name_of_its_own_and_json(generate: Any) -> None:

@@ -181,7 +181,8 @@ def test_a_painter_that_paints_too_few_is_refused(judge: Judge) -> None:
 def test_a_pipeline_paints_at_its_smallest_size() -> None:
     sizes = []
 
-    def generate(prompt: list[str], *, seeds: list[int], size: int) -> Any:
+    def generate(prompt: list[str], *, seeds: list[int], size: int, watermark: bool) -> Any:
+        assert not watermark  # the model is judged, not the mark
         sizes.append(size)
         return SimpleNamespace(images=painter(size=size)(prompt, seeds))
 

@@ -13,7 +13,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from unclip.errors import RequestError
-from unclip.images import METADATA_KEY, grid, read_settings, resize, save_png, to_pil, to_tensor
+from unclip.images import grid, read_settings, resize, save_png, to_pil, to_tensor
+from unclip.provenance.metadata import SETTINGS_KEY
 
 SETTINGS = {
     "prompt": "a corgi 🐶 with a قبعة, “quoted”\nand a tab\t",
@@ -107,7 +108,7 @@ def _text(path: Path) -> None:
 def _settings(text: str) -> Any:
     def write(path: Path) -> None:
         info = PngInfo()
-        info.add_itxt(METADATA_KEY, text)
+        info.add_itxt(SETTINGS_KEY, text)
         picture().save(path, pnginfo=info)
 
     return write
@@ -137,11 +138,11 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     save_png(picture(), path)
     before = path.read_bytes()
 
-    def full(self: Image.Image, target: Path, *args: Any, **kwargs: Any) -> None:
-        Path(target).write_bytes(b"half")
+    def full(self: Path, data: bytes) -> None:
+        self.write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(RequestError, match="No space left on device"):
         save_png(picture(), path)
     assert path.read_bytes() == before
@@ -149,11 +150,11 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(self: Image.Image, target: Path, *args: Any, **kwargs: Any) -> None:
-        Path(target).write_bytes(b"half")
+    def interrupted(self: Path, data: bytes) -> None:
+        self.write_text("half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Image.Image, "save", interrupted)
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_png(picture(), tmp_path / "x.png")
     assert list(tmp_path.iterdir()) == []

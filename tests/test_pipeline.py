@@ -16,6 +16,7 @@ from unclip.assemble import assemble
 from unclip.errors import Cancelled, CheckpointError, RequestError
 from unclip.files import read_weights
 from unclip.pipeline import MAX_SEED, Pipeline, check_prompt, prompt_words
+from unclip.provenance.watermark import detect
 
 PROMPT = "a shiba inu wearing a red beret"
 
@@ -224,6 +225,17 @@ def test_settings_travel_with_the_picture_and_draw_it_again(pipe: Pipeline) -> N
     assert how == made.settings[1] and how["seed"] == 5 and how["model"] == "tiny" and how["prompt"] == PROMPT
     again = pipe(how["prompt"], seed=how["seed"], size=how["size"], negative=how["negative"], options=how["stages"])
     assert np.abs(pixels(again.images[0]) - pixels(made.images[1])).max() <= 1
+
+
+# --- marks ---
+
+
+def test_pictures_are_marked_unless_told_not_to(pipe: Pipeline) -> None:
+    marked, plain = (pipe(PROMPT, seed=1, size=256, watermark=w).images[0] for w in (True, False))
+    assert detect(marked).found and not detect(plain).found
+    assert np.abs(pixels(marked) - pixels(plain)).mean() < 3
+    stages = pipe(PROMPT, seed=1, size=1024, keep_stages=True).stages
+    assert detect(stages[256][0]).found
 
 
 # --- precision ---

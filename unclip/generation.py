@@ -163,10 +163,16 @@ class Call:
         return made
 
     def finish(
-        self, made: Mapping[int, Tensor], z_i: Tensor, asked: Sequence[Mapping[str, Any]], *, keep_stages: bool = False
+        self,
+        made: Mapping[int, Tensor],
+        z_i: Tensor,
+        asked: Sequence[Mapping[str, Any]],
+        *,
+        keep_stages: bool = False,
+        watermark: bool = False,
     ) -> Generation:
-        """The pictures with their settings; `asked` says per picture what is not known here."""
-        pictures = {side: [to_pil(image) for image in batch] for side, batch in made.items()}
+        """The pictures with their settings; `asked` says per picture what is not known here; `watermark` marks them."""
+        pictures = {side: [to_pil(image, marked=watermark) for image in batch] for side, batch in made.items()}
         images = pictures.pop(self.size)
         return Generation(
             images, self.seeds, self.sign(images, asked), self.seconds, z_i, pictures if keep_stages else {}

@@ -1,11 +1,11 @@
-"""Pictures at the edges of the program: PIL ⇄ tensors in [−1, 1], resizing, contact sheets, PNG metadata."""
+"""Pictures at the edges of the program: PIL ⇄ tensors in [−1, 1], resizing, contact sheets, files."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,12 +13,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from unclip.errors import RequestError
+from unclip.provenance import metadata, watermark
 
-METADATA_KEY = "unclip"  # the PNG text chunk that holds the settings
 SMALLEST = 8  # pixels of a side of a picture that is read
 LARGEST = 64 * 10**6  # pixels of its area
 
@@ -83,10 +82,20 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(array.copy()).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def to_pil(image: Tensor) -> Image.Image:
-    """float [3, H, W] in [−1, 1] (clamped) as a picture."""
-    array = ((image.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return Image.fromarray(array.permute(1, 2, 0).cpu().numpy())
+def to_pil(image: Tensor, *, marked: bool = False) -> Image.Image:
+    """float [3, H, W] in [−1, 1] (clamped) as a picture.
+
+    Args:
+        marked: with the invisible watermark, for pictures that a model made.
+    """
+    pixels = ((image.detach().float().clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).cpu().numpy()
+    # The mark goes in before the one rounding: a picture and its twin from a batch stay within 1/255.
+    return Image.fromarray((watermark.embed(pixels) if marked else pixels).round().astype(np.uint8))
+
+
+def mark(image: Image.Image) -> Image.Image:
+    """The picture with the invisible watermark that says a model made it."""
+    return to_pil(to_tensor(image), marked=True)
 
 
 def resize(images: Tensor, size: int) -> Tensor:
@@ -144,15 +153,28 @@ def _encode_mp4(film: Sequence[Image.Image], path: Path, rate: int) -> None:
     subprocess.run(command, input=pixels, check=True, capture_output=True)
 
 
-def save_png(image: Image.Image, path: Path, settings: dict[str, Any] | None = None) -> None:
+def save_png(image: Image.Image, path: Path, settings: Mapping[str, Any] | None = None) -> None:
     """Writes a PNG whole or not at all, with the settings in its metadata."""
-    info = PngInfo()
-    if settings:
-        info.add_itxt(METADATA_KEY, json.dumps(settings, ensure_ascii=False))
+    _write(path, metadata.encode(image, settings=settings))
+
+
+def save_picture(
+    image: Image.Image, path: Path, *, settings: Mapping[str, Any] | None = None, source: metadata.Source | None = None
+) -> None:
+    """Writes a picture whole or not at all, in the format that its name asks for.
+
+    Args:
+        settings: what made it, for the metadata.
+        source: what its pixels are, for the metadata.
+    """
+    _write(path, metadata.encode(image, metadata.format_of(path), settings=settings, source=source))
+
+
+def _write(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(temporary, "PNG", pnginfo=info)
+        temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:
         raise RequestError(f"{path}: cannot be written ({error.strerror or error})") from None
@@ -161,10 +183,10 @@ def save_png(image: Image.Image, path: Path, settings: dict[str, Any] | None = N
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings that `save_png` wrote."""
+    """The settings in a picture's metadata."""
     try:
         with Image.open(path) as image:
-            text = image.info.get(METADATA_KEY)
+            text = metadata.settings_text(image)
     except FileNotFoundError:
         raise RequestError(f"{path}: no such file") from None
     except OSError as error:

@@ -166,6 +166,7 @@ class Pipeline:
         negative: str = "",
         options: Options | None = None,
         keep_stages: bool = False,
+        watermark: bool = True,
         on_step: OnStep | None = None,
     ) -> Generation:
         """Pictures of each prompt.
@@ -179,6 +180,7 @@ class Pipeline:
             negative: what guidance leads away from.
             options: changes to the stages' sampling, {"prior": {"steps": 10}, "upsampler-256": …, "decoder": …}.
             keep_stages: also return the pictures of the earlier stages.
+            watermark: mark the pictures, invisibly, as made by a model (docs/provenance.md).
             on_step: called after every step; may raise `Cancelled`.
 
         Raises:
@@ -199,7 +201,7 @@ class Pipeline:
             z_i = call.imagine(text, null)
             made = call.enlarge(call.decode(z_i, text, null))
         asked = [{"prompt": caption, "negative": negative} for caption in captions]
-        return call.finish(made, z_i, asked, keep_stages=keep_stages)
+        return call.finish(made, z_i, asked, keep_stages=keep_stages, watermark=watermark)
 
     __call__ = generate
     invert = invert

@@ -17,7 +17,9 @@ from unclip.cli.editing import diff, edit, interpolate, outpaint, vary
 from unclip.cli.evaluate import evaluate
 from unclip.cli.generate import generate
 from unclip.cli.info import info
+from unclip.cli.serve import serve
 from unclip.cli.training import assemble, train
+from unclip.cli.verify import verify
 from unclip.errors import UnclipError
 
 
@@ -32,7 +34,7 @@ def cli() -> None:
 
 
 for _command in (
-    generate, vary, interpolate, diff, edit, outpaint, info, train, assemble, convert, data, evaluate,
+    generate, vary, interpolate, diff, edit, outpaint, info, verify, serve, train, assemble, convert, data, evaluate,
 ):  # fmt: skip
     cli.add_command(_command)
 

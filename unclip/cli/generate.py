@@ -13,10 +13,13 @@ import click
 from unclip.errors import RequestError
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from unclip.pipeline import Generation, OnStep, Pipeline
 
 # Pictures that pass the prior and the decoder together; each batch is saved before the next one begins.
 BATCH = 8
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MOST = 10_000  # pictures of one command: a slip of the finger should not fill a disk
 
 
@@ -39,13 +42,15 @@ MOST = 10_000  # pictures of one command: a slip of the finger should not fill a
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
 @click.option("--grid", is_flag=True, help="Write one contact sheet instead of single pictures.")
 @click.option("--save-stages", is_flag=True, help="Write the smaller pictures of the earlier stages, too.")
+@click.option("--no-watermark", is_flag=True, help="Leave out the invisible mark that says a model made the picture.")
+@click.option("--no-metadata", is_flag=True, help="Leave out the settings, and what says so in the file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per picture instead of its path.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no warnings.")
 def generate(
     prompts: tuple[str, ...], prompts_file: Path | None, num_images: int, output: str | None, overwrite: bool,
     seed: int | None, size: int | None, model: str, steps: tuple[str, ...], guidance: tuple[str, ...],
     sampler: tuple[str, ...], negative: str, device: str | None, dtype: str, grid: bool, save_stages: bool,
-    as_json: bool, quiet: bool,
+    no_watermark: bool, no_metadata: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Make pictures of captions.
 
@@ -88,23 +93,24 @@ def generate(
             made = pipe.generate(
                 [caption for caption, _ in part], seeds=[s for _, s in part], size=size, negative=negative,
                 options=options, keep_stages=save_stages, on_step=on_step,
+                watermark=not (no_watermark or grid),
             )  # fmt: skip
         if grid:
             sheet += made.images
             continue
         for i, path in enumerate(paths[start : start + BATCH]):
-            _write(made, i, path, as_json)
+            _write(made, i, path, as_json=as_json, metadata=not no_metadata)
     if grid:
-        images.save_png(images.grid(sheet), paths[0], {"grid": list(_grid_settings(jobs, made.settings[0]))})
+        # The sheet is one picture, so it carries one mark and not one in each of its parts.
+        whole = images.grid(sheet) if no_watermark else images.mark(images.grid(sheet))
+        _save(whole, paths[0], {"grid": list(_grid_settings(jobs, made.settings[0]))}, metadata=not no_metadata)
         click.echo(json.dumps({"path": str(paths[0]), "images": total, "seed": first}) if as_json else str(paths[0]))
 
 
-def _write(made: Generation, i: int, path: Path, as_json: bool) -> None:
-    from unclip import images
-
-    images.save_png(made.images[i], path, made.settings[i])
+def _write(made: Generation, i: int, path: Path, *, as_json: bool, metadata: bool) -> None:
+    _save(made.images[i], path, made.settings[i], metadata=metadata)
     for side, pictures in made.stages.items():
-        images.save_png(pictures[i], _stage_path(path, side), made.settings[i])
+        _save(pictures[i], _stage_path(path, side), made.settings[i], metadata=metadata)
     if as_json:
         each = {role: round(s / len(made.images), 3) for role, s in made.seconds.items()}
         line = {
@@ -116,6 +122,15 @@ def _write(made: Generation, i: int, path: Path, as_json: bool) -> None:
         click.echo(json.dumps({**line, "seconds": each}, ensure_ascii=False))
     else:
         click.echo(str(path))
+
+
+def _save(image: Image.Image, path: Path, settings: dict[str, Any], *, metadata: bool) -> None:
+    from unclip.images import save_picture
+
+    if metadata:
+        save_picture(image, path, settings=settings, source="trainedAlgorithmicMedia")
+    else:
+        save_picture(image, path)
 
 
 def _stage_path(path: Path, side: int) -> Path:
@@ -178,10 +193,8 @@ def _paths(output: str | None, jobs: Sequence[tuple[str, int]], *, grid: bool) -
         raise RequestError(
             f"--output {output}: a pattern knows {{prompt}}, {{seed}} and {{index}} only, not {error}"
         ) from None
-    if any(path.suffix.lower() != ".png" for path in paths):
-        raise RequestError(
-            f"--output {pattern}: pictures are written as PNG; give a name that ends in .png, or a folder"
-        )
+    if any(path.suffix.lower() not in SUFFIXES for path in paths):
+        raise RequestError(f"--output {pattern}: give a folder, or a name that ends in {', '.join(SUFFIXES)}")
     if len(set(paths)) < len(paths):
         raise RequestError(f"--output {pattern}: several pictures would get one name; use {{seed}} or {{index}} in it")
     return [path.with_name(f"{path.stem}-grid.png") for path in paths] if grid and output is None else paths

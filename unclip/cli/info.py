@@ -9,7 +9,7 @@ import click
 
 
 @click.command()
-@click.argument("ref", required=False, metavar="[FILE.png | MODEL | RUN]")
+@click.argument("ref", required=False, metavar="[FILE | MODEL | RUN]")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def info(ref: str | None, as_json: bool) -> None:
     """Say how a picture was made, what a model is, how far a run is, or (without an argument) what this program can do."""

@@ -84,7 +84,7 @@ def pipeline_painter(pipeline: Pipeline) -> Paint:
     """Paints with a model, at the size its decoder makes: that is where a composition succeeds or fails."""
 
     def paint(captions: list[str], seeds: list[int]) -> list[Image.Image]:
-        return pipeline.generate(captions, seeds=seeds, size=pipeline.sizes[0]).images
+        return pipeline.generate(captions, seeds=seeds, size=pipeline.sizes[0], watermark=False).images
 
     return paint
 

@@ -1,0 +1,408 @@
+"""The server, spoken to as its clients do: the official package, and plain HTTP for what that would never send."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import io
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+pytest.importorskip("fastapi", reason="needs unclip[serve]")
+openai = pytest.importorskip("openai")
+import uvicorn  # noqa: E402
+
+from unclip.cli import cli  # noqa: E402
+from unclip.errors import Cancelled, RequestError  # noqa: E402
+from unclip.pipeline import Pipeline  # noqa: E402
+from unclip.provenance.header import read_header  # noqa: E402
+from unclip.provenance.watermark import detect  # noqa: E402
+from unclip.serve.app import Policy, create_app  # noqa: E402
+from unclip.serve.envelope import ApiError  # noqa: E402
+from unclip.serve.request import GenerationRequest, parse_generation  # noqa: E402
+from unclip.serve.store import Store  # noqa: E402
+from unclip.serve.worker import Worker  # noqa: E402
+
+KEY = "sk-test"
+PROMPT = "a shiba inu wearing a red beret"
+
+
+class Running:
+    """A real server on loopback, in a thread."""
+
+    def __init__(self, worker: Worker, store: Store, policy: Policy) -> None:
+        self.worker = worker
+        config = uvicorn.Config(create_app(worker, store, policy), port=0, log_level="warning", access_log=False)
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run)
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+        self.port = self.server.servers[0].sockets[0].getsockname()[1]
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join()
+
+    def client(self, key: str = KEY, retries: int = 0) -> Any:
+        url = f"http://127.0.0.1:{self.port}/v1"
+        return openai.OpenAI(api_key=key, base_url=url, max_retries=retries, timeout=60)
+
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, Any, Any]:
+        """Status, headers, and the body, as JSON where it is."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        connection.request(method, path, data, {"Authorization": f"Bearer {KEY}", **(headers or {})})
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        is_json = "json" in answer.headers.get("content-type", "")
+        return answer.status, answer.headers, json.loads(content) if is_json else content
+
+
+@pytest.fixture(scope="module")
+def running(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    pipe = Pipeline.from_pretrained(str(tiny_model), device="cpu")
+    server = Running(
+        Worker(pipe),
+        Store(tmp_path_factory.mktemp("images")),
+        Policy(keys=("sk-other", KEY), models=("dall-e-2", "tiny")),
+    )
+    yield server
+    server.stop()
+
+
+def picture(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))
+
+
+# --- the official client ---
+
+
+def test_the_official_client_generates_by_url(running: Running) -> None:
+    made = running.client().images.generate(model="dall-e-2", prompt=PROMPT, n=2, size="256x256")
+    assert len(made.data) == 2 and abs(made.created - time.time()) < 60
+    paths = [one.url.partition(str(running.port))[2] for one in made.data]
+    assert all("/v1/files/images/img-" in path and ".png?" in path for path in paths)
+    for path in paths:  # as a browser fetches it, without the key
+        status, headers, data = running.ask("GET", path, headers={"Authorization": ""})
+        assert status == 200 and headers["content-type"] == "image/png"
+        assert picture(data).size == (256, 256) and detect(picture(data)).found
+        assert read_header(io.BytesIO(data)).generated == ("xmp: trainedAlgorithmicMedia",)
+        assert PROMPT.encode() not in data
+    assert running.ask("HEAD", paths[0])[0] == 200
+
+
+def test_a_seed_gives_the_same_picture_alone_and_beside_others(running: Running) -> None:
+    client = running.client()
+
+    def pixels(n: int) -> list[np.ndarray]:
+        made = client.images.generate(
+            prompt=PROMPT, n=n, size="256x256", response_format="b64_json", extra_body={"seed": 5}
+        )
+        assert [one.seed for one in made.data] == [5 + i for i in range(n)] and made.x_unclip["seconds"] > 0
+        return [np.asarray(picture(base64.b64decode(one.b64_json))).astype(int) for one in made.data]
+
+    with ThreadPoolExecutor(4) as pool:
+        several = list(pool.map(pixels, (1, 2, 1, 3)))
+    for one in several:
+        assert np.abs(one[0] - several[0][0]).max() <= 1
+    assert np.abs(several[3][1] - several[1][1]).max() <= 1 < np.abs(several[1][1] - several[1][0]).max()
+
+
+@pytest.mark.parametrize("size", [512, 1024])
+def test_sizes_are_as_asked_for(running: Running, size: int) -> None:
+    made = running.client().images.generate(prompt="a cat", size=f"{size}x{size}", response_format="b64_json")
+    assert picture(base64.b64decode(made.data[0].b64_json)).size == (size, size)
+
+
+def test_models_are_listed(running: Running) -> None:
+    client = running.client()
+    assert [model.id for model in client.models.list()] == ["dall-e-2", "tiny"]
+    assert client.models.retrieve("tiny").owned_by == "unclip"
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.models.retrieve("gpt-9")
+    assert caught.value.code == "model_not_found"
+
+
+def test_errors_reach_the_client_as_openais_own(running: Running) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        running.client().images.generate(prompt="a cat", n=11)
+    assert refused.value.body["message"] == "11 is greater than the maximum of 10 - 'n'"
+    assert refused.value.type == "invalid_request_error" and refused.value.request_id.startswith("req_")
+    with pytest.raises(openai.AuthenticationError) as locked:
+        running.client("sk-wrong").images.generate(prompt="a cat")
+    assert locked.value.code == "invalid_api_key" and "sk-wrong" not in str(locked.value)
+
+
+# --- plain HTTP ---
+
+
+def test_the_bodies_of_real_applications_work(running: Running) -> None:
+    open_webui = {"model": "dall-e-2", "prompt": "a cat", "n": 1, "size": "512x512", "response_format": "b64_json"}
+    nextcloud = {"prompt": "a cat", "size": "1024x1024", "n": 1, "model": "tiny"}
+    later = {
+        "prompt": "a cat",
+        "model": "gpt-image-1",
+        "size": "256x256",
+        "quality": "auto",
+        "background": "auto",
+        "user": "u",
+    }
+    for path, body in (("/v1", open_webui), ("", nextcloud), ("/v1", later)):
+        status, _, answer = running.ask("POST", f"{path}/images/generations", body)
+        assert status == 200, answer
+        assert set(answer["data"][0]) == {"seed", "url" if body is nextcloud else "b64_json"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"[" * 100_000, b'{"prompt": 5}', b'{"prompt": "a\\u0000b"}',
+     b'{"prompt": "\\ud800"}', b'{"prompt": "x", "n": 1e99}', b'{"prompt": "x", "n": NaN}', b'{"prompt": "x", "seed": -1}',
+     b'{"prompt": "x", "seed": 99999999999999999999999}', b'{"prompt": "x", "steps": Infinity}', b'{"prompt": "x", "model": {}}'],
+)  # fmt: skip
+def test_hostile_bodies_get_an_envelope(running: Running, body: bytes) -> None:
+    status, _, answer = running.ask("POST", "/v1/images/generations", body)
+    assert status == 400 and set(answer["error"]) == {"message", "type", "param", "code"}
+    assert "Traceback" not in answer["error"]["message"]
+
+
+def test_too_large_a_body_is_not_read_to_its_end(running: Running) -> None:
+    status, _, answer = running.ask("POST", "/v1/images/generations", b" " * (2 << 20))
+    assert status == 413 and answer["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"), [("GET", "/v1/nothing", 404), ("GET", "/v1/images/generations", 405)]
+)
+def test_unknown_routes_have_the_envelope_too(running: Running, method: str, path: str, expected: int) -> None:
+    status, _, answer = running.ask(method, path)
+    assert status == expected and answer["error"]["type"] == "invalid_request_error"
+
+
+def test_health_and_metrics_need_no_key(running: Running) -> None:
+    nobody = {"Authorization": ""}
+    assert running.ask("GET", "/health", headers=nobody)[2] == {"status": "ok"}
+    assert running.ask("GET", "/health/ready", headers=nobody)[2] == {"ready": True}
+    text = running.ask("GET", "/metrics", headers=nobody)[2].decode()
+    assert "unclip_images_total " in text and 'unclip_requests_total{code="200"}' in text
+    status, _, answer = running.ask("GET", "/v1/models", headers=nobody)
+    assert status == 401 and "didn't provide an API key" in answer["error"]["message"]
+    assert running.ask("GET", "/v1/models", headers={**nobody, "api-key": KEY})[0] == 200
+
+
+def test_urls_name_the_proxy_that_the_client_sees(running: Running) -> None:
+    headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "art.example"}
+    _, _, answer = running.ask("POST", "/v1/images/generations", {"prompt": "a cat", "size": "256x256"}, headers)
+    assert answer["data"][0]["url"].startswith("https://art.example/v1/files/images/img-")
+
+
+# --- signed URLs ---
+
+
+def test_urls_outlive_the_server_but_not_their_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = Store(tmp_path).add(b"picture")
+    path, _, query = url.partition("?")
+    name, (end, signature) = path.rpartition("/")[2], (part.partition("=")[2] for part in query.split("&"))
+    again = Store(tmp_path)
+    assert again.find(name, end, signature).read_bytes() == b"picture"
+    for wrong in (
+        (name, str(int(end) + 1), signature),
+        (name, end, "0" * 64),
+        (name, end, "é"),
+        ("../.key", end, signature),
+    ):
+        with pytest.raises(ApiError, match="signature"):
+            again.find(*wrong)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3601)
+    with pytest.raises(ApiError, match="expired"):
+        again.find(name, end, signature)
+    monkeypatch.setattr(time, "time", lambda: now + 4000)
+    again.add(b"another")
+    assert not (tmp_path / name).exists()
+
+
+# --- the queue ---
+
+
+class Painter:
+    """A pipeline that paints when it is let, and tells what it was asked for."""
+
+    name, sizes = "painter", (64, 256)
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.let, self.started = threading.Event(), threading.Event()
+
+    def generate(self, prompts: list[str], *, seeds: list[int], size: int, on_step: Any, **how: Any) -> Any:
+        self.calls.append(prompts)
+        self.started.set()
+        while not self.let.wait(0.01):
+            on_step("decoder", 1, 2, None)
+        on_step("decoder", 2, 2, None)
+        if "fail" in prompts:
+            raise ZeroDivisionError("a bug")
+        return SimpleNamespace(
+            images=[Image.new("RGB", (size, size), (s % 256,) * 3) for s in seeds], seconds={"decoder": 1.0}
+        )
+
+
+def wanted(prompt: str = "a", n: int = 1, **more: Any) -> GenerationRequest:
+    return GenerationRequest(prompt, n, 256, "b64_json", **more)
+
+
+@pytest.fixture
+def painter() -> Painter:
+    return Painter()
+
+
+@pytest.fixture
+def worker(painter: Painter) -> Iterator[Worker]:
+    pipeline: Any = painter
+    worker = Worker(pipeline, capacity=6, batch=4)
+    worker.start()
+    yield worker
+    painter.let.set()
+    worker.stop()
+
+
+def test_requests_of_a_kind_are_drawn_together_and_each_gets_its_own(worker: Worker, painter: Painter) -> None:
+    first = worker.submit(wanted("first"))
+    painter.started.wait()
+    steps = wanted("c", options=(("decoder", "steps", 3),))
+    jobs = [worker.submit(request) for request in (wanted("a", 2, seed=7), wanted("b", seed=9), steps, wanted("d", 2))]
+    assert worker.waiting == 6
+    painter.let.set()
+    results = [job.result.result(10) for job in (first, *jobs)]
+    assert painter.calls == [["first"], ["a", "a", "b"], ["c"], ["d", "d"]]
+    assert results[1].seeds == [7, 8] and [i.getpixel((0, 0))[0] for i in results[1].images] == [7, 8]
+    assert results[2].seeds == [9] and results[2].images[0].getpixel((0, 0))[0] == 9
+
+
+def test_a_full_queue_says_when_to_come_again(worker: Worker, painter: Painter) -> None:
+    worker.submit(wanted("first"))
+    painter.started.wait()
+    worker.submit(wanted(n=6))
+    with pytest.raises(ApiError) as full:
+        worker.submit(wanted())
+    assert full.value.status == 429 and full.value.code == "rate_limit_exceeded" and full.value.kind == "requests"
+    assert 1 <= int(full.value.headers["Retry-After"]) <= 60
+
+
+def test_who_leaves_frees_the_place_and_stops_the_work(worker: Worker, painter: Painter) -> None:
+    first = worker.submit(wanted("first"))
+    painter.started.wait()
+    second = worker.submit(wanted("second"))
+    worker.cancel(second)
+    worker.cancel(first)
+    assert second.result.cancelled()
+    with pytest.raises(Cancelled):
+        first.result.result(10)
+    painter.let.set()
+    assert worker.submit(wanted("third")).result.result(10).images
+    assert painter.calls == [["first"], ["third"]] and worker.cancelled == 2
+
+
+def test_a_failure_hurts_only_its_batch(worker: Worker, painter: Painter) -> None:
+    painter.let.set()
+    with pytest.raises(ZeroDivisionError):
+        worker.submit(wanted("fail")).result.result(10)
+    assert worker.submit(wanted("fine")).result.result(10).images
+
+
+def test_stopping_draws_what_waits_and_takes_nothing_new(worker: Worker, painter: Painter) -> None:
+    jobs = [worker.submit(wanted()), worker.submit(wanted(n=3))]
+    stopping = threading.Thread(target=worker.stop)
+    stopping.start()
+    while worker.alive:
+        time.sleep(0.01)
+    with pytest.raises(ApiError, match="shutting down"):
+        worker.submit(wanted())
+    painter.let.set()
+    stopping.join(10)
+    assert [len(job.result.result(0).images) for job in jobs] == [1, 3]
+
+
+def test_a_client_that_goes_away_is_noticed_and_health_never_waits(painter: Painter, tmp_path: Path) -> None:
+    pipeline: Any = painter
+    worker = Worker(pipeline, capacity=2)
+    server = Running(worker, Store(tmp_path), Policy())
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port)
+        connection.request("POST", "/v1/images/generations", json.dumps({"prompt": "a cat"}))
+        assert painter.started.wait(10)
+        assert server.ask("GET", "/health")[0] == 200
+        connection.close()
+        for _ in range(500):
+            if worker.cancelled:
+                break
+            time.sleep(0.01)
+        assert worker.cancelled == 1
+        painter.let.set()
+        made = server.client(retries=2).images.generate(prompt="a dog", response_format="b64_json", size="512x512")
+        assert picture(base64.b64decode(made.data[0].b64_json)).size == (512, 512)
+        status, headers, answer = server.ask("POST", "/v1/images/generations", {"prompt": "fail"})
+        assert status == 500 and headers["x-should-retry"] == "false" and "bug" not in answer["error"]["message"]
+    finally:
+        painter.let.set()
+        server.stop()
+
+
+# --- what may be asked for ---
+
+
+def test_requests_have_dall_e_2s_defaults() -> None:
+    for strict in (False, True):
+        assert parse_generation({"prompt": "a"}, strict=strict) == GenerationRequest("a", 1, 1024, "url")
+        assert parse_generation({"prompt": "a", "n": None, "size": None, "response_format": None}, strict=strict).n == 1
+        assert len(parse_generation({"prompt": "🐶" * 1000}, strict=strict).prompt) == 1000
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({}, "'prompt' is a required property"),
+        ({"prompt": ""}, "too short"),
+        ({"prompt": "x" * 1001}, "is too long - 'prompt'"),
+        ({"prompt": "x", "n": 0}, "0 is less than the minimum of 1 - 'n'"),
+        ({"prompt": "x", "n": True}, "not of type 'integer'"),
+        ({"prompt": "x", "size": "0x0"}, "is not one of"),
+        ({"prompt": "x", "size": 256}, "is not one of"),
+        ({"prompt": "x", "response_format": "webp"}, "is not one of"),
+        ({"prompt": "x", "steps": 251}, "not between 1 and 250"),
+        ({"prompt": "x", "guidance_scale": "high"}, "not of type 'number'"),
+    ],
+)
+def test_what_cannot_be_is_refused(body: dict[str, Any], says: str) -> None:
+    with pytest.raises(ApiError, match=says) as caught:
+        parse_generation(body, strict=False)
+    assert caught.value.status == 400 and caught.value.body["error"]["type"] == "invalid_request_error"
+
+
+def test_lenient_makes_the_best_of_it_and_strict_does_not() -> None:
+    for extra in ({"size": "auto"}, {"size": "1792x1024"}, {"quality": "hd"}, {"seed": 5}):
+        parse_generation({"prompt": "x", **extra}, strict=False)
+        with pytest.raises(ApiError):
+            parse_generation({"prompt": "x", **extra}, strict=True)
+    assert parse_generation({"prompt": "x", "n": "2", "size": "1536x1024"}, strict=False).size == 1024
+    options = parse_generation({"prompt": "x", "steps": 9, "prior_guidance_scale": 2.5}, strict=False).options
+    assert options == (("decoder", "steps", 9), ("prior", "guidance", 2.5))
+
+
+def test_nobody_listens_to_the_world_by_mistake() -> None:
+    said = CliRunner().invoke(cli, ["serve", "--host", "0.0.0.0"])
+    assert isinstance(said.exception, RequestError) and "give an --api-key, or --insecure" in str(said.exception)

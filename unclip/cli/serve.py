@@ -1,0 +1,79 @@
+"""`unclip serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from unclip.errors import RequestError
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@click.command()
+@click.option("--model", default="mini", show_default=True, help="The bundled mini, a folder, or a Hub id owner/name.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+@click.option(
+    "--api-key", multiple=True, envvar="UNCLIP_API_KEY", help="A key that clients must name; may be repeated."
+)
+@click.option("--api-key-file", type=click.Path(path_type=Path), help="Keys, one per line.")
+@click.option("--insecure", is_flag=True, help="Listen beyond this machine without any key.")
+@click.option("--strict", is_flag=True, help="Refuse whatever dall-e-2 would have refused.")
+@click.option("--public-url", help="Under which clients reach the server, as in https://pictures.example.org.")
+@click.option(
+    "--image-dir", type=click.Path(path_type=Path), help="Where pictures wait to be fetched. [default: temporary]"
+)
+@click.option("--max-queue", default=64, show_default=True, type=click.IntRange(1), help="Pictures that may wait.")
+@click.option("--max-batch", default=8, show_default=True, type=click.IntRange(1), help="Pictures drawn together.")
+@click.option(
+    "--drain-timeout", default=60, show_default=True, type=click.IntRange(1), help="Seconds to finish at the end."
+)
+@click.option("--no-watermark", is_flag=True, help="Leave out the marks that say a model made the pictures.")
+@click.option("--device", help="cpu, cuda, cuda:1, mps. [default: the best one there is]")
+def serve(
+    model: str, host: str, port: int, api_key: tuple[str, ...], api_key_file: Path | None, insecure: bool, strict: bool,
+    public_url: str | None, image_dir: Path | None, max_queue: int, max_batch: int, drain_timeout: int,
+    no_watermark: bool, device: str | None,
+) -> None:  # fmt: skip
+    """Serve OpenAI's Images API as dall-e-2 did: change the base URL, keep the code.
+
+    \b
+    unclip serve --port 8000
+    OPENAI_BASE_URL=http://127.0.0.1:8000/v1 python your_program.py
+    """
+    keys = (*api_key, *_keys(api_key_file))
+    if host not in LOOPBACK and not keys and not insecure:
+        raise RequestError(f"--host {host}: is open to others; give an --api-key, or --insecure if that is meant")
+    try:
+        import uvicorn
+
+        from unclip.serve.app import Policy, create_app
+    except ModuleNotFoundError as error:
+        raise RequestError(f"serving needs {error.name}: pip install 'unclip[serve]'") from None
+    import tempfile
+
+    from unclip.pipeline import Pipeline
+    from unclip.serve.store import Store
+    from unclip.serve.worker import Worker
+
+    pipe = Pipeline.from_pretrained(model, device=device)
+    policy = Policy(
+        keys=keys, strict=strict, public_url=public_url, models=("dall-e-2", pipe.name), marked=not no_watermark
+    )
+    with tempfile.TemporaryDirectory(prefix="unclip-") as temporary:
+        app = create_app(Worker(pipe, capacity=max_queue, batch=max_batch), Store(image_dir or Path(temporary)), policy)
+        # Access logs would name every picture's signed URL.
+        uvicorn.run(
+            app, host=host, port=port, log_level="info", access_log=False, timeout_graceful_shutdown=drain_timeout
+        )
+
+
+def _keys(file: Path | None) -> list[str]:
+    if file is None:
+        return []
+    try:
+        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})") from None

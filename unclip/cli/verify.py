@@ -1,0 +1,57 @@
+"""`unclip verify`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from unclip.errors import RequestError
+
+if TYPE_CHECKING:
+    from unclip.provenance.verify import Findings
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per file.")
+def verify(files: tuple[Path, ...], as_json: bool) -> None:
+    """Tell which marks pictures carry that say a model made them. No mark proves nothing: marks can be removed."""
+    from unclip.provenance.verify import verify as look
+
+    unreadable = 0
+    for path in files:
+        try:
+            findings = look(path)
+        except RequestError as error:
+            unreadable += 1
+            click.echo(f"error: {error}", err=True)
+            continue
+        tree = {"path": str(path), **_tree(findings)}
+        click.echo(json.dumps(tree, ensure_ascii=False) if as_json else _readable(path, findings))
+    if unreadable:
+        raise RequestError(f"{unreadable} of {len(files)} files cannot be read")
+
+
+def _tree(findings: Findings) -> dict[str, Any]:
+    score, threshold = findings.watermark
+    return {
+        "generated": findings.generated,
+        "metadata": list(findings.header.generated),
+        "watermark": {"found": findings.watermark.found, "score": round(score, 2), "threshold": round(threshold, 2)},
+        "credentials": findings.header.credentials,
+    }
+
+
+def _readable(path: Path, findings: Findings) -> str:
+    score, threshold = findings.watermark
+    return "\n".join(
+        (
+            f"{path}: {'made by a model' if findings.generated else 'no mark found'}",
+            f"  metadata:    {'; '.join(findings.header.generated) or 'says nothing'}",
+            f"  watermark:   {'found' if findings.watermark.found else 'not found'} ({score:.1f}; from {threshold:.1f} on)",
+            f"  credentials: {'a C2PA manifest' if findings.header.credentials else 'none'}",
+        )
+    )

@@ -1,0 +1,95 @@
+"""Picture files that say what they are: where the pixels come from (IPTC, as XMP) and the settings that made them."""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+from xml.sax.saxutils import escape
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from unclip import __version__
+from unclip.errors import RequestError
+
+Source = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]  # all of it, or a part, by a model
+Format = Literal["PNG", "JPEG", "WEBP"]
+
+SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+SETTINGS_KEY = "unclip"  # the PNG text chunk that holds the settings
+XMP_KEY = "XML:com.adobe.xmp"  # the PNG text chunk that holds XMP
+FORMATS: dict[str, Format] = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+LONGEST_XMP = 65_000  # bytes; a JPEG segment holds no more
+
+
+def format_of(path: Path) -> Format:
+    """The format that a file's name asks for."""
+    try:
+        return FORMATS[path.suffix.lower()]
+    except KeyError:
+        raise RequestError(f"{path}: a picture's name ends in {', '.join(FORMATS)}") from None
+
+
+def encode(
+    image: Image.Image,
+    format: Format = "PNG",
+    *,
+    settings: Mapping[str, Any] | None = None,
+    source: Source | None = None,
+) -> bytes:
+    """The picture as a file's bytes.
+
+    Args:
+        settings: what made it, as JSON: a text chunk of a PNG, a part of the XMP of the others.
+        source: where the pixels come from.
+
+    Raises:
+        RequestError: the settings are too long for a JPEG.
+    """
+    text = json.dumps(settings, ensure_ascii=False) if settings else None
+    file = io.BytesIO()
+    if format == "PNG":
+        info = PngInfo()
+        if source:
+            info.add_itxt(XMP_KEY, _xmp(source, None))
+        if text:
+            info.add_itxt(SETTINGS_KEY, text)
+        image.save(file, "PNG", pnginfo=info)
+        return file.getvalue()
+    xmp = _xmp(source, text).encode() if source or text else b""
+    if format == "JPEG" and len(xmp) > LONGEST_XMP:
+        raise RequestError("the settings are too long for a JPEG; write a PNG, or leave the metadata out")
+    how: dict[str, Any] = {"quality": 95, "subsampling": 0} if format == "JPEG" else {"quality": 92}
+    image.convert("RGB").save(file, format, **how, **({"xmp": xmp} if xmp else {}))
+    return file.getvalue()
+
+
+def settings_text(image: Image.Image) -> str | None:
+    """The settings that `encode` wrote, as JSON, of an opened picture."""
+    if SETTINGS_KEY in image.info:
+        return str(image.info[SETTINGS_KEY])
+    xmp = image.info.get("xmp", b"")
+    found = re.search(rb'unclip:Settings="([^"]*)"', xmp) if isinstance(xmp, bytes) else None
+    return html.unescape(found[1].decode("utf-8", "replace")) if found else None
+
+
+def _xmp(source: Source | None, settings: str | None) -> str:
+    """An XMP packet (ISO 16684-1)."""
+    facts = {"xmp:CreatorTool": f"unclip {__version__}"}
+    if source:
+        facts["Iptc4xmpExt:DigitalSourceType"] = SOURCE_TYPES + source
+    if settings:
+        facts["unclip:Settings"] = settings
+    attributes = "".join(f' {name}="{escape(value, {chr(34): "&quot;"})}"' for name, value in facts.items())
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/"'
+        ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmlns:unclip="urn:unclip:1"'
+        f'{attributes}/></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+    )

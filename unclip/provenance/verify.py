@@ -1,0 +1,70 @@
+"""Which marks a picture carries, all ways of looking together."""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image
+
+from unclip.errors import RequestError
+from unclip.provenance.header import Header, read_header
+from unclip.provenance.watermark import Detection, detect
+
+# What a damaged or hostile picture can raise; Pillow has a SyntaxError for some broken PNGs.
+BAD_PICTURE = (OSError, ValueError, SyntaxError, struct.error, MemoryError, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found in one picture."""
+
+    header: Header
+    watermark: Detection
+
+    @property
+    def generated(self) -> bool:
+        """Whether any mark says that a model made it."""
+        return bool(self.header.generated) or self.watermark.found
+
+
+def verify(path: Path) -> Findings:
+    """Looks for every mark in a picture file.
+
+    Raises:
+        RequestError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            header = read_header(file)
+            file.seek(0)
+            with Image.open(file) as image:
+                return Findings(header, detect(image))
+    except FileNotFoundError:
+        raise RequestError(f"{path}: no such file") from None
+    except BAD_PICTURE as error:
+        raise RequestError(f"{path}: not a readable picture ({' '.join(str(error).split())})") from None
+
+
+def generated(data: bytes, *, watermark: bool = True) -> str | None:
+    """Why a training picture should be left out, if a mark says that a model made it; the cheap marks come first.
+
+    Args:
+        data: the file.
+        watermark: also decode it and look for the watermark, in the whole picture only: 5 ms for 256 pixels.
+    """
+    file: BinaryIO = io.BytesIO(data)
+    header = read_header(file)
+    if header.generated:
+        return header.generated[0]
+    if watermark:
+        try:
+            with Image.open(file) as image:
+                if detect(image, search=False).found:
+                    return "watermark of unclip"
+        except BAD_PICTURE:
+            pass  # whoever decodes it next says what is wrong with it
+    return None
