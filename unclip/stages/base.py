@@ -7,7 +7,8 @@ Call `stage(batch)`, never `stage.forward(batch)`; to use a trained stage, call 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -181,6 +182,8 @@ class DiffusionStage(Stage):
     def __init__(self, config: DiffusionStageConfig) -> None:
         super().__init__(config)
         self.diffusion = Diffusion(config.diffusion)
+        # Entered for as long as it walks; a pipeline that offloads has it put the weights in place and away again.
+        self.in_place: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def _walk(
         self, shape: tuple[int, ...], cond: Cond, null: Cond | None, options: SamplingConfig, noise: Noise
@@ -188,10 +191,16 @@ class DiffusionStage(Stage):
         """From pure noise of that shape to data."""
         sampler = find_sampler(options.sampler, options.eta)
         guidance = Guidance(options.guidance, options.interval, options.rescale)
-        denoise = self.diffusion.denoiser(self.network, cond, null, guidance)
         schedule = self.diffusion.schedule
-        x = noise(torch.empty(shape, device=self.device))
-        return sampler(denoise, x, schedule, schedule.grid(options.steps), noise)
+        times = schedule.grid(options.steps)
+
+        def steps() -> Iterator[Step]:
+            with self.in_place():
+                denoise = self.diffusion.denoiser(self.network, cond, null, guidance)
+                x = noise(torch.empty(shape, device=self.device))
+                yield from sampler(denoise, x, schedule, times, noise)
+
+        return steps()
 
 
 def drop_text(text: Text, null: Text, keep: Tensor) -> Text:

@@ -139,7 +139,7 @@ class Decoder(DiffusionStage):
         """
         text, null = same_length(text, null)
         cond = _cond(image_embed, text)
-        null_cond = _cond(self.null_embed.expand(len(image_embed), -1), null)
+        null_cond = _cond(self.null_embed.to(image_embed).expand(len(image_embed), -1), null)
         return self._walk((len(image_embed), 3, self.size, self.size), cond, null_cond, options, noise)
 
 

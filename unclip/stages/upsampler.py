@@ -81,7 +81,7 @@ class Upsampler(DiffusionStage):
     def __init__(self, config: UpsamplerConfig) -> None:
         super().__init__(config)
         self.size, self.factor, self.degradation = config.size, config.factor, config.degradation
-        self.crop_fraction, self.catmull_rom = config.crop_fraction, config.catmull_rom
+        self.crop_fraction, self.catmull_rom, self.expert = config.crop_fraction, config.catmull_rom, config.expert
         self.network = UpsamplerNetwork(config, outputs=6 if self.diffusion.learned else 3)
 
     @property
@@ -94,7 +94,7 @@ class Upsampler(DiffusionStage):
 
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image is not None
-        if self.network.expert is not None:
+        if self.expert:
             raise ConfigError(
                 "stage.expert: an upsampler with a last-step expert can be sampled only; train without one"
             )
