@@ -198,6 +198,13 @@ def test_device_and_dtype(generate: Any) -> None:
     assert 0 < difference.mean() < 12
 
 
+def test_steps_have_presets_and_single_numbers_go_before_them(generate: Any) -> None:
+    result = generate("a cat", "--steps", "decoder=3", "--steps", "fast", "--json", "-q", "--offload")
+    stages = json.loads(result.stdout)["settings"]["stages"]
+    assert (stages["prior"]["steps"], stages["prior"]["sampler"]) == (10, "dpmpp_2m")
+    assert (stages["decoder"]["steps"], stages["decoder"]["sampler"]) == (3, "dpmpp_2m")
+
+
 def test_json_is_one_line_for_each_picture(generate: Any) -> None:
     result = generate("a cat", "a فox", "-n", "2", "--json", "-q", size=256)
     lines = [json.loads(line) for line in result.stdout.splitlines()]

@@ -249,6 +249,22 @@ def test_bfloat16_draws_nearly_the_same_picture(tiny_model: Path, pipe: Pipeline
     assert 0 < difference < 12
 
 
+def test_offloading_keeps_one_stage_in_place_and_draws_the_same_picture(tiny_model: Path) -> None:
+    whole = Pipeline.from_pretrained(str(tiny_model), device="cpu", dtype=torch.float64)
+    pipe = Pipeline.from_pretrained(str(tiny_model), device="cpu", dtype=torch.float64, offload=True)
+    stages = {"prior": pipe.prior, "decoder": pipe.decoder, **{f"upsampler-{u.size}": u for u in pipe.upsamplers}}
+
+    def placed() -> list[str]:
+        return [role for role, stage in stages.items() if next(stage.network.parameters()).dtype == torch.float64]
+
+    seen = []
+    for _ in range(2):  # what was put away comes back
+        made = pipe(PROMPT, seed=1, on_step=lambda role, *_: seen.append((role, placed())))
+        assert placed() == []
+        assert np.array_equal(pixels(made.images[0]), pixels(whole(PROMPT, seed=1).images[0]))
+    assert seen and all(names == [role] for role, names in seen)
+
+
 def test_an_unusable_device_is_refused(tiny_model: Path) -> None:
     for device in ("nonsense", "cuda:77" if torch.cuda.is_available() else "cuda"):
         with pytest.raises(RequestError, match=f"device {device}: cannot be used here") as caught:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,7 +33,7 @@ from unclip.generation import (
     links,
 )
 from unclip.stages import load_stage
-from unclip.stages.base import PriorRole, Stage
+from unclip.stages.base import DiffusionStage, PriorRole, Stage
 from unclip.stages.decoder import Decoder
 from unclip.stages.upsampler import Upsampler
 
@@ -63,13 +65,15 @@ class Pipeline:
     ) -> None:
         self.clip, self.prior, self.decoder, self.upsamplers = clip, prior, decoder, tuple(upsamplers)
         self.folder, self.name, self.vocabulary = folder, name, vocabulary
+        self.offload = False
 
     # --- loading and saving ---
 
     @classmethod
     def from_pretrained(
-        cls, ref: str, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> Pipeline:
+        cls, ref: str, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None,
+        offload: bool = False,
+    ) -> Pipeline:  # fmt: skip
         """The model that `ref` names: the bundled "mini", a folder, or a Hub repository id.
 
         diffusers' unCLIP folders (Karlo) are converted on first use, into the user's cache.
@@ -77,6 +81,7 @@ class Pipeline:
         Args:
             device: the first CUDA device, Apple's, or the CPU, if not given.
             dtype: of the networks; float32 if not given, so that a seed gives the same picture everywhere.
+            offload: a stage is read from disk when its turn comes and dropped after it, so that no two are in memory.
 
         Raises:
             CheckpointError: nothing there, damaged files, or stages that do not belong together.
@@ -111,6 +116,11 @@ class Pipeline:
             name=str(index.get("name", folder.name)),
             vocabulary=frozenset(words) if words else None,
         )
+        if offload:
+            for name, stage in stages.items():
+                if isinstance(stage, DiffusionStage):
+                    stage.in_place = partial(pipeline._in_place, stage, folder / name / "model.safetensors")
+        pipeline.offload = offload
         return pipeline.to(device or best_device(), dtype)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -133,14 +143,29 @@ class Pipeline:
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Pipeline:
         """Moves everything; with `dtype`, also the networks' precision."""
         try:
-            self.device = torch.device(device)
+            self.device, self.dtype = torch.device(device), dtype
             self.clip.to(self.device, dtype)
             for stage in links(self).values():
-                stage.to(self.device)
-                stage.network.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+                if not (self.offload and isinstance(stage, DiffusionStage)):
+                    self._place(stage)
         except (RuntimeError, AssertionError) as error:
             raise RequestError(f"device {device}: cannot be used here ({str(error).splitlines()[0]})") from None
         return self
+
+    def _place(self, stage: PriorRole | DiffusionStage) -> None:
+        stage.to(self.device)
+        stage.network.to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @contextmanager
+    def _in_place(self, stage: DiffusionStage, weights: Path) -> Iterator[None]:
+        """The stage on the device; afterwards its weights are the file's again, which is mapped and not read."""
+        with torch.inference_mode(False):  # parameters made in that mode could never leave it
+            self._place(stage)
+        try:
+            yield
+        finally:
+            with torch.inference_mode(False):
+                files.load_weights(stage, weights)
 
     # --- what it can do ---
 

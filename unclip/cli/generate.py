@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 BATCH = 8
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MOST = 10_000  # pictures of one command: a slip of the finger should not fill a disk
+# What --steps takes besides numbers. `paper` is DALL·E 2's (Ramesh et al. 2022, table 3); `balanced` the model's own.
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "fast": {"prior": {"steps": 10, "sampler": "dpmpp_2m"}, "decoder": {"steps": 12, "sampler": "dpmpp_2m"}},
+    "balanced": {},
+    "paper": {"prior": {"steps": 64, "sampler": "ddpm"}, "decoder": {"steps": 250, "sampler": "ddpm"}},
+}
 
 
 @click.command()
@@ -32,7 +38,12 @@ MOST = 10_000  # pictures of one command: a slip of the finger should not fill a
 @click.option("--seed", type=int, help="Of the first picture; the next ones count up. Random if not given.")
 @click.option("--size", type=int, help="64, 256 or 1024 pixels: where the chain stops. [default: the largest]")
 @click.option("--model", default="mini", show_default=True, help="The bundled mini, a folder, or a Hub id owner/name.")
-@click.option("--steps", multiple=True, metavar="[STAGE=]N", help="Denoising steps; without a stage, the decoder's.")
+@click.option(
+    "--steps",
+    multiple=True,
+    metavar="[STAGE=]N",
+    help="Denoising steps; without a stage, the decoder's. Or: fast, balanced, paper.",
+)
 @click.option("--guidance", multiple=True, metavar="[STAGE=]X", help="Guidance scale; without a stage, the decoder's.")
 @click.option(
     "--sampler", multiple=True, metavar="[STAGE=]NAME", help="ddpm, ddim, dpmpp_2m …; without a stage, the decoder's."
@@ -40,6 +51,7 @@ MOST = 10_000  # pictures of one command: a slip of the finger should not fill a
 @click.option("--negative", default="", help="What the picture should not show.")
 @click.option("--device", help="cpu, cuda, cuda:1, mps. [default: the best one there is]")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
+@click.option("--offload", is_flag=True, help="Keep one stage in memory at a time; slower to start each.")
 @click.option("--grid", is_flag=True, help="Write one contact sheet instead of single pictures.")
 @click.option("--save-stages", is_flag=True, help="Write the smaller pictures of the earlier stages, too.")
 @click.option("--no-watermark", is_flag=True, help="Leave out the invisible mark that says a model made the picture.")
@@ -49,8 +61,8 @@ MOST = 10_000  # pictures of one command: a slip of the finger should not fill a
 def generate(
     prompts: tuple[str, ...], prompts_file: Path | None, num_images: int, output: str | None, overwrite: bool,
     seed: int | None, size: int | None, model: str, steps: tuple[str, ...], guidance: tuple[str, ...],
-    sampler: tuple[str, ...], negative: str, device: str | None, dtype: str, grid: bool, save_stages: bool,
-    no_watermark: bool, no_metadata: bool, as_json: bool, quiet: bool,
+    sampler: tuple[str, ...], negative: str, device: str | None, dtype: str, offload: bool, grid: bool,
+    save_stages: bool, no_watermark: bool, no_metadata: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Make pictures of captions.
 
@@ -75,7 +87,9 @@ def generate(
 
     for caption in captions:
         check_prompt(caption)
-    pipe = Pipeline.from_pretrained(model, device=device, dtype=getattr(torch, dtype) if dtype != "float32" else None)
+    pipe = Pipeline.from_pretrained(
+        model, device=device, dtype=getattr(torch, dtype) if dtype != "float32" else None, offload=offload
+    )
     if size is not None and size not in pipe.sizes:
         raise RequestError(f"--size {size}: {pipe.name} makes pictures of {', '.join(map(str, pipe.sizes))} pixels")
     if save_stages and not grid:
@@ -171,8 +185,13 @@ def _first_seed(seed: int | None) -> int:
 def sampling_options(given: dict[str, tuple[str, ...]]) -> dict[str, dict[str, Any]]:
     """`--steps prior=8 --steps 30` as {"prior": {"steps": "8"}, "decoder": {"steps": "30"}}; the stages check the values."""
     options: dict[str, dict[str, Any]] = {}
+    for preset in (PRESETS[value] for value in given["steps"] if value in PRESETS):
+        for stage, changes in preset.items():
+            options.setdefault(stage, {}).update(changes)
     for name, values in given.items():
         for value in ",".join(values).split(",") if values else ():
+            if name == "steps" and value in PRESETS:
+                continue
             stage, equals, setting = value.rpartition("=")
             options.setdefault(stage if equals else "decoder", {})[name] = setting
     return options

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -213,6 +214,8 @@ class DiffusionStage(Stage):
     def __init__(self, config: DiffusionStageConfig) -> None:
         super().__init__(config)
         self.diffusion = Diffusion(config.diffusion)
+        # Entered for as long as it walks; a pipeline that offloads has it put the weights in place and away again.
+        self.in_place: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def _draw(self, chance: Chance, x0: Tensor) -> tuple[Tensor, Tensor]:
         """A time and noise for every example."""
@@ -223,10 +226,16 @@ class DiffusionStage(Stage):
     ) -> Iterator[Step]:
         """From pure noise of that shape to data."""
         sampler = find_sampler(options.sampler, options.eta)
-        denoise = self._denoiser(cond, null, options)
         schedule = self.diffusion.schedule
-        x = noise(torch.empty(shape, device=self.device))
-        return sampler(denoise, x, schedule, schedule.grid(options.steps), noise)
+        times = schedule.grid(options.steps)
+
+        def steps() -> Iterator[Step]:
+            with self.in_place():
+                denoise = self._denoiser(cond, null, options)
+                x = noise(torch.empty(shape, device=self.device))
+                yield from sampler(denoise, x, schedule, times, noise)
+
+        return steps()
 
     def _denoiser(self, cond: Cond, null: Cond | None, options: SamplingConfig) -> Denoise:
         guidance = Guidance(options.guidance, options.interval, options.rescale)

@@ -149,7 +149,7 @@ class Decoder(DiffusionStage):
 
     def _conditions(self, image_embed: Tensor, text: Text, null: Text) -> tuple[Cond, Cond]:
         text, null = same_length(text, null)
-        return _cond(image_embed, text), _cond(self.null_embed.expand(len(image_embed), -1), null)
+        return _cond(image_embed, text), _cond(self.null_embed.to(image_embed).expand(len(image_embed), -1), null)
 
 
 def _cond(embed: Tensor, text: Text) -> Cond:
