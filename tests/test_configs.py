@@ -14,7 +14,8 @@ from unclip.stages.base import Stage
 from unclip.train.config import RunConfig, read_run
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-FILES = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.glob("*/*.yaml"))
+RUNS = [path for path in CONFIGS.glob("*/*.yaml") if path.parent.name != "accelerate"]
+FILES = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in RUNS)
 
 
 @cache
