@@ -77,6 +77,12 @@ class UNet2DConditionModel(UNet):
     attention_head_dim: int = Field(ge=1)
     class_embed_type: Literal["identity"]
     only_cross_attention: Literal[False] = False
+    mid_block_only_cross_attention: None = None
+    addition_embed_type: None = None
+    encoder_hid_dim_type: None = None
+    time_embedding_act_fn: None = None
+    timestep_post_act: None = None
+    resnet_skip_time_act: Literal[False] = False
 
 
 class UnCLIPTextProjModel(Foreign):

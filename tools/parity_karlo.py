@@ -1,0 +1,179 @@
+"""Karlo at its full size beside diffusers: each network in float32 with the same random weights, one at a time.
+
+    python tools/parity_karlo.py                       # all of them; about 6 GiB of memory
+    python tools/parity_karlo.py prior decoder
+    python tools/parity_karlo.py upsampler --side 64   # it is convolution-only; 256 px, its own, take minutes a run
+
+The weights are diffusers' own, by reference: our stage is the same numbers under other names, so nothing is held twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unclip.clip.torchvision_schemas import declare_missing_schemas
+from unclip.convert import names
+from unclip.convert.weights import filled
+from unclip.stages import stage_class
+from unclip.stages.base import Stage
+from unclip.stages.upsampler import UpsamplerConfig
+from unclip.train.config import read_run
+
+declare_missing_schemas()
+
+import diffusers  # noqa: E402  (needs the schemas)
+from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel  # noqa: E402
+
+CONFIGS = Path(__file__).parent.parent / "configs" / "karlo"
+# Of the published files.
+PARAMETERS = {"prior": 1_022_030_080, "decoder": 885_439_686, "text_proj": 7_878_400, "upsampler": 691_579_523}
+TOLERANCE = 1e-5
+CHANNELS = (320, 640, 960, 1280)
+TIMES = (999, 0)
+
+
+def build_prior() -> nn.Module:
+    """Karlo's PriorTransformer: diffusers' defaults are its numbers."""
+    module: nn.Module = diffusers.PriorTransformer()
+    return module
+
+
+def build_decoder() -> nn.Module:
+    """Karlo's 64 px network."""
+    module: nn.Module = diffusers.UNet2DConditionModel(
+        sample_size=64, in_channels=3, out_channels=6, layers_per_block=3, block_out_channels=CHANNELS,
+        down_block_types=("ResnetDownsampleBlock2D", *["SimpleCrossAttnDownBlock2D"] * 3),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=(*["SimpleCrossAttnUpBlock2D"] * 3, "ResnetUpsampleBlock2D"),
+        cross_attention_dim=1536, class_embed_type="identity", attention_head_dim=64,
+        resnet_time_scale_shift="scale_shift",
+    )  # fmt: skip
+    return module
+
+
+def build_projection() -> nn.Module:
+    """What conditions the decoder."""
+    module: nn.Module = UnCLIPTextProjModel(clip_embeddings_dim=768, time_embed_dim=1280, cross_attention_dim=1536)
+    return module
+
+
+def build_upsampler() -> nn.Module:
+    """One of the two networks of one shape."""
+    module: nn.Module = diffusers.UNet2DModel(
+        sample_size=256, in_channels=6, out_channels=3, layers_per_block=3, block_out_channels=CHANNELS,
+        down_block_types=["ResnetDownsampleBlock2D"] * 4, up_block_types=["ResnetUpsampleBlock2D"] * 4,
+        add_attention=False,
+    )  # fmt: skip
+    return module
+
+
+def stage_of(role: str, name: Callable[[str], str], parts: dict[str, nn.Module]) -> Any:
+    """Our stage of configs/karlo on the parts' tensors."""
+    config: Any = read_run(CONFIGS / f"{role}.yaml").stage
+    if isinstance(config, UpsamplerConfig):
+        config = config.model_copy(update={"expert": True})
+    with torch.device("meta"):
+        stage: Stage = stage_class(config.kind)(config)
+    weights = {f"{part}.{key}": tensor for part, module in parts.items() for key, tensor in module.state_dict().items()}
+    return filled(stage, name, weights, CONFIGS).eval()
+
+
+def randomised(module: nn.Module) -> nn.Module:
+    """Nothing left at zero or one, where a misplaced tensor would not show."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.01)
+    return module.eval()
+
+
+def draw(*shape: int) -> Tensor:
+    """The same numbers each time."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape)))
+
+
+def compare_prior() -> list[tuple[Tensor, Tensor]]:
+    """Ours and theirs at each of TIMES."""
+    theirs = randomised(build_prior())
+    ours = stage_of("prior", names.prior, {"prior": theirs}).network
+    x, z_t, tokens, mask = (
+        draw(2, 768),
+        draw(2, 768) + 1,
+        draw(2, 77, 768),
+        torch.arange(77) < torch.tensor([[77], [9]]),
+    )
+    return [
+        (
+            ours(x, torch.full((2,), t), text_embed=z_t, tokens=tokens, mask=mask),
+            theirs(x, t, z_t, tokens, mask).predicted_image_embedding,
+        )
+        for t in TIMES
+    ]
+
+
+def compare_decoder() -> list[tuple[Tensor, Tensor]]:
+    """Ours and theirs at each of TIMES."""
+    theirs, projection = randomised(build_decoder()), randomised(build_projection())
+    ours = stage_of("decoder", names.decoder, {"decoder": theirs, "text_proj": projection}).network
+    x, z_i, z_t, tokens = draw(1, 3, 64, 64), draw(1, 768), draw(1, 768) + 1, draw(1, 77, 768)
+    mask = torch.arange(77)[None] < 9
+    context, embed = projection(
+        image_embeddings=z_i, prompt_embeds=z_t, text_encoder_hidden_states=tokens, do_classifier_free_guidance=False
+    )
+    seen = nn.functional.pad(mask, (4, 0), value=True)
+    cond = {"image_embed": z_i, "text_embed": z_t, "ids": mask.long(), "tokens": tokens, "mask": mask}
+    return [
+        (ours(x, torch.full((1,), t), **cond), theirs(x, t, context, class_labels=embed, attention_mask=seen).sample)
+        for t in TIMES
+    ]
+
+
+def compare_upsampler(side: int) -> list[tuple[Tensor, Tensor]]:
+    """Ours and theirs at each of TIMES; both of Karlo's networks are given one's weights, to hold one only."""
+    theirs = randomised(build_upsampler())
+    ours = stage_of("upsampler-256", names.upsampler, {"super_res_first": theirs, "super_res_last": theirs}).network
+    x, low = draw(1, 3, side, side), draw(1, 3, side, side) / 2
+    return [(ours(x, torch.full((1,), t), low=low), theirs(torch.cat([x, low], dim=1), t).sample) for t in TIMES]
+
+
+def count(build: Callable[[], nn.Module]) -> int:
+    """Of a module that is never filled."""
+    with torch.device("meta"):
+        return sum(tensor.numel() for tensor in build().parameters())
+
+
+def main() -> None:
+    """Prints one line of a table per network; fails where one is beyond TOLERANCE or has another count."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", default=["prior", "decoder", "upsampler"])
+    parser.add_argument("--side", type=int, default=256, help="pixels of the upsampler's pictures")
+    options = parser.parse_args()
+    compare: dict[str, Callable[[], list[tuple[Tensor, Tensor]]]] = {
+        "prior": compare_prior, "decoder": compare_decoder, "upsampler": lambda: compare_upsampler(options.side),
+    }  # fmt: skip
+    builders = {
+        "prior": build_prior,
+        "decoder": build_decoder,
+        "text_proj": build_projection,
+        "upsampler": build_upsampler,
+    }
+    for name, build in builders.items():
+        assert count(build) == PARAMETERS[name], f"{name}: {count(build):,} parameters, not {PARAMETERS[name]:,}"
+    for name in options.networks:
+        started = time.perf_counter()
+        with torch.no_grad():
+            errors = [float((a - b).abs().max() / b.abs().max()) for a, b in compare[name]()]
+        seconds = time.perf_counter() - started
+        print(f"| {name} | {PARAMETERS[name]:,} | {max(errors):.1e} | {seconds:.0f} s |", flush=True)
+        assert max(errors) <= TOLERANCE, f"{name}: beyond {TOLERANCE}"
+
+
+if __name__ == "__main__":
+    main()
