@@ -85,7 +85,8 @@ def _checkpoints(source: Path, out: Path) -> None:
     with files.new_folder(out, replaces="model_index.json") as folder:
         for path in sorted(source.glob("*.ckpt")):
             stage = original.read_checkpoint(path)
-            role = {Prior: "prior", Decoder: "decoder"}.get(type(stage), original.UPSAMPLER)
+            named = "decoder" if isinstance(stage, Decoder) else original.UPSAMPLER
+            role = "prior" if isinstance(stage, Prior) else named
             if role in roles:
                 raise CheckpointError(f"{path}: is a {role}, and so is {roles[role].name}; keep one of them")
             roles[role] = path
