@@ -5,6 +5,7 @@ They say nothing of their shape, so it is read off the tensors. Queries, keys an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,9 @@ def read_checkpoint(path: Path) -> DiffusionStage:
     """
     tree = read_pickle(path)
     weights = _unfused(tensors(tree.get("state_dict") if isinstance(tree, dict) else None, path), path)
-    kinds = {"model.prd_emb": _prior, "model.cf_param": _decoder, "model_last_step.out.2.weight": _upsampler}
+    kinds: dict[str, Callable[[dict[str, Tensor], Path], Prior | Decoder | Upsampler]] = {
+        "model.prd_emb": _prior, "model.cf_param": _decoder, "model_last_step.out.2.weight": _upsampler,
+    }  # fmt: skip
     read = next((read for name, read in kinds.items() if name in weights), None)
     if read is None:
         raise CheckpointError(f"{path}: is none of Karlo's checkpoints (prior, decoder, improved-sr)")
