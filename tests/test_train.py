@@ -174,9 +174,9 @@ def test_the_newest_checkpoints_and_every_nth_are_kept(
 
 
 def test_bad_samples_are_reported_with_the_loss_and_resumed_exactly(
-    run_of: Any, shards: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    run_of: Any, train_train_shards: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    good = list(islice(read_samples(find_shards(shards)), 12))
+    good = list(islice(read_samples(find_shards(train_shards)), 12))
     bad = tmp_path / "bad.tar"
     write_shard(bad, [*good, {**good[0], "__key__": "bad", "png": b"broken"}])
     whole = train(run_of("upsampler", f"data.shards={bad}"), tmp_path / "whole", progress=False)
@@ -300,7 +300,7 @@ def test_a_rate_may_be_written_as_people_write_it(written: str, run_of: Any) -> 
         ("optim.learning_rate=1", "optim.learning_rate: Extra inputs"),
         ("stage.widht=5", "stage.widht: Extra inputs"),
         ("stage.unet.chanels=5", "stage.unet.chanels: Extra inputs"),
-        ("stage.kind=piror", "no stage 'piror'; there are clip, decoder, prior, upsampler"),
+        ("stage.kind=piror", "no stage 'piror'; there are clip, decoder, prior, prior_ar, prior_onepass, upsampler"),
         ("stage.kind=..", "no stage"),
         ("stage.kind=null", "no stage"),
         ("stage=5", "stage"),
