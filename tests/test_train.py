@@ -174,7 +174,7 @@ def test_the_newest_checkpoints_and_every_nth_are_kept(
 
 
 def test_bad_samples_are_reported_with_the_loss_and_resumed_exactly(
-    run_of: Any, train_train_shards: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    run_of: Any, train_shards: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     good = list(islice(read_samples(find_shards(train_shards)), 12))
     bad = tmp_path / "bad.tar"
