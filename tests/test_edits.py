@@ -66,12 +66,12 @@ def test_inversion_undoes_ddim_and_every_evaluation_makes_it_more_exact() -> Non
     start = torch.randn(64, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     *_, made = ddim(curved, start, schedule, times, Noise([0] * 64))
     errors = []
-    for evaluations in (1, 2, 4, 12):
+    for evaluations in (1, 2, 4, 30, 100):
         *_, back = invert(curved, made.x, schedule, times, evaluations=evaluations)
         *_, again = ddim(curved, back.x, schedule, times, Noise([0] * 64))
         errors.append((again.x - made.x).abs().mean().item())
     assert errors == sorted(errors, reverse=True)
-    assert errors[-1] < errors[0] / 5
+    assert errors[-2] < errors[0] / 20 and errors[-1] < 1e-7
 
 
 def test_inversion_of_a_gaussian_is_its_closed_form() -> None:

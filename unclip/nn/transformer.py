@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from unclip.config import Config
 from unclip.nn.layers import attend
+
+
+class TransformerConfig(Config):
+    """The shape of a transformer."""
+
+    width: int
+    depth: int
+    heads: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads {self.heads} does not divide width {self.width}")
+        return self
 
 
 class Block(nn.Module):
@@ -58,6 +76,24 @@ class Transformer(nn.Module):
             x = block(x, mask)
         out: Tensor = self.norm(x)
         return out
+
+
+def after_caption(
+    body: Transformer, positions: Tensor, context: int, tokens: Tensor, rest: Tensor, mask: Tensor
+) -> Tensor:
+    """The states [B, K, width] of what a prior has after a caption's tokens.
+
+    Args:
+        positions: a vector per place, [1, context + K or more, width]. Captions are padded to the longest of the batch
+            only, so the rest always takes the places from `context` on.
+        tokens: [B, L, width] with L ≤ context. mask: True for real ones, [B, L].
+        rest: [B, K, width].
+    """
+    length, more = tokens.shape[1], rest.shape[1]
+    places = torch.cat([positions[:, :length], positions[:, context : context + more]], dim=1)
+    seen = torch.cat([mask, mask.new_ones(len(rest), more)], dim=1)
+    states: Tensor = body(torch.cat([tokens, rest], dim=1) + places, seen)
+    return states[:, length:]
 
 
 class TextEncoder(nn.Module):

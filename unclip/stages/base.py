@@ -26,6 +26,7 @@ from unclip.diffusion.noise import Chance, Noise
 from unclip.diffusion.samplers import Step, find_sampler
 from unclip.errors import CheckpointError, ConfigError, RequestError
 from unclip.files import load_weights, read_json, save_weights, write_json
+from unclip.nn.transformer import TransformerConfig
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,21 @@ class Stage(nn.Module, ABC):
         return stage.eval()
 
 
+class PriorRoleConfig(StageConfig, TransformerConfig):
+    """What the config of every prior has.
+
+    Attributes:
+        embed: width D of CLIP's embeddings. token_width: of its token states. context: the longest caption in tokens.
+        width, depth, heads: of the transformer.
+        text_drop: share of the captions (with all that tells of them) dropped in training, for classifier-free guidance.
+    """
+
+    embed: int
+    token_width: int
+    context: int = 77
+    text_drop: float = Field(0.1, ge=0, le=1)
+
+
 class PriorRole(Stage):
     """Whatever makes z_i of a caption: the diffusion prior and those that take its place in a pipeline."""
 
@@ -190,6 +206,12 @@ class PriorRole(Stage):
     def length(self, options: SamplingConfig) -> int:
         """How many steps `sample` takes."""
         return options.steps
+
+
+def embed_moments(batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of z_i per dimension, [D] each: what it is whitened by."""
+    embeds = torch.cat([b.image_embed.float().cpu() for b in batches if b.image_embed is not None])
+    return embeds.mean(0), embeds.std(0).clamp(min=1e-4)
 
 
 def parse_checkpoint(kind: type[StageConfig], folder: Path, tree: dict[str, Any] | None = None) -> Any:

@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from einops import rearrange
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from unclip.clip import Text
-from unclip.config import Config
 from unclip.diffusion.diffusion import Cond, Denoise, DiffusionConfig
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step
-from unclip.nn.transformer import TextEncoder
+from unclip.nn.transformer import TextEncoder, TransformerConfig
 from unclip.nn.unet import UNet, UNetConfig
 from unclip.stages.base import Batch, DiffusionStage, DiffusionStageConfig, SamplingConfig, drop_text, same_length
 
 EXTRA_TOKENS = 4  # context tokens made of z_i
 
 
-class TextEncoderConfig(Config):
+class TextEncoderConfig(TransformerConfig):
     """A text encoder of the decoder's own, trained with it (GLIDE, DALL·E 2); without one it reads CLIP's states."""
 
     vocabulary: int
     context: int
-    width: int
-    depth: int
-    heads: int = Field(ge=1)
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"heads {self.heads} does not divide width {self.width}")
-        return self
 
 
 class DecoderConfig(DiffusionStageConfig):

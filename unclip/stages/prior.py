@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unclip.clip import Text
@@ -14,48 +13,34 @@ from unclip.diffusion.diffusion import Cond, DiffusionConfig
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step
 from unclip.nn.layers import TimeEmbedding
-from unclip.nn.transformer import Transformer
+from unclip.nn.transformer import Transformer, after_caption
 from unclip.stages.base import (
     Batch,
     DiffusionStage,
     DiffusionStageConfig,
     PriorRole,
+    PriorRoleConfig,
     SamplingConfig,
     drop_text,
+    embed_moments,
     same_length,
 )
 
 
-class PriorConfig(DiffusionStageConfig):
+class PriorConfig(DiffusionStageConfig, PriorRoleConfig):
     """The prior's shape and how it is trained.
 
     Attributes:
-        embed: width D of CLIP's embeddings. token_width: of its token states. context: the longest caption in tokens.
-        width, depth, heads: of the transformer.
-        text_drop: share of the captions (with their z_t) dropped in training, for classifier-free guidance.
         normalise: how embeddings become diffusion data: whitened by their measured mean and deviation (Karlo), or
             multiplied by a fixed scale (the paper's 17.2).
         scale: that scale.
     """
 
     kind: str = "prior"
-    embed: int
-    token_width: int
-    context: int = 77
-    width: int
-    depth: int
-    heads: int = Field(ge=1)
-    text_drop: float = Field(0.1, ge=0, le=1)
     normalise: Literal["whiten", "scale"] = "whiten"
     scale: float = 17.2
     diffusion: DiffusionConfig = DiffusionConfig(predict="x0", clamp=None)
     sampling: SamplingConfig = SamplingConfig(steps=25, guidance=2.0, candidates=2)
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"heads {self.heads} does not divide width {self.width}")
-        return self
 
 
 class PriorNetwork(nn.Module):
@@ -70,21 +55,17 @@ class PriorNetwork(nn.Module):
         self.image_embed = nn.Linear(config.embed, width)
         self.query = nn.Parameter(torch.zeros(1, 1, width))
         self.positions = nn.Parameter(torch.randn(1, config.context + 4, width) * 0.01)
+        self.context = config.context
         self.body = Transformer(width, config.depth, config.heads, causal=True)
         self.leave = nn.Linear(width, config.embed)
 
     def forward(self, x: Tensor, t: Tensor, *, text_embed: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """x: noised z_i [B, D]; t [B]; text_embed z_t [B, D]; tokens [B, L, W]; mask [B, L] → z_i [B, D]."""
         dtype = self.text.weight.dtype
-        last = [self.text_embed(text_embed.to(dtype)), self.time(t), self.image_embed(x.to(dtype))]
-        sequence = torch.cat(
-            [self.text(tokens.to(dtype)), torch.stack(last, dim=1), self.query.expand(len(x), 1, -1)], dim=1
-        )
-        # Captions are padded to the longest of the batch only, so the last four take the last four positions.
-        length = tokens.shape[1]
-        positions = torch.cat([self.positions[:, :length], self.positions[:, -4:]], dim=1)
-        seen = torch.cat([mask, mask.new_ones(len(x), 4)], dim=1)
-        out: Tensor = self.leave(self.body(sequence + positions, seen)[:, -1])
+        parts = [self.text_embed(text_embed.to(dtype)), self.time(t), self.image_embed(x.to(dtype))]
+        rest = torch.cat([torch.stack(parts, dim=1), self.query.expand(len(x), 1, -1)], dim=1)
+        states = after_caption(self.body, self.positions, self.context, self.text(tokens.to(dtype)), rest, mask)
+        out: Tensor = self.leave(states[:, -1])
         return out
 
 
@@ -108,9 +89,9 @@ class Prior(DiffusionStage, PriorRole):
     def calibrate(self, batches: Iterable[Batch]) -> None:
         """Measures the embeddings' mean and deviation per dimension, where they are whitened."""
         if self.normalise == "whiten":
-            embeds = torch.cat([b.image_embed.float().cpu() for b in batches if b.image_embed is not None])
-            self.mean.copy_(embeds.mean(0))
-            self.std.copy_(embeds.std(0).clamp(min=1e-4))
+            mean, std = embed_moments(batches)
+            self.mean.copy_(mean)
+            self.std.copy_(std)
 
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image_embed is not None and batch.text is not None and batch.null is not None

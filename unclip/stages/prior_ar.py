@@ -3,52 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from unclip.clip import Text
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step
-from unclip.nn.transformer import Transformer
-from unclip.stages.base import Batch, PriorRole, SamplingConfig, StageConfig, drop_text, same_length
+from unclip.nn.transformer import Transformer, after_caption
+from unclip.stages.base import Batch, PriorRole, PriorRoleConfig, SamplingConfig, drop_text, same_length
 
 REACH = 4.0  # standard deviations of a component that its buckets span on either side
 
 
-class AutoregressiveConfig(StageConfig):
+class AutoregressiveConfig(PriorRoleConfig):
     """The autoregressive prior's shape and how it is trained.
 
     Attributes:
-        embed: width D of CLIP's embeddings. token_width: of its token states. context: the longest caption in tokens.
-        width, depth, heads: of the transformer.
         explained: share of z_i's variance that the kept components must hold; it decides how many are kept (the paper
             keeps 319 of 1,024, and loses less than 1 %).
         buckets: of each component. dots: of the dot product z_i · z_t, equally full.
-        text_drop: share of the captions (with z_t and the dot product) dropped in training, for guidance.
     """
 
     kind: str = "prior_ar"
-    embed: int
-    token_width: int
-    context: int = 77
-    width: int
-    depth: int
-    heads: int = Field(ge=1)
     explained: float = Field(0.99, gt=0, le=1)
     buckets: int = Field(1024, ge=2)
     dots: int = Field(64, ge=2, multiple_of=2)
-    text_drop: float = Field(0.1, ge=0, le=1)
     sampling: SamplingConfig = SamplingConfig(guidance=1.5)
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"heads {self.heads} does not divide width {self.width}")
-        return self
 
 
 class AutoregressiveNetwork(nn.Module):
@@ -69,14 +53,11 @@ class AutoregressiveNetwork(nn.Module):
     def forward(self, codes: Tensor, dot: Tensor, *, text_embed: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """codes [B, K] so far; dot [B]; text_embed z_t [B, D]; tokens [B, L, W]; mask [B, L] → logits [B, K + 1, buckets]."""
         dtype = self.text.weight.dtype
-        last = torch.cat(
+        rest = torch.cat(
             [self.text_embed(text_embed.to(dtype))[:, None], self.dot(dot)[:, None], self.codes(codes)], dim=1
         )
-        length, more = tokens.shape[1], last.shape[1]
-        places = torch.cat([self.positions[:, :length], self.positions[:, self.context : self.context + more]], dim=1)
-        seen = torch.cat([mask, mask.new_ones(len(codes), more)], dim=1)
-        states = self.body(torch.cat([self.text(tokens.to(dtype)), last], dim=1) + places, seen)
-        logits: Tensor = self.leave(states[:, length + 1 :])
+        states = after_caption(self.body, self.positions, self.context, self.text(tokens.to(dtype)), rest, mask)
+        logits: Tensor = self.leave(states[:, 1:])
         return logits
 
 

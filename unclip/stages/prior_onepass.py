@@ -3,48 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from unclip.clip import Text
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step
-from unclip.nn.transformer import Transformer
-from unclip.stages.base import Batch, PriorRole, SamplingConfig, StageConfig, drop_text, same_length
+from unclip.nn.transformer import Transformer, after_caption
+from unclip.stages.base import Batch, PriorRole, PriorRoleConfig, SamplingConfig, drop_text, embed_moments, same_length
 
 
-class OnePassConfig(StageConfig):
+class OnePassConfig(PriorRoleConfig):
     """The one-pass prior's shape and how it is trained.
 
     Attributes:
-        embed: width D of CLIP's embeddings. token_width: of its token states. context: the longest caption in tokens.
-        width, depth, heads: of the transformer.
-        text_drop: share of the captions dropped in training, for classifier-free guidance.
         contrast: weight of the contrastive loss beside the squared error (the paper's λ).
         temperature: of the contrastive loss.
     """
 
     kind: str = "prior_onepass"
-    embed: int
-    token_width: int
-    context: int = 77
-    width: int
-    depth: int
-    heads: int = Field(ge=1)
-    text_drop: float = Field(0.1, ge=0, le=1)
     contrast: float = Field(0.2, ge=0)
     temperature: float = Field(0.07, gt=0)
     sampling: SamplingConfig = SamplingConfig(steps=1, guidance=1.0)
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"heads {self.heads} does not divide width {self.width}")
-        return self
 
 
 class OnePassNetwork(nn.Module):
@@ -58,19 +42,17 @@ class OnePassNetwork(nn.Module):
         self.noise = nn.Linear(config.embed, width)
         self.query = nn.Parameter(torch.zeros(1, 1, width))
         self.positions = nn.Parameter(torch.randn(1, config.context + 3, width) * 0.01)
+        self.context = config.context
         self.body = Transformer(width, config.depth, config.heads, causal=False)
         self.leave = nn.Linear(width, config.embed)
 
     def forward(self, noise: Tensor, *, text_embed: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """noise [B, D]; text_embed z_t [B, D]; tokens [B, L, W]; mask [B, L] → [B, D]."""
         dtype = self.text.weight.dtype
-        last = torch.stack([self.text_embed(text_embed.to(dtype)), self.noise(noise.to(dtype))], dim=1)
-        sequence = torch.cat([self.text(tokens.to(dtype)), last, self.query.expand(len(noise), 1, -1)], dim=1)
-        # Captions are padded to the longest of the batch only, so the last three take the last three positions.
-        length = tokens.shape[1]
-        positions = torch.cat([self.positions[:, :length], self.positions[:, -3:]], dim=1)
-        seen = torch.cat([mask, mask.new_ones(len(noise), 3)], dim=1)
-        out: Tensor = self.leave(self.body(sequence + positions, seen)[:, -1])
+        parts = torch.stack([self.text_embed(text_embed.to(dtype)), self.noise(noise.to(dtype))], dim=1)
+        rest = torch.cat([parts, self.query.expand(len(noise), 1, -1)], dim=1)
+        states = after_caption(self.body, self.positions, self.context, self.text(tokens.to(dtype)), rest, mask)
+        out: Tensor = self.leave(states[:, -1])
         return out
 
 
@@ -92,9 +74,9 @@ class OnePassPrior(PriorRole):
 
     def calibrate(self, batches: Iterable[Batch]) -> None:
         """Measures the embeddings' mean and deviation per dimension."""
-        embeds = torch.cat([b.image_embed.float().cpu() for b in batches if b.image_embed is not None])
-        self.mean.copy_(embeds.mean(0))
-        self.std.copy_(embeds.std(0).clamp(min=1e-4))
+        mean, std = embed_moments(batches)
+        self.mean.copy_(mean)
+        self.std.copy_(std)
 
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image_embed is not None and batch.text is not None and batch.null is not None
