@@ -15,6 +15,7 @@ from PIL import Image
 from unclip.cli import cli
 from unclip.errors import RequestError
 from unclip.images import open_picture, plain, read_settings, save_animation
+from unclip.provenance.verify import verify
 
 SMALL = ("--size", "64", "--steps", "2", "--seed", "1")
 
@@ -45,6 +46,7 @@ def test_vary_writes_pictures_that_say_how_they_were_made(run: Any) -> None:
     settings = read_settings(Path("variation-1.png"))
     assert (settings["verb"], settings["eta"], settings["seed"], settings["model"]) == ("vary", 0.5, 2, "tiny")
     assert settings["stages"]["decoder"]["sampler"] == "ddim" and "prior" not in settings["stages"]
+    assert b"/trainedAlgorithmicMedia" in Path("variation-1.png").read_bytes()
     line = json.loads(run("vary", "in.png", "--fresh-noise", *SMALL, "--json", "-o", "new/v.png"))
     assert line["path"] == "new/v.png" and line["settings"]["fresh_noise"] is True
 
@@ -73,6 +75,8 @@ def test_edit_and_outpaint_keep_what_is_kept(run: Any) -> None:
     with Image.open("edited.png") as edited, Image.open("wide.png") as wide:
         assert np.array_equal(np.asarray(edited)[20:], original[20:])
         assert np.array_equal(np.asarray(wide)[:, 16:80], original)
+    for name in ("edited.png", "wide.png"):
+        assert b"/compositeWithTrainedAlgorithmicMedia" in Path(name).read_bytes() and verify(Path(name)).generated
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from unclip.generation import Generation, OnStep
     from unclip.pipeline import Pipeline
+    from unclip.provenance.metadata import Source
 
 F = TypeVar("F", bound=Callable[..., Any])
 ANIMATIONS = (".gif", ".webp", ".mp4")
@@ -77,10 +78,14 @@ class Job:
 
     def write(self, made: Generation, paths: Sequence[Path]) -> None:
         """Saves and names the pictures."""
-        from unclip.images import save_png
+        from unclip.images import save_picture
 
+        # A part of what these two return is the picture they were given.
+        source: Source = (
+            "compositeWithTrainedAlgorithmicMedia" if self.name in ("edit", "outpaint") else "trainedAlgorithmicMedia"
+        )
         for path, image, settings in zip(paths, made.images, made.settings, strict=True):
-            save_png(image, path, settings)
+            save_picture(image, path, settings=settings, source=source)
             line = {"path": str(path), "seed": settings["seed"], "settings": settings}
             click.echo(json.dumps(line, ensure_ascii=False) if self.given["as_json"] else str(path))
 
