@@ -6,6 +6,8 @@ import io
 import json
 import random
 import struct
+import subprocess
+import sys
 import tarfile
 import zlib
 from collections import Counter
@@ -217,6 +219,18 @@ def test_workers_read_different_things_and_the_same_each_time(shards: Path) -> N
     made = read()
     assert made == read()
     assert len(set(made)) > 1
+
+
+def test_a_program_that_left_a_loader_open_ends(shards: Path) -> None:
+    program = f"""
+from unclip.data.shards import DataConfig, Stream, batches
+config = DataConfig(shards={str(shards / "*.tar")!r}, batch=2, workers=1, shuffle=10)
+left_open = batches(Stream(config, resolution=64, crop=64))
+next(left_open)
+kept = left_open.gi_yieldfrom  # as a traceback somewhere may do
+"""
+    made = subprocess.run([sys.executable, "-c", program], timeout=120, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
 
 
 def test_pictures_of_other_shapes_are_scaled_and_cut_from_the_middle(tmp_path: Path) -> None:

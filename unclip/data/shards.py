@@ -7,7 +7,9 @@ endless and depends on (seed, rank, worker) alone. Bad samples are skipped and c
 
 from __future__ import annotations
 
+import atexit
 import logging
+import multiprocessing
 import random
 import signal
 from collections.abc import Iterable, Iterator, Sequence
@@ -188,6 +190,14 @@ def _outlive_signals(_: int) -> None:
     """In a worker: what tells the whole process group to stop must not end the worker, whose trainer still saves."""
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+
+
+@atexit.register
+def _end_workers() -> None:
+    """Workers that an unfinished loader left behind: at exit Python sends them SIGTERM and waits for ever, as they ignore it."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def _collate(items: list[Item], null: Text | None) -> Batch:
