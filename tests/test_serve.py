@@ -21,56 +21,18 @@ from PIL import Image
 
 pytest.importorskip("fastapi", reason="needs unclip[serve]")
 openai = pytest.importorskip("openai")
-import uvicorn  # noqa: E402
+from serving import KEY, PROMPT, Running, picture  # noqa: E402
 
 from unclip.cli import cli  # noqa: E402
 from unclip.errors import Cancelled, RequestError  # noqa: E402
 from unclip.pipeline import Pipeline  # noqa: E402
 from unclip.provenance.header import read_header  # noqa: E402
 from unclip.provenance.watermark import detect  # noqa: E402
-from unclip.serve.app import Policy, create_app  # noqa: E402
+from unclip.serve.app import Policy  # noqa: E402
 from unclip.serve.envelope import ApiError  # noqa: E402
 from unclip.serve.request import GenerationRequest, parse_generation  # noqa: E402
 from unclip.serve.store import Store  # noqa: E402
 from unclip.serve.worker import Worker  # noqa: E402
-
-KEY = "sk-test"
-PROMPT = "a shiba inu wearing a red beret"
-
-
-class Running:
-    """A real server on loopback, in a thread."""
-
-    def __init__(self, worker: Worker, store: Store, policy: Policy) -> None:
-        self.worker = worker
-        config = uvicorn.Config(create_app(worker, store, policy), port=0, log_level="warning", access_log=False)
-        self.server = uvicorn.Server(config)
-        self.thread = threading.Thread(target=self.server.run)
-        self.thread.start()
-        while not self.server.started:
-            time.sleep(0.01)
-        self.port = self.server.servers[0].sockets[0].getsockname()[1]
-
-    def stop(self) -> None:
-        self.server.should_exit = True
-        self.thread.join()
-
-    def client(self, key: str = KEY, retries: int = 0) -> Any:
-        url = f"http://127.0.0.1:{self.port}/v1"
-        return openai.OpenAI(api_key=key, base_url=url, max_retries=retries, timeout=60)
-
-    def ask(
-        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
-    ) -> tuple[int, Any, Any]:
-        """Status, headers, and the body, as JSON where it is."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        connection.request(method, path, data, {"Authorization": f"Bearer {KEY}", **(headers or {})})
-        answer = connection.getresponse()
-        content = answer.read()
-        connection.close()
-        is_json = "json" in answer.headers.get("content-type", "")
-        return answer.status, answer.headers, json.loads(content) if is_json else content
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +45,6 @@ def running(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     )
     yield server
     server.stop()
-
-
-def picture(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data))
 
 
 # --- the official client ---
@@ -383,7 +341,7 @@ def test_requests_have_dall_e_2s_defaults() -> None:
         ({"prompt": "x", "size": "0x0"}, "is not one of"),
         ({"prompt": "x", "size": 256}, "is not one of"),
         ({"prompt": "x", "response_format": "webp"}, "is not one of"),
-        ({"prompt": "x", "steps": 251}, "not between 1 and 250"),
+        ({"prompt": "x", "steps": 251}, "251 is greater than the maximum of 250 - 'steps'"),
         ({"prompt": "x", "guidance_scale": "high"}, "not of type 'number'"),
     ],
 )

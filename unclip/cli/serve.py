@@ -32,10 +32,11 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 )
 @click.option("--no-watermark", is_flag=True, help="Leave out the marks that say a model made the pictures.")
 @click.option("--device", help="cpu, cuda, cuda:1, mps. [default: the best one there is]")
+@click.option("--devices", help="Several, each with a worker of its own, as in cuda:0,cuda:1.")
 def serve(
     model: str, host: str, port: int, api_key: tuple[str, ...], api_key_file: Path | None, insecure: bool, strict: bool,
     public_url: str | None, image_dir: Path | None, max_queue: int, max_batch: int, drain_timeout: int,
-    no_watermark: bool, device: str | None,
+    no_watermark: bool, device: str | None, devices: str | None,
 ) -> None:  # fmt: skip
     """Serve OpenAI's Images API as dall-e-2 did: change the base URL, keep the code.
 
@@ -46,7 +47,11 @@ def serve(
     keys = (*api_key, *_keys(api_key_file))
     if host not in LOOPBACK and not keys and not insecure:
         raise RequestError(f"--host {host}: is open to others; give an --api-key, or --insecure if that is meant")
+    places = [device] if devices is None else [place.strip() for place in devices.split(",")]
+    if (device is not None and devices is not None) or not all(place != "" for place in places):
+        raise RequestError(f"--devices {devices}: name them like cuda:0,cuda:1, and leave --device out")
     try:
+        import python_multipart  # noqa: F401  which reads the pictures that clients send
         import uvicorn
 
         from unclip.serve.app import Policy, create_app
@@ -58,12 +63,13 @@ def serve(
     from unclip.serve.store import Store
     from unclip.serve.worker import Worker
 
-    pipe = Pipeline.from_pretrained(model, device=device)
+    pipes = [Pipeline.from_pretrained(model, device=place) for place in places]
     policy = Policy(
-        keys=keys, strict=strict, public_url=public_url, models=("dall-e-2", pipe.name), marked=not no_watermark
+        keys=keys, strict=strict, public_url=public_url, models=("dall-e-2", pipes[0].name), marked=not no_watermark
     )
     with tempfile.TemporaryDirectory(prefix="unclip-") as temporary:
-        app = create_app(Worker(pipe, capacity=max_queue, batch=max_batch), Store(image_dir or Path(temporary)), policy)
+        worker = Worker(*pipes, capacity=max_queue, batch=max_batch)
+        app = create_app(worker, Store(image_dir or Path(temporary)), policy)
         # Access logs would name every picture's signed URL.
         uvicorn.run(
             app, host=host, port=port, log_level="info", access_log=False, timeout_graceful_shutdown=drain_timeout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from PIL import Image
 
@@ -11,17 +13,18 @@ from unclip.images import centre_square, on_white, plain, to_tensor
 
 
 def vary(
-    model: Model, image: Image.Image, num_images: int = 1, *, eta: float = 1.0, fresh_noise: bool = False,
+    model: Model, image: Image.Image | Sequence[Image.Image], num_images: int = 1, *, eta: float = 1.0, fresh_noise: bool = False,
     seed: Seed = None, size: int | None = None, options: Options | None = None, on_step: OnStep | None = None,
 ) -> Generation:  # fmt: skip
     """Variations of a picture: the same z_i, decoded with noise of their own (Ramesh et al. 2022, §3.1).
 
     Args:
-        image: of any size; its middle square is used.
+        image: one or several of any size; the middle square of each is used.
+        num_images: of each.
         eta: in [0, 1], DDIM's share of fresh noise on the way from the picture's own x_T. 0 gives the picture back; the
             more, the more is new of what z_i does not hold.
         fresh_noise: leave x_T out, and start from noise alone, as the product did; `eta` then says nothing.
-        seed: of the first picture, the next ones count up; or one per picture.
+        seed: of the first variation of each picture, the next ones count up; or one per variation.
         size: side in pixels at which to stop; the largest if not given.
         options: changes to the stages' sampling; DDIM in 50 steps without guidance for the decoder if not given, its
             own with `fresh_noise`.
@@ -30,20 +33,21 @@ def vary(
     Raises:
         RequestError: a picture that cannot be used, an impossible eta or size, a model without an image encoder.
     """
-    drawn = choose_seeds(num_images, seed)
+    pictures = [image] if isinstance(image, Image.Image) else list(image)
+    drawn = choose_seeds(num_images, seed, prompts=len(pictures))
     changes = {**(options or {})}
     if not fresh_noise:
         changes["decoder"] = {**changes.get("decoder", {}), "eta": eta}
     call = Call(model, drawn, size, changes, on_step, defaults=None if fresh_noise else DDIM)
     with torch.inference_mode():
         if fresh_noise:
-            picture = to_tensor(centre_square(on_white(plain(image))))[None].to(model.device)
-            z_i = see(call, [picture]).expand(num_images, -1)
-            x = call.decode(z_i, *call.encode([""] * num_images))
+            squares = [to_tensor(centre_square(on_white(plain(one))))[None].to(model.device) for one in pictures]
+            z_i = see(call, squares).repeat_interleave(num_images, dim=0)
+            x = call.decode(z_i, *call.encode([""] * len(drawn)))
         else:
-            found = latents(call, [image])
-            z_i = found.image_embeds.expand(num_images, -1)
-            x = redraw(call, z_i, found.noise.expand(num_images, -1, -1, -1))
+            found = latents(call, pictures)
+            z_i = found.image_embeds.repeat_interleave(num_images, dim=0)
+            x = redraw(call, z_i, found.noise.repeat_interleave(num_images, dim=0))
         made = call.enlarge(x)
     how = {"verb": "vary", **({"fresh_noise": True} if fresh_noise else {"eta": eta})}
-    return call.finish(made, z_i, [how] * num_images)
+    return call.finish(made, z_i, [how] * len(drawn))

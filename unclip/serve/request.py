@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from PIL import Image
+
+from unclip.generation import check_prompt
 from unclip.serve.envelope import ApiError
+from unclip.serve.pictures import check_edit, check_variation, read_upload
 
 SIZES = (256, 512, 1024)
 LONGEST_PROMPT = 1000  # characters
 MOST_IMAGES = 10
 MAX_SEED = 2**63 - 1
+MOST_PARTIAL = 3  # pictures under way that a stream shows
 FIELDS = {"prompt", "model", "n", "size", "response_format", "user"}
+OPTIONS = {
+    "steps": ("decoder", "steps"), "prior_steps": ("prior", "steps"),
+    "guidance_scale": ("decoder", "guidance"), "prior_guidance_scale": ("prior", "guidance"),
+}  # fmt: skip
+MOST_STEPS, MOST_GUIDANCE = 250, 50
 B64_MODELS = ("gpt-image", "chatgpt-image")  # programs that ask for these expect base64 without asking for it
 
+WHOLE_STRENGTH = 0.7  # of an edit without any mask: the colours and the layout stay
+
 ResponseFormat = Literal["url", "b64_json"]
+Form = tuple[Mapping[str, str], Mapping[str, bytes]]  # its fields, and its files, by name
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,7 @@ class GenerationRequest:
         size: their side in pixels.
         seed: of the first one, if the client chose it.
         options: changes to the sampling, hashable: requests with equal ones are batched.
+        partial_images: how many pictures under way the client wants to see, as events; None for one answer at the end.
     """
 
     prompt: str
@@ -36,6 +50,29 @@ class GenerationRequest:
     response_format: ResponseFormat
     seed: int | None = None
     options: tuple[tuple[str, str, float], ...] = ()
+    partial_images: int | None = None
+
+
+@dataclass(frozen=True)
+class EditRequest(GenerationRequest):
+    """A picture of which a part is to be painted anew.
+
+    Attributes:
+        image: square, RGB.
+        mask: of its size, white where to paint; None for all of it, by `strength`.
+        strength: as `Pipeline.edit` takes it.
+    """
+
+    image: Image.Image = field(kw_only=True)
+    mask: Image.Image | None = field(kw_only=True)
+    strength: float | None = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class VariationRequest(GenerationRequest):
+    """A picture of which others are wanted; there is no prompt."""
+
+    image: Image.Image = field(kw_only=True)
 
 
 def parse_generation(body: object, *, strict: bool) -> GenerationRequest:
@@ -46,19 +83,57 @@ def parse_generation(body: object, *, strict: bool) -> GenerationRequest:
     """
     if not isinstance(body, Mapping):
         raise ApiError("The body must be a JSON object.")
-    if strict and (unknown := sorted(set(body) - FIELDS)):
-        raise ApiError(f"Additional properties are not allowed ({unknown[0]!r} was unexpected)")
+    _refuse_unknown(body, FIELDS, strict=strict)
+    return GenerationRequest(_prompt(body.get("prompt")), **_common(body, strict=strict))
+
+
+def parse_edit(form: Form, *, strict: bool) -> EditRequest:
+    """The request that an edit's form makes; its pictures are decoded, so this takes a while."""
+    fields, files = form
+    _refuse_unknown({**fields, **files}, FIELDS | {"image", "mask"}, strict=strict)
+    prompt, common = _prompt(fields.get("prompt")), _common(fields, strict=strict)
+    strength = _number(fields, "strength", 0.01, 1)
+    image = read_upload(files, "image", strict=strict)
+    mask = read_upload(files, "mask", strict=strict) if files.get("mask") else None
+    image, paint = check_edit(image, mask, strict=strict)
+    if paint is None and strength is None:
+        strength = WHOLE_STRENGTH
+    return EditRequest(prompt, **common, image=image, mask=paint, strength=strength)
+
+
+def parse_variation(form: Form, *, strict: bool) -> VariationRequest:
+    """The request that a variation's form makes; its picture is decoded, so this takes a while."""
+    fields, files = form
+    _refuse_unknown({**fields, **files}, FIELDS - {"prompt"} | {"image"}, strict=strict)
+    common = _common(fields, strict=strict)
+    image = check_variation(read_upload(files, "image", strict=strict), strict=strict)
+    return VariationRequest("", **common, image=image)
+
+
+def _refuse_unknown(body: Mapping[str, Any], known: set[str], *, strict: bool) -> None:
+    if strict and (unknown := sorted(set(body) - known)):
+        raise ApiError(f"Additional properties are not allowed ({unknown[0][:50]!r} was unexpected)")
+
+
+def _common(body: Mapping[str, Any], *, strict: bool) -> dict[str, Any]:
+    """The fields that all three requests have."""
     model = body.get("model")
     if model is not None and not isinstance(model, str):
         raise ApiError("'model' must be a string - 'model'", param="model")
-    return GenerationRequest(
-        prompt=_prompt(body.get("prompt")),
-        n=_integer(body, "n", 1, 1, MOST_IMAGES),
-        size=_size(body.get("size"), strict=strict),
-        response_format=_response_format(body.get("response_format"), model),
-        seed=None if body.get("seed") is None else _integer(body, "seed", 0, 0, MAX_SEED - MOST_IMAGES),
-        options=tuple(_options(body)),
-    )
+    n = _integer(body, "n", 1, 1, MOST_IMAGES)
+    partial_images = None
+    if body.get("stream") in (True, "true", "True"):
+        partial_images = _integer(body, "partial_images", 0, 0, MOST_PARTIAL)
+        if n > 1:
+            raise ApiError("A stream shows one picture: n must be 1 - 'n'", param="n")
+    return {
+        "n": n,
+        "size": _size(body.get("size"), strict=strict),
+        "response_format": _response_format(body.get("response_format"), model),
+        "seed": None if body.get("seed") is None else _integer(body, "seed", 0, 0, MAX_SEED - MOST_IMAGES),
+        "options": tuple(_options(body)),
+        "partial_images": partial_images,
+    }
 
 
 def _prompt(prompt: object) -> str:
@@ -70,7 +145,8 @@ def _prompt(prompt: object) -> str:
         raise ApiError("'' is too short - 'prompt'", param="prompt")
     if len(prompt) > LONGEST_PROMPT:
         raise ApiError(f"{prompt[:50] + '…'!r} is too long - 'prompt'", param="prompt")
-    return prompt
+    # Here and not when it is drawn: one that cannot be used must not spoil the batch for others.
+    return check_prompt(prompt)
 
 
 def _integer(body: Mapping[str, Any], name: str, default: int, least: int, most: int) -> int:
@@ -117,22 +193,23 @@ def _response_format(value: object, model: str | None) -> ResponseFormat:
 
 def _options(body: Mapping[str, Any]) -> list[tuple[str, str, float]]:
     """The fields that are ours: the number of steps and the guidance of the decoder and the prior."""
-    known = {
-        "steps": ("decoder", "steps", 250), "prior_steps": ("prior", "steps", 250),
-        "guidance_scale": ("decoder", "guidance", 50), "prior_guidance_scale": ("prior", "guidance", 50),
-    }  # fmt: skip
     found: list[tuple[str, str, float]] = []
-    for name, (role, field, most) in known.items():
-        value = body.get(name)
-        if value is None:
-            continue
-        whole = field == "steps"
-        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-            raise ApiError(
-                f"{str(value)[:50]!r} is not of type '{'integer' if whole else 'number'}' - '{name}'", param=name
-            )
-        least = 1 if whole else 0
-        if not least <= value <= most:
-            raise ApiError(f"{value} is not between {least} and {most} - '{name}'", param=name)
-        found.append((role, field, value))
+    for name, (role, option) in OPTIONS.items():
+        steps = option == "steps" and body.get(name) is not None
+        value = _integer(body, name, 0, 1, MOST_STEPS) if steps else _number(body, name, 0, MOST_GUIDANCE)
+        if value is not None:
+            found.append((role, option, value))
     return found
+
+
+def _number(body: Mapping[str, Any], name: str, least: float, most: float) -> float | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, str) and re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ApiError(f"{str(value)[:50]!r} is not of type 'number' - '{name}'", param=name)
+    if not least <= value <= most:
+        raise ApiError(f"{value} is not between {least} and {most} - '{name}'", param=name)
+    return value

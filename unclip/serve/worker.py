@@ -1,4 +1,4 @@
-"""The one thread that owns a model: it takes requests from a bounded queue and draws those of a kind together."""
+"""The threads that own a model each: they take requests from a bounded queue and draw those of a kind together."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,12 @@ from PIL import Image
 
 from unclip.errors import Cancelled, RequestError
 from unclip.serve.envelope import ApiError, overloaded
-from unclip.serve.request import GenerationRequest
+from unclip.serve.pictures import preview
+from unclip.serve.request import EditRequest, GenerationRequest, VariationRequest
 
 if TYPE_CHECKING:
+    from unclip.diffusion.samplers import Step
+    from unclip.generation import Generation
     from unclip.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
@@ -32,12 +36,21 @@ class Pictures:
     seconds: float
 
 
+OnPreview = Callable[[int, Image.Image], None]  # its number from 0, and the first picture as far as it is
+
+
 @dataclass(eq=False)
 class Job:
-    """A request in the queue. Setting `cancelled` frees its place, or stops its work after the step being made."""
+    """A request in the queue. Setting `cancelled` frees its place, or stops its work after the step being made.
+
+    Attributes:
+        size: side in pixels at which the model draws it.
+        on_preview: called by the worker with the pictures under way that the request asks for.
+    """
 
     request: GenerationRequest
     size: int
+    on_preview: OnPreview | None = None
     result: Future[Pictures] = field(default_factory=Future)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -48,42 +61,49 @@ class Job:
 
     @property
     def kind(self) -> object:
-        """Jobs of one kind can be drawn together."""
-        return self.size, self.request.options
+        """Jobs of one kind can be drawn together; an edit is of its own, for it has a mask of its own."""
+        alone = id(self) if isinstance(self.request, EditRequest) else None
+        return type(self.request), self.size, self.request.options, alone
 
 
 class Worker:
     """Draws what is in the queue, in order.
 
     Args:
+        pipelines: the same model on one device or several; each has a thread.
         capacity: pictures that may wait; a request that finds no room is refused.
         batch: pictures drawn together at most.
     """
 
-    def __init__(self, pipeline: Pipeline, *, capacity: int = 64, batch: int = 8) -> None:
-        self.pipeline, self.capacity, self.batch = pipeline, capacity, batch
+    def __init__(self, *pipelines: Pipeline, capacity: int = 64, batch: int = 8) -> None:
+        self.pipelines, self.capacity, self.batch = pipelines, capacity, batch
         self.drawn = self.cancelled = self.batches = 0
         self._waiting: deque[Job] = deque()
         self._changed = threading.Condition()
         self._stopping = False
-        self._pace = 1.0  # seconds per picture, as of late
-        self._thread = threading.Thread(target=self._work, name="unclip-worker", daemon=True)
+        self._pace = 1.0  # seconds per picture of one thread, as of late
+        self._threads = [
+            threading.Thread(target=self._work, args=(pipeline,), name=f"unclip-worker-{i}", daemon=True)
+            for i, pipeline in enumerate(pipelines)
+        ]
 
     def start(self) -> None:
         """Begins to draw."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Draws what is still wanted, then ends."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     @property
     def alive(self) -> bool:
         """Whether it draws."""
-        return self._thread.is_alive() and not self._stopping
+        return all(thread.is_alive() for thread in self._threads) and not self._stopping
 
     @property
     def waiting(self) -> int:
@@ -91,21 +111,21 @@ class Worker:
         with self._changed:
             return self._count()
 
-    def submit(self, request: GenerationRequest) -> Job:
+    def submit(self, request: GenerationRequest, on_preview: OnPreview | None = None) -> Job:
         """Puts a request into the queue.
 
         Raises:
             ApiError: there is no room (429), or the server is going down (503).
         """
-        sizes = self.pipeline.sizes
-        job = Job(request, min((side for side in sizes if side >= request.size), default=sizes[-1]))
+        sizes = self.pipelines[0].sizes
+        job = Job(request, min((side for side in sizes if side >= request.size), default=sizes[-1]), on_preview)
         with self._changed:
             if self._stopping:
                 raise ApiError("The server is shutting down.", status=503, kind="server_error")
             waiting = self._count()
             # A request that is larger than the queue may wait alone: it would never find room otherwise.
             if waiting and waiting + request.n > self.capacity:
-                raise overloaded(waiting * self._pace)
+                raise overloaded(waiting * self._pace / len(self.pipelines))
             self._waiting.append(job)
             self._changed.notify_all()
         return job
@@ -122,11 +142,11 @@ class Worker:
     def _count(self) -> int:
         return sum(job.request.n for job in self._waiting)
 
-    def _work(self) -> None:
+    def _work(self, pipeline: Pipeline) -> None:
         while jobs := self._next():
             started = time.perf_counter()
             try:
-                self._draw(jobs)
+                self._draw(pipeline, jobs)
             except Exception as error:  # whatever it is, the next request must find a living worker
                 if not isinstance(error, Cancelled | RequestError):
                     log.exception("a batch of %d requests failed", len(jobs))
@@ -154,23 +174,46 @@ class Worker:
                 job.result.set_running_or_notify_cancel()  # from here on, only the worker decides how it ends
             return jobs
 
-    def _draw(self, jobs: list[Job]) -> None:
+    def _draw(self, pipeline: Pipeline, jobs: list[Job]) -> None:
         seeds = [job.seeds() for job in jobs]
-        options: dict[str, dict[str, Any]] = {}
-        for role, name, value in jobs[0].request.options:
-            options.setdefault(role, {})[name] = value
-
-        def stop_if_nobody_waits(*step: object) -> None:
-            if all(job.cancelled.is_set() for job in jobs):
-                raise Cancelled("all clients are gone")
-
-        made = self.pipeline.generate(
-            [job.request.prompt for job in jobs for _ in range(job.request.n)],
-            seeds=[seed for one in seeds for seed in one],
-            size=jobs[0].size, options=options, watermark=False, on_step=stop_if_nobody_waits,
-        )  # fmt: skip
-        self.batches += 1
-        self.drawn += len(made.images)
+        made = _make(pipeline, jobs, [seed for one in seeds for seed in one])
+        with self._changed:
+            self.batches += 1
+            self.drawn += len(made.images)
         images = iter(made.images)
         for job, one in zip(jobs, seeds, strict=True):
             job.result.set_result(Pictures([next(images) for _ in one], one, sum(made.seconds.values())))
+
+
+def _make(pipeline: Pipeline, jobs: list[Job], seeds: list[int]) -> Generation:
+    """The pictures of jobs of one kind, job by job."""
+    options: dict[str, dict[str, Any]] = {}
+    for role, name, value in jobs[0].request.options:
+        options.setdefault(role, {})[name] = value
+    how: dict[str, Any] = {"size": jobs[0].size, "options": options, "on_step": _watch(jobs)}
+    each = [job.request for job in jobs for _ in range(job.request.n)]
+    first = jobs[0].request
+    if isinstance(first, EditRequest):
+        return pipeline.edit(first.image, first.prompt, first.mask, first.n, strength=first.strength, seed=seeds, **how)
+    pictures = [request.image for request in each if isinstance(request, VariationRequest)]
+    if pictures:
+        return pipeline.vary(pictures, fresh_noise=True, seed=seeds, **how)
+    return pipeline.generate([request.prompt for request in each], seeds=seeds, watermark=False, **how)
+
+
+def _watch(jobs: Sequence[Job]) -> Callable[[str, int, int, Step], None]:
+    """After every step: stops if nobody waits any more, and shows pictures under way to those who asked for them."""
+    rows = [sum(job.request.n for job in jobs[:i]) for i in range(len(jobs))]
+    shown = [0] * len(jobs)
+
+    def on_step(role: str, number: int, total: int, step: Step) -> None:
+        if all(job.cancelled.is_set() for job in jobs):
+            raise Cancelled("all clients are gone")
+        for i, job in enumerate(jobs):
+            wanted = job.request.partial_images
+            # Evenly over the decoder's steps, where the picture forms; the last one shows what it has made.
+            if role == "decoder" and job.on_preview and wanted and number * wanted >= (shown[i] + 1) * total:
+                job.on_preview(shown[i], preview(step.x0[rows[i]], job.request.size))
+                shown[i] += 1
+
+    return on_step

@@ -1,0 +1,60 @@
+"""A real server on loopback, for the tests that speak to one."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import threading
+import time
+from typing import Any
+
+import openai
+import uvicorn
+from PIL import Image
+
+from unclip.serve.app import Policy, create_app
+from unclip.serve.store import Store
+from unclip.serve.worker import Worker
+
+KEY = "sk-test"
+PROMPT = "a shiba inu wearing a red beret"
+
+
+class Running:
+    """A server in a thread."""
+
+    def __init__(self, worker: Worker, store: Store, policy: Policy) -> None:
+        self.worker = worker
+        config = uvicorn.Config(create_app(worker, store, policy), port=0, log_level="warning", access_log=False)
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run)
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+        self.port = self.server.servers[0].sockets[0].getsockname()[1]
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join()
+
+    def client(self, key: str = KEY, retries: int = 0) -> Any:
+        url = f"http://127.0.0.1:{self.port}/v1"
+        return openai.OpenAI(api_key=key, base_url=url, max_retries=retries, timeout=60)
+
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, Any, Any]:
+        """Status, headers, and the body, as JSON where it is."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        connection.request(method, path, data, {"Authorization": f"Bearer {KEY}", **(headers or {})})
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        is_json = "json" in answer.headers.get("content-type", "")
+        return answer.status, answer.headers, json.loads(content) if is_json else content
+
+
+def picture(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))
