@@ -24,6 +24,7 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of bundled models whose `mini` is tiny."""
     folder = tmp_path_factory.mktemp("models")
     build(folder / "mini")
+    (folder / "judge").symlink_to(files.BUNDLED / "judge")
     return folder
 
 
@@ -34,6 +35,7 @@ def blocks(page: Path, language: str) -> list[str]:
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "bash")], ids=lambda p: p.name)
 def test_commands_run(page: Path, bundled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "BUNDLED", bundled)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     Path("pictures").mkdir()  # the reader's own
     Image.new("RGB", (80, 64), "red").save("pictures/cat.jpg")

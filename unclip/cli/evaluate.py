@@ -7,12 +7,17 @@ from pathlib import Path
 
 import click
 
+from unclip.cli.measuring import MEASURES
 from unclip.errors import RequestError
 
 
 @click.group()
 def evaluate() -> None:
     """Measure a model."""
+
+
+for _measure in MEASURES:
+    evaluate.add_command(_measure)
 
 
 @evaluate.command()

@@ -1,0 +1,180 @@
+"""Pictures → features, by an encoder of choice, shared out among processes and kept by content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice, zip_longest
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from unclip.clip import Clip
+from unclip.clip.torchvision_schemas import declare_missing_schemas
+from unclip.data.sample import scaled
+from unclip.errors import DataError, RequestError
+from unclip.evaluate.classifier import SIZE, load_judge
+from unclip.evaluate.pictures import Pictures
+from unclip.images import centre_square, resize, to_tensor
+
+SHEET = 64  # pictures of a contact sheet
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """An encoder of pictures.
+
+    Attributes:
+        identity: names its weights: features of two identities are never compared.
+        encode: equally large pictures [B, 3, H, W] in [−1, 1] → [B, D].
+        classifies: whether what it gives are a classifier's logits.
+    """
+
+    identity: str
+    encode: Callable[[Tensor], Tensor]
+    classifies: bool = False
+
+
+def clip_extractor(clip: Clip) -> Extractor:
+    """CLIP's image embedding, as its tower gives it."""
+    return Extractor(f"clip {clip.identity}", lambda images: clip.encode_image(images.to(_device())).float().cpu())
+
+
+def judge_extractor() -> Extractor:
+    """The bundled judge's logits of the subject: the Inception Score of the menagerie, offline."""
+    judge = load_judge()
+    return Extractor("judge", lambda images: judge(resize(images, SIZE))["subject"].float(), classifies=True)
+
+
+def inception_extractor(weights: Path | None, *, logits: bool) -> Extractor:
+    """The Inception v3 of the published figures, as torch-fidelity has it: pool features [B, 2048], or logits.
+
+    Args:
+        weights: its file of weights; None lets torch-fidelity find or download it.
+
+    Raises:
+        RequestError: torch-fidelity is not installed, or there are no weights.
+    """
+    declare_missing_schemas()
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+    except ImportError:
+        raise RequestError("--features inception needs torch-fidelity: pip install torch-fidelity") from None
+    layer = "logits_unbiased" if logits else "2048"
+    try:
+        if weights is None:
+            weights = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]
+            if not weights.is_file():
+                weights.parent.mkdir(parents=True, exist_ok=True)
+                torch.hub.download_url_to_file(URL_INCEPTION_V3, str(weights), progress=False)
+        torch.load(weights, map_location="cpu", weights_only=True)  # torch-fidelity would run what a pickle asks for
+        network = FeatureExtractorInceptionV3(
+            "inception-v3-compat", [layer], feature_extractor_weights_path=str(weights)
+        )
+    except Exception as error:  # a download or a file that fails, each in its own way
+        raise RequestError(
+            f"--features inception: its weights cannot be read ({' '.join(str(error).split())[:200]}); "
+            "give their file as inception:PATH, or measure with CLIP's features"
+        ) from None
+    network.to(_device()).eval()
+
+    def encode(images: Tensor) -> Tensor:
+        (found,) = network(((images + 1) * 127.5).round().to(_device(), torch.uint8))
+        features: Tensor = found.float().cpu()
+        return features
+
+    digest = hashlib.blake2b(digest_size=6)
+    for value in network.state_dict().values():
+        digest.update(value.cpu().numpy().tobytes())
+    return Extractor(f"inception {digest.hexdigest()} {layer}", encode, classifies=logits)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A set's features [N, D], and its first pictures."""
+
+    features: Tensor
+    pictures: list[Image.Image]
+
+
+def encode(pictures: Pictures, extractor: Extractor, *, size: int | None, batch: int, cache: Path | None) -> Encoded:
+    """The features of all pictures, on every process; kept in `cache`, a folder, by what the pictures are.
+
+    Args:
+        size: side to which pictures are brought, the middle square of each; None takes them as they are.
+        batch: pictures encoded together.
+
+    Raises:
+        DataError: pictures of several sizes without `size`, unreadable ones, or a damaged file in the cache.
+    """
+    kept = _kept(pictures, extractor, size, cache)
+    if kept is not None and kept.is_file():
+        return Encoded(_read(kept), [_brought(image, size) for image in islice(pictures.read(0, 1), SHEET)])
+    state = PartialState()
+    rows: list[Tensor] = []
+    sheet: list[Image.Image] = []
+    sizes: set[tuple[int, int]] = set()
+    source = pictures.read(state.process_index, state.num_processes)
+    while part := [_brought(image, size) for image in islice(source, batch)]:
+        sizes |= {image.size for image in part}
+        if len(sizes) > 1:
+            several = ", ".join(f"{width} × {height}" for width, height in sorted(sizes))
+            raise DataError(f"{pictures.name}: pictures of several sizes ({several}); --size N brings all to one")
+        with torch.inference_mode():
+            rows += extractor.encode(torch.stack([to_tensor(image) for image in part]))
+        sheet += part[: SHEET - len(sheet)]
+    shares = gather_object([rows]) if state.num_processes > 1 else [rows]
+    # Process r read pictures r, r + n, …: dealt out again in turn, they are in their order.
+    whole = [row for turn in zip_longest(*shares) for row in turn if row is not None]
+    if not whole:
+        raise DataError(f"{pictures.name}: no pictures in it")
+    features = torch.stack(whole)
+    if kept is not None and state.is_main_process:
+        _write(kept, features)
+    return Encoded(features, sheet)
+
+
+def default_cache() -> Path:
+    """Where features are kept: unclip/features in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unclip" / "features"
+
+
+def _kept(pictures: Pictures, extractor: Extractor, size: int | None, cache: Path | None) -> Path | None:
+    content = pictures.content() if cache is not None else None
+    if cache is None or content is None:
+        return None
+    key = hashlib.blake2b(f"{extractor.identity}/{size}/{content}".encode(), digest_size=16).hexdigest()
+    return cache / f"{key}.safetensors"
+
+
+def _read(path: Path) -> Tensor:
+    try:
+        return load_file(path)["features"]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise DataError(f"{path}: kept features, but damaged ({error}); delete the file and run again") from None
+
+
+def _write(path: Path, features: Tensor) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        save_file({"features": features}, temporary)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path}: cannot be written ({error}); --cache names another folder") from None
+
+
+def _brought(image: Image.Image, size: int | None) -> Image.Image:
+    return image if size is None else scaled(centre_square(image), size)
+
+
+def _device() -> torch.device:
+    return torch.device(PartialState().device)

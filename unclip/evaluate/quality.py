@@ -1,0 +1,138 @@
+"""How good and how varied pictures are: a measure of a set, against a reference or against its captions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from unclip.clip import Clip
+from unclip.errors import RequestError
+from unclip.evaluate import metrics
+from unclip.evaluate.features import Encoded, Extractor, clip_extractor, encode
+from unclip.evaluate.metrics import Estimate
+from unclip.evaluate.pictures import Pictures
+from unclip.files import write_json
+from unclip.images import grid, save_png
+
+# Those of features against a reference's.
+AGAINST_REFERENCE: dict[str, Callable[..., Estimate]] = {"fid": metrics.fid, "kid": metrics.kid, "cmmd": metrics.cmmd}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a set is measured.
+
+    Attributes:
+        size: side in pixels to which all pictures are brought, their middle square; None takes them as they are.
+        resamples: of the bootstrap; 0 for no interval. seed: theirs.
+        batch: pictures encoded together.
+        cache: folder where features are kept, or None.
+    """
+
+    size: int | None = None
+    resamples: int = 100
+    seed: int = 0
+    batch: int = 64
+    cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What was measured of which pictures, and how."""
+
+    figures: dict[str, Estimate]
+    settings: dict[str, Any]
+    pictures: tuple[Image.Image, ...] = field(default=(), compare=False, repr=False)
+
+    def table(self) -> str:
+        """For a terminal."""
+        width = max(map(len, self.figures))
+        return "\n".join(f"{name.ljust(width)}  {figure}" for name, figure in self.figures.items())
+
+    def markdown(self) -> str:
+        """For a document: figures, then how they were measured."""
+        rows = [("measure", "value [95 % interval]"), ("---", "---:"), *((n, str(f)) for n, f in self.figures.items())]
+        said = ", ".join(f"{name}: {value}" for name, value in self.settings.items())
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\n{said}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return {"figures": {name: figure._asdict() for name, figure in self.figures.items()}, "settings": self.settings}
+
+    def save(self, folder: Path) -> None:
+        """report.json, report.md and sheet.png."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "report.json", self.to_dict())
+        (folder / "report.md").write_text(self.markdown() + "\n", encoding="utf-8")
+        save_png(grid(self.pictures), folder / "sheet.png")
+
+
+def against_reference(
+    kind: str, pictures: Pictures, reference: Pictures, extractor: Extractor, settings: Settings
+) -> Quality:
+    """fid, kid, cmmd or precision-recall of the pictures.
+
+    Raises:
+        RequestError: no such measure, or too few pictures for it.
+    """
+    shown, true = _encode(pictures, extractor, settings), _encode(reference, extractor, settings)
+    bootstrap = {"resamples": settings.resamples, "seed": settings.seed}
+    if kind == "precision-recall":
+        figures = metrics.precision_recall(shown.features, true.features, **bootstrap)._asdict()
+    elif kind in AGAINST_REFERENCE:
+        figures = {kind: AGAINST_REFERENCE[kind](shown.features, true.features, **bootstrap)}
+    else:
+        raise RequestError(f"no measure {kind!r}; there are {', '.join([*AGAINST_REFERENCE, 'precision-recall'])}")
+    about = {"reference": reference.name, "reference pictures": len(true.features)}
+    return _quality(figures, pictures, shown, extractor, settings, about)
+
+
+def inception_score(pictures: Pictures, extractor: Extractor, settings: Settings) -> Quality:
+    """The Inception Score of the pictures, by whatever classifier the extractor is.
+
+    Raises:
+        RequestError: the extractor is no classifier.
+    """
+    if not extractor.classifies:
+        raise RequestError(
+            f"is: {extractor.identity} is no classifier; --features inception is one, and judge of the menagerie"
+        )
+    shown = _encode(pictures, extractor, settings)
+    found = metrics.inception_score(shown.features, resamples=settings.resamples, seed=settings.seed)
+    return _quality({"is": found}, pictures, shown, extractor, settings, {"splits": metrics.SPLITS})
+
+
+def clip_score(pictures: Pictures, clip: Clip, settings: Settings) -> Quality:
+    """How near the pictures are to their captions in CLIP's space."""
+    extractor = clip_extractor(clip)
+    shown = _encode(pictures, extractor, settings)
+    captions = pictures.captions()
+    with torch.inference_mode():
+        texts = torch.cat([
+            clip.encode_text(captions[i : i + settings.batch]).embed.float().cpu()
+            for i in range(0, len(captions), settings.batch)
+        ])  # fmt: skip
+    found = metrics.clip_score(shown.features, texts, resamples=settings.resamples, seed=settings.seed)
+    return _quality({"clip": found}, pictures, shown, extractor, settings, {})
+
+
+def _encode(pictures: Pictures, extractor: Extractor, settings: Settings) -> Encoded:
+    return encode(pictures, extractor, size=settings.size, batch=settings.batch, cache=settings.cache)
+
+
+def _quality(
+    figures: dict[str, Estimate], pictures: Pictures, shown: Encoded, extractor: Extractor, settings: Settings,
+    about: dict[str, Any],
+) -> Quality:  # fmt: skip
+    features: Tensor = shown.features
+    told = {
+        "pictures": pictures.name, "count": len(features), **about, "features": extractor.identity,
+        "dimensions": features.shape[1], "size": settings.size, "resamples": settings.resamples, "seed": settings.seed,
+    }  # fmt: skip
+    return Quality(figures, told, tuple(shown.pictures))
