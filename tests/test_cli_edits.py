@@ -69,14 +69,26 @@ def test_edit_and_outpaint_keep_what_is_kept(run: Any) -> None:
     mask = Image.new("L", (64, 64), 0)
     mask.paste(255, (0, 0, 64, 20))
     mask.save("mask.png")
-    run("edit", "in.png", "a fox", "--mask", "mask.png", "--repeats", "1", *SMALL, "-o", "edited.png")
-    run("outpaint", "in.png", "a fox", "--to", "96x64", "--repeats", "1", "--steps", "2", "-o", "wide.png")
+    run("edit", "in.png", "a fox", "--mask", "mask.png", "--repeats", "1", *SMALL, "-o", "edited.png", "--no-watermark")
+    wide = ("--to", "96x64", "--repeats", "1", "--steps", "2", "-o", "wide.png", "--no-watermark")
+    run("outpaint", "in.png", "a fox", *wide)
     original = np.asarray(picture())
     with Image.open("edited.png") as edited, Image.open("wide.png") as wide:
         assert np.array_equal(np.asarray(edited)[20:], original[20:])
         assert np.array_equal(np.asarray(wide)[:, 16:80], original)
     for name in ("edited.png", "wide.png"):
         assert b"/compositeWithTrainedAlgorithmicMedia" in Path(name).read_bytes() and verify(Path(name)).generated
+
+
+def test_every_verb_marks_what_it_makes_unless_it_is_told_not_to(run: Any) -> None:
+    size = ("--size", "256", "--steps", "2", "--seed", "1")
+    run("vary", "in.png", *size, "-o", "vary.png")
+    run("edit", "in.png", "a fox", "--strength", "0.5", "--repeats", "1", *size, "-o", "edit.png")
+    run("interpolate", "in.png", "a fox", "--frames", "2", *size, "-o", "frames")
+    for name in ("vary.png", "edit.png", "frames/frame-1.png"):
+        assert verify(Path(name)).watermark.found and read_settings(Path(name))["seed"] == 1
+    run("vary", "in.png", *size, "-o", "bare.png", "--no-watermark", "--no-metadata")
+    assert not verify(Path("bare.png")).generated and b"iTXt" not in Path("bare.png").read_bytes()
 
 
 @pytest.mark.parametrize(

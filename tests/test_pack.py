@@ -23,6 +23,8 @@ from unclip.data.pack import Job, Limits, pack
 from unclip.data.sample import captions, picture
 from unclip.data.tar import find_shards, read_samples, write_shard
 from unclip.errors import DataError
+from unclip.images import mark
+from unclip.provenance import metadata
 
 
 def image(seed: int, width: int = 80, height: int = 64, kind: str = "PNG") -> bytes:
@@ -148,6 +150,23 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path: Path) -> None:
     }  # fmt: skip
     # The first of two equal pictures has no caption: the other one takes its place.
     assert packed_captions(tmp_path / "out") == [["the same picture, with a caption"]]
+
+
+def test_pictures_that_a_model_made_are_left_out_unless_they_are_wanted(tmp_path: Path) -> None:
+    photo = Image.open(io.BytesIO(image(1, 256, 256))).convert("RGB")
+    bare = io.BytesIO()
+    mark(photo).save(bare, "JPEG", quality=90)  # its metadata is gone
+    contents = {
+        "a.png": image(2), "b.png": metadata.encode(photo, source="trainedAlgorithmicMedia"), "c.jpg": bare.getvalue(),
+        "d.png": metadata.encode(photo.crop((0, 0, 100, 100)), settings={"seed": 1}),
+    }  # fmt: skip
+    source = files(tmp_path / "in", contents | {f"{name}.txt": b"a picture" for name in "abcd"})
+    assert pack(job(source), tmp_path / "out").left_out == {
+        "generated (xmp: trainedAlgorithmicMedia)": 1, "generated (watermark of unclip)": 1,
+        "generated (settings of unclip)": 1,
+    }  # fmt: skip
+    kept = CliRunner().invoke(cli, ["data", "pack", str(source), str(tmp_path / "all"), "--keep-generated"])
+    assert kept.output.splitlines() == [f"4 samples in 1 shards: {tmp_path / 'all'}"]
 
 
 def test_nothing_good_is_an_error(tmp_path: Path) -> None:

@@ -48,8 +48,12 @@ def menagerie(out: Path, count: int, size: int, seed: int, held_out: bool, sibli
 @click.option("--min-side", default=64, show_default=True, help="Shorter side of the smallest picture, in pixels.")
 @click.option("--max-side", default=16384, show_default=True, help="Longer side of the largest picture, in pixels.")
 @click.option("--max-aspect", default=3.0, show_default=True, help="Longer side by shorter.")
+@click.option("--keep-generated", is_flag=True, help="Keep pictures whose marks say that a model made them.")
 @click.option("--jobs", default=1, show_default=True, help="Processes that read and write.")
-def pack(source: str, out: Path, shard_size: int, min_side: int, max_side: int, max_aspect: float, jobs: int) -> None:
+def pack(
+    source: str, out: Path, shard_size: int, min_side: int, max_side: int, max_aspect: float, keep_generated: bool,
+    jobs: int,
+) -> None:  # fmt: skip
     """Pack pictures and captions into WebDataset shards. The same call again goes on where it stopped.
 
     SOURCE is a folder of pictures with .txt or .json beside them; a .csv, .tsv, .jsonl or .parquet table with the
@@ -64,7 +68,7 @@ def pack(source: str, out: Path, shard_size: int, min_side: int, max_side: int, 
     from unclip.data.pack import Job, Limits, counted
     from unclip.data.pack import pack as pack_shards
 
-    job = Job(source, Limits(min_side, max_side, max_aspect), shard_size)
+    job = Job(source, Limits(min_side, max_side, max_aspect), shard_size, keep_generated)
     with _bar("unit") as progress:
         packed = pack_shards(job, out, jobs=jobs, progress=progress)
     click.echo(f"{packed.samples:,} samples in {packed.shards:,} shards: {out}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,6 +31,8 @@ _SHARED = (
     click.option("--steps", multiple=True, metavar="[STAGE=]N", help="Denoising steps; without a stage, the decoder's."),
     click.option("--guidance", multiple=True, metavar="[STAGE=]X", help="Guidance scale; without a stage, the decoder's."),
     click.option("--device", help="cpu, cuda, cuda:1, mps. [default: the best one there is]"),
+    click.option("--no-watermark", is_flag=True, help="Leave out the invisible mark that says a model made the picture."),
+    click.option("--no-metadata", is_flag=True, help="Leave out the settings, and what says so in the file."),
     click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per picture instead of its path."),
     click.option("-q", "--quiet", is_flag=True, help="No progress."),
 )  # fmt: skip
@@ -72,9 +75,12 @@ class Job:
         return Pipeline.from_pretrained(self.given["model"], device=self.given["device"])
 
     def draw(self, verb: Callable[[OnStep | None], Generation]) -> Generation:
-        """Calls the verb with a progress bar."""
+        """Calls the verb with a progress bar, and marks what it makes."""
+        from unclip.images import mark
+
         with progress(self.given["quiet"], "") as on_step:
-            return verb(on_step)
+            made = verb(on_step)
+        return made if self.given["no_watermark"] else replace(made, images=[mark(image) for image in made.images])
 
     def write(self, made: Generation, paths: Sequence[Path]) -> None:
         """Saves and names the pictures."""
@@ -84,8 +90,9 @@ class Job:
         source: Source = (
             "compositeWithTrainedAlgorithmicMedia" if self.name in ("edit", "outpaint") else "trainedAlgorithmicMedia"
         )
+        told = not self.given["no_metadata"]
         for path, image, settings in zip(paths, made.images, made.settings, strict=True):
-            save_picture(image, path, settings=settings, source=source)
+            save_picture(image, path, settings=settings if told else None, source=source if told else None)
             line = {"path": str(path), "seed": settings["seed"], "settings": settings}
             click.echo(json.dumps(line, ensure_ascii=False) if self.given["as_json"] else str(path))
 

@@ -22,8 +22,10 @@ from typing import Any
 
 from unclip.data.sample import BadSample, captions, image_suffix, picture
 from unclip.data.source import Unit, find_units
-from unclip.data.tar import Progress, read_record, write_record, write_shard
+from unclip.data.tar import Progress, Sample, read_record, write_record, write_shard
 from unclip.errors import DataError
+from unclip.provenance.verify import WATERMARK, generated
+from unclip.provenance.watermark import detect
 
 RECORD = "shards.json"
 NOTES = ".pack"  # the folder of what the first pass found; gone when the packing is finished
@@ -63,11 +65,16 @@ class Packed:
 
 @dataclass(frozen=True)
 class Job:
-    """All that decides what is written."""
+    """All that decides what is written.
+
+    Attributes:
+        keep_generated: keep pictures whose marks say that a model made them.
+    """
 
     source: str
     limits: Limits
     shard_size: int
+    keep_generated: bool = False
 
 
 def pack(job: Job, out: Path, *, jobs: int = 1, progress: Progress = lambda done, of: None) -> Packed:
@@ -87,7 +94,7 @@ def pack(job: Job, out: Path, *, jobs: int = 1, progress: Progress = lambda done
     _begin(out, this)
 
     with _mapping(jobs) as over:
-        for done, _ in enumerate(over(partial(_examine, out, job.limits), enumerate(units)), start=1):
+        for done, _ in enumerate(over(partial(_examine, out, job), enumerate(units)), start=1):
             progress(done, 2 * len(units))
         verdicts = _without_duplicates([_notes(out, i) for i in range(len(units))])
         for done, _ in enumerate(over(partial(_write, out), enumerate(zip(units, verdicts))), start=len(units) + 1):
@@ -149,7 +156,7 @@ def _mapping(jobs: int) -> Iterator[Callable[..., Iterator[Any]]]:
         pool.shutdown(cancel_futures=True)
 
 
-def _examine(out: Path, limits: Limits, numbered: tuple[int, Unit]) -> None:
+def _examine(out: Path, job: Job, numbered: tuple[int, Unit]) -> None:
     """Notes of each sample of a unit why it is left out, or its picture's hash."""
     number, unit = numbered
     path = out / NOTES / f"{number:06d}.json"
@@ -159,11 +166,22 @@ def _examine(out: Path, limits: Limits, numbered: tuple[int, Unit]) -> None:
     for sample in unit.samples():
         try:
             captions(sample)
-            reason = limits.reason_against(picture(sample).size)
-            found.append((reason, content_hash(sample[image_suffix(sample)])))
+            found.append((_reason_against(sample, job), content_hash(sample[image_suffix(sample)])))
         except BadSample as error:
             found.append(("too large" if error.reason == "decompression bomb" else error.reason, ""))
     write_record(path, {"found": found})
+
+
+def _reason_against(sample: Sample, job: Job) -> str | None:
+    """Why a sample is left out, the cheap reasons first: what its header says costs no decoding."""
+    said = None if job.keep_generated else generated(sample[image_suffix(sample)], watermark=False)
+    if said is None:
+        image = picture(sample)
+        if reason := job.limits.reason_against(image.size):
+            return reason
+        if not job.keep_generated and detect(image, search=False).found:
+            said = WATERMARK
+    return said and f"generated ({said})"
 
 
 def _notes(out: Path, number: int) -> list[tuple[str | None, str]]:

@@ -17,6 +17,8 @@ from unclip.provenance.watermark import Detection, detect
 # What a damaged or hostile picture can raise; Pillow has a SyntaxError for some broken PNGs.
 BAD_PICTURE = (OSError, ValueError, SyntaxError, struct.error, MemoryError, Image.DecompressionBombError)
 
+WATERMARK = "watermark of unclip"
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -64,7 +66,7 @@ def generated(data: bytes, *, watermark: bool = True) -> str | None:
         try:
             with Image.open(file) as image:
                 if detect(image, search=False).found:
-                    return "watermark of unclip"
+                    return WATERMARK
         except BAD_PICTURE:
             pass  # whoever decodes it next says what is wrong with it
     return None
