@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import http.client
+import importlib.util
 import io
 import json
 import struct
+import sys
 import threading
 import time
 import zlib
@@ -295,3 +297,18 @@ def test_bodies_that_are_no_forms_get_an_envelope(running: Running) -> None:
         for route in ("/v1/images/variations", "/images/edits"):
             status, _, answer = running.ask("POST", route, body, headers)
             assert status == expected and set(answer["error"]) == {"message", "type", "param", "code"}, body[:50]
+
+
+def test_whatever_is_sent_is_answered_with_a_well_formed_4xx(running: Running) -> None:
+    spec = importlib.util.spec_from_file_location(
+        "fuzz_serve", Path(__file__).parent.parent / "tools" / "fuzz_serve.py"
+    )
+    assert spec and spec.loader
+    fuzz = importlib.util.module_from_spec(spec)
+    sys.modules["fuzz_serve"] = fuzz
+    spec.loader.exec_module(fuzz)
+    for case in fuzz.cases(200, seed=1):
+        sent = case._replace(sent=case.sent.replace(fuzz.KEY.encode(), KEY.encode()))
+        said = fuzz.verdict(case, fuzz.send(running.port, sent))
+        assert not said.startswith("BAD"), (said, case.sent[:300])
+    assert running.ask("GET", "/health")[0] == 200

@@ -43,9 +43,10 @@ LOOKS: dict[str, Callable[[Path], object]] = {
 
 
 def rate(look: Callable[[Path], object], paths: list[Path]) -> float:
-    started = time.perf_counter()
-    for done, path in enumerate(paths, start=1):
+    done, started = 0, time.perf_counter()
+    for path in paths:
         look(path)
+        done += 1
         if time.perf_counter() - started > SECONDS:
             break
     return done / (time.perf_counter() - started)
