@@ -97,7 +97,71 @@ def clip_score(pictures: str, ref: str, prompts: str | None, **options: Any) -> 
     _report(quality.clip_score(shown, _clip(ref, options["device"]), _settings(options)), options)
 
 
-MEASURES = (fid, kid, cmmd, precision_recall, inception_score, clip_score)
+def _recognition(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--device", help="cpu, cuda, … [default: the best one there is]"),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
+        click.option("--no-cache", is_flag=True, help="Neither keep features nor use kept ones."),
+        click.option("--cache", type=click.Path(path_type=Path), help="Folder of kept features. [default: the user's]"),
+        click.option("--batch", default=64, show_default=True, help="Pictures encoded together."),
+        click.option("--size", type=int, help="Bring all pictures' middle square to this many pixels."),
+        click.option("--label", help="Where shards' JSON has the class, as scene.subject. [default: the folder's name]"),
+        click.option("--clip", "ref", default="clip", show_default=True, help="mini's own, a folder, openclip:… or hf:…."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@click.command("zeroshot")
+@click.argument("pictures")
+@click.option(
+    "--template", "templates", multiple=True, help="How to say a class, as 'a photo of a {}'; several are averaged."
+)
+@_recognition
+def zeroshot(pictures: str, ref: str, templates: tuple[str, ...], label: str | None, **options: Any) -> None:
+    """What a CLIP calls pictures, choosing among their classes' names: a folder for each class, or shards and --label.
+
+    \b
+    unclip evaluate zeroshot data/held-out --label scene.subject
+    """
+    from unclip.evaluate import recognition
+
+    labels, (features,) = _labelled([pictures], ref, label, options)
+    clip = _clip(ref, options["device"])
+    found = recognition.zeroshot(features, labels[0], clip, templates or recognition.TEMPLATES)
+    click.echo(json.dumps(found.to_dict()) if options["as_json"] else found.table())
+
+
+@click.command("probe")
+@click.argument("train")
+@click.argument("test")
+@_recognition
+def probe(train: str, test: str, ref: str, label: str | None, **options: Any) -> None:
+    """What a linear layer on a CLIP's frozen features reads: logistic regression on TRAIN, measured on TEST."""
+    from unclip.evaluate import recognition
+
+    labels, features = _labelled([train, test], ref, label, options)
+    found = recognition.probe(features[0], labels[0], features[1], labels[1])
+    click.echo(json.dumps(found.to_dict()) if options["as_json"] else found.table())
+
+
+MEASURES = (fid, kid, cmmd, precision_recall, inception_score, clip_score, zeroshot, probe)
+
+
+def _labelled(
+    sources: list[str], ref: str, label: str | None, options: dict[str, Any]
+) -> tuple[list[list[str]], list[Any]]:
+    """Labels and features of each source."""
+    from unclip.evaluate.features import clip_extractor, encode
+    from unclip.evaluate.pictures import Found
+
+    settings = _settings({**options, "resamples": 0, "seed": 0})
+    extractor = clip_extractor(_clip(ref, options["device"]))
+    sets = [Found.at(source) for source in sources]
+    labels = [one.labels(label) for one in sets]  # first: it is quick, and may fail
+    return labels, [
+        encode(one, extractor, size=settings.size, batch=settings.batch, cache=settings.cache).features for one in sets
+    ]
 
 
 def _settings(options: dict[str, Any]) -> Settings:

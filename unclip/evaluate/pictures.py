@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -68,6 +69,17 @@ class Found:
             raise DataError(f"{self.name}: {error}") from None
         return whole.hexdigest()
 
+    def labels(self, key: str | None) -> list[str]:
+        """The class of each picture.
+
+        Args:
+            key: where its JSON has it, as `scene.subject`; None takes the name of the picture's own folder.
+
+        Raises:
+            DataError: one of them has none.
+        """
+        return [_label(sample, key, self.name) for sample in self._samples()]
+
     def read(self, start: int, step: int) -> Iterator[Image.Image]:
         try:
             for sample in islice(self._samples(), start, None, step):
@@ -130,3 +142,18 @@ def read_prompts(source: str) -> list[str]:
     if not found:
         raise RequestError(f"{source}: no captions in it")
     return found
+
+
+def _label(sample: Sample, key: str | None, name: str) -> str:
+    where = f"{name}: {sample['__key__']}"
+    if key is None:
+        if "/" not in sample["__key__"]:
+            raise DataError(f"{where}: shards have no folders for classes; --label names the key of the JSON")
+        return Path(sample["__key__"]).parent.name
+    try:
+        found = json.loads(sample.get("json", b"{}"))
+        for part in key.split("."):
+            found = found[part]
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{where}: its JSON has no {key!r}") from None
+    return str(found)
