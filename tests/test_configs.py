@@ -42,8 +42,10 @@ def test_parses_and_builds(name: str) -> None:
     assert run(name).clip or not stage.needs & {"image_embed", "text"}
 
 
-def test_all_three_families_are_there() -> None:
-    assert {"mini/clip", "mini/upsampler-1024", "karlo/upsampler-256", "dalle2/upsampler-1024"} <= set(FILES)
+def test_all_families_are_there() -> None:
+    assert {"mini/clip", "mini/upsampler-1024", "emoji/decoder", "karlo/upsampler-256", "dalle2/upsampler-1024"} <= set(
+        FILES
+    )
 
 
 # --- DALL·E 2: Ramesh et al. 2022, table 3 ---

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from unclip.clip import Clip
 from unclip.clip.torchvision_schemas import declare_missing_schemas
+from unclip.convert.weights import read_pickle
 from unclip.data.sample import scaled
 from unclip.errors import DataError, RequestError
 from unclip.evaluate.classifier import SIZE, load_judge
@@ -75,7 +76,7 @@ def inception_extractor(weights: Path | None, *, logits: bool) -> Extractor:
             if not weights.is_file():
                 weights.parent.mkdir(parents=True, exist_ok=True)
                 torch.hub.download_url_to_file(URL_INCEPTION_V3, str(weights), progress=False)
-        torch.load(weights, map_location="cpu", weights_only=True)  # torch-fidelity would run what a pickle asks for
+        read_pickle(weights)  # refuses what holds more than tensors: torch-fidelity would run whatever it asks for
         network = FeatureExtractorInceptionV3(
             "inception-v3-compat", [layer], feature_extractor_weights_path=str(weights)
         )
