@@ -89,13 +89,18 @@ def test_a_scene_depends_on_seed_and_index_alone() -> None:
     assert len(set(straight)) == 50
 
 
-def test_a_scene_is_the_same_in_every_process() -> None:
-    code = "from unclip.menagerie.scene import sample; print([sample(7, i) for i in range(20)])"
+@pytest.mark.parametrize("hash_seed", ["1", "2"])
+def test_scenes_and_captions_are_the_same_in_every_process(hash_seed: str) -> None:
+    code = (
+        "import random; from unclip.menagerie.scene import sample; from unclip.menagerie.captions import caption; "
+        "print([(s := sample(7, i), caption(s, random.Random(i)).text) for i in range(20)])"
+    )
     other = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env={"PYTHONHASHSEED": "123", "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-c", code], cwd=ROOT, env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert other.stdout.strip() == repr([sample(7, i) for i in range(20)])
+    scenes = [sample(7, i) for i in range(20)]
+    assert other.stdout.strip() == repr([(s, caption(s, random.Random(i)).text) for i, s in enumerate(scenes)])
 
 
 def test_every_value_is_sampled_and_colours_belong_to_things() -> None:

@@ -79,7 +79,8 @@ def caption(scene: Scene, rng: random.Random, *, always: frozenset[str] = frozen
     Args:
         always: attributes it names for certain (where the scene has them); each other one is named by chance.
     """
-    has = {key for key, value in scene.attributes().items() if value is not None}
+    # In the scene's own order: that of a set changes from process to process, and the draws with it.
+    has = [key for key, value in scene.attributes().items() if value is not None]
     named = {key for key in has if key in always or rng.random() < _CHANCE[key]}
     for colour, thing in (
         ("headwear_colour", "headwear"),
