@@ -355,7 +355,7 @@ def test_info_without_an_argument_tells_of_the_program() -> None:
     from unclip import __version__
 
     tree = json.loads(invoke("info", "--json").stdout)
-    assert tree["unclip"] == __version__ and tree["samplers"] == "ddim, ddpm, dpmpp_2m"
+    assert tree["unclip"] == __version__ and tree["samplers"] == "ddim, ddpm, dpmpp_2m, unipc"
     assert f"unclip: {__version__}" in invoke("info").stdout
 
 

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from unclip.diffusion.diffusion import Denoise, Diffusion, DiffusionConfig, Prediction
 from unclip.diffusion.noise import Noise
-from unclip.diffusion.samplers import SAMPLERS, Sampler, ddim, ddpm, dpmpp_2m, find_sampler, sampler
+from unclip.diffusion.samplers import SAMPLERS, Sampler, ddim, ddpm, dpmpp_2m, find_sampler, sampler, unipc
 from unclip.diffusion.schedule import Schedule
 from unclip.errors import RequestError
 
 MEAN, DEVIATION = 0.4, 0.6
-ALL = [("ddpm", 0.0), ("ddim", 0.0), ("ddim", 0.5), ("ddim", 1.0), ("dpmpp_2m", 0.0)]
+ALL = [("ddpm", 0.0), ("ddim", 0.0), ("ddim", 0.5), ("ddim", 1.0), ("dpmpp_2m", 0.0), ("unipc", 0.0)]
 COSINE = Schedule.named("cosine")
 
 
@@ -102,7 +102,7 @@ def flow_error(walk: Sampler, steps: int) -> float:
     return abs(arrived.x.item() - exact)
 
 
-@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("dpmpp_2m", 2)])
+@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("dpmpp_2m", 2), ("unipc", 3)])
 def test_order_of_convergence(name: str, order: int) -> None:
     errors = [flow_error(find_sampler(name), steps) for steps in (100, 200, 400)]
     measured = [math.log2(a / b) for a, b in pairwise(errors)]
@@ -111,6 +111,10 @@ def test_order_of_convergence(name: str, order: int) -> None:
 
 def test_second_order_is_closer_at_few_steps() -> None:
     assert flow_error(dpmpp_2m, 20) < flow_error(ddim, 20) / 3
+
+
+def test_correcting_raises_the_order_and_is_closer_still() -> None:
+    assert flow_error(unipc, 10) < flow_error(dpmpp_2m, 10) / 3
 
 
 @pytest.mark.parametrize(("mix", "bound"), [(0.0, "small"), (1.0, "large")])
@@ -144,7 +148,8 @@ def test_every_time_is_one_step_and_the_last_is_clean(name: str, eta: float, ste
 
 
 @pytest.mark.parametrize(
-    ("name", "eta", "draws"), [("ddpm", 0.0, 4), ("ddim", 0.0, 0), ("ddim", 0.5, 4), ("dpmpp_2m", 0.0, 0)]
+    ("name", "eta", "draws"),
+    [("ddpm", 0.0, 4), ("ddim", 0.0, 0), ("ddim", 0.5, 4), ("dpmpp_2m", 0.0, 0), ("unipc", 0.0, 0)],
 )
 def test_fresh_noise_between_steps_only(name: str, eta: float, draws: int) -> None:
     drawn = 0

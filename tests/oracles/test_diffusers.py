@@ -144,3 +144,22 @@ def test_dpm_solver(predict: str, steps: int) -> None:
     for step in ours("dpmpp_2m", config, times):
         x = scheduler.step(output_at(x, step.t), step.t, x).prev_sample
         torch.testing.assert_close(step.x, x, rtol=1e-5, atol=2e-4)  # theirs computes in float32
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("predict", ["eps", "x0", "v"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 10, 25])
+def test_unipc(predict: str, steps: int) -> None:
+    config = DiffusionConfig(schedule="linear", predict=predict, clamp=None)
+    times = Diffusion(config).schedule.grid(steps)
+    scheduler = schedulers.UniPCMultistepScheduler(
+        solver_order=2, solver_type="bh2", prediction_type=PREDICTION[predict], final_sigmas_type="zero"
+    )
+    in_double(scheduler, "linear")
+    scheduler.set_timesteps(steps)
+    sigmas = [((1 - a) / a) ** 0.5 for a in scheduler.alphas_cumprod[times].tolist()]
+    scheduler.timesteps, scheduler.sigmas = torch.tensor(times), torch.tensor([*sigmas, 0.0], dtype=torch.float64)
+    x = start()
+    for step in ours("unipc", config, times):
+        x = scheduler.step(output_at(x, step.t), step.t, x).prev_sample
+        torch.testing.assert_close(step.x, x, rtol=0, atol=1e-6)  # theirs keeps its weights in float32

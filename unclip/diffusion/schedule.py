@@ -58,6 +58,11 @@ class Schedule:
         """(alpha_t, sigma_t) as Python floats, so that samplers are exact and need no device."""
         return (1.0, 0.0) if t == CLEAN else (self.alpha[t].item(), self.sigma[t].item())
 
+    def gain(self, t: int, s: int) -> float:
+        """h, by how much log(alpha / sigma) grows from t down to s: the length of a step for solvers of the ODE."""
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.at(t), self.at(s)
+        return math.log(alpha_s / sigma_s) - math.log(alpha_t / sigma_t)
+
     def grid(self, steps: int) -> list[int]:
         """`steps` times from T−1 down to 0, evenly strided as in guided-diffusion and Karlo; one step starts at T−1."""
         if not 1 <= steps <= self.times:
