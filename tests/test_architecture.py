@@ -20,7 +20,7 @@ LONGEST = 450  # lines
 # Each imports from those above it, or from its own folder.
 LEVELS = [
     {"errors"},
-    {"config", "provenance"},
+    {"config", "presets", "provenance"},
     {"device", "diffusion", "files", "images", "menagerie", "nn"},
     {"clip"},
     {"stages"},

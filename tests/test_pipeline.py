@@ -147,6 +147,13 @@ def test_options_reach_their_stage_and_the_settings(pipe: Pipeline, options: dic
     assert made.settings[0]["stages"] == expected
 
 
+def test_a_preset_is_known_by_name_and_options_go_before_it(pipe: Pipeline) -> None:
+    made = pipe("a cat", seed=1, size=64, preset="fast", options={"decoder": {"steps": 3}})
+    stages = made.settings[0]["stages"]
+    assert (stages["prior"]["steps"], stages["prior"]["sampler"]) == (10, "dpmpp_2m")
+    assert (stages["decoder"]["steps"], stages["decoder"]["sampler"]) == (3, "dpmpp_2m")
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [
@@ -174,6 +181,7 @@ def test_options_reach_their_stage_and_the_settings(pipe: Pipeline, options: dic
         ({"options": {"decoder": {"guidance": float("inf")}}}, "decoder: guidance"),
         ({"options": {"decoder": {"sampler": "euler"}}}, "no sampler 'euler'; there are ddim, ddpm, dpmpp_2m"),
         ({"options": {"decoder": {"eta": 0.5}}}, "takes no eta; use ddim"),
+        ({"preset": "slow"}, "no preset 'slow'; there are fast, balanced"),
     ],
 )
 def test_impossible_requests_are_refused_in_one_line(pipe: Pipeline, call: dict[str, Any], says: str) -> None:

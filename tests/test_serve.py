@@ -241,12 +241,12 @@ def worker(painter: Painter) -> Iterator[Worker]:
 def test_requests_of_a_kind_are_drawn_together_and_each_gets_its_own(worker: Worker, painter: Painter) -> None:
     first = worker.submit(wanted("first"))
     painter.started.wait()
-    steps = wanted("c", options=(("decoder", "steps", 3),))
-    jobs = [worker.submit(request) for request in (wanted("a", 2, seed=7), wanted("b", seed=9), steps, wanted("d", 2))]
-    assert worker.waiting == 6
+    others = wanted("c", preset="fast"), wanted("d", options=(("decoder", "steps", 3),))
+    jobs = [worker.submit(request) for request in (wanted("a", 2, seed=7), wanted("b", seed=9), *others)]
+    assert worker.waiting == 5
     painter.let.set()
     results = [job.result.result(10) for job in (first, *jobs)]
-    assert painter.calls == [["first"], ["a", "a", "b"], ["c"], ["d", "d"]]
+    assert painter.calls == [["first"], ["a", "a", "b"], ["c"], ["d"]]
     assert results[1].seeds == [7, 8] and [i.getpixel((0, 0))[0] for i in results[1].images] == [7, 8]
     assert results[2].seeds == [9] and results[2].images[0].getpixel((0, 0))[0] == 9
 
@@ -341,6 +341,7 @@ def test_requests_have_dall_e_2s_defaults() -> None:
         ({"prompt": "x", "size": "0x0"}, "is not one of"),
         ({"prompt": "x", "size": 256}, "is not one of"),
         ({"prompt": "x", "response_format": "webp"}, "is not one of"),
+        ({"prompt": "x", "preset": "slow"}, r"'slow' is not one of \['fast', 'balanced'"),
         ({"prompt": "x", "steps": 251}, "251 is greater than the maximum of 250 - 'steps'"),
         ({"prompt": "x", "guidance_scale": "high"}, "not of type 'number'"),
     ],

@@ -32,6 +32,7 @@ from unclip.generation import (
     choose_seeds,
     links,
 )
+from unclip.presets import with_preset
 from unclip.stages import load_stage
 from unclip.stages.base import DiffusionStage, PriorRole, Stage
 from unclip.stages.decoder import Decoder
@@ -189,6 +190,7 @@ class Pipeline:
         seeds: Sequence[int] | None = None,
         size: int | None = None,
         negative: str = "",
+        preset: str = "balanced",
         options: Options | None = None,
         keep_stages: bool = False,
         watermark: bool = True,
@@ -203,7 +205,8 @@ class Pipeline:
             seeds: one per image instead, in the order of the result.
             size: side at which to stop, one of `sizes`; the largest if not given.
             negative: what guidance leads away from.
-            options: changes to the stages' sampling, {"prior": {"steps": 10}, "upsampler-256": …, "decoder": …}.
+            preset: how the stages are sampled: "fast", "balanced" (the model's own numbers) or "paper".
+            options: changes to the preset, {"prior": {"steps": 10}, "upsampler-256": …, "decoder": …}.
             keep_stages: also return the pictures of the earlier stages.
             watermark: mark the pictures, invisibly, as made by a model (docs/provenance.md).
             on_step: called after every step; may raise `Cancelled`.
@@ -218,7 +221,7 @@ class Pipeline:
             self,
             choose_seeds(num_images, seed if seeds is None else seeds, prompts=len(prompts)),
             size,
-            options,
+            with_preset(preset, options or {}),
             on_step,
         )
         with torch.inference_mode():

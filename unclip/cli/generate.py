@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unclip.errors import RequestError
+from unclip.presets import PRESETS, with_preset
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,12 +22,6 @@ if TYPE_CHECKING:
 BATCH = 8
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MOST = 10_000  # pictures of one command: a slip of the finger should not fill a disk
-# What --steps takes besides numbers. `paper` is DALL·E 2's (Ramesh et al. 2022, table 3); `balanced` the model's own.
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "fast": {"prior": {"steps": 10, "sampler": "dpmpp_2m"}, "decoder": {"steps": 12, "sampler": "dpmpp_2m"}},
-    "balanced": {},
-    "paper": {"prior": {"steps": 64, "sampler": "ddpm"}, "decoder": {"steps": 250, "sampler": "ddpm"}},
-}
 
 
 @click.command()
@@ -185,16 +180,15 @@ def _first_seed(seed: int | None) -> int:
 def sampling_options(given: dict[str, tuple[str, ...]]) -> dict[str, dict[str, Any]]:
     """`--steps prior=8 --steps 30` as {"prior": {"steps": "8"}, "decoder": {"steps": "30"}}; the stages check the values."""
     options: dict[str, dict[str, Any]] = {}
-    for preset in (PRESETS[value] for value in given["steps"] if value in PRESETS):
-        for stage, changes in preset.items():
-            options.setdefault(stage, {}).update(changes)
+    preset = "balanced"
     for name, values in given.items():
         for value in ",".join(values).split(",") if values else ():
             if name == "steps" and value in PRESETS:
+                preset = value
                 continue
             stage, equals, setting = value.rpartition("=")
             options.setdefault(stage if equals else "decoder", {})[name] = setting
-    return options
+    return with_preset(preset, options)
 
 
 def _paths(output: str | None, jobs: Sequence[tuple[str, int]], *, grid: bool) -> list[Path]:

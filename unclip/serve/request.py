@@ -10,6 +10,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from unclip.generation import check_prompt
+from unclip.presets import PRESETS
 from unclip.serve.envelope import ApiError
 from unclip.serve.pictures import check_edit, check_variation, read_upload
 
@@ -41,6 +42,7 @@ class GenerationRequest:
         size: their side in pixels.
         seed: of the first one, if the client chose it.
         options: changes to the sampling, hashable: requests with equal ones are batched.
+        preset: what `options` change, by name in `PRESETS`; of prompts alone.
         partial_images: how many pictures under way the client wants to see, as events; None for one answer at the end.
     """
 
@@ -50,6 +52,7 @@ class GenerationRequest:
     response_format: ResponseFormat
     seed: int | None = None
     options: tuple[tuple[str, str, float], ...] = ()
+    preset: str = "balanced"
     partial_images: int | None = None
 
 
@@ -84,7 +87,7 @@ def parse_generation(body: object, *, strict: bool) -> GenerationRequest:
     if not isinstance(body, Mapping):
         raise ApiError("The body must be a JSON object.")
     _refuse_unknown(body, FIELDS, strict=strict)
-    return GenerationRequest(_prompt(body.get("prompt")), **_common(body, strict=strict))
+    return GenerationRequest(_prompt(body.get("prompt")), **_common(body, strict=strict), preset=_preset(body))
 
 
 def parse_edit(form: Form, *, strict: bool) -> EditRequest:
@@ -189,6 +192,13 @@ def _response_format(value: object, model: str | None) -> ResponseFormat:
     raise ApiError(
         f"{str(value)[:50]!r} is not one of ['url', 'b64_json'] - 'response_format'", param="response_format"
     )
+
+
+def _preset(body: Mapping[str, Any]) -> str:
+    name = "balanced" if body.get("preset") is None else body["preset"]
+    if not isinstance(name, str) or name not in PRESETS:
+        raise ApiError(f"{str(name)[:50]!r} is not one of {list(PRESETS)} - 'preset'", param="preset")
+    return name
 
 
 def _options(body: Mapping[str, Any]) -> list[tuple[str, str, float]]:

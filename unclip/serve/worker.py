@@ -63,7 +63,7 @@ class Job:
     def kind(self) -> object:
         """Jobs of one kind can be drawn together; an edit is of its own, for it has a mask of its own."""
         alone = id(self) if isinstance(self.request, EditRequest) else None
-        return type(self.request), self.size, self.request.options, alone
+        return type(self.request), self.size, self.request.options, self.request.preset, alone
 
 
 class Worker:
@@ -198,7 +198,9 @@ def _make(pipeline: Pipeline, jobs: list[Job], seeds: list[int]) -> Generation:
     pictures = [request.image for request in each if isinstance(request, VariationRequest)]
     if pictures:
         return pipeline.vary(pictures, fresh_noise=True, seed=seeds, **how)
-    return pipeline.generate([request.prompt for request in each], seeds=seeds, watermark=False, **how)
+    return pipeline.generate(
+        [request.prompt for request in each], seeds=seeds, preset=first.preset, watermark=False, **how
+    )
 
 
 def _watch(jobs: Sequence[Job]) -> Callable[[str, int, int, Step], None]:
