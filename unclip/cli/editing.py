@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _SIZE = click.option("--size", type=int, help="Side in pixels at which the chain stops. [default: the largest]")
+_REPEATS = click.option(
+    "--repeats",
+    type=int,
+    help="Of each of the decoder's steps: more fit better. [default: 4; 1 if it was trained to inpaint]",
+)
 _PICTURE = click.Path(path_type=Path)
 
 
@@ -138,13 +143,13 @@ def _thetas(text: str, count: int) -> list[float]:
 @click.argument("prompt")
 @click.option("--mask", type=_PICTURE, help="Painted where transparent or, if nothing of it is, where white.")
 @click.option("--strength", type=float, help="Above 0, at most 1: how much of what is painted is new.")
-@click.option("--repeats", default=4, show_default=True, help="Of each of the decoder's steps: more fit better.")
+@_REPEATS
 @click.option("--negative", default="", help="What the picture should not show.")
 @click.option("-n", "--num-images", default=1, show_default=True, help="Pictures.")
 @click.option("--size", type=int, help="Side in pixels. [default: the smallest that holds the picture]")
 @shared
 def edit(
-    image: Path, prompt: str, mask: Path | None, strength: float | None, repeats: int, negative: str, num_images: int,
+    image: Path, prompt: str, mask: Path | None, strength: float | None, repeats: int | None, negative: str, num_images: int,
     size: int | None, **given: Any,
 ) -> None:  # fmt: skip
     """Paint a part of a picture anew. Without a mask its transparent pixels are painted, or all of it by --strength.
@@ -170,11 +175,13 @@ def edit(
 @click.argument("image", type=_PICTURE)
 @click.argument("prompt")
 @click.option("--to", required=True, metavar="WxH", help="Pixels of the larger picture.")
-@click.option("--repeats", default=4, show_default=True, help="Of each of the decoder's steps: more fit better.")
+@_REPEATS
 @click.option("--negative", default="", help="What the picture should not show.")
 @click.option("-n", "--num-images", default=1, show_default=True, help="Pictures.")
 @shared
-def outpaint(image: Path, prompt: str, to: str, repeats: int, negative: str, num_images: int, **given: Any) -> None:
+def outpaint(
+    image: Path, prompt: str, to: str, repeats: int | None, negative: str, num_images: int, **given: Any
+) -> None:
     """Paint what is around a picture.
 
     \b

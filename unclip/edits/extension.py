@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unclip.edits.masks import read_mask, resized_mask
-from unclip.edits.painting import SINGLE_STEPS, paint_over
+from unclip.edits.masks import known_at, read_mask, resized_mask
+from unclip.edits.painting import SINGLE_STEPS, default_repeats, paint_over
 from unclip.errors import RequestError
 from unclip.generation import (
     MAX_SEED,
@@ -27,8 +27,8 @@ from unclip.images import LARGEST, plain, resize, to_pil, to_tensor
 
 
 def outpaint(
-    model: Model, image: Image.Image, prompt: str, to: tuple[int, int], num_images: int = 1, *, repeats: int = 4,
-    negative: str = "", seed: Seed = None, options: Options | None = None, on_step: OnStep | None = None,
+    model: Model, image: Image.Image, prompt: str, to: tuple[int, int], num_images: int = 1, *,
+    repeats: int | None = None, negative: str = "", seed: Seed = None, options: Options | None = None, on_step: OnStep | None = None,
 ) -> Generation:  # fmt: skip
     """The picture in the middle of a larger canvas, whose rest is painted to go with it; its own pixels stay bit for bit.
 
@@ -44,6 +44,7 @@ def outpaint(
         RequestError: a canvas too small, too large or no larger than an opaque picture.
     """
     caption, negative = check_prompt(prompt), check_negative(negative)
+    repeats = default_repeats(model) if repeats is None else repeats
     image = plain(image)
     width, height = to
     if width < image.width or height < image.height:
@@ -71,14 +72,13 @@ def outpaint(
                 # Noise of its own for every window, or the same thing would appear in each.
                 part = Call(model, [(first + number) % MAX_SEED], size, options, on_step, defaults=SINGLE_STEPS)
                 part.seconds = call.seconds
-                denoise = model.decoder.denoiser(
-                    z_i[i : i + 1], text.rows(i, i + 1), null.rows(i, i + 1), part.sampling["decoder"]
-                )
                 view = painted[:, *box]  # writes go through to the canvas
-                made = paint_over(
-                    part, denoise, resize(view[None], size).to(model.device),
-                    resized_mask(missing, size).to(model.device), 1.0, repeats,
-                )[size]  # fmt: skip
+                seen, paint = resize(view[None], size).to(model.device), resized_mask(missing, size).to(model.device)
+                denoise = model.decoder.denoiser(
+                    z_i[i : i + 1], text.rows(i, i + 1), null.rows(i, i + 1), part.sampling["decoder"],
+                    known_at(model.decoder.size, seen, paint),
+                )  # fmt: skip
+                made = paint_over(part, denoise, seen, paint, 1.0, repeats)[size]
                 view.copy_(torch.where(missing, resize(made, window)[0].to(view), view))
                 there[box] = True
             results.append(to_pil(painted))

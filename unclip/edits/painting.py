@@ -35,13 +35,14 @@ SINGLE_STEPS: Final[Mapping[str, Mapping[str, Any]]] = {"decoder": {"sampler": "
 
 def edit(
     model: Model, image: Image.Image, prompt: str, mask: Image.Image | None = None, num_images: int = 1, *,
-    strength: float | None = None, repeats: int = 4, negative: str = "", seed: Seed = None, size: int | None = None,
+    strength: float | None = None, repeats: int | None = None, negative: str = "", seed: Seed = None, size: int | None = None,
     options: Options | None = None, on_step: OnStep | None = None,
 ) -> Generation:  # fmt: skip
     """A picture with a part of it painted anew, so that the whole shows the prompt; what is kept stays bit for bit.
 
     Needs no special training: every stage samples with the kept part put in again and again (RePaint; Lugmayr et al.
-    2022). The paper's own model has no such thing; its product had.
+    2022). A decoder whose config says `inpaint` sees that part besides, and needs no repeats. The paper's own model has
+    no such thing; its product had.
 
     Args:
         image: square.
@@ -50,7 +51,8 @@ def edit(
             one, the picture's own transparent pixels are painted; if it has none, all of it is, by `strength`.
         strength: in (0, 1], how much noise what is painted starts from (SDEdit; Meng et al. 2022): 1, the default with
             a mask, forgets what was there; 0.5 keeps shapes.
-        repeats: of each of the decoder's steps; more make the parts go better together, and take longer.
+        repeats: of each of the decoder's steps; more make the parts go better together, and take longer. If not given, 4,
+            or 1 with an inpainting decoder.
         negative: what guidance leads away from.
         seed: of the first picture, the next ones count up; or one per picture.
         size: side in pixels of the result. If not given, the smallest the model makes that is not below the picture's; a
@@ -62,6 +64,7 @@ def edit(
         RequestError: a picture, mask, strength or size that cannot be used.
     """
     caption, negative = check_prompt(prompt), check_negative(negative)
+    repeats = default_repeats(model) if repeats is None else repeats
     if repeats < 1:
         raise RequestError(f"{repeats} repeats: there must be at least 1")
     if strength is not None and not 0 < strength <= 1:
@@ -84,10 +87,17 @@ def edit(
     with torch.inference_mode():
         text, null = call.encode([caption] * num_images, negative)
         z_i = call.imagine(text, null)
-        denoise = model.decoder.denoiser(z_i, text, null, call.sampling["decoder"])
-        made = paint_over(call, denoise, picture, resized_mask(paint, size).to(model.device), strength or 1.0, repeats)
+        paint = resized_mask(paint, size).to(model.device)
+        known = known_at(model.decoder.size, picture, paint)
+        denoise = model.decoder.denoiser(z_i, text, null, call.sampling["decoder"], known)
+        made = paint_over(call, denoise, picture, paint, strength or 1.0, repeats)
     how = {"verb": "edit", "prompt": caption, "negative": negative, "strength": strength or 1.0, "repeats": repeats}
     return call.finish(made, z_i, [how] * num_images)
+
+
+def default_repeats(model: Model) -> int:
+    """How often the decoder takes each step where nobody says: RePaint's way needs some, an inpainting decoder one."""
+    return 1 if model.decoder.inpaints else 4
 
 
 def paint_over(

@@ -148,6 +148,10 @@ class Stage(nn.Module, ABC):
     def calibrate(self, batches: Iterable[Batch]) -> None:
         """Called once, before training from scratch, with a few batches to measure statistics on."""
 
+    def adopted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of another stage of its kind, as this one begins with them where training starts from that."""
+        return state
+
     def for_clip(self, clip: ClipSizes) -> None:
         """Records the CLIP it is trained with.
 

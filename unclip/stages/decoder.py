@@ -1,4 +1,4 @@
-"""The decoder: z_i and the caption → a 64 px picture (Ramesh et al. 2022, §2.1)."""
+"""The decoder: z_i and the caption → a 64 px picture (Ramesh et al. 2022, §2.1), or the missing part of one."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 
 from unclip.clip import Text
 from unclip.diffusion.diffusion import Cond, Denoise, DiffusionConfig
-from unclip.diffusion.noise import Noise
+from unclip.diffusion.inpainting import Known
+from unclip.diffusion.noise import Chance, Noise
 from unclip.diffusion.samplers import Step
 from unclip.nn.transformer import TextEncoder, TransformerConfig
 from unclip.nn.unet import UNet, UNetConfig
 from unclip.stages.base import Batch, DiffusionStage, DiffusionStageConfig, SamplingConfig, drop_text, same_length
 
 EXTRA_TOKENS = 4  # context tokens made of z_i
+EXTRA_CHANNELS = 4  # of an inpainting decoder's input: what is known of the picture, and where
 
 
 class TextEncoderConfig(TransformerConfig):
@@ -38,6 +41,8 @@ class DecoderConfig(DiffusionStageConfig):
         unet: the network.
         text_encoder: the decoder's own, or None to read CLIP's token states.
         embed_drop, text_drop: shares of z_i and of the captions dropped in training.
+        inpaint: it also sees the part of a picture that is to be kept, and where that is, as GLIDE's inpainting model does
+            (Nichol et al. 2021, §2.4).
     """
 
     kind: str = "decoder"
@@ -49,6 +54,7 @@ class DecoderConfig(DiffusionStageConfig):
     text_encoder: TextEncoderConfig | None = None
     embed_drop: float = Field(0.1, ge=0, le=1)
     text_drop: float = Field(0.5, ge=0, le=1)
+    inpaint: bool = False
     diffusion: DiffusionConfig = DiffusionConfig(variance="learned", objective="hybrid")
     sampling: SamplingConfig = SamplingConfig(steps=50, guidance=3.0)
 
@@ -58,7 +64,8 @@ class DecoderNetwork(nn.Module):
 
     def __init__(self, config: DecoderConfig, outputs: int) -> None:
         super().__init__()
-        self.unet = UNet(config.unet, 3, outputs, context=config.context_width)
+        inputs = 3 + EXTRA_CHANNELS * config.inpaint
+        self.unet = UNet(config.unet, inputs, outputs, context=config.context_width)
         self.embed_to_time = nn.Linear(config.embed, self.unet.embed_width)
         self.text_to_time = nn.Linear(config.embed, self.unet.embed_width)
         self.embed_to_tokens = nn.Linear(config.embed, EXTRA_TOKENS * config.context_width)
@@ -77,9 +84,16 @@ class DecoderNetwork(nn.Module):
         ids: Tensor,
         tokens: Tensor,
         mask: Tensor,
+        known: Tensor | None = None,
         seeds: Tensor | None = None,
     ) -> Tensor:
-        """x [B, 3, H, W]; t, seeds [B]; image_embed z_i, text_embed z_t [B, D]; ids, mask [B, L]; tokens [B, L, W]."""
+        """The U-Net's output [B, outputs, H, W].
+
+        Args:
+            x: noised pictures [B, 3, H, W]. t, seeds: [B].
+            image_embed, text_embed: z_i and z_t, [B, D]. ids, mask: [B, L]. tokens: [B, L, W].
+            known: what is kept, black elsewhere, and 1 where it is, [B, 4, H, W]; for an inpainting decoder.
+        """
         dtype = self.embed_to_time.weight.dtype
         image_embed, text_embed = image_embed.to(dtype), text_embed.to(dtype)
         states = self.text_encoder(ids, mask) if self.text_encoder else tokens.to(dtype)
@@ -88,7 +102,10 @@ class DecoderNetwork(nn.Module):
         context = torch.cat([extra, self.context_norm(self.text_to_context(states))], dim=1)
         seen = torch.cat([mask.new_ones(len(x), EXTRA_TOKENS), mask], dim=1)
         embed = self.embed_to_time(image_embed) + self.text_to_time(text_embed)
-        out: Tensor = self.unet(x.to(dtype), t, embed, context, seen, seeds)
+        x = x.to(dtype)
+        if known is not None:
+            x = torch.cat([x, known.to(dtype)], dim=1)
+        out: Tensor = self.unet(x, t, embed, context, seen, seeds)
         return out
 
 
@@ -104,6 +121,17 @@ class Decoder(DiffusionStage):
         self.context = config.text_encoder.context if config.text_encoder else None
         self.network = DecoderNetwork(config, outputs=6 if self.diffusion.learned else 3)
         self.null_embed = nn.Parameter(torch.zeros(config.embed))
+        self.inpaints = config.inpaint
+        if self.inpaints:
+            # Whatever is known changes nothing at first, so that fine-tuning begins at the plain decoder.
+            with torch.no_grad():
+                self.network.unet.enter.weight[:, 3 * config.unet.patch**2 :] = 0
+
+    def adopted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A plain decoder's weights fit an inpainting one: the channels it did not have are zero."""
+        name = "network.unet.enter.weight"
+        missing = self.state_dict()[name].shape[1] - state[name].shape[1] if self.inpaints else 0
+        return {**state, name: F.pad(state[name], (0, 0, 0, 0, 0, missing))} if missing > 0 else state
 
     @property
     def resolution(self) -> int:
@@ -116,7 +144,8 @@ class Decoder(DiffusionStage):
         text = drop_text(batch.text, batch.null, chance.uniform() >= self.text_drop)
         kept = (chance.uniform() >= self.embed_drop)[:, None]
         embed = torch.where(kept, batch.image_embed.float(), self.null_embed.float())
-        cond = {**_cond(embed, text), **batch.dropout()}
+        known = self._seen(Known(batch.image, random_keep(chance, batch.image)) if self.inpaints else None, batch.image)
+        cond = {**_cond(embed, text), **known, **batch.dropout()}
         return self.diffusion.loss(self.network, batch.image, cond, *self._draw(chance, batch.image))
 
     def sample(
@@ -130,16 +159,49 @@ class Decoder(DiffusionStage):
             null: what guidance leads away from, B rows (the empty or a negative caption).
             noise: for B images.
         """
-        cond, null_cond = self._conditions(image_embed, text, null)
+        cond, null_cond = self._conditions(image_embed, text, null, None)
         return self._walk((len(image_embed), 3, self.size, self.size), cond, null_cond, options, noise)
 
-    def denoiser(self, image_embed: Tensor, text: Text, null: Text, options: SamplingConfig) -> Denoise:
-        """What `sample` walks with, for those who walk otherwise: (x_t [B, 3, size, size], t) → Prediction."""
-        return self._denoiser(*self._conditions(image_embed, text, null), options)
+    def denoiser(
+        self, image_embed: Tensor, text: Text, null: Text, options: SamplingConfig, known: Known | None = None
+    ) -> Denoise:
+        """What `sample` walks with, for those who walk otherwise: (x_t [B, 3, size, size], t) → Prediction.
 
-    def _conditions(self, image_embed: Tensor, text: Text, null: Text) -> tuple[Cond, Cond]:
+        Args:
+            known: what is kept of the pictures; only an inpainting decoder looks at it.
+        """
+        return self._denoiser(*self._conditions(image_embed, text, null, known), options)
+
+    def _conditions(self, image_embed: Tensor, text: Text, null: Text, known: Known | None) -> tuple[Cond, Cond]:
         text, null = same_length(text, null)
-        return _cond(image_embed, text), _cond(self.null_embed.to(image_embed).expand(len(image_embed), -1), null)
+        seen = self._seen(known, image_embed.new_empty(len(image_embed), 3, self.size, self.size))
+        away = self.null_embed.to(image_embed).expand(len(image_embed), -1)
+        return {**_cond(image_embed, text), **seen}, {**_cond(away, null), **seen}
+
+    def _seen(self, known: Known | None, like: Tensor) -> dict[str, Tensor]:
+        """What an inpainting network is told of pictures like those [B, 3, H, W]; with nothing known, all zeros."""
+        if not self.inpaints:
+            return {}
+        if known is None:
+            return {"known": like.new_zeros(len(like), EXTRA_CHANNELS, *like.shape[2:])}
+        keep = known.keep.to(like).expand(len(like), 1, *like.shape[2:])
+        return {"known": torch.cat([known.x0.to(like) * keep, keep], dim=1)}
+
+
+def random_keep(chance: Chance, like: Tensor) -> Tensor:
+    """What is known of training pictures like those [B, 3, H, W], as True in [B, 1, H, W].
+
+    A box with sides anywhere, often beyond the picture's edge, is painted or, as often, alone kept; of every fifth
+    picture nothing is known, so that it also stays a decoder.
+    """
+    height, width = like.shape[2:]
+    ends = [1.5 * chance.uniform()[:, None] - 0.25 for _ in range(4)]
+    y, x = ((torch.arange(n, device=like.device) + 0.5)[None] / n for n in (height, width))
+    rows = (y > torch.minimum(*ends[:2])) & (y < torch.maximum(*ends[:2]))
+    columns = (x > torch.minimum(*ends[2:])) & (x < torch.maximum(*ends[2:]))
+    box = rows[:, :, None] & columns[:, None, :]
+    outside, nothing = chance.uniform() < 0.5, chance.uniform() < 0.2
+    return ((box ^ outside[:, None, None]) & ~nothing[:, None, None])[:, None]
 
 
 def _cond(embed: Tensor, text: Text) -> Cond:

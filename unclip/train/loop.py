@@ -171,7 +171,7 @@ def start_from(stage: Stage, source: Path) -> None:
     if found.config.clip is not None and stage.config.clip is not None and found.config.clip != stage.config.clip:
         raise ConfigError(f"{folder}: was trained for CLIP {found.config.clip}, not {stage.config.clip}")
     try:
-        stage.load_state_dict(found.state_dict())
+        stage.load_state_dict(stage.adopted(found.state_dict()))
     except RuntimeError as error:
         raise ConfigError(
             f"{folder}: has another shape than this run's stage ({str(error).splitlines()[-1].strip()})"
