@@ -1,4 +1,4 @@
-"""`unclip evaluate fid, kid, cmmd, precision-recall, is, clip`: measures of pictures."""
+"""`unclip evaluate fid, kid, cmmd, precision-recall, is, clip, retrieval, zeroshot, probe`: measures of pictures."""
 
 from __future__ import annotations
 
@@ -35,6 +35,11 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     ):
         command = option(command)
     return command
+
+
+_CLIP = click.option(
+    "--clip", "ref", default="clip", show_default=True, help="mini's own, a folder, openclip:… or hf:…."
+)
 
 
 def _features(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -87,7 +92,7 @@ def inception_score(pictures: str, features: str, prompts: str | None, **options
 
 @click.command("clip")
 @click.argument("pictures")
-@click.option("--clip", "ref", default="clip", show_default=True, help="mini's own, a folder, openclip:… or hf:….")
+@_CLIP
 @_options
 def clip_score(pictures: str, ref: str, prompts: str | None, **options: Any) -> None:
     """CLIP score: 100 · cosine of pictures and their captions. PICTURES as for `is`, with captions beside."""
@@ -95,6 +100,24 @@ def clip_score(pictures: str, ref: str, prompts: str | None, **options: Any) -> 
 
     shown = _pictures(pictures, prompts, options)
     _report(quality.clip_score(shown, _clip(ref, options["device"]), _settings(options)), options)
+
+
+@click.command("retrieval")
+@click.argument("pictures")
+@_CLIP
+@_options
+def retrieval(pictures: str, ref: str, prompts: str | None, **options: Any) -> None:
+    """Recall@1, 5, 10 of captions by pictures and of pictures by captions. PICTURES as for `clip`.
+
+    Captions that read "CONCEPT in STYLE style" are also asked for either part by itself.
+
+    \b
+    unclip evaluate retrieval data/emoji/val-000000.tar --clip runs/emoji/clip --size 64
+    """
+    from unclip.evaluate.retrieval import retrieval
+
+    shown = _pictures(pictures, prompts, options)
+    _report(retrieval(shown, _clip(ref, options["device"]), _settings(options)), options)
 
 
 def _recognition(command: Callable[..., None]) -> Callable[..., None]:
@@ -106,7 +129,7 @@ def _recognition(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--batch", default=64, show_default=True, help="Pictures encoded together."),
         click.option("--size", type=int, help="Bring all pictures' middle square to this many pixels."),
         click.option("--label", help="Where shards' JSON has the class, as scene.subject. [default: the folder's name]"),
-        click.option("--clip", "ref", default="clip", show_default=True, help="mini's own, a folder, openclip:… or hf:…."),
+        _CLIP,
     ):  # fmt: skip
         command = option(command)
     return command
@@ -145,7 +168,7 @@ def probe(train: str, test: str, ref: str, label: str | None, **options: Any) ->
     click.echo(json.dumps(found.to_dict()) if options["as_json"] else found.table())
 
 
-MEASURES = (fid, kid, cmmd, precision_recall, inception_score, clip_score, zeroshot, probe)
+MEASURES = (fid, kid, cmmd, precision_recall, inception_score, clip_score, retrieval, zeroshot, probe)
 
 
 def _labelled(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -141,6 +141,13 @@ def encode(pictures: Pictures, extractor: Extractor, *, size: int | None, batch:
     if kept is not None and state.is_main_process:
         _write(kept, features)
     return Encoded(features, sheet)
+
+
+@torch.inference_mode()
+def encode_texts(clip: Clip, captions: Sequence[str], batch: int) -> Tensor:
+    """z_t of each caption, [N, D], as CLIP's tower gives it."""
+    parts = [captions[start : start + batch] for start in range(0, len(captions), batch)]
+    return torch.cat([clip.encode_text(part).embed.float().cpu() for part in parts])
 
 
 def default_cache() -> Path:

@@ -6,7 +6,7 @@ second implementation; weights of one are the measure itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -145,6 +145,32 @@ def clip_score(images: Tensor, texts: Tensor, *, resamples: int = 0, seed: int =
         raise RequestError(f"clip: {len(x)} pictures and {len(y)} captions; each picture needs its own")
     cosines = torch.nn.functional.cosine_similarity(x, y).clamp(min=0)
     return _mean(CLIP_UNIT * cosines, resamples, seed)
+
+
+def recall(
+    queries: Tensor, candidates: Tensor, right: tuple[Tensor, Tensor], ks: Sequence[int], *, resamples: int = 0,
+    seed: int = 0,
+) -> dict[int, Estimate]:  # fmt: skip
+    """k → share of the queries that have a right candidate among the k of highest cosine (recall@k).
+
+    A wrong candidate exactly as near as the right one goes before it: a space that has collapsed to a point finds nothing.
+
+    Args:
+        queries: [Q, D]; candidates: [C, D].
+        right: a number for each query [Q] and for each candidate [C]; equal ones belong together.
+        resamples: of the queries, for the interval, the candidates held fixed. seed: of the resamples.
+    """
+    x, y = (z / z.norm(dim=1, keepdim=True).clamp(min=1e-12) for z in _checked(queries, candidates))
+    ahead = torch.cat([
+        _wrong_ahead(part @ y.T, own[:, None] == right[1])
+        for part, own in zip(x.split(CHUNK), right[0].split(CHUNK), strict=True)
+    ])  # fmt: skip
+    return {k: _mean((ahead < k).double(), resamples, seed) for k in ks}
+
+
+def _wrong_ahead(scores: Tensor, right: Tensor) -> Tensor:
+    best = scores.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
+    return ((scores >= best) & ~right).sum(dim=1)
 
 
 def _checked(*sets: Tensor) -> tuple[Tensor, ...]:

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from unclip.clip import Clip
 from unclip.errors import RequestError
 from unclip.evaluate import metrics
-from unclip.evaluate.features import Encoded, Extractor, clip_extractor, encode
+from unclip.evaluate.features import Encoded, Extractor, clip_extractor, encode, encode_texts
 from unclip.evaluate.metrics import Estimate
 from unclip.evaluate.pictures import Pictures
 from unclip.files import write_json
@@ -81,7 +80,7 @@ def against_reference(
     Raises:
         RequestError: no such measure, or too few pictures for it.
     """
-    shown, true = _encode(pictures, extractor, settings), _encode(reference, extractor, settings)
+    shown, true = encoded(pictures, extractor, settings), encoded(reference, extractor, settings)
     bootstrap = {"resamples": settings.resamples, "seed": settings.seed}
     if kind == "precision-recall":
         figures = metrics.precision_recall(shown.features, true.features, **bootstrap)._asdict()
@@ -90,7 +89,7 @@ def against_reference(
     else:
         raise RequestError(f"no measure {kind!r}; there are {', '.join([*AGAINST_REFERENCE, 'precision-recall'])}")
     about = {"reference": reference.name, "reference pictures": len(true.features)}
-    return _quality(figures, pictures, shown, extractor, settings, about)
+    return quality(figures, pictures, shown, extractor, settings, about)
 
 
 def inception_score(pictures: Pictures, extractor: Extractor, settings: Settings) -> Quality:
@@ -103,33 +102,30 @@ def inception_score(pictures: Pictures, extractor: Extractor, settings: Settings
         raise RequestError(
             f"is: {extractor.identity} is no classifier; --features inception is one, and judge of the menagerie"
         )
-    shown = _encode(pictures, extractor, settings)
+    shown = encoded(pictures, extractor, settings)
     found = metrics.inception_score(shown.features, resamples=settings.resamples, seed=settings.seed)
-    return _quality({"is": found}, pictures, shown, extractor, settings, {"splits": metrics.SPLITS})
+    return quality({"is": found}, pictures, shown, extractor, settings, {"splits": metrics.SPLITS})
 
 
 def clip_score(pictures: Pictures, clip: Clip, settings: Settings) -> Quality:
     """How near the pictures are to their captions in CLIP's space."""
     extractor = clip_extractor(clip)
-    shown = _encode(pictures, extractor, settings)
-    captions = pictures.captions()
-    with torch.inference_mode():
-        texts = torch.cat([
-            clip.encode_text(captions[i : i + settings.batch]).embed.float().cpu()
-            for i in range(0, len(captions), settings.batch)
-        ])  # fmt: skip
+    shown = encoded(pictures, extractor, settings)
+    texts = encode_texts(clip, pictures.captions(), settings.batch)
     found = metrics.clip_score(shown.features, texts, resamples=settings.resamples, seed=settings.seed)
-    return _quality({"clip": found}, pictures, shown, extractor, settings, {})
+    return quality({"clip": found}, pictures, shown, extractor, settings, {})
 
 
-def _encode(pictures: Pictures, extractor: Extractor, settings: Settings) -> Encoded:
+def encoded(pictures: Pictures, extractor: Extractor, settings: Settings) -> Encoded:
+    """The pictures' features, brought to size and kept as the settings say."""
     return encode(pictures, extractor, size=settings.size, batch=settings.batch, cache=settings.cache)
 
 
-def _quality(
+def quality(
     figures: dict[str, Estimate], pictures: Pictures, shown: Encoded, extractor: Extractor, settings: Settings,
     about: dict[str, Any],
 ) -> Quality:  # fmt: skip
+    """What was measured, told how: the settings, and `about` what else matters to this measure."""
     features: Tensor = shown.features
     told = {
         "pictures": pictures.name, "count": len(features), **about, "features": extractor.identity,
