@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from unclip.cli.measuring import MEASURES
+from unclip.cli.sweeping import sweep
 from unclip.errors import RequestError
 
 
@@ -16,7 +17,7 @@ def evaluate() -> None:
     """Measure a model."""
 
 
-for _measure in MEASURES:
+for _measure in (*MEASURES, sweep):
     evaluate.add_command(_measure)
 
 

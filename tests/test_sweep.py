@@ -1,0 +1,71 @@
+"""Sweeps on a model of random weights, whose pictures still depend on how they are sampled."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from unclip.cli import cli
+from unclip.errors import RequestError
+from unclip.evaluate.metrics import Estimate
+from unclip.evaluate.report import Score
+from unclip.evaluate.sweep import Point, plot
+
+
+def run(model: Path, out: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(
+        cli,
+        ["evaluate", "sweep", "--model", str(model), "--count", "2", "--out", str(out), *arguments],
+        catch_exceptions=False,
+    )
+
+
+def test_every_combination_is_a_row_and_a_row_of_pictures(tiny_model: Path, tmp_path: Path) -> None:
+    result = run(tiny_model, tmp_path / "a", "--steps", "1,2", "--guidance", "1,3", "--resamples", "10")
+    assert result.exit_code == 0, result.output
+    with (tmp_path / "a/sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["sampler"], row["steps"], row["guidance"]) for row in rows] == [
+        ("dpmpp_2m", "1", "1"), ("dpmpp_2m", "1", "3"), ("dpmpp_2m", "2", "1"), ("dpmpp_2m", "2", "3"),
+    ]  # fmt: skip
+    assert len({row["cmmd"] for row in rows}) == 4  # each was sampled in its own way
+    for row in rows:
+        assert float(row["cmmd_low"]) <= float(row["cmmd"]) <= float(row["cmmd_high"])
+        assert 0 <= float(row["named_low"]) <= float(row["named"]) <= float(row["named_high"]) <= 100
+        assert float(row["seconds"]) > 0
+    with Image.open(tmp_path / "a/sheet.png") as sheet, Image.open(tmp_path / "a/plot.png") as drawn:
+        assert sheet.width < sheet.height and drawn.width > 600  # 2 captions, 4 points; two columns of panels
+    assert len(result.output.splitlines()) == 4
+    again = run(tiny_model, tmp_path / "b", "--stage", "prior", "--sampler", "ddim,ddpm", "--resamples", "0")
+    assert again.exit_code == 0, again.output
+    with (tmp_path / "b/sweep.csv").open() as file:
+        first, second = csv.DictReader(file)
+    assert first["sampler"] == "ddim" and first["cmmd"] != second["cmmd"] and first["cmmd_low"] == first["cmmd"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--stage", "painter"], "no stage 'painter'; tiny has prior, decoder, upsampler-256"),
+        (["--steps", "1,two"], "--steps 1,two: wants values with commas between"),
+        (["--sampler", "eulr"], "no sampler 'eulr'"),
+        (["--guidance", "-1"], "greater than or equal to 0"),
+        (["--count", "1"], "--count must be at least 2"),
+    ],
+)
+def test_what_cannot_be_is_one_line(tiny_model: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        run(tiny_model, tmp_path, *arguments)
+
+
+def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    some = Estimate(1.0, 0.5, 1.5)
+    point = Point("ddim", 5, 1.0, {"cmmd": some, "clip": some}, Score(1, 2), Score(0, 2), 0.1)
+    with pytest.raises(RequestError, match=r"unclip\[lecture\]"):
+        plot([point], tmp_path / "plot.png")
