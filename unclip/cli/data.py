@@ -77,6 +77,28 @@ def pack(
 
 
 @data.command()
+@click.argument("source")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--split", type=click.Choice(["train", "test"]), default="train", show_default=True, help="Which part of it."
+)
+def labelled(source: str, out: Path, split: str) -> None:
+    """Write a data set whose pictures have classes into shards, whole and in order. The same call again goes on.
+
+    SOURCE is `digits`, the 8 × 8 ones of scikit-learn; an .npz with train_images and train_labels; a folder of MNIST's
+    IDX files; CIFAR-10's or CIFAR-100's folder of batches; or a folder with a folder of pictures for each class.
+
+    \b
+    unclip data labelled digits data/digits/test --split test
+    """
+    from unclip.data.labelled import write_labelled
+
+    with _bar("shard") as progress:
+        count = write_labelled(source, out, split, progress)
+    click.echo(f"{count:,} pictures: {out}")
+
+
+@data.command()
 @click.argument("shards")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def check(shards: str, as_json: bool) -> None:

@@ -87,6 +87,22 @@ def captions(sample: Sample) -> list[str]:
     return found
 
 
+def label(sample: Sample) -> int | None:
+    """The number of the sample's class, from its JSON; None where that says none.
+
+    Raises:
+        BadSample: it is no such number.
+    """
+    try:
+        about = json.loads(sample.get("json", b"{}"))
+    except (ValueError, RecursionError) as error:
+        raise BadSample(sample, "unreadable label", str(error)) from None
+    found = about.get("label") if isinstance(about, dict) else None
+    if found is not None and (type(found) is not int or found < 0):
+        raise BadSample(sample, "unreadable label", repr(found))
+    return found
+
+
 def described(skipped: Skipped) -> str:
     """What was skipped, by shard, worst first: `a.tar: 3 no caption, 1 unreadable picture; b.tar: …`."""
     shards: dict[str, Counter[str]] = defaultdict(Counter)

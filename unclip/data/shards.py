@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from unclip.clip import Clip, Text
 from unclip.config import Config
 from unclip.data.embeddings import EmbeddedText, Embeddings, find_embeddings, joined, read_embedded
-from unclip.data.sample import BadSample, Skipped, captions, described, picture, scaled
+from unclip.data.sample import BadSample, Skipped, captions, described, label, picture, scaled
 from unclip.data.tar import Sample, find_shards, read_shard
 from unclip.errors import DataError
 from unclip.images import to_tensor
@@ -69,6 +69,7 @@ class Item(NamedTuple):
     image_embed: Tensor | None  # [D]
     text: EmbeddedText | None
     skipped: Skipped
+    label: int | None = None
 
 
 class Stream(IterableDataset[Item]):
@@ -99,6 +100,7 @@ class Stream(IterableDataset[Item]):
                 f"{config.shards}: hold embeddings, and the stage needs pictures; give the shards they were made of"
             )
         self.decode = self.embeddings is None and bool(needs & {"image", "image_embed"})
+        self.labelled = "label" in needs
 
     def __iter__(self) -> Iterator[Item]:
         worker = get_worker_info()
@@ -138,7 +140,8 @@ class Stream(IterableDataset[Item]):
     def _item(self, sample: Sample, rng: random.Random) -> Item:
         image = self._image(sample, rng) if self.decode else None
         if self.embeddings is None:
-            return Item(sample["__key__"], rng.choice(captions(sample)), image, None, None, Skipped())
+            number = label(sample) if self.labelled else None
+            return Item(sample["__key__"], rng.choice(captions(sample)), image, None, None, Skipped(), number)
         found = read_embedded(sample, self.embeddings.width)
         i = rng.choice(range(len(found.captions)))
         text = found.texts[i] if found.texts else None
@@ -205,6 +208,7 @@ def _collate(items: list[Item], null: Text | None) -> Batch:
     images = [item.image for item in items if item.image is not None]
     embeds = [item.image_embed for item in items if item.image_embed is not None]
     texts = [item.text for item in items if item.text is not None]
+    labels = [item.label for item in items if item.label is not None]
     return Batch(
         captions=said,
         image=torch.stack(images) if images else None,
@@ -212,6 +216,7 @@ def _collate(items: list[Item], null: Text | None) -> Batch:
         # Shards that do not fit their record could mix both kinds; a text then serves only if every row has one.
         text=joined(said, texts) if len(texts) == len(items) else None,
         null=null,
+        label=torch.tensor(labels) if len(labels) == len(items) else None,
         keys=tuple(item.key for item in items),
         skipped=sum((item.skipped for item in items), Skipped()),
     )

@@ -39,6 +39,7 @@ class Batch:
         image_embed: z_i, [B, D].
         text: the encoded captions.
         null: the encoded empty caption (one row), which stands in where the text is dropped.
+        label: number of the picture's class, int64 [B] on the CPU; None where a sample has none.
         keys: [B] names of the samples, for messages.
         seeds: of what is drawn for each example, int64 [B] on the CPU; without them torch's generator decides.
         skipped: bad samples that were met on the way, by (shard, reason).
@@ -49,6 +50,7 @@ class Batch:
     image_embed: Tensor | None = None
     text: Text | None = None
     null: Text | None = None
+    label: Tensor | None = None
     keys: tuple[str, ...] = ()
     seeds: Tensor | None = None
     skipped: Counter[tuple[str, str]] = field(default_factory=Counter)

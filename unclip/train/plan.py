@@ -106,7 +106,7 @@ def _on_meta(config: RunConfig) -> tuple[Stage, Batch]:
         )  # fmt: skip
         batch = Batch(
             (" ".join(["word"] * CAPTION),), torch.zeros(1, 3, stage.crop, stage.crop), torch.zeros(1, embed), text, text,
-            seeds=torch.zeros(1, dtype=torch.long, device="cpu"),
+            label=torch.zeros(1, dtype=torch.long, device="cpu"), seeds=torch.zeros(1, dtype=torch.long, device="cpu"),
         )  # fmt: skip
     return stage, batch
 
