@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -99,6 +100,17 @@ def test_the_watermark_cannot_be_seen(number: int) -> None:
     psnr = 10 * np.log10(255**2 / np.mean((plain - marked) ** 2))
     assert 38 <= psnr < 45
     assert np.abs(plain - marked).max() < 25
+
+
+def test_only_what_a_model_painted_is_marked() -> None:
+    picture = PICTURES[0]
+    painted = torch.zeros(256, 256, dtype=torch.bool)
+    painted[40:232, 30:240] = True
+    marked = mark(picture, painted)
+    differs = (np.asarray(marked) != np.asarray(picture)).any(axis=2)
+    assert not differs[~painted].any() and differs[painted].mean() > 0.5
+    assert watermark.detect(marked).found
+    assert np.array_equal(np.asarray(mark(picture, torch.ones_like(painted))), np.asarray(mark(picture)))
 
 
 @pytest.mark.parametrize("number", range(len(PICTURES)))

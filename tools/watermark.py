@@ -1,6 +1,7 @@
 """Measures what the watermark survives, on pictures of a model and on photographs, and prints the table of the docs.
 
     python tools/watermark.py --count 200 --model mini --size 256
+    python tools/watermark.py --count 40 --parts
 
 The photographs are those that come with scikit-image (pip install scikit-image), drawings and small ones left out.
 """
@@ -14,11 +15,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from unclip import Pipeline
 from unclip.images import mark
 from unclip.menagerie.captions import caption
+from unclip.menagerie.drawing import draw
 from unclip.menagerie.scene import rng_for, sample
 from unclip.provenance.watermark import detect
 
@@ -107,12 +110,31 @@ def table(pictures: Iterator[tuple[Image.Image, Image.Image]], name: str) -> str
     return "\n".join(lines) + "\n"
 
 
+def parts(count: int, size: int) -> str:
+    """How much of a picture must be painted for the mark to be found: a square of it, elsewhere in each rendering."""
+    pictures = [draw(sample(5, i), size) for i in range(count)]
+    lines = [f"| painted share of {count} renderings | found |", "|---|---|"]
+    for share in (0.1, 0.25, 0.4, 0.6, 0.8, 1.0):
+        side, found = round(size * share**0.5), 0
+        for i, picture in enumerate(pictures):
+            painted = torch.zeros(size, size, dtype=torch.bool)
+            top, left = 37 * i % (size - side + 1), 61 * i % (size - side + 1)
+            painted[top : top + side, left : left + side] = True
+            found += detect(mark(picture, painted)).found
+        lines.append(f"| {share:.0%} | {found / count:.0%} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--parts", action="store_true", help="how much must be painted, instead")
     options = parser.parse_args()
+    if options.parts:
+        print(parts(options.count, options.size))
+        return
     if find_spec("skimage"):
         print(table(photographs(), "photographs of scikit-image"), flush=True)
     print(table(generated(options.model, options.count, options.size), f"pictures of {options.model}"))

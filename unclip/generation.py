@@ -43,6 +43,7 @@ class Generation:
         seconds: per stage, for the whole batch.
         image_embeds: z_i, [N, D].
         stages: the pictures of the earlier stages by side in pixels (64, 256 …).
+        painted: True where an edit painted the pictures, [H, W]; None where the model made all of them.
     """
 
     images: list[Image.Image]
@@ -51,6 +52,7 @@ class Generation:
     seconds: dict[str, float]
     image_embeds: Tensor
     stages: dict[int, list[Image.Image]] = field(default_factory=dict)
+    painted: Tensor | None = None
 
 
 class Model(Protocol):

@@ -93,9 +93,14 @@ def to_pil(image: Tensor, *, marked: bool = False) -> Image.Image:
     return Image.fromarray((watermark.embed(pixels) if marked else pixels).round().astype(np.uint8))
 
 
-def mark(image: Image.Image) -> Image.Image:
-    """The picture with the invisible watermark that says a model made it."""
-    return to_pil(to_tensor(image), marked=True)
+def mark(image: Image.Image, painted: Tensor | None = None) -> Image.Image:
+    """The picture with the invisible watermark that says a model made it.
+
+    Args:
+        painted: True where the model did, [H, W], if it did not make all of it; the other pixels stay bit for bit.
+    """
+    where = None if painted is None else painted.cpu().numpy()
+    return Image.fromarray(watermark.embed(np.asarray(image.convert("RGB")), where).round().astype(np.uint8))
 
 
 def resize(images: Tensor, size: int) -> Tensor:

@@ -75,12 +75,14 @@ class Job:
         return Pipeline.from_pretrained(self.given["model"], device=self.given["device"])
 
     def draw(self, verb: Callable[[OnStep | None], Generation]) -> Generation:
-        """Calls the verb with a progress bar, and marks what it makes."""
+        """Calls the verb with a progress bar, and marks what the model painted."""
         from unclip.images import mark
 
         with progress(self.given["quiet"], "") as on_step:
             made = verb(on_step)
-        return made if self.given["no_watermark"] else replace(made, images=[mark(image) for image in made.images])
+        if self.given["no_watermark"]:
+            return made
+        return replace(made, images=[mark(image, made.painted) for image in made.images])
 
     def write(self, made: Generation, paths: Sequence[Path]) -> None:
         """Saves and names the pictures."""

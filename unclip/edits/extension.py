@@ -83,7 +83,7 @@ def outpaint(
                 there[box] = True
             results.append(to_pil(painted))
     how = {"verb": "outpaint", "prompt": caption, "negative": negative, "to": f"{width}x{height}", "repeats": repeats}
-    return Generation(results, drawn, call.sign(results, [how] * num_images), call.seconds, z_i)
+    return Generation(results, drawn, call.sign(results, [how] * num_images), call.seconds, z_i, painted=~known)
 
 
 def _canvas(image: Image.Image, width: int, height: int) -> tuple[Tensor, Tensor]:

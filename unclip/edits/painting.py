@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
@@ -92,7 +93,7 @@ def edit(
         denoise = model.decoder.denoiser(z_i, text, null, call.sampling["decoder"], known)
         made = paint_over(call, denoise, picture, paint, strength or 1.0, repeats)
     how = {"verb": "edit", "prompt": caption, "negative": negative, "strength": strength or 1.0, "repeats": repeats}
-    return call.finish(made, z_i, [how] * num_images)
+    return replace(call.finish(made, z_i, [how] * num_images), painted=paint)
 
 
 def default_repeats(model: Model) -> int:

@@ -40,16 +40,19 @@ class Detection(NamedTuple):
         return self.score > self.threshold
 
 
-def embed(pixels: Array) -> NDArray[np.float32]:
+def embed(pixels: Array, where: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
     """The picture with the watermark, not yet rounded.
 
     Args:
         pixels: float [H, W, 3] in 0–255.
+        where: True where a model painted, [H, W]; the other pixels stay as they are. None marks all of them.
     """
     image = np.asarray(pixels, dtype=np.float32)
     height, width = image.shape[:2]
     mark = _pattern(height, width) * _hiding(image.mean(axis=2))
     mark *= STRENGTH / max(float(np.sqrt(np.mean(np.square(mark)))), 1e-6)
+    if where is not None:
+        mark *= where
     marked: NDArray[np.float32] = np.clip(image + mark[..., None], 0, 255, dtype=np.float32)
     return marked
 

@@ -84,9 +84,10 @@ class Artist:
         """The picture as PNG, at the size that was asked for, marked."""
         if image.width != wanted.size:
             image = image.resize((wanted.size, wanted.size), Image.Resampling.LANCZOS)
-        if isinstance(wanted, EditRequest):
-            image = keep(image, wanted.image, wanted.mask)
-        return encode(image, marked=self.marked, part=isinstance(wanted, EditRequest))
+        if not isinstance(wanted, EditRequest):
+            return encode(image, marked=self.marked, part=False)
+        image = keep(image, wanted.image, wanted.mask)
+        return encode(image, marked=self.marked, part=True, mask=wanted.mask)
 
     def _stream(self, wanted: GenerationRequest) -> Response:
         """The picture under way and, at the end, done, as server-sent events of the newer Images API."""

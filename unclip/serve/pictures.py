@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping
 from typing import Final
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -86,15 +87,19 @@ def keep(made: Image.Image, image: Image.Image, mask: Image.Image | None) -> Ima
     return Image.composite(made, image.resize(made.size, Image.Resampling.LANCZOS), _covering(mask, made.size))
 
 
-def encode(image: Image.Image, *, marked: bool, part: bool) -> bytes:
+def encode(image: Image.Image, *, marked: bool, part: bool, mask: Image.Image | None = None) -> bytes:
     """The picture as PNG, with the marks that say a model made it, or a part of it.
 
     The prompt is the client's own affair: it is not written into the file.
+
+    Args:
+        mask: white where the model painted, at any size; without one it painted everything.
     """
     if not marked:
         return metadata.encode(image)
     source: metadata.Source = "compositeWithTrainedAlgorithmicMedia" if part else "trainedAlgorithmicMedia"
-    return metadata.encode(images.mark(image), source=source)
+    painted = None if mask is None else torch.from_numpy(np.asarray(_covering(mask, image.size)) > 0)
+    return metadata.encode(images.mark(image, painted), source=source)
 
 
 def preview(x0: torch.Tensor, size: int) -> Image.Image:
