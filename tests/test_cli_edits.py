@@ -60,24 +60,42 @@ def test_interpolate_writes_frames_a_film_and_a_strip(run: Any) -> None:
         assert film.n_frames == 4 and strip.size == (3 * 68 - 4, 64)
 
 
+def test_mix_takes_prompts_files_and_weights(run: Any) -> None:
+    assert run("mix", "in.png", "a fox", "--weights", "1,3", "-n", "2", *SMALL).split() == ["mix-0.png", "mix-1.png"]
+    settings = read_settings(Path("mix-1.png"))
+    assert (settings["keys"], settings["weights"], settings["seed"]) == (["a picture", "a fox"], [0.25, 0.75], 2)
+
+
 def test_diff_goes_through_thetas(run: Any) -> None:
     assert len(run("diff", "in.png", "", "a fox", "--theta", "0.2:0.4", "-n", "3", *SMALL).split()) == 3
     assert [read_settings(Path(f"diff-{i}.png"))["theta"] for i in range(3)] == pytest.approx([0.2, 0.3, 0.4])
 
 
-def test_edit_and_outpaint_keep_what_is_kept(run: Any) -> None:
+@pytest.mark.parametrize("marks", [[], ["--no-watermark"]])
+def test_edit_and_outpaint_keep_what_is_kept(run: Any, marks: list[str]) -> None:
     mask = Image.new("L", (64, 64), 0)
     mask.paste(255, (0, 0, 64, 20))
     mask.save("mask.png")
-    run("edit", "in.png", "a fox", "--mask", "mask.png", "--repeats", "1", *SMALL, "-o", "edited.png", "--no-watermark")
-    wide = ("--to", "96x64", "--repeats", "1", "--steps", "2", "-o", "wide.png", "--no-watermark")
-    run("outpaint", "in.png", "a fox", *wide)
+    run("edit", "in.png", "a fox", "--mask", "mask.png", "--repeats", "1", *SMALL, "-o", "edited.png", *marks)
+    wide = ("--to", "96x64", "--repeats", "1", "--steps", "2", "-o", "wide.png")
+    run("outpaint", "in.png", "a fox", *wide, *marks)
     original = np.asarray(picture())
     with Image.open("edited.png") as edited, Image.open("wide.png") as wide:
         assert np.array_equal(np.asarray(edited)[20:], original[20:])
         assert np.array_equal(np.asarray(wide)[:, 16:80], original)
     for name in ("edited.png", "wide.png"):
         assert b"/compositeWithTrainedAlgorithmicMedia" in Path(name).read_bytes() and verify(Path(name)).generated
+
+
+def test_an_edit_is_marked_where_it_was_painted(run: Any) -> None:
+    picture(256).save("large.png")
+    mask = Image.new("L", (256, 256), 255)
+    mask.paste(0, (0, 0, 256, 40))
+    mask.save("mask.png")
+    run("edit", "large.png", "a fox", "--mask", "mask.png", "--repeats", "1", "--steps", "2", "-o", "edited.png")
+    with Image.open("edited.png") as edited:
+        assert np.array_equal(np.asarray(edited)[:40], np.asarray(picture(256))[:40])
+    assert verify(Path("edited.png")).watermark.found
 
 
 def test_every_verb_marks_what_it_makes_unless_it_is_told_not_to(run: Any) -> None:
@@ -100,6 +118,8 @@ def test_every_verb_marks_what_it_makes_unless_it_is_told_not_to(run: Any) -> No
         (["interpolate", "in.png", "none.png"], "none.png: no such file"),
         (["interpolate", "in.png"], "two"),
         (["interpolate", "in.png", "a fox", "--animation", "a.avi"], "a.avi"),
+        (["mix", "in.png", "a fox", "--weights", "1;2"], "--weights 1;2"),
+        (["mix", "in.png", "none.png"], "none.png: no such file"),
         (["diff", "in.png", "a", "b", "--theta", "x"], "--theta x"),
         (["diff", "in.png", "a", "b", "--theta", "0.2:1.2"], "theta 1.2"),
         (["diff", "in.png", "a", "b", "-n", "1"], "at least 2"),

@@ -18,7 +18,7 @@ from unclip.diffusion.samplers import ddim, ddpm
 from unclip.diffusion.schedule import Schedule
 from unclip.edits.extension import _windows
 from unclip.edits.masks import known_at, read_mask
-from unclip.edits.slerp import slerp
+from unclip.edits.slerp import slerp, weighted_mean
 from unclip.errors import Cancelled, RequestError
 from unclip.pipeline import Pipeline
 
@@ -123,6 +123,33 @@ def test_slerp_has_its_ends_its_middle_and_blended_lengths() -> None:
         slerp(a, -a, 0.5)
 
 
+def test_the_mean_of_two_is_slerp_and_their_order_says_nothing() -> None:
+    rows = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for weight in (0.0, 0.3, 1.0):
+        torch.testing.assert_close(weighted_mean(rows[:2], [1 - weight, weight]), slerp(rows[0], rows[1], weight))
+    mean = weighted_mean(rows, [0.5, 0.3, 0.2])
+    torch.testing.assert_close(weighted_mean(rows[[2, 0, 1]], [0.2, 0.5, 0.3]), mean)
+    # Corners of a cube around its diagonal: the middle of three axes, all of one length.
+    corner = weighted_mean(2 * torch.eye(3, dtype=torch.float64)[:, None], [1 / 3] * 3)
+    torch.testing.assert_close(corner, torch.full((1, 3), 2 / 3**0.5, dtype=torch.float64))
+    # Nothing pulls away from it: the weighted arcs to all three cancel out.
+    units = rows / rows.norm(dim=2, keepdim=True)
+    here = mean / mean.norm(dim=1, keepdim=True)
+    cosine = (units * here).sum(2, keepdim=True)
+    arcs = torch.acos(cosine) * (units - cosine * here) / (1 - cosine**2).sqrt()
+    pull = (torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)[:, None, None] * arcs).sum(0)
+    assert pull.abs().max() < 1e-9
+
+
+def test_a_straight_mean_is_the_sums_direction_in_a_latents_length() -> None:
+    rows = torch.tensor([[[3.0, 0.0]], [[0.0, 1.0]]])
+    mean = weighted_mean(rows, [0.5, 0.5], straight=True)
+    torch.testing.assert_close(mean, 2 * torch.tensor([[3.0, 1.0]]) / 10**0.5)
+    for straight in (False, True):
+        with pytest.raises(RequestError, match="opposite"):
+            weighted_mean(torch.stack([rows[0], -rows[0]]), [0.5, 0.5], straight=straight)
+
+
 # --- inversion and variations ---
 
 
@@ -193,6 +220,29 @@ def test_with_fixed_noise_the_way_is_another(pipe: Pipeline) -> None:
     )
     assert torch.equal(moved.image_embeds, fixed.image_embeds)
     assert moved.images[1].tobytes() != fixed.images[1].tobytes()
+
+
+def test_all_the_weight_on_one_prompt_is_that_prompt(pipe: Pipeline) -> None:
+    alone = pipe("a fox", seeds=[4, 5], num_images=2, size=64)
+    for by in ("slerp", "sum"):
+        made = pipe.mix(["a cat", "a fox"], [0, 3], 2, by=by, seed=4, size=64)  # type: ignore[arg-type]
+        torch.testing.assert_close(made.image_embeds, alone.image_embeds, rtol=1e-4, atol=1e-5)
+    assert made.settings[1] == made.images[1].info["unclip"]
+    assert (made.settings[1]["weights"], made.settings[1]["seed"]) == ([0.0, 1.0], 5)
+
+
+def test_a_mix_lies_between_and_nearer_to_what_weighs_more(pipe: Pipeline) -> None:
+    cat, fox = (pipe(prompt, seed=4, size=64).image_embeds for prompt in ("a cat", "a fox in space"))
+    half = pipe.mix(["a cat", "a fox in space"], seed=4, size=64)
+    torch.testing.assert_close(half.image_embeds, slerp(cat, fox, 0.5), rtol=1e-4, atol=1e-5)
+    mostly_cat = pipe.mix(["a cat", "a fox in space"], [3, 1], by="sum", seed=4, size=64).image_embeds
+    assert torch.cosine_similarity(mostly_cat, cat) > torch.cosine_similarity(mostly_cat, fox)
+
+
+def test_pictures_mix_with_prompts(pipe: Pipeline) -> None:
+    made = pipe.mix([picture(), "a fox"], [1, 0], seed=4, size=64)
+    torch.testing.assert_close(made.image_embeds, pipe.invert(picture(), options=FEW).image_embeds)
+    assert made.settings[0]["keys"] == ["a picture", "a fox"]
 
 
 @pytest.mark.parametrize("before", ["a cat", "a photo", ""])
@@ -329,6 +379,23 @@ def test_pictures_of_any_shape_and_mode_can_be_varied(pipe: Pipeline) -> None:
 def test_what_cannot_be_is_refused(pipe: Pipeline, verb: str, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         getattr(pipe, verb)(picture(), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"keys": ["a fox"]}, "at least two"),
+        ({"keys": ["a fox", " "]}, "empty"),
+        ({"keys": ["a fox", "a cat"], "weights": [1]}, "1 weights for 2"),
+        ({"keys": ["a fox", "a cat"], "weights": [1, -1]}, "weight -1"),
+        ({"keys": ["a fox", "a cat"], "weights": [1, float("nan")]}, "weight nan"),
+        ({"keys": ["a fox", "a cat"], "weights": [0, 0]}, "all weights are 0"),
+        ({"keys": ["a fox", "a cat"], "by": "product"}, "slerp"),
+    ],
+)
+def test_what_cannot_be_mixed_is_refused(pipe: Pipeline, arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        pipe.mix(**arguments)  # type: ignore[arg-type]
 
 
 def test_an_edit_wants_a_square_and_an_interpolation_two_keys(pipe: Pipeline) -> None:

@@ -18,6 +18,7 @@ from unclip.edits.differences import diff
 from unclip.edits.extension import outpaint
 from unclip.edits.interpolation import interpolate
 from unclip.edits.inversion import invert
+from unclip.edits.mixing import mix
 from unclip.edits.painting import edit
 from unclip.edits.variations import vary
 from unclip.errors import CheckpointError, RequestError
@@ -235,6 +236,7 @@ class Pipeline:
     invert = invert
     vary = vary
     interpolate = interpolate
+    mix = mix
     diff = diff
     edit = edit
     outpaint = outpaint

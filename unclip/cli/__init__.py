@@ -13,7 +13,7 @@ import click
 
 from unclip.cli.convert import convert
 from unclip.cli.data import data
-from unclip.cli.editing import diff, edit, interpolate, outpaint, vary
+from unclip.cli.editing import diff, edit, interpolate, mix, outpaint, vary
 from unclip.cli.evaluate import evaluate
 from unclip.cli.generate import generate
 from unclip.cli.info import info
@@ -34,7 +34,7 @@ def cli() -> None:
 
 
 for _command in (
-    generate, vary, interpolate, diff, edit, outpaint, info, verify, serve, train, assemble, convert, data, evaluate,
+    generate, mix, vary, interpolate, diff, edit, outpaint, info, verify, serve, train, assemble, convert, data, evaluate,
 ):  # fmt: skip
     cli.add_command(_command)
 

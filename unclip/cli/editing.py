@@ -1,9 +1,9 @@
-"""`unclip vary`, `interpolate`, `diff`, `edit` and `outpaint`."""
+"""`unclip mix`, `vary`, `interpolate`, `diff`, `edit` and `outpaint`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -97,6 +97,45 @@ def _key(key: str) -> Image.Image | str:
     if Path(key).suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".gif"):
         raise RequestError(f"{key}: no such file")
     return key
+
+
+@click.command()
+@click.argument("keys", nargs=-1, required=True, metavar="A B...")
+@click.option("--weights", metavar="X,Y...", help="How much each counts. [default: all alike]")
+@click.option(
+    "--by", type=click.Choice(["slerp", "sum"]), default="slerp", show_default=True, help="Mean on the sphere, or sum."
+)
+@click.option("--negative", default="", help="What the picture should not show.")
+@click.option("-n", "--num-images", default=1, show_default=True, help="Pictures.")
+@_SIZE
+@shared
+def mix(
+    keys: tuple[str, ...], weights: str | None, by: Literal["slerp", "sum"], negative: str, num_images: int,
+    size: int | None, **given: Any,
+) -> None:  # fmt: skip
+    """Make a picture of several prompts at once; whatever is a file is a picture.
+
+    
+    unclip mix "a fox wearing a crown" "a panda in the snow" --weights 2,1
+    """
+    job, found = Job("mix", given), [_key(key) for key in keys]
+    shares = None if weights is None else _weights(weights)
+    paths = job.paths(num_images)
+    pipe = job.load()
+    made = job.draw(
+        lambda on_step: pipe.mix(
+            found, shares, num_images, by=by, negative=negative, seed=given["seed"], size=size, options=job.options,
+            on_step=on_step,
+        )
+    )  # fmt: skip
+    job.write(made, paths)
+
+
+def _weights(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise RequestError(f"--weights {text}: write numbers with commas between them, as in 2,1") from None
 
 
 @click.command()

@@ -1,13 +1,17 @@
-"""The path between two latents."""
+"""The path between two latents, and the middle of several."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unclip.errors import RequestError
 
 STRAIGHT = 1e-4  # radians; below, the arc is a line to float precision
+ROUNDS = 60  # of the mean on the sphere, each of which takes away most of what is left
 
 
 def slerp(a: Tensor, b: Tensor, theta: float) -> Tensor:
@@ -33,3 +37,39 @@ def slerp(a: Tensor, b: Tensor, theta: float) -> Tensor:
     length = (1 - theta) * length_a + theta * length_b
     between: Tensor = length * (weight_a * unit_a + weight_b * unit_b)
     return between.reshape(a.shape).to(a)
+
+
+def weighted_mean(rows: Tensor, weights: Sequence[float], *, straight: bool = False) -> Tensor:
+    """The mean [B, ...] of K latents [K, B, ...] on the sphere, their lengths blended in proportion.
+
+    The point from which the weighted arcs to all of them cancel out (Buss & Fillmore 2001, algorithm A1); of two it is
+    where `slerp` is at the second one's weight. Their order says nothing.
+
+    Args:
+        weights: K numbers of at least 0 whose sum is 1.
+        straight: the direction of the plain weighted sum instead.
+
+    Raises:
+        RequestError: they are opposite, so that no middle is nearer than others.
+    """
+    share = torch.tensor(weights, dtype=torch.float64, device=rows.device)[:, None, None]
+    vectors = rows.flatten(2).double()
+    lengths = vectors.norm(dim=2, keepdim=True)
+    units = vectors / lengths.clamp(min=1e-12)
+    start = (share * units).sum(0)
+    if (start.norm(dim=1) < STRAIGHT).any():
+        raise RequestError("the prompts are opposite: nothing is in the middle of them")
+    if straight:
+        middle = F.normalize((share * vectors).sum(0), dim=1)
+    else:
+        middle = F.normalize(start, dim=1)
+        for _ in range(ROUNDS):
+            cosine = (units * middle).sum(2, keepdim=True)
+            away = units - cosine * middle
+            sine = away.norm(dim=2, keepdim=True)
+            # The arc to each unit as a tangent at the middle: its angle, in its direction.
+            tangent = (share * torch.atan2(sine, cosine) * away / sine.clamp(min=1e-12)).sum(0)
+            angle = tangent.norm(dim=1, keepdim=True)
+            middle = F.normalize(angle.cos() * middle + angle.sin() * tangent / angle.clamp(min=1e-12), dim=1)
+    mean: Tensor = (share * lengths).sum(0) * middle
+    return mean.reshape(rows.shape[1:]).to(rows)
