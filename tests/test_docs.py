@@ -40,6 +40,7 @@ def test_commands_run(page: Path, bundled: Path, tmp_path: Path, monkeypatch: py
     Path("pictures").mkdir()  # the reader's own
     Image.new("RGB", (80, 64), "red").save("pictures/cat.jpg")
     Path("pictures/cat.txt").write_text("a red cat")
+    Path("prompts.txt").write_text("a cat\na dog\n")
     for line in "".join(blocks(page, "bash")).splitlines():
         program, *arguments = shlex.split(line, comments=True)
         assert program == "unclip"

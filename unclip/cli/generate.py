@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from unclip.cli.jobs import RECORD, Job, Share, fingerprint
 from unclip.errors import RequestError
 from unclip.presets import PRESETS, with_preset
 
@@ -20,13 +21,18 @@ if TYPE_CHECKING:
 
 # Pictures that pass the prior and the decoder together; each batch is saved before the next one begins.
 BATCH = 8
+NAME = "{prompt}-{seed}.png"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MOST = 10_000  # pictures of one command: a slip of the finger should not fill a disk
 
 
 @click.command()
 @click.argument("prompts", nargs=-1, metavar="PROMPT...")
-@click.option("--prompts-file", type=click.Path(path_type=Path), help="More prompts, one per line.")
+@click.option(
+    "--prompts-file",
+    type=click.Path(path_type=Path),
+    help="More prompts, one per line. With -o FOLDER, the same command again goes on after a stop.",
+)
 @click.option("-n", "--num-images", default=1, show_default=True, help="Pictures of each prompt.")
 @click.option("-o", "--output", help="A file, a folder, or a pattern with {prompt}, {seed} and {index}.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
@@ -64,41 +70,60 @@ def generate(
     \b
     unclip generate "a shiba inu wearing a beret" -n 4 --seed 7
     unclip generate "a corgi in space" -o "out/{prompt}-{seed}.png" --steps decoder=40 --guidance prior=2
+    accelerate launch -m unclip generate --prompts-file prompts.txt -o out/
     """
     captions = _captions(prompts, prompts_file)
     total = len(captions) * num_images
-    if num_images < 1 or total > MOST:
+    if num_images < 1 or (num_images if prompts_file else total) > MOST:
         raise RequestError(f"{total} pictures: one command makes 1 to {MOST}; go on with another --seed for more")
     options = sampling_options({"steps": steps, "guidance": guidance, "sampler": sampler})
-    first = _first_seed(seed)
-    jobs = [(caption, first + i) for caption in captions for i in range(num_images)]
-    paths = _paths(output, jobs[:1] if grid else jobs, grid=grid)
-    check_outputs(paths, overwrite)
+    share = Share()
+    if grid and share.processes > 1:
+        raise RequestError("--grid: a sheet is one picture and one process's work; leave out accelerate launch")
+    pattern = _pattern(output, 1 if grid else total, grid=grid, numbered=prompts_file is not None and not grid)
+    job = None
+    if prompts_file is not None and output is not None and not grid and "{" in pattern:
+        job = Job(Path(pattern.partition("{")[0] + RECORD).with_name(RECORD), {
+            "prompts": fingerprint(captions), "num_images": num_images, "files": Path(pattern).name, "model": model,
+            "size": size, "negative": negative, "dtype": dtype, "options": options, "watermark": not no_watermark,
+        })  # fmt: skip
+    begun = None if job is None or overwrite else job.begun(seed)
+    first, going_on = share.agree(_first_seed(seed) if begun is None else begun, begun is not None)
+    pairs = [(caption, first + i) for caption in captions for i in range(num_images)]
+    paths = _paths(pattern, pairs[:1] if grid else pairs)
+    batches = share.batches(total, BATCH)
+    if going_on:
+        batches = [left for batch in batches if (left := [i for i in batch if not paths[i].exists()])]
+    mine = [i for batch in batches for i in batch]
+    check_outputs(paths if grid else [paths[i] for i in mine], overwrite)
 
     import torch
 
     from unclip import images
+    from unclip.generation import reachable
     from unclip.pipeline import Pipeline, check_prompt
 
     for caption in captions:
         check_prompt(caption)
-    pipe = Pipeline.from_pretrained(
-        model, device=device, dtype=getattr(torch, dtype) if dtype != "float32" else None, offload=offload
-    )
-    if size is not None and size not in pipe.sizes:
-        raise RequestError(f"--size {size}: {pipe.name} makes pictures of {', '.join(map(str, pipe.sizes))} pixels")
-    if save_stages and not grid:
-        check_outputs(
-            [_stage_path(path, side) for path in paths for side in pipe.sizes if side < (size or pipe.sizes[-1])],
-            overwrite,
-        )
+    with share.first_process_first():
+        pipe = Pipeline.from_pretrained(
+            model, device=device or share.device, dtype=getattr(torch, dtype) if dtype != "float32" else None,
+            offload=offload,
+        )  # fmt: skip
+        if size is not None and size not in (sides := reachable(pipe)):
+            raise RequestError(f"--size {size}: {pipe.name} makes pictures of {', '.join(map(str, sides))} pixels")
+        if save_stages and not grid:
+            smaller = [side for side in pipe.sizes if side < (size or pipe.sizes[-1])]
+            check_outputs([_stage_path(paths[i], side) for i in mine for side in smaller], overwrite or going_on)
+        if job is not None and share.rank == 0 and not going_on:
+            job.begin(first)
     if not quiet:
-        for caption in captions:
+        for caption in dict.fromkeys(pairs[i][0] for i in mine):
             _warn(pipe, caption)
     sheet = []
-    for start in range(0, total, BATCH):
-        part = jobs[start : start + BATCH]
-        with progress(quiet, f"{start + 1}–{start + len(part)} of {total}" if total > BATCH else "") as on_step:
+    for batch in batches:
+        part = [pairs[i] for i in batch]
+        with progress(quiet, f"{batch[0] + 1}–{batch[-1] + 1} of {total}" if total > BATCH else "") as on_step:
             made = pipe.generate(
                 [caption for caption, _ in part], seeds=[s for _, s in part], size=size, negative=negative,
                 options=options, keep_stages=save_stages, on_step=on_step,
@@ -107,19 +132,19 @@ def generate(
         if grid:
             sheet += made.images
             continue
-        for i, path in enumerate(paths[start : start + BATCH]):
-            _write(made, i, path, as_json=as_json, metadata=not no_metadata)
+        for number, i in enumerate(batch):
+            _write(made, number, paths[i], as_json=as_json, metadata=not no_metadata)
     if grid:
         # The sheet is one picture, so it carries one mark and not one in each of its parts.
         whole = images.grid(sheet) if no_watermark else images.mark(images.grid(sheet))
-        _save(whole, paths[0], {"grid": list(_grid_settings(jobs, made.settings[0]))}, metadata=not no_metadata)
+        _save(whole, paths[0], {"grid": list(_grid_settings(pairs, made.settings[0]))}, metadata=not no_metadata)
         click.echo(json.dumps({"path": str(paths[0]), "images": total, "seed": first}) if as_json else str(paths[0]))
 
 
 def _write(made: Generation, i: int, path: Path, *, as_json: bool, metadata: bool) -> None:
-    _save(made.images[i], path, made.settings[i], metadata=metadata)
     for side, pictures in made.stages.items():
         _save(pictures[i], _stage_path(path, side), made.settings[i], metadata=metadata)
+    _save(made.images[i], path, made.settings[i], metadata=metadata)  # last: where it is, all of them are
     if as_json:
         each = {role: round(s / len(made.images), 3) for role, s in made.seconds.items()}
         line = {
@@ -191,26 +216,32 @@ def sampling_options(given: dict[str, tuple[str, ...]]) -> dict[str, dict[str, A
     return with_preset(preset, options)
 
 
-def _paths(output: str | None, jobs: Sequence[tuple[str, int]], *, grid: bool) -> list[Path]:
+def _pattern(output: str | None, total: int, *, grid: bool, numbered: bool) -> str:
+    """What the pictures' names are made by."""
+    if output is None:
+        return NAME.replace(".", "-grid.") if grid else NAME
+    if "{" in output:
+        return output
+    if output.endswith(("/", "\\")) or Path(output).is_dir() or not Path(output).suffix:
+        # Of thousands of captions some begin alike, and some are the same.
+        return str(Path(output) / (f"{{index:0{len(str(total - 1))}}}-{NAME}" if numbered else NAME))
+    stem = Path(output)
+    return output if total == 1 else str(stem.with_name(f"{stem.stem}-{{index}}{stem.suffix}"))
+
+
+def _paths(pattern: str, pairs: Sequence[tuple[str, int]]) -> list[Path]:
     """Where each picture goes."""
-    pattern = output or "{prompt}-{seed}.png"
-    if output is not None and "{" not in output:
-        if output.endswith(("/", "\\")) or Path(output).is_dir() or not Path(output).suffix:
-            pattern = str(Path(output) / "{prompt}-{seed}.png")
-        elif len(jobs) > 1:
-            stem = Path(output)
-            pattern = str(stem.with_name(f"{stem.stem}-{{index}}{stem.suffix}"))
     try:
-        paths = [Path(pattern.format(prompt=_slug(c), seed=s, index=i)) for i, (c, s) in enumerate(jobs)]
+        paths = [Path(pattern.format(prompt=_slug(c), seed=s, index=i)) for i, (c, s) in enumerate(pairs)]
     except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
         raise RequestError(
-            f"--output {output}: a pattern knows {{prompt}}, {{seed}} and {{index}} only, not {error}"
+            f"--output {pattern}: a pattern knows {{prompt}}, {{seed}} and {{index}} only, not {error}"
         ) from None
     if any(path.suffix.lower() not in SUFFIXES for path in paths):
         raise RequestError(f"--output {pattern}: give a folder, or a name that ends in {', '.join(SUFFIXES)}")
     if len(set(paths)) < len(paths):
         raise RequestError(f"--output {pattern}: several pictures would get one name; use {{seed}} or {{index}} in it")
-    return [path.with_name(f"{path.stem}-grid.png") for path in paths] if grid and output is None else paths
+    return paths
 
 
 def _slug(caption: str) -> str:
