@@ -464,6 +464,22 @@ def test_a_model_without_upsamplers_ends_at_64(tiny_model: Path, tmp_path: Path)
     assert small.sizes == (64,) and small("a cat", seed=1).images[0].size == (64, 64)
 
 
+def test_a_model_that_ends_at_256_is_enlarged_to_1024_by_lanczos_if_asked(tiny_model: Path, tmp_path: Path) -> None:
+    assemble(parts(tiny_model)[:4], tmp_path / "medium")
+    medium = Pipeline.from_pretrained(str(tmp_path / "medium"))
+    assert medium("a cat", seed=1).images[0].size == (256, 256)
+    made = medium("a cat", seed=1, size=1024, keep_stages=True, watermark=False)
+    (large,), (small,) = made.images, made.stages[256]
+    rounded = pixels(small.resize((1024, 1024), Image.Resampling.LANCZOS))  # of pixels that were rounded before
+    assert np.abs(pixels(large) - rounded).mean() < 0.6
+    assert (made.settings[0]["size"], made.settings[0]["lanczos_from"]) == (1024, 256)
+    kept = medium.edit(small, "a cat", strength=0.5, size=1024, seed=1).images[0]
+    assert kept.size == (1024, 1024)
+    for size in (512, 2048):
+        with pytest.raises(RequestError, match=f"size {size}: medium makes pictures of 64, 256, 1024 pixels"):
+            medium("a cat", size=size)
+
+
 def test_what_cannot_be_assembled_is_refused_and_leaves_nothing(tiny_model: Path, copy: Path, tmp_path: Path) -> None:
     clip, prior, decoder, *_ = parts(tiny_model)
     edit(copy / "decoder/config.json", clip="other@1")

@@ -20,12 +20,13 @@ from unclip.clip import Clip, Text
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step, find_sampler
 from unclip.errors import RequestError
-from unclip.images import to_pil
+from unclip.images import lanczos, to_pil
 from unclip.stages.base import DiffusionStage, PriorRole, SamplingConfig
 from unclip.stages.decoder import Decoder
 from unclip.stages.upsampler import Upsampler
 
 MAX_SEED = 2**63 - 1
+LARGEST = 1024  # pixels of a side: DALL·E 2's
 
 OnStep = Callable[[str, int, int, Step], None]  # role, step number from 1, steps in all, the step
 Options = Mapping[str, Mapping[str, Any]]  # role → fields of SamplingConfig to change
@@ -90,10 +91,8 @@ class Call:
     ) -> None:  # fmt: skip
         self.model, self.seeds, self.on_step = model, seeds, on_step
         self.size = model.sizes[-1] if size is None else size
-        if self.size not in model.sizes:
-            raise RequestError(
-                f"size {self.size}: {model.name} makes pictures of {', '.join(map(str, model.sizes))} pixels"
-            )
+        if self.size not in (sides := reachable(model)):
+            raise RequestError(f"size {self.size}: {model.name} makes pictures of {', '.join(map(str, sides))} pixels")
         self.chain = [u for u in model.upsamplers if u.size <= self.size]
         self.seconds: dict[str, float] = {}
         self.sampling = self._sampling(defaults or {}, options or {})
@@ -174,6 +173,8 @@ class Call:
         watermark: bool = False,
     ) -> Generation:
         """The pictures with their settings; `asked` says per picture what is not known here; `watermark` marks them."""
+        if self.size not in made:
+            made = {**made, self.size: lanczos(made[max(made)], self.size)}
         pictures = {side: [to_pil(image, marked=watermark) for image in batch] for side, batch in made.items()}
         images = pictures.pop(self.size)
         return Generation(
@@ -182,9 +183,11 @@ class Call:
 
     def sign(self, images: Sequence[Image.Image], asked: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Writes each picture's settings into it, and returns them."""
+        last = self.model.sizes[-1]
+        beyond = {"lanczos_from": last} if self.size > last else {}
         used = {role: self.sampling[role].model_dump(mode="json") for role in self.seconds if role in self.sampling}
         settings = [
-            {**one, "seed": seed, "model": self.model.name, "size": self.size, "stages": used}
+            {**one, "seed": seed, "model": self.model.name, "size": self.size, **beyond, "stages": used}
             for one, seed in zip(asked, self.seeds, strict=True)
         ]
         for image, how in zip(images, settings, strict=True):
@@ -197,6 +200,15 @@ class Call:
         started = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def reachable(model: Model) -> tuple[int, ...]:
+    """Sides in pixels that can be asked for: those of the stages, and 1024 where a model ends at a quarter of it.
+
+    Those last pixels are Lanczos's: on photographs an upsampler that was not trained on any does worse (docs/karlo.md).
+    """
+    sides = model.sizes
+    return (*sides, LARGEST) if sides[-1] < LARGEST <= 4 * sides[-1] else sides
 
 
 def links(model: Model) -> dict[str, PriorRole | DiffusionStage]:

@@ -110,6 +110,13 @@ def resize(images: Tensor, size: int) -> Tensor:
     return F.interpolate(images, (size, size), mode="bicubic", antialias=images.shape[-1] > size).clamp(-1, 1)
 
 
+def lanczos(images: Tensor, size: int) -> Tensor:
+    """[B, 3, H, W] → [B, 3, size, size] by Lanczos's window of three lobes, in float32, kept in [−1, 1]."""
+    wide = images.float().cpu().flatten(0, 1).numpy()
+    planes = [np.asarray(Image.fromarray(plane).resize((size, size), Image.Resampling.LANCZOS)) for plane in wide]
+    return torch.from_numpy(np.stack(planes)).reshape(*images.shape[:2], size, size).clamp(-1, 1).to(images.device)
+
+
 def grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 4) -> Image.Image:
     """A contact sheet of equally large pictures."""
     columns = columns or max(1, round(len(images) ** 0.5))
