@@ -20,7 +20,7 @@ LONGEST = 450  # lines
 # Each imports from those above it, or from its own folder.
 LEVELS = [
     {"errors"},
-    {"config", "presets", "provenance"},
+    {"config", "hub", "presets", "provenance"},
     {"device", "diffusion", "files", "images", "menagerie", "nn"},
     {"clip"},
     {"stages"},

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import resource
 import shutil
 import signal
@@ -184,6 +185,91 @@ class Bomb:
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return os.mkdir, ("exploded",)
+
+
+@pytest.mark.parametrize("part", ["decoder", "prior", "clip", "upsamplers"])
+@pytest.mark.parametrize("elsewhere", ["../{}", "/{}", "sub/../../{}"])
+def test_an_index_that_points_outside_the_folder_is_refused(
+    refused: Any, copy: Path, part: str, elsewhere: str
+) -> None:
+    shutil.copytree(copy, copy.parent / "other")  # a real model, so that nothing but the rule can refuse it
+    name = elsewhere.format(f"other/{'upsampler-256' if part == 'upsamplers' else part}")
+    index = json.loads((copy / "model_index.json").read_text())
+    index[part] = [name] if part == "upsamplers" else name
+    (copy / "model_index.json").write_text(json.dumps(index))
+    for verb in (["generate", "a cat", "--size", "64"], ["info"]):
+        where = ["--model", str(copy)] if verb[0] == "generate" else [str(copy)]
+        assert f"copy/model_index.json: {name!r} points outside the folder" in refused(*verb, *where)
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        (b'{"x":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}', "damaged"),  # more than there is
+        (b'{"x":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}', "damaged"),
+        (b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[8,4]}}', "damaged"),
+        (b'{"x":{"dtype":"P9","shape":[1],"data_offsets":[0,4]}}', "damaged"),
+        (b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', "tensor .* is missing"),
+    ],
+)
+def test_tampered_weights_are_refused(refused: Any, copy: Path, header: bytes, says: str) -> None:
+    data = len(header).to_bytes(8, "little") + header + b"\0" * 4
+    (copy / "decoder/model.safetensors").write_bytes(data)
+    line = refused("generate", "a cat", "--model", str(copy))
+    assert re.search(f"decoder/model.safetensors: {says}", line), line
+
+
+def test_a_header_of_a_length_beyond_all_memory_is_refused(refused: Any, copy: Path) -> None:
+    (copy / "decoder/model.safetensors").write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    assert "decoder/model.safetensors: damaged" in refused("generate", "a cat", "--model", str(copy))
+
+
+@pytest.mark.parametrize("kind", ["StableDiffusionPipeline", "KandinskyV22Pipeline", "FluxPipeline"])
+def test_another_kind_of_pipeline_is_named_as_such(refused: Any, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "other/unet").mkdir(parents=True)
+    (tmp_path / "other/model_index.json").write_text(json.dumps({"_class_name": kind, "unet": ["diffusers", "X"]}))
+    for verb in (["generate", "a cat", "--model"], ["convert"]):
+        line = refused(*verb, str(tmp_path / "other"), *(["out"] if verb[0] == "convert" else []))
+        assert f"other: is a {kind}, which unclip cannot run; it converts UnCLIPPipeline and UnCLIPImage" in line
+
+
+def test_a_pipeline_with_missing_components_names_the_first(refused: Any, tmp_path: Path) -> None:
+    (tmp_path / "karlo").mkdir()
+    (tmp_path / "karlo/model_index.json").write_text('{"_class_name": "UnCLIPPipeline"}')
+    line = refused("convert", str(tmp_path / "karlo"), "out")
+    assert "karlo/text_encoder: no weights in it" in line
+
+
+class _Runs:
+    """What runs when a pickle of it is loaded."""
+
+    def __reduce__(self) -> Any:
+        return Path.write_text, (Path("ran"), "it ran")
+
+
+@pytest.mark.parametrize("verb", ["generate", "convert"])
+def test_a_checkpoint_with_an_executable_pickle_is_refused_and_nothing_runs(
+    refused: Any, tmp_path: Path, verb: str
+) -> None:
+    (tmp_path / "karlo").mkdir()
+    torch.save({"state_dict": {"model.prd_emb": _Runs()}}, tmp_path / "karlo/prior.ckpt")
+    source = str(tmp_path / "karlo")
+    line = refused(*(["generate", "a cat", "--model", source] if verb == "generate" else ["convert", source, "out"]))
+    assert "prior.ckpt: refused, this pickle holds more than tensors" in line
+    assert not Path("ran").exists()
+
+
+def test_a_mean_of_the_wrong_shape_names_both(refused: Any, copy: Path) -> None:
+    weights = read_weights(copy / "prior/model.safetensors")
+    (name,) = [name for name in weights if name.endswith("mean")]
+    damage(copy / "prior/model.safetensors", **{name: torch.zeros(7)})
+    line = refused("generate", "a cat", "--model", str(copy))
+    assert f"prior/model.safetensors: tensor {name} has shape (7,), its config.json asks for (32,)" in line
+
+
+def test_a_mistyped_hub_id_gives_the_nearest(refused: Any) -> None:
+    line = refused("generate", "a cat", "--model", "kakaobrain/karlo-v1-alfa")
+    assert "; did you mean kakaobrain/karlo-v1-alpha or kakaobrain/karlo-v1-alpha-image-variations?" in line
 
 
 @pytest.mark.parametrize("name", ["model.pt", "model.ckpt", "model.bin", "model.pkl"])

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from unclip import hub
 from unclip.errors import CheckpointError
 
 BUNDLED = Path(__file__).parent / "models"
@@ -140,10 +141,25 @@ def stage_folder(path: Path) -> Path:
     return complete[-1]
 
 
-def find_model(ref: str) -> Path:
-    """A model folder: one of the package's own, a local folder, or a Hub repository (fetched and cached)."""
+def check_inside(folder: Path, name: str) -> None:
+    """Refuses a part of a model's folder that is none: its index leads out of it."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise CheckpointError(f"{folder}/model_index.json: {name!r} points outside the folder")
+
+
+def find_model(ref: str, *, revision: str | None = None, token: str | None = None) -> Path:
+    """A model folder: one of the package's own, a local folder, or a Hub repository (fetched and cached).
+
+    Args:
+        ref: for the Hub, owner/name or owner/name@revision.
+        revision: the same, given by itself.
+        token: see `hub.fetch`.
+    """
     folder = Path(ref)
-    if (BUNDLED / ref / "model_index.json").is_file() and ref.isidentifier():
+    bundled = (BUNDLED / ref / "model_index.json").is_file() and ref.isidentifier()
+    if revision is not None and (bundled or folder.exists()):
+        raise CheckpointError(f"{ref}: is a folder; a revision is a Hub repository's")
+    if bundled:
         return BUNDLED / ref
     if (folder / "model_index.json").is_file() or any(folder.glob("*.ckpt")):  # ours or diffusers'; Karlo's own
         return folder
@@ -153,21 +169,11 @@ def find_model(ref: str) -> Path:
                 f"{ref}: is a file, not a model folder; a pickle or single file is never loaded as a model"
             )
         raise CheckpointError(f"{ref}: no model_index.json in it; `unclip assemble` makes model folders")
-    if ref.count("/") == 1 and not ref.startswith((".", "/", "~")):
-        return _from_hub(ref)
-    raise CheckpointError(f"{ref}: no such model; there is the bundled 'mini', or give a folder or a Hub id owner/name")
-
-
-def _from_hub(ref: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(ref, allow_patterns=["*.json", "*.safetensors", "*.md", "*/merges.txt"]))
-    except (LocalEntryNotFoundError, ConnectionError, TimeoutError):
-        raise CheckpointError(f"{ref}: not in the cache, and the Hub cannot be reached") from None
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise CheckpointError(f"{ref}: the Hub has no such model ({' '.join(str(error).split())[:200]})") from None
-    if not (folder / "model_index.json").is_file():
+    if not hub.is_id(ref):
+        raise CheckpointError(
+            f"{ref}: no such model; there is the bundled 'mini', or give a folder or a Hub id owner/name"
+        )
+    fetched = hub.fetch(ref if revision is None else f"{ref}@{revision}", token)
+    if not (fetched / "model_index.json").is_file():
         raise CheckpointError(f"{ref}: that Hub repository holds no unclip model (no model_index.json)")
-    return folder
+    return fetched

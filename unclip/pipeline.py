@@ -74,7 +74,7 @@ class Pipeline:
     @classmethod
     def from_pretrained(
         cls, ref: str, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None,
-        offload: bool = False,
+        offload: bool = False, revision: str | None = None, token: str | None = None,
     ) -> Pipeline:  # fmt: skip
         """The model that `ref` names: the bundled "mini", a folder, or a Hub repository id.
 
@@ -83,12 +83,14 @@ class Pipeline:
         Args:
             device: the first CUDA device, Apple's, or the CPU, if not given.
             dtype: of the networks; float32 if not given, so that a seed gives the same picture everywhere.
+            revision: of a Hub repository: a branch, a tag or a commit; `ref` may say it, too, as owner/name@revision.
+            token: for the Hub, if not HF_TOKEN's.
             offload: a stage is read from disk when its turn comes and dropped after it, so that no two are in memory.
 
         Raises:
             CheckpointError: nothing there, damaged files, or stages that do not belong together.
         """
-        folder = converted(files.find_model(ref))
+        folder = converted(files.find_model(ref, revision=revision, token=token))
         index = files.read_json(folder / "model_index.json")
         if index.get("format") != files.FORMAT:
             raise CheckpointError(
@@ -100,6 +102,8 @@ class Pipeline:
             names = [str(name) for name in index["upsamplers"]]
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{folder}/model_index.json: says nothing of {error}") from None
+        for part in (clip_ref, decoder, *names, *([] if prior is None else [prior])):
+            files.check_inside(folder, part)
         clip = load_clip(str(folder / clip_ref) if (folder / clip_ref).is_dir() else clip_ref)
         stages = {name: load_stage(folder / name) for name in (prior, decoder, *names) if name is not None}
         for name, stage in stages.items():

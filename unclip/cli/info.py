@@ -43,6 +43,7 @@ def _model(ref: str) -> dict[str, object]:
     words = index.pop("vocabulary", None)
     tree: dict[str, object] = dict(index)
     for role in [index.get("clip"), index.get("prior"), index.get("decoder"), *index.get("upsamplers", [])]:
+        files.check_inside(folder, str(role))
         weights = folder / str(role) / "model.safetensors"
         if weights.is_file():
             count = sum(tensor.numel() for tensor in files.read_weights(weights).values())

@@ -1,0 +1,215 @@
+"""Models from the Hub: its own client, before a Hub on loopback that can be slow of speech, strict or gone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import constants
+
+from unclip.errors import CheckpointError
+from unclip.files import find_model, read_json
+
+MODEL, COMMITS = "someone/tiny", {"main": "a" * 40, "v2": "b" * 40}
+
+
+class Hub(ThreadingHTTPServer):
+    """Serves one repository, of which the revision v2 has another name in its index."""
+
+    def __init__(self, model: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files = {str(p.relative_to(model)): p.read_bytes() for p in model.rglob("*") if p.is_file()}
+        self.files["prior/training.bin"] = self.files["prior/optimizer.ckpt"] = b"a pickle, for all one knows"
+        self.seen: list[tuple[str, str | None]] = []
+        self.token: str | None = None  # that it asks for
+        self.gated = False
+        self.cuts = 0  # how often the line breaks in the middle of the decoder's weights
+        self.starts: list[int] = []  # where the files' bodies were asked for from
+
+    def content(self, commit: str) -> dict[str, bytes]:
+        index = {**json.loads(self.files["model_index.json"]), "name": "second"}
+        return {**self.files, "model_index.json": json.dumps(index).encode()} if commit[0] == "b" else self.files
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        path, hub = self.path.partition("?")[0], self.server
+        hub.seen.append((f"{self.command} {path}", self.headers["Authorization"]))
+        if hub.token and self.headers["Authorization"] != f"Bearer {hub.token}":
+            return self.answer(401, X_Error_Code="RepoNotFound")
+        if hub.gated:
+            return self.answer(403, X_Error_Code="GatedRepo")
+        if not (found := re.fullmatch(rf"(?:/api/models)?/{MODEL}/(\w+)/(\w+)(?:/(.+))?", path)):
+            return self.answer(404, X_Error_Code="RepoNotFound")
+        verb, revision, name = found.groups()
+        commit = COMMITS.get(revision, revision)
+        if commit not in COMMITS.values():
+            return self.answer(404, X_Error_Code="RevisionNotFound")
+        files = hub.content(commit)
+        if verb == "revision":
+            return self.answer(200, json.dumps({"id": MODEL, "sha": commit, "siblings": []}).encode())
+        if verb == "tree":
+            rows = [{"type": "file", "path": n, "size": len(d), "oid": etag(d)} for n, d in files.items()]
+            return self.answer(200, json.dumps(rows).encode())
+        data, start = files[name], int((self.headers["Range"] or "bytes=0-")[6:].partition("-")[0])
+        if self.command == "GET":
+            hub.starts.append(start)
+        if name == "decoder/model.safetensors" and self.command == "GET" and hub.cuts:
+            hub.cuts -= 1
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[: len(data) // 2])
+            self.close_connection = True
+            return None
+        more = {"Content_Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
+        return self.answer(206 if start else 200, data[start:], X_Repo_Commit=commit, ETag=f'"{etag(data)}"', **more)
+
+    do_HEAD = do_GET
+
+
+def etag(data: bytes) -> str:
+    return hashlib.sha1(data).hexdigest()
+
+
+@pytest.fixture
+def fake(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    server = Hub(tiny_model)
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between one try and the next
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def refused(ref: str, **options: Any) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        find_model(ref, **options)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    return str(caught.value)
+
+
+def test_a_model_is_fetched_once_without_its_pickles_and_then_needs_no_network(
+    fake: Hub, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = find_model(MODEL)
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert names == {str(path.relative_to(tiny_model)) for path in tiny_model.rglob("*") if path.is_file()}
+    asked = len(fake.seen)
+    assert find_model(MODEL) == folder
+    assert not [line for line, _ in fake.seen[asked:] if line.startswith("GET") and "/resolve/" in line]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert find_model(MODEL) == folder and find_model(f"{MODEL}@main") == folder
+
+
+def test_a_revision_is_named_behind_an_at_sign_or_by_itself(fake: Hub) -> None:
+    named = [read_json(find_model(ref) / "model_index.json")["name"] for ref in (MODEL, f"{MODEL}@v2")]
+    assert named == ["tiny", "second"]
+    assert find_model(MODEL, revision="v2") == find_model(f"{MODEL}@{'b' * 40}")
+    assert refused(f"{MODEL}@v3") == f"{MODEL}: has no revision 'v3'"
+
+
+def test_a_folder_has_no_revision(tiny_model: Path) -> None:
+    for ref in ("mini", str(tiny_model)):
+        assert "a revision is a Hub repository's" in refused(ref, revision="v2")
+
+
+def test_a_token_opens_what_is_private(fake: Hub) -> None:
+    fake.token = "hf_secret"
+    line = refused(MODEL)
+    assert line == f"{MODEL}: the Hub has no such model, or shows it to others only (HF_TOKEN)"
+    assert find_model(MODEL, token="hf_secret").is_dir()
+    assert {said for line, said in fake.seen if "/resolve/" in line} == {"Bearer hf_secret"}
+
+
+def test_what_its_owner_gives_on_request_says_so(fake: Hub) -> None:
+    fake.gated = True
+    assert "accept the terms on the Hub, then give a token" in refused(MODEL)
+
+
+@pytest.mark.parametrize("ref", ["kakaobrain/karlo-v1-alpa", "kakaobrian/karlo-v1-alpha", "KakaoBrain/karlo-v1-alpha"])
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_typo_gives_the_nearest_known_models(
+    fake: Hub, ref: str, offline: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    line = refused(ref)
+    assert line.startswith(f"{ref}: {'not in the cache' if offline else 'the Hub has no such model'}")
+    assert "did you mean kakaobrain/karlo-v1-alpha" in line
+
+
+def test_what_is_in_the_cache_is_known_too(fake: Hub) -> None:
+    find_model(MODEL)
+    assert refused("somone/tiny").endswith("; did you mean someone/tiny?")
+    assert "did you mean" not in refused("nobody/nothing-of-that-name")
+
+
+def test_offline_with_nothing_cached_is_one_clear_line(fake: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert refused(MODEL) == f"{MODEL}: not in the cache, and the Hub cannot be reached (HF_HUB_OFFLINE is set)"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    assert refused(MODEL) == f"{MODEL}: not in the cache, and the Hub cannot be reached"
+    assert fake.seen == []
+
+
+@pytest.mark.parametrize("ref", ["a b/c", "owner/..name", "owner/name--x"])
+def test_what_can_be_no_id_is_refused_without_asking(fake: Hub, ref: str) -> None:
+    assert "is no Hub id, which is owner/name" in refused(ref)
+    assert fake.seen == []
+
+
+def test_a_download_goes_on_where_it_broke_off(fake: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)  # what a break costs at most; these files are small
+    fake.cuts = 1
+    folder = find_model(MODEL)
+    half = len(fake.files["decoder/model.safetensors"]) // 2
+    assert half - 2**16 <= max(fake.starts) <= half
+    assert (folder / "decoder/model.safetensors").read_bytes() == fake.files["decoder/model.safetensors"]
+
+
+def test_a_half_download_is_no_model_and_is_finished_the_next_time(fake: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.cuts = 1000
+    assert "fetching it failed, and goes on if tried again" in refused(MODEL)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "the Hub cannot be reached" in refused(MODEL)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    fake.cuts, fake.starts = 0, []
+    folder = find_model(MODEL)
+    assert fake.starts == [0]  # the one file that was missing
+    assert (folder / "decoder/model.safetensors").read_bytes() == fake.files["decoder/model.safetensors"]
+
+
+def test_a_repository_without_a_model_is_named(fake: Hub) -> None:
+    del fake.files["model_index.json"]
+    fake.content = lambda commit: fake.files  # type: ignore[method-assign]
+    assert refused(MODEL) == f"{MODEL}: that Hub repository holds no unclip model (no model_index.json)"
