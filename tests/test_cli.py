@@ -202,8 +202,8 @@ def test_device_and_dtype(generate: Any) -> None:
 def test_steps_have_presets_and_single_numbers_go_before_them(generate: Any) -> None:
     result = generate("a cat", "--steps", "decoder=3", "--steps", "fast", "--json", "-q", "--offload")
     stages = json.loads(result.stdout)["settings"]["stages"]
-    assert (stages["prior"]["steps"], stages["prior"]["sampler"]) == (10, "dpmpp_2m")
-    assert (stages["decoder"]["steps"], stages["decoder"]["sampler"]) == (3, "dpmpp_2m")
+    assert (stages["prior"]["steps"], stages["prior"]["sampler"]) == (10, "unipc")
+    assert (stages["decoder"]["steps"], stages["decoder"]["sampler"]) == (3, "unipc")
 
 
 def test_json_is_one_line_for_each_picture(generate: Any) -> None:

@@ -150,8 +150,8 @@ def test_options_reach_their_stage_and_the_settings(pipe: Pipeline, options: dic
 def test_a_preset_is_known_by_name_and_options_go_before_it(pipe: Pipeline) -> None:
     made = pipe("a cat", seed=1, size=64, preset="fast", options={"decoder": {"steps": 3}})
     stages = made.settings[0]["stages"]
-    assert (stages["prior"]["steps"], stages["prior"]["sampler"]) == (10, "dpmpp_2m")
-    assert (stages["decoder"]["steps"], stages["decoder"]["sampler"]) == (3, "dpmpp_2m")
+    assert (stages["prior"]["steps"], stages["prior"]["sampler"]) == (10, "unipc")
+    assert (stages["decoder"]["steps"], stages["decoder"]["sampler"]) == (3, "unipc")
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from typing import Any
 
 from unclip.errors import RequestError
 
-# `balanced` is the model's own; `paper` is DALL·E 2's (Ramesh et al. 2022, table 3).
+# `fast` has the sampler that is nearest to many steps (docs/samplers.md); `balanced` is the model's own; `paper` is DALL·E 2's (Ramesh et al. 2022, table 3).
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "fast": {"prior": {"steps": 10, "sampler": "dpmpp_2m"}, "decoder": {"steps": 12, "sampler": "dpmpp_2m"}},
+    "fast": {"prior": {"steps": 10, "sampler": "unipc"}, "decoder": {"steps": 12, "sampler": "unipc"}},
     "balanced": {},
     "paper": {"prior": {"steps": 64, "sampler": "ddpm"}, "decoder": {"steps": 250, "sampler": "ddpm"}},
 }
