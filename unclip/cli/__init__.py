@@ -17,6 +17,7 @@ from unclip.cli.editing import diff, edit, interpolate, mix, outpaint, vary
 from unclip.cli.evaluate import evaluate
 from unclip.cli.generate import generate
 from unclip.cli.info import info
+from unclip.cli.pixels import sample
 from unclip.cli.serve import serve
 from unclip.cli.training import assemble, train
 from unclip.cli.verify import verify
@@ -35,6 +36,7 @@ def cli() -> None:
 
 for _command in (
     generate, mix, vary, interpolate, diff, edit, outpaint, info, verify, serve, train, assemble, convert, data, evaluate,
+    sample,
 ):  # fmt: skip
     cli.add_command(_command)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from unclip.cli.measuring import MEASURES
+from unclip.cli.pixels import nll
 from unclip.cli.sweeping import sweep
 from unclip.errors import RequestError
 
@@ -17,7 +18,7 @@ def evaluate() -> None:
     """Measure a model."""
 
 
-for _measure in (*MEASURES, sweep):
+for _measure in (*MEASURES, nll, sweep):
     evaluate.add_command(_measure)
 
 

@@ -64,7 +64,7 @@ def _against_reference(kind: str, about: str) -> click.Command:
         settings = _settings(options)
         shown = _pictures(pictures, prompts or reference, options)
         extractor = _extractor(features, options["device"], logits=False)
-        _report(against_reference(kind, shown, true, extractor, settings), options)
+        report(against_reference(kind, shown, true, extractor, settings), options)
 
     return command
 
@@ -87,7 +87,7 @@ def inception_score(pictures: str, features: str, prompts: str | None, **options
 
     shown = _pictures(pictures, prompts, options)
     extractor = _extractor(features, options["device"], logits=True)
-    _report(quality.inception_score(shown, extractor, _settings(options)), options)
+    report(quality.inception_score(shown, extractor, _settings(options)), options)
 
 
 @click.command("clip")
@@ -99,7 +99,7 @@ def clip_score(pictures: str, ref: str, prompts: str | None, **options: Any) -> 
     from unclip.evaluate import quality
 
     shown = _pictures(pictures, prompts, options)
-    _report(quality.clip_score(shown, _clip(ref, options["device"]), _settings(options)), options)
+    report(quality.clip_score(shown, _clip(ref, options["device"]), _settings(options)), options)
 
 
 @click.command("retrieval")
@@ -117,7 +117,7 @@ def retrieval(pictures: str, ref: str, prompts: str | None, **options: Any) -> N
     from unclip.evaluate.retrieval import retrieval
 
     shown = _pictures(pictures, prompts, options)
-    _report(retrieval(shown, _clip(ref, options["device"]), _settings(options)), options)
+    report(retrieval(shown, _clip(ref, options["device"]), _settings(options)), options)
 
 
 def _recognition(command: Callable[..., None]) -> Callable[..., None]:
@@ -236,7 +236,8 @@ def _clip(ref: str, device: str | None) -> Clip:
     return load_clip(str(BUNDLED / "mini/clip") if ref == "clip" else ref).to(device or PartialState().device)
 
 
-def _report(found: Quality, options: dict[str, Any]) -> None:
+def report(found: Quality, options: dict[str, Any]) -> None:
+    """Prints it as asked, and saves it, on the main process."""
     from accelerate import PartialState
 
     if not PartialState().is_main_process:

@@ -80,6 +80,7 @@ class DiffusionConfig(Config):
             1 / (1 + SNR)^gamma on the error of eps (Choi et al. 2022), whatever the network predicts.
         gamma: of that weight; None for the papers' 5 and 1.
         clamp: bound on x0 while sampling; None for none.
+        levels: values that a pixel can take, evenly from −1 to 1; what the bound is a code length of.
     """
 
     schedule: str = "cosine"
@@ -90,6 +91,7 @@ class DiffusionConfig(Config):
     weight: Literal["none", "min_snr", "p2"] = "none"
     gamma: float | None = Field(None, gt=0)
     clamp: float | None = 1.0
+    levels: int = Field(256, ge=2)
 
     @field_validator("schedule")
     @classmethod
@@ -148,8 +150,8 @@ class Diffusion:
     def vlb(self, x0: Tensor, x_t: Tensor, t: Tensor, x0_hat: Tensor, spread: Tensor | float) -> Tensor:
         """The term L_{t-1} of the variational bound for each example, in bits per dimension, [B].
 
-        KL(q(x_{t-1} | x_t, x_0) ‖ p(x_{t-1} | x_t)) for t > 0; the discretised negative log-likelihood of 8-bit data
-        at t = 0 (Ho et al. 2020, eq. 5 and 13).
+        KL(q(x_{t-1} | x_t, x_0) ‖ p(x_{t-1} | x_t)) for t > 0; the discretised negative log-likelihood of the data at
+        t = 0 (Ho et al. 2020, eq. 5 and 13).
         """
         shape = (-1, *[1] * (x0.ndim - 1))
         x_weight, x0_weight, log_small, log_large = (
@@ -165,8 +167,18 @@ class Diffusion:
             + (true_mean - mean) ** 2 * torch.exp(-log_variance)
             - 1
         )
-        nll = -_discretised_log_likelihood(x0, mean, 0.5 * log_variance)
+        nll = -_discretised_log_likelihood(x0, mean, 0.5 * log_variance, self.config.levels)
         return torch.where(t.to(x0.device) == 0, _mean(nll), _mean(kl)) / math.log(2)
+
+    def bound_term(self, network: Network, x0: Tensor, cond: Cond, t: Tensor, eps: Tensor) -> Tensor:
+        """The term of the bound at times t [B] for one draw of the noise, in bits per dimension, [B]; see `vlb`.
+
+        The prediction of x0 is clamped, as it is when sampling: the model whose code length this is, is the one that draws.
+        """
+        alpha, sigma = self.schedule.coefficients(t, x0)
+        x_t = alpha * x0 + sigma * eps
+        output, spread = self._split(network(x_t, t.to(x0.device), **cond).float())
+        return self.vlb(x0, x_t, t, self._clamped(self._x0(output, x_t, alpha, sigma)), spread)
 
     # --- sampling ---
 
@@ -200,9 +212,7 @@ class Diffusion:
 
     def _read(self, output: Tensor, x: Tensor, t: int, spread: Tensor | float) -> Prediction:
         alpha, sigma = self.schedule.at(t)
-        x0 = self._x0(output, x, alpha, sigma)
-        if self.config.clamp is not None:
-            x0 = x0.clamp(-self.config.clamp, self.config.clamp)
+        x0 = self._clamped(self._x0(output, x, alpha, sigma))
         return Prediction(x0, (x - alpha * x0) / sigma, spread)
 
     def _x0(self, output: Tensor, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
@@ -211,6 +221,10 @@ class Diffusion:
         if self.config.predict == "v":
             return alpha * x - sigma * output
         return output
+
+    def _clamped(self, x0: Tensor) -> Tensor:
+        bound = self.config.clamp
+        return x0 if bound is None else x0.clamp(-bound, bound)
 
     def _split(self, output: Tensor) -> tuple[Tensor, Tensor | float]:
         if self.learned:
@@ -244,11 +258,12 @@ def _loss_weights(schedule: Schedule, config: DiffusionConfig) -> Tensor:
     return of_x0 / {"x0": torch.ones_like(snr), "eps": snr, "v": snr + 1}[config.predict]
 
 
-def _discretised_log_likelihood(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """log P(x) of 8-bit data scaled to [−1, 1] under a Gaussian integrated over each bin (Ho et al. 2020, eq. 13)."""
+def _discretised_log_likelihood(x: Tensor, mean: Tensor, log_std: Tensor, levels: int) -> Tensor:
+    """log P(x) of data of so many levels in [−1, 1] under a Gaussian integrated over each bin (Ho et al. 2020, eq. 13)."""
     precision = torch.exp(-log_std)
-    upper = torch.special.ndtr((x - mean + 1 / 255) * precision)
-    lower = torch.special.ndtr((x - mean - 1 / 255) * precision)
+    half = 1 / (levels - 1)
+    upper = torch.special.ndtr((x - mean + half) * precision)
+    lower = torch.special.ndtr((x - mean - half) * precision)
     upper = torch.where(x > 0.999, torch.ones_like(upper), upper)
     lower = torch.where(x < -0.999, torch.zeros_like(lower), lower)
     return (upper - lower).clamp(min=1e-12).log()

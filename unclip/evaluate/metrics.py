@@ -134,7 +134,8 @@ def precision_recall(
             f"precision-recall: {min(len(x), len(y))} pictures; it needs more than {neighbours}, the neighbours it looks at"
         )
     return PrecisionRecall(
-        _mean(_covered(x, y, neighbours), resamples, seed), _mean(_covered(y, x, neighbours), resamples, seed)
+        mean_of(_covered(x, y, neighbours), resamples=resamples, seed=seed),
+        mean_of(_covered(y, x, neighbours), resamples=resamples, seed=seed),
     )
 
 
@@ -144,7 +145,7 @@ def clip_score(images: Tensor, texts: Tensor, *, resamples: int = 0, seed: int =
     if len(x) != len(y):
         raise RequestError(f"clip: {len(x)} pictures and {len(y)} captions; each picture needs its own")
     cosines = torch.nn.functional.cosine_similarity(x, y).clamp(min=0)
-    return _mean(CLIP_UNIT * cosines, resamples, seed)
+    return mean_of(CLIP_UNIT * cosines, resamples=resamples, seed=seed)
 
 
 def recall(
@@ -165,7 +166,7 @@ def recall(
         _wrong_ahead(part @ y.T, own[:, None] == right[1])
         for part, own in zip(x.split(CHUNK), right[0].split(CHUNK), strict=True)
     ])  # fmt: skip
-    return {k: _mean((ahead < k).double(), resamples, seed) for k in ks}
+    return {k: mean_of((ahead < k).double(), resamples=resamples, seed=seed) for k in ks}
 
 
 def _wrong_ahead(scores: Tensor, right: Tensor) -> Tensor:
@@ -230,8 +231,8 @@ def _covered(points: Tensor, manifold: Tensor, neighbours: int) -> Tensor:
     ]).double()  # fmt: skip
 
 
-def _mean(values: Tensor, resamples: int, seed: int) -> Estimate:
-    """Their mean."""
+def mean_of(values: Tensor, *, resamples: int = 0, seed: int = 0) -> Estimate:
+    """The mean of values [N], one of each picture, in float64."""
     return _estimate(lambda weights: float(weights @ values / weights.sum()), len(values), resamples, seed)
 
 

@@ -1,0 +1,114 @@
+"""Bits per dimension of small pictures under a model: by its variational bound, and by its ODE's exact likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unclip.data.sample import BadSample, label, picture, scaled
+from unclip.diffusion.flow import Hutchinson, bits_per_dim, log_likelihood
+from unclip.diffusion.likelihood import bound
+from unclip.diffusion.noise import Chance, Noise
+from unclip.diffusion.sde import VP
+from unclip.errors import DataError, RequestError
+from unclip.evaluate.metrics import mean_of
+from unclip.evaluate.pictures import Found
+from unclip.evaluate.quality import Quality, Settings
+from unclip.images import centre_square, to_pil, to_tensor
+from unclip.stages.base import Batch
+from unclip.stages.pixels import Pixels
+
+
+@dataclass(frozen=True)
+class NllSettings(Settings):
+    """How it is measured, beside the resamples.
+
+    Attributes:
+        count: pictures, evenly from all there are; None takes all.
+        terms: of the bound's sum that are computed; None for all T − 1.
+        ode: the ODE's likelihood too; it takes a few hundred evaluations with a derivative.
+    """
+
+    count: int | None = None
+    terms: int | None = None
+    ode: bool = False
+
+
+def nll(stage: Pixels, pictures: Found, settings: NllSettings) -> Quality:
+    """Mean bits per dimension of the pictures, given their classes where the model has such, with intervals.
+
+    Picture number i is measured with the randomness of seed `settings.seed` + i.
+
+    Raises:
+        DataError: a picture that cannot be read, or has no class. RequestError: no likelihood by this model's ODE.
+    """
+    if settings.ode:
+        stage.score(torch.zeros(1, dtype=torch.long))  # before the long work: is there one?
+    images, labels = _read(pictures, stage, settings.count)
+    parts: dict[str, list[Tensor]] = {}
+    evaluations = 0
+    for start in range(0, len(images), settings.batch):
+        part = slice(start, start + settings.batch)
+        shown = Batch(image=images[part].to(stage.device), label=None if labels is None else labels[part])
+        numbers = torch.arange(len(images))[part] + settings.seed
+        for name, values in _bound(stage, shown, numbers, settings.terms):
+            parts.setdefault(name, []).append(values)
+        if settings.ode:
+            bits, asked = _ode(stage, shown, numbers)
+            parts.setdefault("ODE", []).append(bits)
+            evaluations = max(evaluations, asked)
+    figures = {
+        name: mean_of(torch.cat(values).double().cpu(), resamples=settings.resamples, seed=settings.seed)
+        for name, values in parts.items()
+    }
+    config = stage.diffusion.config
+    told = {
+        "unit": "bits/dim", "pictures": pictures.name, "count": len(images), "size": stage.size, "levels": config.levels,
+        "T": config.times, "terms": settings.terms or config.times - 1, "given the class": bool(stage.classes),
+        "resamples": settings.resamples, "seed": settings.seed, **({"evaluations": evaluations} if settings.ode else {}),
+    }  # fmt: skip
+    return Quality(figures, told, tuple(to_pil(image) for image in images[:64]))
+
+
+@torch.inference_mode()
+def _bound(stage: Pixels, batch: Batch, seeds: Tensor, terms: int | None) -> Iterator[tuple[str, Tensor]]:
+    x0 = stage.data(batch)
+    found = bound(
+        stage.diffusion, stage.network, x0, stage.condition(batch.label), Chance(seeds, x0.device), terms=terms
+    )
+    yield "bound", found.total
+    yield "  L_T", found.prior
+    yield "  sum of L_t", found.steps
+    yield "  L_0", found.last
+
+
+def _ode(stage: Pixels, batch: Batch, seeds: Tensor) -> tuple[Tensor, int]:
+    x0 = stage.data(batch)
+    noise = Noise(seeds.tolist(), "likelihood")
+    # Uniform within each value's cell: the density's mean over it is at most the cell's probability (Theis et al. 2016).
+    x = x0 + stage.spacing * (torch.special.ndtr(noise(x0)) - 0.5)
+    log_p, evaluations = log_likelihood(VP(), stage.score(batch.label), x, Hutchinson(noise, x))
+    return bits_per_dim(log_p, x[0].numel(), stage.spacing), evaluations
+
+
+def _read(pictures: Found, stage: Pixels, count: int | None) -> tuple[Tensor, Tensor | None]:
+    """uint8-true pictures [N, 3, size, size] and classes [N] (None for a model without), evenly from all."""
+    samples = [sample for unit in pictures.units for sample in unit.samples()]
+    if count is not None:
+        if count > len(samples):
+            raise RequestError(f"{pictures.name}: {count} pictures are asked for, and there are {len(samples)}")
+        samples = [samples[i * len(samples) // count] for i in range(count)]
+    try:
+        images = torch.stack([to_tensor(centre_square(scaled(picture(one), stage.size))) for one in samples])
+        numbers = [label(one) for one in samples] if stage.classes else []
+    except BadSample as error:
+        raise DataError(f"{pictures.name}: {error}") from None
+    known = [number for number in numbers if number is not None]
+    if len(known) < len(numbers):
+        raise DataError(
+            f"{pictures.name}: {len(numbers) - len(known)} pictures have no label, and the model has classes"
+        )
+    return images, torch.tensor(known) if stage.classes else None

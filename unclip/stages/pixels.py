@@ -1,0 +1,183 @@
+"""Small pictures from nothing, or from the number of a class: the diffusion models that came before captions.
+
+Sohl-Dickstein et al. 2015 learn mean and covariance by the variational bound, Ho et al. 2020 the noise with a fixed
+covariance, Song et al. 2021 the same at every real time. `configs/{sohl-dickstein,ddpm,score-sde}` have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from unclip.diffusion.diffusion import Cond, DiffusionConfig
+from unclip.diffusion.flow import START
+from unclip.diffusion.noise import Noise
+from unclip.diffusion.samplers import Step
+from unclip.diffusion.sde import VP, Score, score_matching, spread
+from unclip.errors import DataError, RequestError
+from unclip.nn.unet import UNet, UNetConfig
+from unclip.stages.base import Batch, DiffusionStage, DiffusionStageConfig, SamplingConfig
+
+
+class PixelsConfig(DiffusionStageConfig):
+    """The stage's shape and how it is trained.
+
+    Attributes:
+        size: of the pictures, in pixels; divisible by 2 for each level of the U-Net but the first.
+        channels: 1 for grey pictures, 3 for coloured ones.
+        classes: how many there are; 0 for a model without condition.
+        label_drop: share of the labels dropped in training, for classifier-free guidance.
+        continuous: train at all times of the VP SDE, whose discretisation the linear schedule is, instead of at T of them.
+        dequantise: add uniform noise of one level's width to what is trained on: data with a density, for the ODE.
+        unet: the network.
+    """
+
+    kind: str = "pixels"
+    size: int = Field(ge=4)
+    channels: Literal[1, 3] = 3
+    classes: int = Field(0, ge=0)
+    label_drop: float = Field(0.1, ge=0, le=1)
+    continuous: bool = False
+    dequantise: bool = False
+    unet: UNetConfig
+    diffusion: DiffusionConfig = DiffusionConfig(schedule="linear", variance="fixed_large")
+    sampling: SamplingConfig = SamplingConfig(steps=1000)
+
+    @model_validator(mode="after")
+    def _continuous_is_vp(self) -> Self:
+        which = self.diffusion
+        if self.continuous and (which.schedule, which.predict, which.objective) != ("linear", "eps", "simple"):
+            raise ValueError("continuous needs diffusion.schedule linear, predict eps and objective simple")
+        if self.continuous and (which.variance == "learned" or which.weight != "none"):
+            raise ValueError("continuous needs a diffusion of fixed variance and no weight")
+        return self
+
+
+class PixelsNetwork(nn.Module):
+    """The U-Net, and a vector for each class that joins the time embedding; the last one is for no class."""
+
+    def __init__(self, config: PixelsConfig, outputs: int) -> None:
+        super().__init__()
+        self.unet = UNet(config.unet, config.channels, outputs)
+        self.label = nn.Embedding(config.classes + 1, self.unet.embed_width) if config.classes else None
+
+    def forward(self, x: Tensor, t: Tensor, *, label: Tensor | None = None, seeds: Tensor | None = None) -> Tensor:
+        """x [B, C, H, W]; t, seeds [B]; label int64 [B]."""
+        embed = None if self.label is None or label is None else self.label(label)
+        out: Tensor = self.unet(x.to(self.unet.enter.weight.dtype), t, embed, seeds=seeds)
+        return out
+
+
+class Pixels(DiffusionStage):
+    """A class, or nothing → a picture of a few pixels."""
+
+    Config = PixelsConfig
+    needs: ClassVar[frozenset[str]] = frozenset({"image", "label"})
+
+    def __init__(self, config: PixelsConfig) -> None:
+        super().__init__(config)
+        self.size, self.channels, self.classes = config.size, config.channels, config.classes
+        self.label_drop, self.continuous, self.dequantise = config.label_drop, config.continuous, config.dequantise
+        self.network = PixelsNetwork(config, outputs=config.channels * (2 if self.diffusion.learned else 1))
+
+    @property
+    def resolution(self) -> int:
+        return self.size
+
+    def forward(self, batch: Batch) -> Tensor:
+        x0 = self.data(batch)
+        chance = batch.chance(x0)
+        cond = {**self.condition(batch.label), **batch.dropout()}
+        if "label" in cond:
+            kept = chance.uniform() >= self.label_drop
+            cond["label"] = torch.where(kept, cond["label"], self.classes)
+        if self.dequantise:
+            x0 = x0 + self.spacing * (torch.special.ndtr(chance.normal(x0)) - 0.5)
+        if self.continuous:
+            t = START + (1 - START) * chance.uniform()
+            return score_matching(VP(), self._at_real_times, x0, cond, t, chance.normal(x0))
+        return self.diffusion.loss(self.network, x0, cond, *self._draw(chance, x0))
+
+    @property
+    def spacing(self) -> float:
+        """Between neighbouring values of a pixel, in [−1, 1]."""
+        return 2 / (self.diffusion.config.levels - 1)
+
+    def data(self, batch: Batch) -> Tensor:
+        """The batch's pictures as the network has them, [B, channels, size, size]: grey if it is, on the data's levels."""
+        assert batch.image is not None
+        image = batch.image if self.channels == 3 else batch.image.mean(dim=1, keepdim=True)
+        return ((image + 1) / self.spacing).round() * self.spacing - 1
+
+    def condition(self, label: Tensor | None) -> dict[str, Tensor]:
+        """What the network is told of the classes [B] on the CPU; nothing for a model without condition.
+
+        Raises:
+            DataError: there are none, or ones it does not know.
+        """
+        if not self.classes:
+            return {}
+        if label is None:
+            raise DataError("the stage has classes, and the shards have no labels; `unclip data labelled` writes such")
+        if int(label.max()) >= self.classes:
+            raise DataError(f"class {int(label.max())}: the stage has {self.classes}, from 0 on")
+        return {"label": label.to(self.device)}
+
+    def sample(self, label: Tensor | None, options: SamplingConfig, noise: Noise) -> Iterator[Step]:
+        """Walks from noise to pictures [B, channels, size, size].
+
+        Args:
+            label: a class for each of the noise's images, int64 [B] on the CPU; None draws whatever is likely.
+
+        Raises:
+            RequestError: guidance, or a class, and the model has no classes.
+        """
+        count = len(noise.seeds)
+        if not self.classes and (label is not None or options.guidance != 1):
+            raise RequestError("the model was trained without classes: it can neither be asked for one nor be guided")
+        null: Cond | None = {"label": torch.full((count,), self.classes, device=self.device)} if self.classes else None
+        cond = null or {} if label is None else self.condition(label)
+        return self._walk((count, self.channels, self.size, self.size), cond, null, options, noise)
+
+    def score(self, label: Tensor | None) -> Score:
+        """∇ log p_t(x) of the VP SDE, for x [B, channels, size, size] of the classes [B] and real times 0 < t ≤ 1.
+
+        Raises:
+            RequestError: the diffusion is not the discretisation of that SDE.
+        """
+        config = self.diffusion.config
+        if config.schedule != "linear":
+            raise RequestError(f"the {config.schedule} schedule is not VP's: no SDE, and no likelihood by its ODE")
+        cond, sde = self.condition(label), VP()
+
+        def score(x: Tensor, t: Tensor) -> Tensor:
+            alpha, sigma = (spread(one, x) for one in sde.marginal(t))
+            output = self._at_real_times(x, t, **cond)
+            if self.diffusion.learned:
+                output = output.chunk(2, dim=1)[0]
+            eps = {"eps": output, "x0": (x - alpha * output) / sigma, "v": sigma * x + alpha * output}[config.predict]
+            return -eps / sigma
+
+        return score
+
+    def _at_real_times(self, x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+        """The network at times in (0, 1]: number i of T is (i + 1) / T, and what lies before the first is taken for it."""
+        out: Tensor = self.network(x, (t * self.diffusion.schedule.times - 1).clamp(min=0).float(), **cond)
+        return out
+
+    def draw(
+        self, labels: Sequence[int] | None, seeds: Sequence[int], options: SamplingConfig, *, batch: int = 64
+    ) -> Iterator[Tensor]:
+        """Pictures [B, channels, size, size] in [−1, 1], batch by batch: number i of labels[i] and of seeds[i]."""
+        for start in range(0, len(seeds), batch):
+            part = slice(start, start + batch)
+            label = None if labels is None else torch.tensor(labels[part])
+            *_, last = self.sample(label, options, Noise(seeds[part], "pixels"))
+            yield last.x
+
+
+STAGE = Pixels
