@@ -7,10 +7,12 @@ import io
 import json
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import openai
 import uvicorn
+from fastapi import FastAPI
 from PIL import Image
 
 from unclip.serve.app import Policy, create_app
@@ -22,11 +24,15 @@ PROMPT = "a shiba inu wearing a red beret"
 
 
 class Running:
-    """A server in a thread."""
+    """A server in a thread, with what `more` puts onto it."""
 
-    def __init__(self, worker: Worker, store: Store, policy: Policy) -> None:
+    def __init__(
+        self, worker: Worker, store: Store, policy: Policy, more: Callable[[FastAPI], None] = lambda app: None
+    ) -> None:
         self.worker = worker
-        config = uvicorn.Config(create_app(worker, store, policy), port=0, log_level="warning", access_log=False)
+        app = create_app(worker, store, policy)
+        more(app)
+        config = uvicorn.Config(app, port=0, log_level="warning", access_log=False)
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()

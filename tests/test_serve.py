@@ -215,7 +215,9 @@ class Painter:
         if "fail" in prompts:
             raise ZeroDivisionError("a bug")
         return SimpleNamespace(
-            images=[Image.new("RGB", (size, size), (s % 256,) * 3) for s in seeds], seconds={"decoder": 1.0}
+            images=[Image.new("RGB", (size, size), (s % 256,) * 3) for s in seeds],
+            seeds=seeds,
+            seconds={"decoder": 1.0},
         )
 
 

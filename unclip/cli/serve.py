@@ -30,13 +30,14 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 @click.option(
     "--drain-timeout", default=60, show_default=True, type=click.IntRange(1), help="Seconds to finish at the end."
 )
+@click.option("--page", is_flag=True, help="Also serve a page for people, at /ui.")
 @click.option("--no-watermark", is_flag=True, help="Leave out the marks that say a model made the pictures.")
 @click.option("--device", help="cpu, cuda, cuda:1, mps. [default: the best one there is]")
 @click.option("--devices", help="Several, each with a worker of its own, as in cuda:0,cuda:1.")
 def serve(
     model: str, host: str, port: int, api_key: tuple[str, ...], api_key_file: Path | None, insecure: bool, strict: bool,
     public_url: str | None, image_dir: Path | None, max_queue: int, max_batch: int, drain_timeout: int,
-    no_watermark: bool, device: str | None, devices: str | None,
+    page: bool, no_watermark: bool, device: str | None, devices: str | None,
 ) -> None:  # fmt: skip
     """Serve OpenAI's Images API as dall-e-2 did: change the base URL, keep the code.
 
@@ -54,9 +55,14 @@ def serve(
         import python_multipart  # noqa: F401  which reads the pictures that clients send
         import uvicorn
 
+        from unclip.serve.answers import Artist
         from unclip.serve.app import Policy, create_app
+
+        if page:
+            from unclip.serve.page import mount_page
     except ModuleNotFoundError as error:
-        raise RequestError(f"serving needs {error.name}: pip install 'unclip[serve]'") from None
+        extra = "page" if error.name == "gradio" else "serve"
+        raise RequestError(f"serving needs {error.name}: pip install 'unclip[{extra}]'") from None
     import tempfile
 
     from unclip.pipeline import Pipeline
@@ -69,7 +75,10 @@ def serve(
     )
     with tempfile.TemporaryDirectory(prefix="unclip-") as temporary:
         worker = Worker(*pipes, capacity=max_queue, batch=max_batch)
-        app = create_app(worker, Store(image_dir or Path(temporary)), policy)
+        store = Store(image_dir or Path(temporary))
+        app = create_app(worker, store, policy)
+        if page:
+            mount_page(app, Artist(worker, store, policy.marked), Path(temporary), keys)
         # Access logs would name every picture's signed URL.
         uvicorn.run(
             app, host=host, port=port, log_level="info", access_log=False, timeout_graceful_shutdown=drain_timeout

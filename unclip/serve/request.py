@@ -78,6 +78,42 @@ class VariationRequest(GenerationRequest):
     image: Image.Image = field(kw_only=True)
 
 
+@dataclass(frozen=True)
+class OutpaintRequest(GenerationRequest):
+    """A picture to go on beyond its borders; only the page asks for it, as for the next two.
+
+    Attributes:
+        to: (width, height) of the canvas in pixels; `size` is its width.
+    """
+
+    image: Image.Image = field(kw_only=True)
+    to: tuple[int, int] = field(kw_only=True)
+
+    @property
+    def mask(self) -> Image.Image:
+        """White where the canvas is to be painted."""
+        mask, (width, height) = Image.new("L", self.to, "white"), self.image.size
+        corner = (self.to[0] - width) // 2, (self.to[1] - height) // 2
+        mask.paste(0, (*corner, corner[0] + width, corner[1] + height))
+        return mask
+
+
+@dataclass(frozen=True)
+class InterpolationRequest(GenerationRequest):
+    """`n` pictures on the way from one picture or prompt to another, both included."""
+
+    keys: tuple[Image.Image | str, Image.Image | str] = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class DiffRequest(GenerationRequest):
+    """`n` pictures on the way from what a caption says of a picture to what the prompt says; the last one is at `theta`."""
+
+    image: Image.Image = field(kw_only=True)
+    before: str = field(kw_only=True)
+    theta: float = field(kw_only=True)
+
+
 def parse_generation(body: object, *, strict: bool) -> GenerationRequest:
     """The request that a JSON body makes.
 
@@ -87,14 +123,14 @@ def parse_generation(body: object, *, strict: bool) -> GenerationRequest:
     if not isinstance(body, Mapping):
         raise ApiError("The body must be a JSON object.")
     _refuse_unknown(body, FIELDS, strict=strict)
-    return GenerationRequest(_prompt(body.get("prompt")), **_common(body, strict=strict), preset=_preset(body))
+    return GenerationRequest(_prompt(body.get("prompt")), **common_fields(body, strict=strict), preset=_preset(body))
 
 
 def parse_edit(form: Form, *, strict: bool) -> EditRequest:
     """The request that an edit's form makes; its pictures are decoded, so this takes a while."""
     fields, files = form
     _refuse_unknown({**fields, **files}, FIELDS | {"image", "mask"}, strict=strict)
-    prompt, common = _prompt(fields.get("prompt")), _common(fields, strict=strict)
+    prompt, common = _prompt(fields.get("prompt")), common_fields(fields, strict=strict)
     strength = _number(fields, "strength", 0.01, 1)
     image = read_upload(files, "image", strict=strict)
     mask = read_upload(files, "mask", strict=strict) if files.get("mask") else None
@@ -108,7 +144,7 @@ def parse_variation(form: Form, *, strict: bool) -> VariationRequest:
     """The request that a variation's form makes; its picture is decoded, so this takes a while."""
     fields, files = form
     _refuse_unknown({**fields, **files}, FIELDS - {"prompt"} | {"image"}, strict=strict)
-    common = _common(fields, strict=strict)
+    common = common_fields(fields, strict=strict)
     image = check_variation(read_upload(files, "image", strict=strict), strict=strict)
     return VariationRequest("", **common, image=image)
 
@@ -118,8 +154,8 @@ def _refuse_unknown(body: Mapping[str, Any], known: set[str], *, strict: bool) -
         raise ApiError(f"Additional properties are not allowed ({unknown[0][:50]!r} was unexpected)")
 
 
-def _common(body: Mapping[str, Any], *, strict: bool) -> dict[str, Any]:
-    """The fields that all three requests have."""
+def common_fields(body: Mapping[str, Any], *, strict: bool) -> dict[str, Any]:
+    """What all requests have, checked: the arguments of `GenerationRequest` but for the prompt."""
     model = body.get("model")
     if model is not None and not isinstance(model, str):
         raise ApiError("'model' must be a string - 'model'", param="model")

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -17,7 +18,14 @@ from PIL import Image
 from unclip.errors import Cancelled, RequestError
 from unclip.serve.envelope import ApiError, overloaded
 from unclip.serve.pictures import preview
-from unclip.serve.request import EditRequest, GenerationRequest, VariationRequest
+from unclip.serve.request import (
+    DiffRequest,
+    EditRequest,
+    GenerationRequest,
+    InterpolationRequest,
+    OutpaintRequest,
+    VariationRequest,
+)
 
 if TYPE_CHECKING:
     from unclip.diffusion.samplers import Step
@@ -36,7 +44,7 @@ class Pictures:
     seconds: float
 
 
-OnPreview = Callable[[int, Image.Image], None]  # its number from 0, and the first picture as far as it is
+OnPreview = Callable[[int, list[Image.Image]], None]  # a number from 0, and the pictures as far as they are
 
 
 @dataclass(eq=False)
@@ -61,8 +69,8 @@ class Job:
 
     @property
     def kind(self) -> object:
-        """Jobs of one kind can be drawn together; an edit is of its own, for it has a mask of its own."""
-        alone = id(self) if isinstance(self.request, EditRequest) else None
+        """Jobs of one kind can be drawn together; an edit is of its own, for it has a mask of its own, and so on."""
+        alone = None if type(self.request) in (GenerationRequest, VariationRequest) else id(self)
         return type(self.request), self.size, self.request.options, self.request.preset, alone
 
 
@@ -175,14 +183,13 @@ class Worker:
             return jobs
 
     def _draw(self, pipeline: Pipeline, jobs: list[Job]) -> None:
-        seeds = [job.seeds() for job in jobs]
-        made = _make(pipeline, jobs, [seed for one in seeds for seed in one])
+        made = _make(pipeline, jobs, [seed for job in jobs for seed in job.seeds()])
         with self._changed:
             self.batches += 1
             self.drawn += len(made.images)
-        images = iter(made.images)
-        for job, one in zip(jobs, seeds, strict=True):
-            job.result.set_result(Pictures([next(images) for _ in one], one, sum(made.seconds.values())))
+        seconds = sum(made.seconds.values())
+        for job, rows in zip(jobs, _rows(jobs), strict=True):
+            job.result.set_result(Pictures(made.images[rows], made.seeds[rows], seconds))
 
 
 def _make(pipeline: Pipeline, jobs: list[Job], seeds: list[int]) -> Generation:
@@ -192,20 +199,34 @@ def _make(pipeline: Pipeline, jobs: list[Job], seeds: list[int]) -> Generation:
         options.setdefault(role, {})[name] = value
     how: dict[str, Any] = {"size": jobs[0].size, "options": options, "on_step": _watch(jobs)}
     each = [job.request for job in jobs for _ in range(job.request.n)]
-    first = jobs[0].request
-    if isinstance(first, EditRequest):
-        return pipeline.edit(first.image, first.prompt, first.mask, first.n, strength=first.strength, seed=seeds, **how)
-    pictures = [request.image for request in each if isinstance(request, VariationRequest)]
-    if pictures:
-        return pipeline.vary(pictures, fresh_noise=True, seed=seeds, **how)
-    return pipeline.generate(
-        [request.prompt for request in each], seeds=seeds, preset=first.preset, watermark=False, **how
-    )
+    match first := jobs[0].request:
+        case EditRequest():
+            how["strength"] = first.strength
+            return pipeline.edit(first.image, first.prompt, first.mask, first.n, seed=seeds, **how)
+        case OutpaintRequest():
+            del how["size"]
+            return pipeline.outpaint(first.image, first.prompt, first.to, first.n, seed=seeds, **how)
+        case InterpolationRequest():
+            return pipeline.interpolate(first.keys, first.n, seed=seeds[0], **how)
+        case DiffRequest():
+            thetas = [first.theta * (i + 1) / first.n for i in range(first.n)]
+            return pipeline.diff(first.image, first.before, first.prompt, thetas, seed=seeds[0], **how)
+        case VariationRequest():
+            pictures = [one.image for one in each if isinstance(one, VariationRequest)]
+            return pipeline.vary(pictures, fresh_noise=True, seed=seeds, **how)
+    prompts = [one.prompt for one in each]
+    return pipeline.generate(prompts, seeds=seeds, preset=first.preset, watermark=False, **how)
+
+
+def _rows(jobs: Sequence[Job]) -> list[slice]:
+    """Where each job's pictures are among all of them."""
+    ends = list(accumulate(job.request.n for job in jobs))
+    return [slice(start, end) for start, end in pairwise([0, *ends])]
 
 
 def _watch(jobs: Sequence[Job]) -> Callable[[str, int, int, Step], None]:
     """After every step: stops if nobody waits any more, and shows pictures under way to those who asked for them."""
-    rows = [sum(job.request.n for job in jobs[:i]) for i in range(len(jobs))]
+    rows = _rows(jobs)
     shown = [0] * len(jobs)
 
     def on_step(role: str, number: int, total: int, step: Step) -> None:
@@ -215,7 +236,7 @@ def _watch(jobs: Sequence[Job]) -> Callable[[str, int, int, Step], None]:
             wanted = job.request.partial_images
             # Evenly over the decoder's steps, where the picture forms; the last one shows what it has made.
             if role == "decoder" and job.on_preview and wanted and number * wanted >= (shown[i] + 1) * total:
-                job.on_preview(shown[i], preview(step.x0[rows[i]], job.request.size))
+                job.on_preview(shown[i], [preview(x0, job.request.size) for x0 in step.x0[rows[i]]])
                 shown[i] += 1
 
     return on_step
