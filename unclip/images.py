@@ -167,7 +167,7 @@ def _encode_mp4(film: Sequence[Image.Image], path: Path, rate: int) -> None:
 
 def save_png(image: Image.Image, path: Path, settings: Mapping[str, Any] | None = None) -> None:
     """Writes a PNG whole or not at all, with the settings in its metadata."""
-    _write(path, metadata.encode(image, settings=settings))
+    write(path, metadata.encode(image, settings=settings))
 
 
 def save_picture(
@@ -179,10 +179,15 @@ def save_picture(
         settings: what made it, for the metadata.
         source: what its pixels are, for the metadata.
     """
-    _write(path, metadata.encode(image, metadata.format_of(path), settings=settings, source=source))
+    write(path, metadata.encode(image, metadata.format_of(path), settings=settings, source=source))
 
 
-def _write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all, and its folder.
+
+    Raises:
+        RequestError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -31,13 +31,18 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
     "--drain-timeout", default=60, show_default=True, type=click.IntRange(1), help="Seconds to finish at the end."
 )
 @click.option("--page", is_flag=True, help="Also serve a page for people, at /ui.")
+@click.option(
+    "--credentials",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Sign pictures with what is in this folder, as made by unclip provenance init.",
+)
 @click.option("--no-watermark", is_flag=True, help="Leave out the marks that say a model made the pictures.")
 @click.option("--device", help="cpu, cuda, cuda:1, mps. [default: the best one there is]")
 @click.option("--devices", help="Several, each with a worker of its own, as in cuda:0,cuda:1.")
 def serve(
     model: str, host: str, port: int, api_key: tuple[str, ...], api_key_file: Path | None, insecure: bool, strict: bool,
     public_url: str | None, image_dir: Path | None, max_queue: int, max_batch: int, drain_timeout: int,
-    page: bool, no_watermark: bool, device: str | None, devices: str | None,
+    page: bool, credentials: Path | None, no_watermark: bool, device: str | None, devices: str | None,
 ) -> None:  # fmt: skip
     """Serve OpenAI's Images API as dall-e-2 did: change the base URL, keep the code.
 
@@ -66,19 +71,28 @@ def serve(
     import tempfile
 
     from unclip.pipeline import Pipeline
+    from unclip.provenance.credentials import Signer
     from unclip.serve.store import Store
     from unclip.serve.worker import Worker
 
+    if credentials and no_watermark:
+        raise RequestError("--credentials and --no-watermark: one says that a model made the pictures, the other not")
+    signer = Signer.load(credentials) if credentials else None
     pipes = [Pipeline.from_pretrained(model, device=place) for place in places]
     policy = Policy(
-        keys=keys, strict=strict, public_url=public_url, models=("dall-e-2", pipes[0].name), marked=not no_watermark
+        keys=keys,
+        strict=strict,
+        public_url=public_url,
+        models=("dall-e-2", pipes[0].name),
+        marked=not no_watermark,
+        signer=signer,
     )
     with tempfile.TemporaryDirectory(prefix="unclip-") as temporary:
         worker = Worker(*pipes, capacity=max_queue, batch=max_batch)
         store = Store(image_dir or Path(temporary))
         app = create_app(worker, store, policy)
         if page:
-            mount_page(app, Artist(worker, store, policy.marked), Path(temporary), keys)
+            mount_page(app, Artist(worker, store, policy.marked, policy.signer), Path(temporary), keys)
         # Access logs would name every picture's signed URL.
         uvicorn.run(
             app, host=host, port=port, log_level="info", access_log=False, timeout_graceful_shutdown=drain_timeout

@@ -42,6 +42,7 @@ def _tree(findings: Findings) -> dict[str, Any]:
         "metadata": list(findings.header.generated),
         "watermark": {"found": findings.watermark.found, "score": round(score, 2), "threshold": round(threshold, 2)},
         "credentials": findings.header.credentials,
+        "manifest": None if findings.manifest is None else vars(findings.manifest),
     }
 
 
@@ -52,6 +53,18 @@ def _readable(path: Path, findings: Findings) -> str:
             f"{path}: {'made by a model' if findings.generated else 'no mark found'}",
             f"  metadata:    {'; '.join(findings.header.generated) or 'says nothing'}",
             f"  watermark:   {'found' if findings.watermark.found else 'not found'} ({score:.1f}; from {threshold:.1f} on)",
-            f"  credentials: {'a C2PA manifest' if findings.header.credentials else 'none'}",
+            f"  credentials: {_credentials(findings)}",
         )
     )
+
+
+def _credentials(findings: Findings) -> str:
+    if not findings.header.credentials:
+        return "none"
+    if findings.manifest is None:
+        return "a C2PA manifest"
+    means = {
+        "Trusted": "signed by {}, whom C2PA's list trusts",
+        "Valid": "signed by {}, unchanged since; whether to trust the signer is yours to say",
+    }.get(findings.manifest.state, "of {}, but changed or damaged since it was signed")
+    return f"a C2PA manifest {means.format(findings.manifest.issuer or 'somebody unnamed')}"

@@ -11,6 +11,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from unclip.errors import RequestError
+from unclip.provenance.credentials import Manifest, read
 from unclip.provenance.header import Header, read_header
 from unclip.provenance.watermark import Detection, detect
 
@@ -22,10 +23,15 @@ WATERMARK = "watermark of unclip"
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found in one picture."""
+    """What was found in one picture.
+
+    Attributes:
+        manifest: what content credentials say; None without any, or where unclip[c2pa] is not installed.
+    """
 
     header: Header
     watermark: Detection
+    manifest: Manifest | None = None
 
     @property
     def generated(self) -> bool:
@@ -43,12 +49,21 @@ def verify(path: Path) -> Findings:
         with path.open("rb") as file:
             header = read_header(file)
             file.seek(0)
+            manifest = _manifest(file.read()) if header.credentials else None
+            file.seek(0)
             with Image.open(file) as image:
-                return Findings(header, detect(image))
+                return Findings(header, detect(image), manifest)
     except FileNotFoundError:
         raise RequestError(f"{path}: no such file") from None
     except BAD_PICTURE as error:
         raise RequestError(f"{path}: not a readable picture ({' '.join(str(error).split())})") from None
+
+
+def _manifest(data: bytes) -> Manifest | None:
+    try:
+        return read(data)
+    except RequestError:  # whether there is one, the header says without the library
+        return None
 
 
 def generated(data: bytes, *, watermark: bool = True) -> str | None:

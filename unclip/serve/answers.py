@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from PIL import Image
 
 from unclip.errors import UnclipError
+from unclip.provenance.credentials import Signer
 from unclip.serve.envelope import ApiError
 from unclip.serve.pictures import encode, keep
 from unclip.serve.request import EditRequest, GenerationRequest, OutpaintRequest
@@ -38,11 +39,13 @@ class Artist:
 
     Attributes:
         marked: whether pictures carry the watermark and the type of source.
+        signer: signs those, if there is one.
     """
 
     worker: Worker
     store: Store
     marked: bool = True
+    signer: Signer | None = None
 
     async def answer(self, request: Request, wanted: GenerationRequest, base: str) -> Response:
         """The pictures, at `base` where URLs are asked for.
@@ -96,8 +99,8 @@ class Artist:
         if isinstance(wanted, EditRequest):
             image = keep(image, wanted.image, wanted.mask)
         if isinstance(wanted, EditRequest | OutpaintRequest):
-            return encode(image, marked=self.marked, part=True, mask=wanted.mask)
-        return encode(image, marked=self.marked, part=False)
+            return encode(image, marked=self.marked, part=True, mask=wanted.mask, signer=self.signer)
+        return encode(image, marked=self.marked, part=False, signer=self.signer)
 
     def _stream(self, wanted: GenerationRequest) -> Response:
         """The picture under way and, at the end, done, as server-sent events of the newer Images API."""

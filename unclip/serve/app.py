@@ -15,7 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from unclip.errors import RequestError
+from unclip.provenance.credentials import Signer
 from unclip.serve.answers import Artist
+from unclip.serve.document import ANSWERS, EDIT, FAILURES, GENERATION, VARIATION
 from unclip.serve.envelope import ApiError
 from unclip.serve.http import Answers, authorize, base_url, read_form, read_json, refuse
 from unclip.serve.request import Form, GenerationRequest, parse_edit, parse_generation, parse_variation
@@ -36,6 +38,7 @@ class Policy:
         public_url: under which clients reach the server, if not the one they asked.
         models: names it answers to.
         marked: whether pictures carry the watermark and the type of source.
+        signer: signs those, if there is one.
     """
 
     keys: tuple[str, ...] = ()
@@ -43,6 +46,7 @@ class Policy:
     public_url: str | None = None
     models: tuple[str, ...] = ("dall-e-2",)
     marked: bool = True
+    signer: Signer | None = None
 
 
 def create_app(worker: Worker, store: Store, policy: Policy) -> FastAPI:
@@ -60,7 +64,7 @@ def create_app(worker: Worker, store: Store, policy: Policy) -> FastAPI:
     app.add_middleware(Answers, answers=answers)
     for error in (ApiError, RequestError, HTTPException, ClientDisconnect):
         app.add_exception_handler(error, refuse)
-    artist = Artist(worker, store, policy.marked)
+    artist = Artist(worker, store, policy.marked, policy.signer)
     decoders = asyncio.Semaphore(DECODERS)
 
     async def draw(request: Request, wanted: GenerationRequest) -> Response:
@@ -106,15 +110,23 @@ def create_app(worker: Worker, store: Store, policy: Policy) -> FastAPI:
         return PlainTextResponse(_metrics(worker, answers), media_type="text/plain; version=0.0.4")
 
     for prefix in ("/v1", ""):
-        app.add_api_route(f"{prefix}/images/generations", generate, methods=["POST"])
-        app.add_api_route(f"{prefix}/images/edits", on_form(parse_edit), methods=["POST"])
-        app.add_api_route(f"{prefix}/images/variations", on_form(parse_variation), methods=["POST"])
-        app.add_api_route(f"{prefix}/models", models)
-        app.add_api_route(f"{prefix}/models/{{name}}", model)
-    app.add_api_route("/v1/files/images/{name}", file, methods=["GET", "HEAD"])
+        shown = bool(prefix)  # in the document, once
+        for name, route, body in (
+            ("generations", generate, GENERATION),
+            ("edits", on_form(parse_edit), EDIT),
+            ("variations", on_form(parse_variation), VARIATION),
+        ):
+            app.add_api_route(
+                f"{prefix}/images/{name}", route, methods=["POST"], name=name, responses=ANSWERS, openapi_extra=body,
+                include_in_schema=shown,
+            )  # fmt: skip
+        app.add_api_route(f"{prefix}/models", models, responses=FAILURES, include_in_schema=shown)
+        app.add_api_route(f"{prefix}/models/{{name}}", model, responses=FAILURES, include_in_schema=shown)
+    app.add_api_route("/v1/files/images/{name}", file, methods=["GET"], response_class=FileResponse, responses=FAILURES)
+    app.add_api_route("/v1/files/images/{name}", file, methods=["HEAD"], include_in_schema=False)
     app.add_api_route("/health", health)
-    app.add_api_route("/health/ready", ready)
-    app.add_api_route("/metrics", metrics)
+    app.add_api_route("/health/ready", ready, responses={503: {"description": "Not ready."}})
+    app.add_api_route("/metrics", metrics, response_class=PlainTextResponse)
     return app
 
 

@@ -14,6 +14,7 @@ from unclip import images
 from unclip.edits.masks import read_mask
 from unclip.errors import RequestError
 from unclip.provenance import metadata
+from unclip.provenance.credentials import Signer
 from unclip.serve.envelope import ApiError
 
 LARGEST_FILE = 4 << 20  # bytes
@@ -87,19 +88,23 @@ def keep(made: Image.Image, image: Image.Image, mask: Image.Image | None) -> Ima
     return Image.composite(made, image.resize(made.size, Image.Resampling.LANCZOS), _covering(mask, made.size))
 
 
-def encode(image: Image.Image, *, marked: bool, part: bool, mask: Image.Image | None = None) -> bytes:
+def encode(
+    image: Image.Image, *, marked: bool, part: bool, mask: Image.Image | None = None, signer: Signer | None = None
+) -> bytes:
     """The picture as PNG, with the marks that say a model made it, or a part of it.
 
     The prompt is the client's own affair: it is not written into the file.
 
     Args:
         mask: white where the model painted, at any size; without one it painted everything.
+        signer: puts content credentials into a marked picture.
     """
     if not marked:
         return metadata.encode(image)
     source: metadata.Source = "compositeWithTrainedAlgorithmicMedia" if part else "trainedAlgorithmicMedia"
     painted = None if mask is None else torch.from_numpy(np.asarray(_covering(mask, image.size)) > 0)
-    return metadata.encode(images.mark(image, painted), source=source)
+    file = metadata.encode(images.mark(image, painted), source=source)
+    return signer.sign(file, source) if signer else file
 
 
 def preview(x0: torch.Tensor, size: int) -> Image.Image:
