@@ -25,7 +25,7 @@ from unclip.clip import Clip
 from unclip.data import menagerie, tar
 from unclip.data import shards as streams
 from unclip.data.menagerie import write_shards
-from unclip.data.sample import captions, described, picture
+from unclip.data.sample import BadSample, captions, described, picture, scaled
 from unclip.data.shards import DataConfig, Item, Stream, batches, embed
 from unclip.data.tar import find_shards, read_samples, read_shard
 from unclip.errors import DataError
@@ -207,7 +207,7 @@ def test_batches_are_the_stream_in_pieces(shards: Path) -> None:
     assert [c for b in made for c in b.captions] == [item.caption for item in single]
     images = torch.cat([b.image for b in made if b.image is not None])
     assert torch.equal(images, torch.stack([item.image for item in single if item.image is not None]))
-    assert images.shape == (12, 3, 64, 64) and images.min() >= -1 and images.max() <= 1
+    assert images.shape == (12, 64, 64, 3) and images.dtype == torch.uint8
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -240,8 +240,39 @@ def test_pictures_of_other_shapes_are_scaled_and_cut_from_the_middle(tmp_path: P
     wide.save(file, "PNG")
     write_tar(tmp_path / "a.tar", {"a.png": file.getvalue(), "a.txt": b"wide"})
     image = next(iter(stream(tmp_path / "a.tar", resolution=16, crop=16))).image
-    assert image is not None and image.shape == (3, 16, 16)
-    assert image[..., 2:-2].min() > 0.9
+    assert image is not None and image.shape == (16, 16, 3)
+    assert image[:, 2:-2].min() > 240
+
+
+def photograph(width: int, height: int) -> Image.Image:
+    """Smooth colours with fine grain."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    pixels = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
+    return Image.fromarray(np.clip(pixels + rng.integers(-20, 21, pixels.shape), 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("side", "decoded"), [(64, (150, 128)), (65, (300, 256)), (400, (600, 512)), (None, (600, 512))]
+)
+def test_a_large_jpeg_is_decoded_smaller_and_nobody_sees_it(side: int | None, decoded: tuple[int, int]) -> None:
+    file, turned = io.BytesIO(), Image.Exif()
+    turned[0x0112] = 6  # lies on its side
+    photograph(512, 600).save(file, "JPEG", quality=90, exif=turned)
+    sample = {"__key__": "a", "jpg": file.getvalue()}
+    image = picture(sample, side)
+    assert image.size == decoded
+    if side is not None:
+        ours, whole = (np.asarray(scaled(one, side), dtype=np.int16) for one in (image, picture(sample)))
+        assert ours.shape == whole.shape and np.abs(ours - whole).mean() < 1  # of 255
+
+
+def test_a_jpeg_that_breaks_off_is_bad_at_every_side() -> None:
+    file = io.BytesIO()
+    photograph(512, 512).save(file, "JPEG", quality=90)
+    for side in (None, 32, 512):
+        with pytest.raises(BadSample, match="unreadable picture"):
+            picture({"__key__": "a", "jpg": file.getvalue()[:-2000]}, side)
 
 
 def test_crops_are_random_parts_of_the_picture(shards: Path) -> None:
@@ -250,8 +281,8 @@ def test_crops_are_random_parts_of_the_picture(shards: Path) -> None:
     corners = set()
     for item in islice(iter(stream(shards / "*.tar", crop=16)), 12):
         image = item.image
-        assert image is not None and image.shape == (3, 16, 16)
-        part = ((image.permute(1, 2, 0).numpy() + 1) * 127.5).round().astype(np.uint8)
+        assert image is not None and image.shape == (16, 16, 3)
+        part = image.numpy()
         found = {
             (x, y) for array in arrays for y in range(49) for x in range(49)
             if (array[y, x] == part[0, 0]).all() and (array[y : y + 16, x : x + 16] == part).all()
@@ -452,8 +483,10 @@ def test_a_command_that_fails_is_a_bad_sample_and_an_unknown_protocol_an_error(s
 
 
 def test_embed_fills_in_what_the_stage_needs(tiny_clip: Clip) -> None:
-    batch = Batch(captions=("a cat", "a corgi in space"), image=torch.zeros(2, 3, 64, 64))
-    assert embed(batch, None, frozenset({"image"})) is batch
+    batch = Batch(captions=("a cat", "a corgi in space"), image=torch.full((2, 64, 64, 3), 51, dtype=torch.uint8))
+    plain = embed(batch, None, frozenset({"image"}))
+    assert plain.image is not None and plain.image_embed is None
+    torch.testing.assert_close(plain.image, torch.full((2, 3, 64, 64), -0.6))
     full = embed(batch, tiny_clip, frozenset({"image_embed", "text"}))
     assert full.image_embed is not None and full.image_embed.shape == (2, tiny_clip.width)
     assert full.text is not None and full.null is not None

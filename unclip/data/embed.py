@@ -81,7 +81,7 @@ class Encoder:
         side = self.clip.image_size
         for sample in samples:
             try:
-                said, image = captions(sample), scaled(picture(sample), side)
+                said, image = captions(sample), scaled(picture(sample, side), side)
             except BadSample as error:
                 self.skipped[sample["__url__"], error.reason] += 1
                 continue

@@ -30,7 +30,7 @@ from unclip.data.embeddings import EmbeddedText, Embeddings, find_embeddings, jo
 from unclip.data.sample import BadSample, Skipped, captions, described, label, picture, scaled
 from unclip.data.tar import Sample, find_shards, read_shard
 from unclip.errors import DataError
-from unclip.images import to_tensor
+from unclip.images import from_bytes, to_bytes
 from unclip.stages.base import Batch
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Item(NamedTuple):
 
     key: str
     caption: str
-    image: Tensor | None  # [3, crop, crop]
+    image: Tensor | None  # uint8 [crop, crop, 3]
     image_embed: Tensor | None  # [D]
     text: EmbeddedText | None
     skipped: Skipped
@@ -148,12 +148,12 @@ class Stream(IterableDataset[Item]):
         return Item(sample["__key__"], found.captions[i], image, found.image_embed, text, Skipped())
 
     def _image(self, sample: Sample, rng: random.Random) -> Tensor:
-        image = scaled(picture(sample), self.resolution)
+        image = scaled(picture(sample, self.resolution), self.resolution)
         if self.crop < self.resolution:
             left, top = rng.randint(0, image.width - self.crop), rng.randint(0, image.height - self.crop)
         else:
             left, top = (image.width - self.crop) // 2, (image.height - self.crop) // 2
-        return to_tensor(image.crop((left, top, left + self.crop, top + self.crop)))
+        return to_bytes(image.crop((left, top, left + self.crop, top + self.crop)))
 
 
 class Streams(IterableDataset[Item]):
@@ -171,7 +171,7 @@ class Streams(IterableDataset[Item]):
 
 
 def batches(stream: Stream | Streams) -> Iterator[Batch]:
-    """The stream in batches."""
+    """The stream in batches, their pictures still bytes, uint8 [B, H, W, 3]: `embed` makes numbers of them."""
     loader = DataLoader(
         stream, batch_size=stream.config.batch, num_workers=stream.config.workers,
         collate_fn=partial(_collate, null=stream.embeddings.null if stream.embeddings else None),
@@ -223,7 +223,13 @@ def _collate(items: list[Item], null: Text | None) -> Batch:
 
 
 def embed(batch: Batch, clip: Clip | None, needs: frozenset[str]) -> Batch:
-    """Fills in what the stage needs of the frozen encoders and the shards did not hold: z_i, the captions, the empty one."""
+    """A batch of `batches`, on the stage's device, as the stage reads it.
+
+    Pictures become numbers, here and not in the workers: a GPU does it at once, and a quarter of the bytes travel. What
+    the stage needs of the frozen encoders and the shards did not hold is filled in: z_i, the captions, the empty one.
+    """
+    if batch.image is not None:
+        batch = replace(batch, image=from_bytes(batch.image))
     if batch.text is not None:  # stored and moved in half precision
         batch = replace(batch, text=batch.text.to(batch.text.embed.device, torch.float32))
     if clip is None:

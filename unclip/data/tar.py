@@ -30,7 +30,7 @@ Progress = Callable[[int, int], None]  # (done, of how many)
 
 PIPE = "pipe:"
 LARGEST_FILE = 256 * 2**20  # bytes; a damaged header can claim any size, and it would be read into memory
-BLOCK = 2**20  # bytes read at a time
+BLOCK = 2**16  # bytes read at a time; tarfile copies what is left of them at every header
 
 
 def find_shards(pattern: str) -> list[str]:
