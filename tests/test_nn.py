@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from unclip.nn.layers import TimeEmbedding, attend, timestep_embedding, zeroed
+from unclip.nn.norm import GroupNorm
 from unclip.nn.transformer import TextEncoder, Transformer
 from unclip.nn.unet import UNet, UNetConfig
 from unclip.stages.prior import Prior, PriorConfig
@@ -64,6 +65,43 @@ def test_attention_is_a_softmax_over_the_seen_keys() -> None:
         part = slice(4 * head, 4 * head + 4)
         scores = (q[..., part] @ k[..., part].mT / 2).masked_fill(~mask[:, 0], float("-inf"))
         torch.testing.assert_close(out[..., part], scores.softmax(-1) @ v[..., part])
+
+
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("modulated", [False, True])
+@pytest.mark.parametrize("channels", [8, 64])
+def test_group_norm_with_channels_last_is_torchs(
+    channels: int, modulated: bool, dtype: torch.dtype, near: float
+) -> None:
+    norm, theirs = GroupNorm(4, channels), nn.GroupNorm(4, channels).double()
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    theirs.load_state_dict(norm.state_dict())
+    picture = (3 * torch.randn(2, channels, 5, 7) + 10).to(dtype, memory_format=torch.channels_last)
+    given = [picture, *(torch.randn(2, channels).to(dtype) for _ in range(2 * modulated))]
+    toward = torch.randn(2, channels, 5, 7).to(dtype)
+    ours = [x.clone().requires_grad_() for x in given]
+    exact = [x.double().contiguous().requires_grad_() for x in given]
+    made, wanted = norm(*ours), theirs(exact[0])
+    if modulated:
+        wanted = wanted * (1 + exact[1][..., None, None]) + exact[2][..., None, None]
+    assert made.dtype == dtype and made.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(made.double(), wanted, rtol=near, atol=near)
+    made.backward(toward)
+    wanted.backward(toward.double())
+    pairs = [*zip(ours, exact), *zip(norm.parameters(), theirs.parameters())]
+    for a, b in pairs:
+        assert a.grad is not None and b.grad is not None
+        largest = float(b.grad.abs().max())
+        torch.testing.assert_close(a.grad.double(), b.grad, rtol=near, atol=near * largest)
+
+
+def test_group_norm_in_another_layout_is_the_same() -> None:
+    norm, x = GroupNorm(4, 8), torch.randn(2, 8, 3, 3)
+    scale, shift = torch.randn(2, 2, 8)
+    assert type(norm(x).grad_fn) is not type(norm(x.to(memory_format=torch.channels_last)).grad_fn)
+    last = norm(x.to(memory_format=torch.channels_last), scale, shift)
+    torch.testing.assert_close(norm(x, scale, shift), last, rtol=1e-5, atol=1e-5)
 
 
 def test_zeroed_module_gives_zero() -> None:
@@ -172,7 +210,7 @@ def test_without_attention_a_pixel_depends_on_its_surroundings_only() -> None:
     x = torch.randn(1, 3, 32, 32)
     norms = [m for m in model.modules() if isinstance(m, nn.GroupNorm)]
     for norm in norms:
-        norm.forward = lambda y: y  # type: ignore[method-assign]
+        norm.forward = lambda y, *modulation: y  # type: ignore[method-assign]
     changed = x.clone()
     changed[..., 0, 0] += 1
     moved = (model(x, torch.tensor([5])) - model(changed, torch.tensor([5]))).abs().amax((0, 1)) > 0

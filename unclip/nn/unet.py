@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from unclip.config import Config
 from unclip.nn.layers import Dropout, TimeEmbedding, attend, number_dropouts, zeroed
+from unclip.nn.norm import GroupNorm
 
 NORM_GROUPS = 32
 
@@ -68,10 +69,10 @@ class ResBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.scale_shift, self.resample = config.scale_shift, resample
-        self.norm_1 = nn.GroupNorm(NORM_GROUPS, inputs)
+        self.norm_1 = GroupNorm(NORM_GROUPS, inputs)
         self.conv_1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.embed = nn.Linear(embed, 2 * outputs if config.scale_shift else outputs)
-        self.norm_2 = nn.GroupNorm(NORM_GROUPS, outputs)
+        self.norm_2 = GroupNorm(NORM_GROUPS, outputs)
         self.dropout = Dropout(config.dropout)
         self.conv_2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
@@ -83,12 +84,12 @@ class ResBlock(nn.Module):
         elif self.resample == "up":
             h, x = (F.interpolate(y, scale_factor=2, mode="nearest") for y in (h, x))
         h = self.conv_1(h)
-        modulation = self.embed(F.silu(embed))[:, :, None, None]
-        if self.scale_shift:
-            scale, shift = modulation.chunk(2, dim=1)
-            h = self.norm_2(h) * (1 + scale) + shift
-        else:
-            h = self.norm_2(h + modulation)
+        modulation = self.embed(F.silu(embed))
+        h = (
+            self.norm_2(h, *modulation.chunk(2, dim=1))
+            if self.scale_shift
+            else self.norm_2(h + modulation[:, :, None, None])
+        )
         out: Tensor = self.skip(x) + self.conv_2(self.dropout(F.silu(h), seeds))
         return out
 
@@ -99,7 +100,7 @@ class AttentionBlock(nn.Module):
     def __init__(self, channels: int, head_channels: int, context: int | None) -> None:
         super().__init__()
         self.heads = max(channels // head_channels, 1)
-        self.norm = nn.GroupNorm(NORM_GROUPS, channels)
+        self.norm = GroupNorm(NORM_GROUPS, channels)
         self.q = nn.Linear(channels, channels)
         self.k = nn.Linear(channels, channels)
         self.v = nn.Linear(channels, channels)
@@ -204,7 +205,7 @@ class UNet(nn.Module):
             self.up.append(
                 Level(blocks, attention(level, wide, config.depth + 1), block(wide, wide, "up") if level else None)
             )
-        self.norm = nn.GroupNorm(NORM_GROUPS, width)
+        self.norm = GroupNorm(NORM_GROUPS, width)
         self.leave = zeroed(nn.Conv2d(width, outputs * area, 3, padding=1))
         number_dropouts(self)
 
