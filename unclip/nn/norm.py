@@ -74,5 +74,5 @@ def _picture(rows: Tensor, like: Tensor) -> Tensor:
 
 def _over_groups(sums: Tensor, groups: int) -> Tensor:
     """Sums per channel [B, C] → the sum of its group for each channel, [B, C]."""
-    total = sums.unflatten(1, (groups, -1)).sum(2, keepdim=True)
+    total: Tensor = sums.unflatten(1, (groups, -1)).sum(2, keepdim=True)
     return total.expand(-1, -1, sums.shape[1] // groups).flatten(1)
