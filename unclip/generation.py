@@ -130,7 +130,7 @@ class Call:
             for number, step in enumerate(steps, start=1):
                 if self.on_step:
                     self.on_step(role, number, total or self.sampling[role].steps, step)
-        return step.x.float()
+        return step.x
 
     def imagine(self, text: Text, null: Text) -> Tensor:
         """z_i [B, D] of the captions, by the prior.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -29,8 +30,8 @@ transformers = pytest.importorskip("transformers")
 from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel  # noqa: E402
 from diffusers.schedulers import scheduling_unclip  # noqa: E402
 
-WIDTH, CONTEXT, LOW, HIGH = 32, 16, 16, 64
-PROMPTS = ["a red fox", "a hat"]
+WIDTH, CONTEXT, LOW, HIGH = 32, 16, 8, 32
+PROMPTS = ["a red fox", "a hat"]  # of different lengths
 
 
 def seeded(module: nn.Module, seed: int) -> Any:
@@ -115,6 +116,27 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
+def varying(theirs: Any) -> Any:
+    """A small UnCLIPImageVariationPipeline, with the other's networks."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vision = transformers.CLIPVisionModelWithProjection(
+            transformers.CLIPVisionConfig(
+                hidden_size=32, intermediate_size=64, projection_dim=WIDTH, num_hidden_layers=2, num_attention_heads=2,
+                image_size=32, patch_size=8,
+            )
+        )  # fmt: skip
+    shared = ("decoder", "text_encoder", "tokenizer", "text_proj", "super_res_first", "super_res_last")
+    parts = {name: getattr(theirs, name) for name in (*shared, "decoder_scheduler", "super_res_scheduler")}
+    pipe = diffusers.UnCLIPImageVariationPipeline(
+        **parts, image_encoder=seeded(vision, 7),
+        feature_extractor=transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32),
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
 def karlo(theirs: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("karlo") / "karlo"
     theirs.save_pretrained(folder)
@@ -193,38 +215,63 @@ def test_upsampler_and_its_expert(theirs: Any, ours: Pipeline) -> None:
         assert_near(network(x, torch.full((2,), t), low=low), out)
 
 
-@pytest.mark.parametrize(("guidance", "steps"), [((4.0, 8.0), (4, 4, 3)), ((1.0, 1.0), (3, 4, 2))])
-def test_pictures_are_theirs(
-    theirs: Any,
-    converted: Path,
-    guidance: tuple[float, float],
-    steps: tuple[int, int, int],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """In float64: untrained networks make one rounding of float32 into several grey values in a few steps."""
-    exact = copy.deepcopy(theirs).to(dtype=torch.float64)
-    ours = Pipeline.from_pretrained(str(converted), device="cpu", dtype=torch.float64)
-    seeds = [3, 8]
-    roles = ["prior", "decoder", f"upsampler-{HIGH}"]
-    shapes = [(2, WIDTH), (2, 3, LOW, LOW), (2, 3, HIGH, HIGH)]
-    noise = {shape: Noise(seeds, role) for role, shape in zip(roles, shapes, strict=True)}
-    latents = [noise[shape](torch.empty(shape)).double() for shape in shapes]
+STEPS = {"prior": 25, "decoder": 25, f"upsampler-{HIGH}": 7}  # Karlo's own
+SHAPES = {"prior": (WIDTH,), "decoder": (3, LOW, LOW), f"upsampler-{HIGH}": (3, HIGH, HIGH)}
+
+
+def same_noise(seeds: list[int], monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+    """What our walks from these seeds start with, by role; diffusers' schedulers are then given the rest of it."""
+    noise = {role: Noise(seeds, role) for role in STEPS}
+    by_shape = {(len(seeds), *shape): noise[role] for role, shape in SHAPES.items()}
     monkeypatch.setattr(
-        scheduling_unclip, "randn_tensor", lambda shape, **_: noise[tuple(shape)](torch.empty(tuple(shape))).double()
+        scheduling_unclip, "randn_tensor", lambda shape, **_: by_shape[tuple(shape)](torch.empty(shape)).double()
     )
-    expected = exact(
-        PROMPTS, prior_latents=latents[0], decoder_latents=latents[1], super_res_latents=latents[2],
-        prior_num_inference_steps=steps[0], decoder_num_inference_steps=steps[1], super_res_num_inference_steps=steps[2],
-        prior_guidance_scale=guidance[0], decoder_guidance_scale=guidance[1], output_type="pil",
-    ).images  # fmt: skip
-    options = {role: {"steps": n} for role, n in zip(roles, steps, strict=True)}
-    options["prior"]["guidance"], options["decoder"]["guidance"] = guidance
-    got = ours.generate(PROMPTS, seeds=seeds, options=options, watermark=False).images
+    return {role: noise[role](torch.empty(len(seeds), *shape)).double() for role, shape in SHAPES.items()}
+
+
+def assert_same_pictures(got: list[Image.Image], expected: list[Image.Image]) -> None:
     for image, wanted in zip(got, expected, strict=True):
         a, b = np.asarray(image).astype(int), np.asarray(wanted).astype(int)
         assert np.ptp(b) > 25
         worst = np.abs(a - b).max()
         assert worst <= 1, f"{worst} of 255"
+
+
+# Whole chains in float64: untrained networks make one rounding of float32 into several grey values.
+@pytest.mark.parametrize(("prior", "decoder"), [(4.0, 8.0), (1.0, 1.0), (1.0, 8.0)])
+def test_pictures_are_theirs(
+    theirs: Any, converted: Path, prior: float, decoder: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = copy.deepcopy(theirs).to(dtype=torch.float64)
+    ours = Pipeline.from_pretrained(str(converted), device="cpu", dtype=torch.float64)
+    seeds = [3, 8]
+    latents = same_noise(seeds, monkeypatch)
+    expected = exact(
+        PROMPTS, prior_latents=latents["prior"], decoder_latents=latents["decoder"],
+        super_res_latents=latents[f"upsampler-{HIGH}"], prior_guidance_scale=prior, decoder_guidance_scale=decoder,
+    ).images  # fmt: skip
+    options = {"prior": {"guidance": prior}, "decoder": {"guidance": decoder}}
+    made = ours.generate(PROMPTS, seeds=seeds, options=options, watermark=False)
+    assert {role: used["steps"] for role, used in made.settings[0]["stages"].items()} == STEPS
+    assert_same_pictures(made.images, expected)
+
+
+@pytest.mark.parametrize("guidance", [8.0, 1.0])
+def test_variations_are_theirs(varying: Any, tmp_path: Path, guidance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    varying.save_pretrained(tmp_path / "theirs")
+    convert(tmp_path / "theirs", tmp_path / "ours")
+    exact = copy.deepcopy(varying).to(dtype=torch.float64)
+    ours = Pipeline.from_pretrained(str(tmp_path / "ours"), device="cpu", dtype=torch.float64)
+    seeds = [3, 8]
+    latents = same_noise(seeds, monkeypatch)
+    rows = torch.linspace(0, 255, 32).byte().numpy()
+    pictures = [Image.fromarray(np.stack(np.broadcast_arrays(rows, rows[:, None], k), -1)) for k in np.uint8([9, 200])]
+    expected = exact(
+        pictures, decoder_latents=latents["decoder"], super_res_latents=latents[f"upsampler-{HIGH}"],
+        decoder_guidance_scale=guidance,
+    ).images  # fmt: skip
+    made = ours.vary(pictures, fresh_noise=True, seed=seeds, options={"decoder": {"guidance": guidance}})
+    assert_same_pictures(made.images, expected)
 
 
 def test_karlos_own_numbers_are_the_defaults(ours: Pipeline, karlo: Path, tmp_path: Path) -> None:
@@ -252,19 +299,8 @@ def test_a_folder_of_diffusers_is_converted_once(
     assert first.generate("a hat", seed=1, options=options).images[0].size == (HIGH, HIGH)
 
 
-def test_the_repository_of_variations_has_no_prior(theirs: Any, tmp_path: Path) -> None:
-    vision = transformers.CLIPVisionModelWithProjection(
-        transformers.CLIPVisionConfig(
-            hidden_size=32, intermediate_size=64, projection_dim=WIDTH, num_hidden_layers=2, num_attention_heads=2,
-            image_size=32, patch_size=8,
-        )
-    ).eval()  # fmt: skip
-    shared = ("decoder", "text_encoder", "tokenizer", "text_proj", "super_res_first", "super_res_last")
-    parts = {name: getattr(theirs, name) for name in (*shared, "decoder_scheduler", "super_res_scheduler")}
-    pipe = diffusers.UnCLIPImageVariationPipeline(
-        **parts, image_encoder=vision, feature_extractor=transformers.CLIPImageProcessor()
-    )
-    pipe.save_pretrained(tmp_path / "variations")
+def test_the_repository_of_variations_has_no_prior(varying: Any, tmp_path: Path) -> None:
+    varying.save_pretrained(tmp_path / "variations")
     convert(tmp_path / "variations", tmp_path / "out")
     ours = Pipeline.from_pretrained(str(tmp_path / "out"), device="cpu")
     with pytest.raises(RequestError, match="no prior"):
@@ -272,7 +308,7 @@ def test_the_repository_of_variations_has_no_prior(theirs: Any, tmp_path: Path) 
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     images = draw(2, 3, 32, 32).tanh()
     with torch.inference_mode():
-        assert_near(ours.clip.encode_image(images), vision(((images + 1) / 2 - mean) / std).image_embeds)
+        assert_near(ours.clip.encode_image(images), varying.image_encoder(((images + 1) / 2 - mean) / std).image_embeds)
     ours.save_pretrained(tmp_path / "saved")
     assert Pipeline.from_pretrained(str(tmp_path / "saved"), device="cpu").prior is None
 

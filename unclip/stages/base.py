@@ -260,7 +260,9 @@ class DiffusionStage(Stage):
         def steps() -> Iterator[Step]:
             with self.in_place():
                 denoise = self._denoiser(cond, null, options)
-                x = noise(torch.empty(shape, device=self.device))
+                # At least float32: half precision is for the network alone, its sum of many small steps drifts.
+                finest = torch.promote_types(next(self.network.parameters()).dtype, torch.float32)
+                x = noise(torch.empty(shape, device=self.device, dtype=finest))
                 yield from sampler(denoise, x, schedule, times, noise)
 
         return steps()

@@ -113,9 +113,9 @@ class Prior(DiffusionStage, PriorRole):
         cond, null_cond = _cond(text.repeat(n)), _cond(null.repeat(n))
         shape = (len(text.embed) * n, self.width)
         for step in self._walk(shape, cond, null_cond, options, noise.candidates(n)):
-            x0 = step.x0.float() * self.std + self.mean
+            x0 = step.x0 * self.std + self.mean
             rows = _nearest(x0, text.embed.float(), n)
-            yield Step(step.t, (step.x.float() * self.std + self.mean)[rows], x0[rows])
+            yield Step(step.t, (step.x * self.std + self.mean)[rows], x0[rows])
 
 
 def _nearest(embeds: Tensor, targets: Tensor, n: int) -> Tensor:
