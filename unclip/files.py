@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,11 +92,12 @@ def write_weights(state: dict[str, Tensor], path: Path) -> None:
     path.chmod(0o644)  # safetensors leaves files that only their owner may read; a model is there to be shared
 
 
-def load_weights(module: nn.Module, path: Path, prefix: str = "") -> None:
-    """Fills a module (on the meta device or not) from safetensors, in float32; every mismatch names its tensor.
+def load_weights(module: nn.Module, path: Path, prefix: str = "", *, dtype: torch.dtype | None = torch.float32) -> None:
+    """Fills a module (on the meta device or not) from safetensors; every mismatch names its tensor.
 
     Args:
         prefix: taken off the file's tensor names.
+        dtype: of what is floating-point. None leaves all as it is stored: mapped, and read only when it is used.
     """
     state = {name.removeprefix(prefix): tensor for name, tensor in read_weights(path).items()}
     wanted = module.state_dict()
@@ -110,7 +111,23 @@ def load_weights(module: nn.Module, path: Path, prefix: str = "") -> None:
     extra = sorted(set(state) - set(wanted))
     if extra:
         raise CheckpointError(f"{path}: tensor {extra[0]} belongs to another architecture than its config.json")
-    module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()}, assign=True)
+    module.load_state_dict({k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}, assign=True)
+
+
+def copy_weights(module: nn.Module, path: Path, copied: Callable[[str, Tensor], Tensor]) -> None:
+    """Fills a module again from the file that it was loaded from, with copies: moved, converted, laid out anew.
+
+    Each tensor has a map of its own, which is gone when its copy is made. Pages of one map of the whole file would
+    stay in memory until the last copy, and the weights be there twice.
+    """
+    state = {}
+    for name in module.state_dict():
+        try:
+            with safe_open(path, framework="pt") as file:
+                state[name] = copied(name, file.get_tensor(name))
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: changed since it was loaded ({error})") from None
+    module.load_state_dict(state, assign=True)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from unclip import files
 from unclip.clip import Clip, load_clip
@@ -105,7 +106,8 @@ class Pipeline:
         for part in (clip_ref, decoder, *names, *([] if prior is None else [prior])):
             files.check_inside(folder, part)
         clip = load_clip(str(folder / clip_ref) if (folder / clip_ref).is_dir() else clip_ref)
-        stages = {name: load_stage(folder / name) for name in (prior, decoder, *names) if name is not None}
+        kept = None if offload else torch.float32  # offloaded weights wait in their file, as they are stored
+        stages = {name: load_stage(folder / name, dtype=kept) for name in (prior, decoder, *names) if name is not None}
         for name, stage in stages.items():
             trained_for = stage.config.clip
             if trained_for is not None and trained_for != clip.identity:
@@ -165,13 +167,21 @@ class Pipeline:
     @contextmanager
     def _in_place(self, stage: DiffusionStage, weights: Path) -> Iterator[None]:
         """The stage on the device; afterwards its weights are the file's again, which is mapped and not read."""
+
+        def copied(name: str, tensor: Tensor) -> Tensor:
+            """As `_place` would have it, in one step."""
+            if not name.startswith("network."):
+                return tensor.to(self.device, torch.float32, copy=True)
+            layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
+            return tensor.to(self.device, self.dtype or torch.float32, copy=True, memory_format=layout)
+
         with torch.inference_mode(False):  # parameters made in that mode could never leave it
-            self._place(stage)
+            files.copy_weights(stage, weights, copied)
         try:
             yield
         finally:
             with torch.inference_mode(False):
-                files.load_weights(stage, weights)
+                files.load_weights(stage, weights, dtype=None)
 
     # --- what it can do ---
 

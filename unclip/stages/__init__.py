@@ -9,6 +9,8 @@ import importlib
 import pkgutil
 from pathlib import Path
 
+import torch
+
 from unclip.errors import CheckpointError, ConfigError
 from unclip.files import read_json
 from unclip.stages.base import Stage
@@ -32,9 +34,9 @@ def stage_class(kind: str) -> type[Stage]:
     return stage
 
 
-def load_stage(folder: Path) -> Stage:
-    """A stage saved by `Stage.save`, of whatever kind its config.json says."""
+def load_stage(folder: Path, *, dtype: torch.dtype | None = torch.float32) -> Stage:
+    """A stage saved by `Stage.save`, of whatever kind its config.json says; `dtype` as in `load_weights`."""
     kind = read_json(folder / "config.json").get("kind")
     if not isinstance(kind, str):
         raise CheckpointError(f"{folder}/config.json: says no kind of stage")
-    return stage_class(kind).load(folder)
+    return stage_class(kind).load(folder, dtype=dtype)

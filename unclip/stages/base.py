@@ -176,12 +176,12 @@ class Stage(nn.Module, ABC):
         save_weights(self, folder / "model.safetensors", dtype)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """The stage that `save` wrote, in float32 on the CPU. Draws no random number: resuming stays exact."""
+    def load(cls, folder: Path, *, dtype: torch.dtype | None = torch.float32) -> Self:
+        """The stage that `save` wrote, on the CPU; see `load_weights`. Draws no random number: resuming stays exact."""
         config = parse_checkpoint(cls.Config, folder)
         with torch.device("meta"):
             stage = cls(config)
-        load_weights(stage, folder / "model.safetensors")
+        load_weights(stage, folder / "model.safetensors", dtype=dtype)
         return stage.eval()
 
 

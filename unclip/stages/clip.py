@@ -88,14 +88,14 @@ class ClipStage(Stage):
         save_weights(self, folder / "model.safetensors", dtype)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path, *, dtype: torch.dtype | None = torch.float32) -> Self:
         tree = read_json(folder / "config.json")
         identity = tree.pop("identity", None)
         config = parse_checkpoint(ClipConfig, folder, tree)
         with torch.device("meta"):
             stage = cls(config)
         stage.model.attn_mask = causal_mask(config.architecture.context)
-        load_weights(stage, folder / "model.safetensors")
+        load_weights(stage, folder / "model.safetensors", dtype=dtype)
         stage.config = config.model_copy(update={"clip": identity})
         return stage.eval()
 
