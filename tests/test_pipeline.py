@@ -17,6 +17,7 @@ from unclip.errors import Cancelled, CheckpointError, RequestError
 from unclip.files import read_weights
 from unclip.pipeline import MAX_SEED, Pipeline, check_prompt, prompt_words
 from unclip.provenance.watermark import detect
+from unclip.stages.decoder import Decoder
 
 PROMPT = "a shiba inu wearing a red beret"
 
@@ -271,6 +272,29 @@ def test_offloading_keeps_one_stage_in_place_and_draws_the_same_picture(tiny_mod
         assert placed() == []
         assert np.array_equal(pixels(made.images[0]), pixels(whole(PROMPT, seed=1).images[0]))
     assert seen and all(names == [role] for role, names in seen)
+
+
+def test_weights_stored_in_half_precision_wait_so_and_run_as_asked(tiny_model: Path, tmp_path: Path) -> None:
+    model = tmp_path / "half"
+    shutil.copytree(tiny_model, model)
+    Decoder.load(tiny_model / "decoder").save(model / "decoder", torch.float16)
+    decoder = Pipeline.from_pretrained(str(model), device="cpu", dtype=torch.bfloat16, offload=True).decoder
+    stored = read_weights(model / "decoder" / "model.safetensors")
+    for _ in range(2):
+        assert {p.dtype for p in decoder.parameters()} == {torch.float16}
+        with decoder.in_place():
+            assert {p.dtype for p in decoder.network.parameters()} == {torch.bfloat16}
+            assert decoder.null_embed.dtype == torch.float32
+            kernels = [p for p in decoder.network.parameters() if p.ndim == 4]
+            assert kernels and all(k.is_contiguous(memory_format=torch.channels_last) for k in kernels)
+            for name, tensor in decoder.network.state_dict().items():
+                assert torch.equal(tensor, stored[f"network.{name}"].bfloat16())
+    (model / "decoder" / "model.safetensors").unlink()
+    with (
+        pytest.raises(CheckpointError, match=r"decoder/model.safetensors: changed since it was loaded"),
+        decoder.in_place(),
+    ):
+        pass
 
 
 def test_an_unusable_device_is_refused(tiny_model: Path) -> None:

@@ -3,8 +3,10 @@
     python tools/parity_karlo.py                       # all of them; about 6 GiB of memory
     python tools/parity_karlo.py prior decoder
     python tools/parity_karlo.py upsampler --side 64   # it is convolution-only; 256 px, its own, take minutes a run
+    python tools/parity_karlo.py --picture DIR         # the whole chain in 2 + 2 + 2 steps, of `benchmark_karlo.py make DIR`
 
 The weights are diffusers' own, by reference: our stage is the same numbers under other names, so nothing is held twice.
+The picture is theirs first, then ours, the same noise in both; diffusers' schedulers get tables in float64, as ours are.
 """
 
 from __future__ import annotations
@@ -143,6 +145,57 @@ def compare_upsampler(side: int) -> list[tuple[Tensor, Tensor]]:
     return [(ours(x, torch.full((1,), t), low=low), theirs(torch.cat([x, low], dim=1), t).sample) for t in TIMES]
 
 
+def compare_picture(folder: Path) -> None:
+    """Prints the largest difference at the end of each stage; fails where the pictures differ by more than 1 of 255."""
+    from diffusers.schedulers import scheduling_unclip
+
+    from unclip import Pipeline
+    from unclip.diffusion.noise import Noise
+    from unclip.diffusion.schedule import cosine_betas
+
+    shapes = {"prior": (1, 768), "decoder": (1, 3, 64, 64), "upsampler-256": (1, 3, 256, 256)}
+    noise = {shape: Noise([0], role) for role, shape in shapes.items()}
+    latents = [noise[shape](torch.empty(shape)) for shape in shapes.values()]
+    scheduling_unclip.randn_tensor = lambda shape, **_: noise[tuple(shape)](torch.empty(shape))
+    theirs = diffusers.UnCLIPPipeline.from_pretrained(folder / "theirs")
+    for scheduler in (theirs.prior_scheduler, theirs.decoder_scheduler, theirs.super_res_scheduler):
+        scheduler.betas = cosine_betas(1000)
+        scheduler.alphas = 1 - scheduler.betas
+        scheduler.alphas_cumprod = torch.cumprod(scheduler.alphas, 0)
+        scheduler.one = torch.tensor(1.0, dtype=torch.float64)
+    seen: dict[str, Tensor] = {}
+
+    def embed(_: nn.Module, __: Any, given: dict[str, Any]) -> None:
+        seen["prior"] = given["image_embeddings"]
+
+    def low(_: nn.Module, __: Any, given: dict[str, Any]) -> None:
+        seen.setdefault("decoder", given["sample"][:, 3:].float())
+
+    theirs.text_proj.register_forward_pre_hook(embed, with_kwargs=True)
+    theirs.super_res_first.register_forward_pre_hook(low, with_kwargs=True)
+    seen["upsampler-256"] = torch.from_numpy(
+        theirs(
+            "a shiba inu", prior_latents=latents[0], decoder_latents=latents[1], super_res_latents=latents[2],
+            prior_num_inference_steps=2, decoder_num_inference_steps=2, super_res_num_inference_steps=2,
+            output_type="np",
+        ).images
+    ).permute(0, 3, 1, 2) * 2 - 1  # fmt: skip
+    del theirs
+    ends: dict[str, Tensor] = {}
+    ours = Pipeline.from_pretrained(str(folder / "ours"), device="cpu", offload=True)
+    ours.generate(
+        "a shiba inu", seed=0, options={role: {"steps": 2} for role in shapes},
+        on_step=lambda role, _, __, step: ends.update({role: step.x}),
+    )  # fmt: skip
+    ends = {role: end if role == "prior" else end.clamp(-1, 1) for role, end in ends.items()}
+    ends["decoder"] = nn.functional.interpolate(ends["decoder"], (256, 256), mode="bicubic", antialias=True)
+    for role, end in ends.items():
+        error = float((end - seen[role]).abs().max())
+        print(f"| {role}, after its 2 steps | {error:.1e} of values up to {float(seen[role].abs().max()):.2f} |")
+    worst = float((ends["upsampler-256"] - seen["upsampler-256"]).abs().max()) / 2
+    assert worst <= 1 / 255, f"the pictures differ by {255 * worst:.1f} of 255"
+
+
 def count(build: Callable[[], nn.Module]) -> int:
     """Of a module that is never filled."""
     with torch.device("meta"):
@@ -154,7 +207,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", default=["prior", "decoder", "upsampler"])
     parser.add_argument("--side", type=int, default=256, help="pixels of the upsampler's pictures")
+    parser.add_argument("--picture", type=Path, help="compare whole chains, on what benchmark_karlo.py made there")
     options = parser.parse_args()
+    if options.picture:
+        return compare_picture(options.picture)
     compare: dict[str, Callable[[], list[tuple[Tensor, Tensor]]]] = {
         "prior": compare_prior, "decoder": compare_decoder, "upsampler": lambda: compare_upsampler(options.side),
     }  # fmt: skip
