@@ -125,9 +125,9 @@ def test_two_processes_share_the_shards(pictures: Path, embedded: Path, tiny_cli
     arguments = ["data", "embed", str(pictures / "*.tar"), str(tmp_path / "out"), "--clip", str(tiny_clip_folder)]
     subprocess.run(
         [
-            sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-            "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "unclip", *arguments,
-            "--batch", "5",
+            sys.executable, "-m", "accelerate.commands.launch", "--config_file",
+            str(Path(__file__).parent.parent / "configs/accelerate/cpu-gloo.yaml"), "--main_process_port", "0",
+            "-m", "unclip", *arguments, "--batch", "5",
         ],
         check=True, env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip

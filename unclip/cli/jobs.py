@@ -20,9 +20,9 @@ class Share:
     def __init__(self) -> None:
         self.rank, self.processes, self.device = 0, 1, None
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            from accelerate import PartialState  # slow to import
+            from unclip.device import join_processes  # torch is slow to import
 
-            self._state = PartialState()
+            self._state = join_processes()
             self.rank, self.processes = self._state.process_index, self._state.num_processes
             self.device = str(self._state.device)
 

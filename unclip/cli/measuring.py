@@ -205,12 +205,11 @@ def _pictures(source: str, prompts: str | None, options: dict[str, Any]) -> Pict
         return Found.at(source)
     if prompts is None:
         raise RequestError(f"{source} needs --prompts, what to paint: a .txt with a caption per line, or shards")
-    from accelerate import PartialState
-
+    from unclip.device import join_processes
     from unclip.pipeline import Pipeline
 
     captions = read_prompts(prompts)
-    device = options["device"] or (PartialState().device if PartialState().num_processes > 1 else None)
+    device = options["device"] or (join_processes().device if join_processes().num_processes > 1 else None)
     pipeline = Pipeline.from_pretrained(source.removeprefix(MODEL), device=device)
     size = next((size for size in pipeline.sizes if size >= (options["size"] or 0)), pipeline.sizes[-1])
     return Painted(pipeline, captions, size, options["seed"], options["batch"])
@@ -228,19 +227,18 @@ def _extractor(features: str, device: str | None, *, logits: bool) -> Any:
 
 
 def _clip(ref: str, device: str | None) -> Clip:
-    from accelerate import PartialState
-
     from unclip.clip import load_clip
+    from unclip.device import join_processes
     from unclip.files import BUNDLED
 
-    return load_clip(str(BUNDLED / "mini/clip") if ref == "clip" else ref).to(device or PartialState().device)
+    return load_clip(str(BUNDLED / "mini/clip") if ref == "clip" else ref).to(device or join_processes().device)
 
 
 def report(found: Quality, options: dict[str, Any]) -> None:
     """Prints it as asked, and saves it, on the main process."""
-    from accelerate import PartialState
+    from unclip.device import join_processes
 
-    if not PartialState().is_main_process:
+    if not join_processes().is_main_process:
         return
     if options["out"] is not None:
         found.save(options["out"])

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from safetensors.torch import save
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from unclip.clip import Clip, load_clip
 from unclip.data.embeddings import RECORD, find_embeddings
 from unclip.data.sample import BadSample, Skipped, captions, described, picture, scaled
 from unclip.data.tar import Progress, Sample, find_shards, read_record, read_shard, write_record, write_shard
+from unclip.device import join_processes
 from unclip.errors import DataError
 from unclip.images import to_tensor
 
@@ -47,7 +47,7 @@ def embed_shards(
     if find_embeddings(paths):
         raise DataError(f"{pattern}: hold embeddings already; give the shards with the pictures")
     names = _names(paths)
-    state = PartialState()
+    state = join_processes()
     clip = load_clip(ref).to(state.device)
     _begin(out, {"clip": clip.identity, "tokens": tokens, "shards": names})
     mine = list(zip(paths, names))[state.process_index :: state.num_processes]

@@ -10,7 +10,6 @@ from itertools import islice, zip_longest
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from PIL import Image
 from safetensors import SafetensorError
@@ -21,6 +20,7 @@ from unclip.clip import Clip
 from unclip.clip.torchvision_schemas import declare_missing_schemas
 from unclip.convert.weights import read_pickle
 from unclip.data.sample import scaled
+from unclip.device import join_processes
 from unclip.errors import DataError, RequestError
 from unclip.evaluate.classifier import SIZE, load_judge
 from unclip.evaluate.pictures import Pictures
@@ -119,7 +119,7 @@ def encode(pictures: Pictures, extractor: Extractor, *, size: int | None, batch:
     kept = _kept(pictures, extractor, size, cache)
     if kept is not None and kept.is_file():
         return Encoded(_read(kept), [_brought(image, size) for image in islice(pictures.read(0, 1), SHEET)])
-    state = PartialState()
+    state = join_processes()
     rows: list[Tensor] = []
     sheet: list[Image.Image] = []
     sizes: set[tuple[int, int]] = set()
@@ -185,4 +185,4 @@ def _brought(image: Image.Image, size: int | None) -> Image.Image:
 
 
 def _device() -> torch.device:
-    return torch.device(PartialState().device)
+    return torch.device(join_processes().device)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from tqdm import tqdm
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from unclip.clip import Clip, load_clip
 from unclip.data.embeddings import find_embeddings
 from unclip.data.tar import find_shards
-from unclip.device import peak_flops, quick_in_bf16
+from unclip.device import join_processes, peak_flops, quick_in_bf16
 from unclip.errors import ConfigError
 from unclip.files import stage_folder
 from unclip.stages import load_stage, stage_class
@@ -204,9 +204,9 @@ def _accelerator(config: RunConfig, run: Path) -> Accelerator:
     missing = [name for name in config.train.trackers if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"{config.name}: train.trackers: {missing[0]} is not installed; pip install {missing[0]}")
-    precision = config.train.precision
+    device, precision = join_processes().device, config.train.precision
     if precision == "auto":
-        precision = "bf16" if quick_in_bf16(PartialState().device) else "no"
+        precision = "bf16" if quick_in_bf16(device) else "no"
     AcceleratorState._reset_state()  # it is global, and an earlier run in this process may have had another precision
     accelerator = Accelerator(
         mixed_precision=precision, log_with=list(config.train.trackers) or None, project_dir=run,
