@@ -5,6 +5,7 @@ checkpoint (only the words, a quarter of an hour, start again).
 
     python tools/make_mini.py --work runs/mini                  # everything
     python tools/make_mini.py --work runs/mini --minutes 60     # stop training after an hour; call again to go on
+    python tools/make_mini.py --work runs/trial --trial         # every step in small: some minutes, and no bundle replaced
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ SETS = {
 # Words, then sentences: pictures that the CLIP sees against single phrases before its stage proper.
 WORDS = 500_000
 STAGES = ("clip", "prior", "decoder", "upsampler-256", "upsampler-1024")
+# What a trial has of pictures, words, steps and captions.
+TRIAL_PICTURES = 50
+TRIAL_WORDS = 512
+TRIAL = ("train.steps=4", "data.batch=8", "data.calibration=32")
+TRIAL_COUNT = 4
 
 
 def main() -> None:
@@ -42,18 +48,22 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="stop the training after this long, resumably")
     parser.add_argument("--further", action="store_true", help="start from the bundle as it is, and keep its CLIP")
     parser.add_argument("--count", type=int, default=512, help="held-out captions of the final figures")
+    parser.add_argument("--trial", action="store_true", help="do all in small, with the bundle in the work folder")
     args = parser.parse_args()
-    work: Path = args.work
+    work: Path = args.work.absolute()  # the programs below run in the checkout
+    bundle = work / "bundle" if args.trial else BUNDLE
     for name, (count, size, seed, siblings) in SETS.items():
-        unclip("data", "menagerie", "--out", work / "data" / name, "--count", count, "--size", size, "--seed", seed,
+        drawn = min(count, TRIAL_PICTURES) if args.trial else count
+        unclip("data", "menagerie", "--out", work / "data" / name, "--count", drawn, "--size", size, "--seed", seed,
                "--siblings", siblings, "--jobs", args.jobs)  # fmt: skip
     left = None if args.minutes is None else args.minutes * 60
     words = work / "words"
     if not args.further and not words.exists():
         shards = f"{work}/data/{data_of('clip')}/*.tar"
-        left = run([TOOLS / "teach_words.py", CONFIGS / "clip.yaml", shards, "--out", words, "--images", WORDS], left)
+        images = TRIAL_WORDS if args.trial else WORDS
+        left = run([TOOLS / "teach_words.py", CONFIGS / "clip.yaml", shards, "--out", words, "--images", images], left)
     for stage in STAGES:
-        overrides = [f"data.shards={work}/data/{data_of(stage)}/*.tar"]
+        overrides = [f"data.shards={work}/data/{data_of(stage)}/*.tar", *(TRIAL if args.trial else ())]
         if stage in ("prior", "decoder"):
             overrides.append(f"clip={BUNDLE if args.further else work}/clip")
         if args.further:
@@ -68,14 +78,16 @@ def main() -> None:
     if args.further:
         shutil.copytree(BUNDLE / "clip", work / "clip", dirs_exist_ok=True)
     runs = [work / stage for stage in STAGES]
-    unclip("assemble", *runs, "-o", BUNDLE, "--name", "mini", "--half", "--world", "menagerie", "--overwrite")
-    size = sum(file.stat().st_size for file in BUNDLE.rglob("*") if file.is_file())
+    unclip("assemble", *runs, "-o", bundle, "--name", "mini", "--half", "--world", "menagerie", "--overwrite")
+    size = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file())
     if size > LIMIT:
         sys.exit(f"the bundle has {size:,} bytes, {size - LIMIT:,} too many")
     print(f"bundle: {size / 2**20:.1f} MiB")
-    unclip("evaluate", "compose", "--model", BUNDLE, "--count", args.count, "--out", work / "compose")
-    run([TOOLS / "sharpness.py", "--model", BUNDLE, "--out", work / "sharpness.json"], None)
-    run([TOOLS / "model_card.py", "--work", work, "--bundle", BUNDLE], None)
+    count = min(args.count, TRIAL_COUNT) if args.trial else args.count
+    unclip("evaluate", "compose", "--model", bundle, "--count", count, "--out", work / "compose")
+    sharp = ("--count", TRIAL_COUNT) if args.trial else ()
+    run([TOOLS / "sharpness.py", "--model", bundle, *sharp, "--out", work / "sharpness.json"], None)
+    run([TOOLS / "model_card.py", "--work", work, "--bundle", bundle], None)
 
 
 def data_of(stage: str) -> str:

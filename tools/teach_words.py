@@ -74,7 +74,7 @@ def main() -> None:
         if step % 25 == 0:
             bar.set_postfix({key: f"{value:.2f}" for key, value in zip(VALUES, loss.tolist(), strict=True)})
     args.out.mkdir(parents=True, exist_ok=True)
-    ema.stage.save(args.out)
+    ema.stage(stage).save(args.out)
 
 
 def contests(stage: ClipStage, pixels: Tensor, truth: Tensor, rng: random.Random) -> Tensor:
