@@ -125,8 +125,7 @@ def nll(
 
 def _stage(run: Path, device: str | None) -> Pixels:
     """The trained stage of a run or a folder, ready to use."""
-    from accelerate import PartialState
-
+    from unclip.device import join_processes
     from unclip.files import stage_folder
     from unclip.stages import load_stage
     from unclip.stages.pixels import Pixels
@@ -134,4 +133,4 @@ def _stage(run: Path, device: str | None) -> Pixels:
     stage = load_stage(stage_folder(run))
     if not isinstance(stage, Pixels):
         raise RequestError(f"{run}: is a {stage.config.kind}, not a pixels stage")
-    return stage.to(device or PartialState().device)
+    return stage.to(device or join_processes().device)
