@@ -199,6 +199,11 @@ def test_device_and_dtype(generate: Any) -> None:
     assert 0 < difference.mean() < 12
 
 
+def test_a_preset_has_an_option_of_its_own(generate: Any) -> None:
+    stages = json.loads(generate("a cat", "--preset", "fast", "--json", "-q").stdout)["settings"]["stages"]
+    assert (stages["decoder"]["steps"], stages["decoder"]["sampler"]) == (12, "dpmpp_2m")
+
+
 def test_steps_have_presets_and_single_numbers_go_before_them(generate: Any) -> None:
     result = generate("a cat", "--steps", "decoder=3", "--steps", "fast", "--json", "-q", "--offload")
     stages = json.loads(result.stdout)["settings"]["stages"]

@@ -15,6 +15,7 @@ from PIL import Image
 from unclip.assemble import assemble
 from unclip.errors import Cancelled, CheckpointError, RequestError
 from unclip.files import read_weights
+from unclip.generation import preset_for
 from unclip.pipeline import MAX_SEED, Pipeline, check_prompt, prompt_words
 from unclip.provenance.watermark import detect
 from unclip.stages.decoder import Decoder
@@ -153,6 +154,27 @@ def test_a_preset_is_known_by_name_and_options_go_before_it(pipe: Pipeline) -> N
     stages = made.settings[0]["stages"]
     assert (stages["prior"]["steps"], stages["prior"]["sampler"]) == (10, "unipc")
     assert (stages["decoder"]["steps"], stages["decoder"]["sampler"]) == (3, "unipc")
+
+
+def test_the_papers_preset_is_table_3_as_far_as_the_model_goes(tiny_model: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+
+    def chosen() -> dict[str, tuple[int, str]]:
+        changes = preset_for(Pipeline.from_pretrained(str(model), device="cpu"), "paper")
+        return {role: (fields["steps"], fields["sampler"]) for role, fields in changes.items()}
+
+    rest = {"decoder": (250, "ddpm"), "upsampler-256": (27, "ddim"), "upsampler-1024": (15, "ddim")}
+    assert chosen() == {"prior": (64, "ddpm"), **rest}
+    config = json.loads((model / "prior/config.json").read_text())
+    config["diffusion"]["doubt"] = [0.1, 0.5, 1.0]
+    (model / "prior/config.json").write_text(json.dumps(config))
+    assert chosen() == {"prior": (64, "analytic_dpm"), **rest}
+    made = Pipeline.from_pretrained(str(model), device="cpu")(
+        "a cat", seed=1, size=256, preset="paper", options={"decoder": {"steps": 2}}
+    )
+    assert made.settings[0]["stages"]["prior"]["sampler"] == "analytic_dpm"
+    assert made.settings[0]["stages"]["upsampler-256"]["steps"] == 27
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -202,6 +203,27 @@ def test_it_takes_the_priors_place_in_a_model(kind: str, tiny_model: Path, tmp_p
     assert counted[-1] == ((6, 6) if kind == "prior_ar" else (1, 1))
     pipe.save_pretrained(tmp_path / "copy")
     assert type(Pipeline.from_pretrained(str(tmp_path / "copy"), device="cpu").prior) is type(stage)
+
+
+def test_calibrate_measures_a_prior_once_and_refuses_what_does_not_fit(
+    tiny_model: Path, train_shards: str, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model / "prior", tmp_path / "prior")
+
+    def calibrate(*arguments: str) -> Any:
+        return CliRunner().invoke(cli, ["calibrate", *arguments])
+
+    clip = ("--clip", str(tiny_model / "clip"), "--count", "64")
+    assert calibrate(str(tmp_path / "prior"), train_shards, *clip).exit_code == 0
+    doubt = json.loads((tmp_path / "prior/config.json").read_text())["diffusion"]["doubt"]
+    assert len(doubt) == 64 and min(doubt) >= 0 and len(set(doubt)) > 1
+    for arguments, message in (
+        ((str(tmp_path / "prior"), train_shards), "--clip"),
+        ((str(tiny_model / "decoder"), train_shards, *clip), "is a decoder"),
+        ((str(tmp_path / "prior"), train_shards, *clip[:2], "--count", "3"), "--count 3"),
+    ):
+        failed = calibrate(*arguments)
+        assert isinstance(failed.exception, RequestError) and message in str(failed.exception)
 
 
 def test_priors_are_compared_with_each_other_and_with_none(tiny_model: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -64,6 +65,32 @@ def test_ancestral_sampling_is_right_with_any_variance_given_enough_steps(mix: f
     samples = end(ddpm, best_denoiser(COSINE, mix), x, COSINE, COSINE.grid(1000))
     assert samples.mean().item() == pytest.approx(MEAN, abs=0.02)
     assert samples.std().item() == pytest.approx(DEVIATION, rel=0.03)
+
+
+@pytest.mark.parametrize("steps", [4, 12])
+def test_the_analytic_variance_is_right_however_few_the_steps(steps: int) -> None:
+    # Of Gaussian data Var[x0 | x_t] is known, and with the best variance every ancestral step keeps the marginals exactly.
+    doubt = DEVIATION**2 * COSINE.sigma**2 / (COSINE.alpha**2 * DEVIATION**2 + COSINE.sigma**2)
+    schedule = replace(COSINE, doubt=doubt)
+    start = torch.randn(40000, 1, generator=torch.Generator().manual_seed(0))
+
+    def deviations(name: str) -> list[float]:
+        """Of x after each step but the last (whose mean, without noise, is narrower), over what it should be."""
+        times, generator = schedule.grid(steps), torch.Generator().manual_seed(1)
+        walk = find_sampler(name)(
+            best_denoiser(schedule), start, schedule, times, lambda like: torch.randn(like.shape, generator=generator)
+        )
+        right = [(schedule.alpha[s] ** 2 * DEVIATION**2 + schedule.sigma[s] ** 2).sqrt() for s in times[1:]]
+        return [float(step.x.std() / one) for step, one in zip(walk, right, strict=False)]
+
+    assert deviations("analytic_dpm") == pytest.approx([1.0] * (steps - 1), abs=0.02)
+    assert min(deviations("ddpm")) < 0.96
+
+
+def test_without_a_measured_variance_the_analytic_one_says_what_to_do() -> None:
+    schedule = Schedule.named("cosine")
+    with pytest.raises(RequestError, match="unclip calibrate"):
+        end(SAMPLERS["analytic_dpm"], some_denoiser, torch.zeros(2, 3), schedule, schedule.grid(3))
 
 
 def test_a_network_goes_all_the_way() -> None:

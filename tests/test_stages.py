@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -396,6 +397,36 @@ def test_training_and_sampling_share_one_scale() -> None:
     torch.testing.assert_close(last(stage.sample(text(3), text(2), QUICK, Noise([1])))[0], wanted, rtol=1e-4, atol=1e-4)
     exact = Batch(("a",), None, wanted[None], text(3), text(2))
     torch.testing.assert_close(stage(exact), torch.zeros(1), rtol=0, atol=1e-8)
+
+
+def test_a_priors_doubt_of_gaussian_data_is_the_closed_form(tmp_path: Path) -> None:
+    # A network that knows N(0, 1) per dimension says alpha · x_t; what it leaves open of z_i is sigma².
+    stage = Prior(PriorConfig(embed=D, token_width=W, context=L, width=16, depth=1, heads=2))
+
+    class Best(torch.nn.Module):
+        def forward(self, x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+            return stage.diffusion.schedule.alpha[t].float()[:, None] * x
+
+    network, stage.network = stage.network, Best()
+    seeds = torch.arange(4)
+    data = (replace(batch(), image_embed=0.3 + 2 * torch.randn(4, D), seeds=seeds + 4 * i) for i in range(400))
+    stage.mean.fill_(0.3)
+    stage.std.fill_(2.0)
+    stage.measure_doubt(data, times=5)
+    sigma = stage.diffusion.schedule.sigma
+    times = stage.diffusion.schedule.grid(5)[::-1]
+    assert stage.config.diffusion.doubt == pytest.approx([sigma[t].item() ** 2 for t in times], abs=0.05)
+    table = stage.diffusion.schedule.doubt
+    assert table is not None and table[times].tolist() == pytest.approx(stage.config.diffusion.doubt, abs=0.01)
+    stage.network = network
+    stage.save(tmp_path)
+    assert Prior.load(tmp_path).config.diffusion.doubt == stage.config.diffusion.doubt
+    assert prior_sample(stage, sampler="analytic_dpm").shape == (2, D)
+
+
+def prior_sample(stage: Prior, **changes: Any) -> Tensor:
+    options = stage.config.sampling.updated({"steps": 3, **changes})
+    return last(stage.sample(text(3, 2), text(2, 2), options, Noise([1, 2], "prior")))
 
 
 @pytest.mark.parametrize("candidates", [1, 3])

@@ -21,6 +21,7 @@ from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step, find_sampler
 from unclip.errors import RequestError
 from unclip.images import lanczos, to_pil
+from unclip.presets import find_preset
 from unclip.stages.base import DiffusionStage, PriorRole, SamplingConfig
 from unclip.stages.decoder import Decoder
 from unclip.stages.upsampler import Upsampler
@@ -215,6 +216,22 @@ def links(model: Model) -> dict[str, PriorRole | DiffusionStage]:
     """A model's stages by role, in the order of the chain."""
     prior: dict[str, PriorRole | DiffusionStage] = {} if model.prior is None else {"prior": model.prior}
     return {**prior, "decoder": model.decoder, **{f"upsampler-{u.size}": u for u in model.upsamplers}}
+
+
+def preset_for(model: Model, name: str) -> dict[str, dict[str, Any]]:
+    """The preset as this model can follow it.
+
+    Analytic-DPM becomes plain ancestral sampling where the variance was never measured, and an upsampler with an expert for
+    its last step keeps its own steps.
+    """
+    changes = {role: dict(fields) for role, fields in find_preset(name).items()}
+    for role, stage in links(model).items():
+        analytic = changes.get(role, {}).get("sampler") == "analytic_dpm"
+        if analytic and not (isinstance(stage, DiffusionStage) and stage.diffusion.schedule.doubt is not None):
+            changes[role]["sampler"] = "ddpm"
+        if isinstance(stage, Upsampler) and stage.expert:
+            changes.pop(role, None)
+    return changes
 
 
 def check_prompt(prompt: str) -> str:

@@ -33,8 +33,8 @@ from unclip.generation import (
     check_prompt,
     choose_seeds,
     links,
+    preset_for,
 )
-from unclip.presets import with_preset
 from unclip.stages import load_stage
 from unclip.stages.base import DiffusionStage, PriorRole, Stage
 from unclip.stages.decoder import Decoder
@@ -236,8 +236,9 @@ class Pipeline:
             self,
             choose_seeds(num_images, seed if seeds is None else seeds, prompts=len(prompts)),
             size,
-            with_preset(preset, options or {}),
+            options,
             on_step,
+            defaults=preset_for(self, preset),
         )
         with torch.inference_mode():
             text, null = call.encode(captions, negative)

@@ -20,7 +20,7 @@ from unclip.cli.info import info
 from unclip.cli.pixels import sample
 from unclip.cli.provenance import provenance
 from unclip.cli.serve import serve
-from unclip.cli.training import assemble, train
+from unclip.cli.training import assemble, calibrate, train
 from unclip.cli.verify import verify
 from unclip.errors import UnclipError
 
@@ -36,8 +36,8 @@ def cli() -> None:
 
 
 for _command in (
-    generate, mix, vary, interpolate, diff, edit, outpaint, info, verify, provenance, serve, train, assemble, convert,
-    data, evaluate, sample,
+    generate, mix, vary, interpolate, diff, edit, outpaint, info, verify, provenance, serve, train, calibrate, assemble,
+    convert, data, evaluate, sample,
 ):  # fmt: skip
     cli.add_command(_command)
 

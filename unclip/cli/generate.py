@@ -12,7 +12,7 @@ import click
 
 from unclip.cli.jobs import RECORD, Job, Share, fingerprint
 from unclip.errors import RequestError
-from unclip.presets import PRESETS, with_preset
+from unclip.presets import PRESETS
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,7 +43,10 @@ MOST = 10_000  # pictures of one command: a slip of the finger should not fill a
     "--steps",
     multiple=True,
     metavar="[STAGE=]N",
-    help="Denoising steps; without a stage, the decoder's. Or: fast, balanced, paper.",
+    help="Denoising steps; without a stage, the decoder's. Or a preset's name.",
+)
+@click.option(
+    "--preset", type=click.Choice(list(PRESETS)), help="Steps and samplers of all stages. [default: balanced]"
 )
 @click.option("--guidance", multiple=True, metavar="[STAGE=]X", help="Guidance scale; without a stage, the decoder's.")
 @click.option(
@@ -61,8 +64,8 @@ MOST = 10_000  # pictures of one command: a slip of the finger should not fill a
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no warnings.")
 def generate(
     prompts: tuple[str, ...], prompts_file: Path | None, num_images: int, output: str | None, overwrite: bool,
-    seed: int | None, size: int | None, model: str, steps: tuple[str, ...], guidance: tuple[str, ...],
-    sampler: tuple[str, ...], negative: str, device: str | None, dtype: str, offload: bool, grid: bool,
+    seed: int | None, size: int | None, model: str, steps: tuple[str, ...], preset: str | None,
+    guidance: tuple[str, ...], sampler: tuple[str, ...], negative: str, device: str | None, dtype: str, offload: bool, grid: bool,
     save_stages: bool, no_watermark: bool, no_metadata: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Make pictures of captions.
@@ -76,7 +79,10 @@ def generate(
     total = len(captions) * num_images
     if num_images < 1 or (num_images if prompts_file else total) > MOST:
         raise RequestError(f"{total} pictures: one command makes 1 to {MOST}; go on with another --seed for more")
-    options = sampling_options({"steps": steps, "guidance": guidance, "sampler": sampler})
+    given = ",".join(steps).split(",") if steps else []
+    chosen = [value for value in given if value in PRESETS] + ([preset] if preset else [])
+    numbers = tuple(value for value in given if value not in PRESETS)
+    options = sampling_options({"steps": numbers, "guidance": guidance, "sampler": sampler})
     share = Share()
     if grid and share.processes > 1:
         raise RequestError("--grid: a sheet is one picture and one process's work; leave out accelerate launch")
@@ -126,7 +132,7 @@ def generate(
         with progress(quiet, f"{batch[0] + 1}–{batch[-1] + 1} of {total}" if total > BATCH else "") as on_step:
             made = pipe.generate(
                 [caption for caption, _ in part], seeds=[s for _, s in part], size=size, negative=negative,
-                options=options, keep_stages=save_stages, on_step=on_step,
+                preset=chosen[-1] if chosen else "balanced", options=options, keep_stages=save_stages, on_step=on_step,
                 watermark=not (no_watermark or grid),
             )  # fmt: skip
         if grid:
@@ -205,15 +211,11 @@ def _first_seed(seed: int | None) -> int:
 def sampling_options(given: dict[str, tuple[str, ...]]) -> dict[str, dict[str, Any]]:
     """`--steps prior=8 --steps 30` as {"prior": {"steps": "8"}, "decoder": {"steps": "30"}}; the stages check the values."""
     options: dict[str, dict[str, Any]] = {}
-    preset = "balanced"
     for name, values in given.items():
         for value in ",".join(values).split(",") if values else ():
-            if name == "steps" and value in PRESETS:
-                preset = value
-                continue
             stage, equals, setting = value.rpartition("=")
             options.setdefault(stage if equals else "decoder", {})[name] = setting
-    return with_preset(preset, options)
+    return options
 
 
 def _pattern(output: str | None, total: int, *, grid: bool, numbered: bool) -> str:

@@ -1,4 +1,4 @@
-"""`unclip train` and `unclip assemble`."""
+"""`unclip train`, `unclip calibrate` and `unclip assemble`."""
 
 from __future__ import annotations
 
@@ -39,6 +39,22 @@ def train(config: Path, overrides: tuple[str, ...], out: Path | None, dry_run: b
 
     folder = train_stage(run, out or Path("runs") / run.name, progress=not quiet)
     click.echo(str(folder))
+
+
+@click.command()
+@click.argument("prior", type=click.Path(path_type=Path))
+@click.argument("shards")
+@click.option("--clip", help="Reference of the prior's CLIP, where the shards hold no embeddings.")
+@click.option("--count", default=512, show_default=True, help="Samples to measure on.")
+def calibrate(prior: Path, shards: str, clip: str | None, count: int) -> None:
+    """Measure on training data the variance that the sampler analytic_dpm takes, and store it with the prior.
+
+    \b
+    unclip calibrate runs/prior 'data/menagerie/train-64/*.tar' --clip runs/clip
+    """
+    from unclip.train.doubt import calibrate as measure
+
+    click.echo(str(measure(prior, shards, clip, count=count)))
 
 
 @click.command()

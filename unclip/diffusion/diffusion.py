@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from dataclasses import replace
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +82,8 @@ class DiffusionConfig(Config):
         gamma: of that weight; None for the papers' 5 and 1.
         clamp: bound on x0 while sampling; None for none.
         levels: values that a pixel can take, evenly from −1 to 1; what the bound is a code length of.
+        doubt: the mean variance of x0 given x_t that training data showed, at evenly spaced times from 0 to T − 1; for the
+            sampler `analytic_dpm`. None where nobody has measured it.
     """
 
     schedule: str = "cosine"
@@ -92,6 +95,7 @@ class DiffusionConfig(Config):
     gamma: float | None = Field(None, gt=0)
     clamp: float | None = 1.0
     levels: int = Field(256, ge=2)
+    doubt: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = Field(None, min_length=2)
 
     @field_validator("schedule")
     @classmethod
@@ -107,6 +111,8 @@ class Diffusion:
     def __init__(self, config: DiffusionConfig) -> None:
         self.config = config
         self.schedule = Schedule.named(config.schedule, config.times)
+        if config.doubt is not None:
+            self.schedule = replace(self.schedule, doubt=_spread_out(config.doubt, config.times))
         self._bounds = _variance_bounds(self.schedule)
         self._weights = _loss_weights(self.schedule, config)
 
@@ -243,6 +249,12 @@ def _variance_bounds(schedule: Schedule) -> tuple[Tensor, Tensor, Tensor, Tensor
     table = [[r.x_weight for r in rows], [r.x0_weight for r in rows], small, [r.large for r in rows]]
     x_weight, x0_weight, small_, large = torch.tensor(table, dtype=torch.float64, device="cpu")
     return x_weight, x0_weight, small_.log(), large.log()
+
+
+def _spread_out(values: tuple[float, ...], times: int) -> Tensor:
+    """The table [T] that runs straight from each value to the next."""
+    table = torch.tensor(values, dtype=torch.float64, device="cpu")[None, None]
+    return F.interpolate(table, times, mode="linear", align_corners=True)[0, 0]
 
 
 def _loss_weights(schedule: Schedule, config: DiffusionConfig) -> Tensor:

@@ -67,6 +67,32 @@ def ddpm(denoise: Denoise, x: Tensor, schedule: Schedule, times: Sequence[int], 
 
 
 @sampler
+def analytic_dpm(
+    denoise: Denoise, x: Tensor, schedule: Schedule, times: Sequence[int], noise: NoiseSource
+) -> Iterator[Step]:
+    """Ancestral sampling with the variance that is the best of all scalar ones (Bao et al. 2022, theorem 1).
+
+    In the paper's eq. 8 the variance on top of β̃ is a squared weight times (sigma/alpha)² · (1 − sigma² E‖score‖²/D): that is
+    x0's weight in the posterior's mean, and by Tweedie's formula the mean variance of x0 given x_t, `schedule.doubt`.
+
+    Raises:
+        RequestError: it was never measured.
+    """
+    if schedule.doubt is None:
+        raise RequestError(
+            "sampler 'analytic_dpm' needs a variance measured on training data, which this stage has not: "
+            "`unclip calibrate` measures it, or take ddpm"
+        )
+    for t, s in pairwise([*times, CLEAN]):
+        x0 = denoise(x, t).x0
+        q = schedule.posterior(t, s)
+        x = q.x_weight * x + q.x0_weight * x0
+        if s != CLEAN:
+            x = x + math.sqrt(q.small + q.x0_weight**2 * schedule.doubt[t].item()) * noise(x)
+        yield Step(t, x, x0)
+
+
+@sampler
 def ddim(
     denoise: Denoise, x: Tensor, schedule: Schedule, times: Sequence[int], noise: NoiseSource, *, eta: float = 0.0
 ) -> Iterator[Step]:

@@ -36,10 +36,15 @@ BETAS: dict[str, Callable[[int], Tensor]] = {"linear": linear_betas, "cosine": c
 
 @dataclass(frozen=True)
 class Schedule:
-    """alpha and sigma for every time t = 0 … T−1, as float64 tables of shape [T] on the CPU."""
+    """alpha and sigma for every time t = 0 … T−1, as float64 tables of shape [T] on the CPU.
+
+    `doubt`, where it was measured, is what a model of the data leaves open of them: the mean variance of x_0 given x_t, per
+    dimension.
+    """
 
     alpha: Tensor
     sigma: Tensor
+    doubt: Tensor | None = None
 
     @classmethod
     def named(cls, name: str, times: int = 1000) -> Schedule:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unclip.clip import Text
-from unclip.diffusion.diffusion import Cond, DiffusionConfig
+from unclip.diffusion.diffusion import Cond, Diffusion, DiffusionConfig
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step
 from unclip.nn.layers import TimeEmbedding
@@ -99,6 +99,32 @@ class Prior(DiffusionStage, PriorRole):
         text = drop_text(batch.text, batch.null, chance.uniform() >= self.text_drop)
         x0 = (batch.image_embed.float() - self.mean) / self.std
         return self.diffusion.loss(self.network, x0, _cond(text), *self._draw(chance, x0))
+
+    def measure_doubt(self, batches: Iterable[Batch], times: int = 64) -> None:
+        """Measures the mean variance of z_i given its noised self, whitened, for `analytic_dpm`, and keeps it in the config.
+
+        By the law of total variance that is E‖x_0‖² − E‖E[x_0 | x_t]‖², per dimension, where the network stands for the
+        inner mean (Bao et al. 2022, eq. 8, say the same by the score's norm).
+
+        Args:
+            batches: of training data, embedded.
+            times: how many, evenly spaced.
+        """
+        grid = self.diffusion.schedule.grid(times)[::-1]
+        found, number = torch.zeros(times, dtype=torch.float64), 0
+        for batch in batches:
+            assert batch.image_embed is not None and batch.text is not None
+            chance = batch.chance(batch.image_embed)
+            x0 = (batch.image_embed.float() - self.mean) / self.std
+            denoise = self._denoiser(_cond(batch.text), None, self.config.sampling.updated({"guidance": 1}))
+            for i, t in enumerate(grid):
+                alpha, sigma = self.diffusion.schedule.at(t)
+                guess = denoise(alpha * x0 + sigma * chance.normal(x0), t).x0
+                found[i] += (x0.square() - guess.square()).double().mean(1).sum().cpu()
+            number += len(x0)
+        doubt = tuple(round(value, 6) for value in (found / number).clamp(min=0).tolist())
+        measured = self.diffusion.config.model_copy(update={"doubt": doubt})
+        self.config, self.diffusion = self.config.model_copy(update={"diffusion": measured}), Diffusion(measured)
 
     def sample(self, text: Text, null: Text, options: SamplingConfig, noise: Noise) -> Iterator[Step]:
         """Walks from noise to z_i [B, D].

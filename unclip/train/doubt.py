@@ -1,0 +1,59 @@
+"""What a trained prior leaves open, measured once on training data: the optimal reverse variance is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from unclip.clip import Clip, load_clip
+from unclip.data.embeddings import find_embeddings
+from unclip.data.shards import DataConfig, Stream, batches, embed
+from unclip.data.tar import find_shards
+from unclip.errors import RequestError
+from unclip.files import stage_folder, write_json
+from unclip.stages import load_stage
+from unclip.stages.base import Batch
+from unclip.stages.prior import Prior
+
+BATCH = 64
+
+
+def calibrate(folder: Path, shards: str, ref: str | None = None, *, count: int = 512) -> Path:
+    """Measures the doubt of a saved diffusion prior on shards, and writes it into its config.json; returns its folder.
+
+    Args:
+        folder: a saved stage or a run, whose newest checkpoint is taken.
+        ref: of its CLIP, where the shards hold no embeddings.
+        count: samples to measure on.
+
+    Raises:
+        RequestError: another kind of stage, another CLIP than it was trained with, or none.
+    """
+    found = stage_folder(folder)
+    stage = load_stage(found)
+    if not isinstance(stage, Prior):
+        raise RequestError(f"{found}: is a {stage.config.kind}; Analytic-DPM is for the diffusion prior")
+    if count < BATCH:
+        raise RequestError(f"--count {count}: must be at least {BATCH}")
+    stored = find_embeddings(find_shards(shards))
+    if stored is None and ref is None:
+        raise RequestError(f"{shards}: holds no embeddings; say with which --clip to make them")
+    clip = None if ref is None else load_clip(ref)
+    identity = clip.identity if clip else stored.identity if stored else None
+    if stage.config.clip not in (None, identity):
+        raise RequestError(f"{found}: was trained for CLIP {stage.config.clip}, not {identity}")
+    with torch.inference_mode():
+        stage.measure_doubt(_read(stage, shards, clip, count // BATCH))
+    write_json(found / "config.json", stage.config.model_dump(mode="json"))
+    return found
+
+
+def _read(stage: Prior, shards: str, clip: Clip | None, number: int) -> Iterator[Batch]:
+    data = DataConfig(shards=shards, batch=BATCH, workers=0)
+    stream = Stream(data, resolution=stage.resolution, crop=stage.crop, needs=stage.needs, seed=0, rank=0)
+    for i, batch in enumerate(islice(batches(stream), number)):
+        yield replace(embed(batch, clip, stage.needs), seeds=i * BATCH + torch.arange(BATCH))
