@@ -201,7 +201,7 @@ def test_device_and_dtype(generate: Any) -> None:
 
 def test_a_preset_has_an_option_of_its_own(generate: Any) -> None:
     stages = json.loads(generate("a cat", "--preset", "fast", "--json", "-q").stdout)["settings"]["stages"]
-    assert (stages["decoder"]["steps"], stages["decoder"]["sampler"]) == (12, "dpmpp_2m")
+    assert (stages["decoder"]["steps"], stages["decoder"]["sampler"]) == (12, "unipc")
 
 
 def test_steps_have_presets_and_single_numbers_go_before_them(generate: Any) -> None:
@@ -360,7 +360,7 @@ def test_info_without_an_argument_tells_of_the_program() -> None:
     from unclip import __version__
 
     tree = json.loads(invoke("info", "--json").stdout)
-    assert tree["unclip"] == __version__ and tree["samplers"] == "ddim, ddpm, dpmpp_2m, unipc"
+    assert tree["unclip"] == __version__ and tree["samplers"] == "analytic_dpm, ddim, ddpm, dpmpp_2m, unipc"
     assert f"unclip: {__version__}" in invoke("info").stdout
 
 

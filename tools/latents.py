@@ -30,11 +30,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--count", type=int, default=16, help="renderings per figure")
-    parser.add_argument("--only", choices=["inversion", "diff", "seams"], help="one table instead of all")
+    parser.add_argument("--only", choices=["inversion", "ends", "diff", "seams"], help="one table instead of all")
     args = parser.parse_args()
     pipe = Pipeline.from_pretrained(args.model)
     scenes = [sample(SEED, i, held_out=True) for i in range(args.count)]
-    for name, table in (("inversion", inversion), ("diff", diffs), ("seams", seams)):
+    for name, table in (("inversion", inversion), ("ends", ends), ("diff", diffs), ("seams", seams)):
         if args.only in (None, name):
             table(pipe, scenes)
 
@@ -51,6 +51,16 @@ def inversion(pipe: Pipeline, scenes: list[Scene]) -> None:
                 made = redraw(call, found.image_embeds, found.noise)
             quality = [psnr(to_pil(x), image) for x, image in zip(made, images, strict=True)]
             print(f"| {steps} | {evaluations} | {np.mean(quality):.1f} | {min(quality):.1f} |", flush=True)
+
+
+def ends(pipe: Pipeline, scenes: list[Scene]) -> None:
+    """How near an interpolation's two ends are to the pictures it goes between."""
+    images = [draw(scene, pipe.decoder.size) for scene in scenes]
+    quality = []
+    for i, pair in enumerate(zip(images[::2], images[1::2], strict=True)):
+        made = pipe.interpolate(pair, 2, seed=i, size=pipe.sizes[0]).images
+        quality += [psnr(a, b) for a, b in zip(made, pair, strict=True)]
+    print(f"\nends of interpolations: {np.mean(quality):.1f} dB, the worst of {len(quality)} {min(quality):.1f} dB")
 
 
 def diffs(pipe: Pipeline, scenes: list[Scene]) -> None:
