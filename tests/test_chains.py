@@ -127,6 +127,19 @@ def test_one_bits_bound_of_the_true_reverse_is_its_entropy_exactly() -> None:
     assert total == pytest.approx(-(p * math.log(p) + (1 - p) * math.log(1 - p)), abs=1e-9)
 
 
+def test_a_certain_guess_costs_a_finite_number_of_bits_in_single_precision_too() -> None:
+    chain, x0 = BinomialChain(6), torch.tensor([[1.0, 0.0]])
+    for guess in (x0, 1 - x0):
+        reverse = chain.reverse(lambda x, t, guess=guess: guess.expand_as(x))
+        bits = chain.bound(reverse, x0, torch.Generator().manual_seed(0))
+        assert bits.isfinite().all() and (bits.item() < 1e-6) == (guess is x0)
+    logits = torch.zeros(1, 2, requires_grad=True)  # and trains: at t = 0 the truth is certain, a slope is not
+    chain.term(
+        chain.reverse(lambda x, t: logits.sigmoid()), x0, torch.tensor([0]), torch.full((1, 2), 0.5)
+    ).sum().backward()
+    assert logits.grad is not None and logits.grad.isfinite().all() and logits.grad[0, 0] < 0 < logits.grad[0, 1]
+
+
 def test_the_heartbeats_best_reverse_comes_near_the_entropy_and_beats_one_in_five() -> None:
     """What factorised flips cost, and that they sample the five sequences: the network of the page can only come near."""
     chain = BinomialChain(100)

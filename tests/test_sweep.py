@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -70,3 +72,22 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
     point = Point("ddim", 5, 1.0, {"cmmd": some, "clip": some}, Score(1, 2), Score(0, 2), 0.1)
     with pytest.raises(RequestError, match=r"unclip\[lecture\]"):
         plot([point], tmp_path / "plot.png")
+
+
+def test_the_model_card_measures_what_it_paints(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, work = tmp_path / "bundle", tmp_path / "work"
+    shutil.copytree(tiny_model, bundle)
+    work.mkdir()
+    (work / "sharpness.json").write_text("{}")
+    tool = str(Path(__file__).parent.parent / "tools/model_card.py")
+    monkeypatch.setattr(sys, "argv", [tool, "--work", str(work), "--bundle", str(bundle), "--measure", "5"])
+    runpy.run_path(tool, run_name="__main__")
+    card = (bundle / "README.md").read_text(encoding="utf-8")
+    rows = {row.split(" | ")[0]: row.split(" | ")[1:] for row in card.splitlines() if row.startswith("| ")}
+    for measure in ("CMMD", "KID", "precision", "recall", "CLIP score"):
+        painted, rendered = rows[f"| {measure}"]
+        assert "[" in painted and "[" in rendered
+    assert float(rows["| CMMD"][0].split()[0]) > float(rows["| CMMD"][1].split()[0])  # random weights paint no animals
+    assert "`unclip evaluate compose --count 5 --seed 0`" in card and "| FID" not in card  # 5 pictures, 32 features

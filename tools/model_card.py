@@ -7,9 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unclip.files import read_json, read_weights
+from unclip.evaluate import evaluate_compose, metrics
+from unclip.evaluate.compose import held_out_captions
+from unclip.evaluate.features import clip_extractor, encode_texts, features_of
+from unclip.files import read_json, read_weights, write_json
+from unclip.menagerie.drawing import draw
+from unclip.pipeline import Pipeline
 
 STAGES = ("clip", "prior", "decoder", "upsampler-256", "upsampler-1024")
+BATCH = 32
+RESAMPLES = 200  # of the bootstrap
 
 
 def main() -> None:
@@ -21,14 +28,59 @@ def main() -> None:
         help="folder of the runs, with compose/ and sharpness.json, and seen.json where runs started from trained stages",
     )
     parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument(
+        "--measure", type=int, metavar="COUNT", help="first paint so many held-out captions and measure them"
+    )
     args = parser.parse_args()
+    if args.measure:
+        measure(args.bundle, args.work, args.measure)
     card = [HEAD, "| stage | parameters | images seen | last loss |\n| --- | --- | --- | --- |"]
     seen = read_json(args.work / "seen.json") if (args.work / "seen.json").is_file() else {}
     card += [stage_row(args.work / stage, args.bundle / stage, seen.get(stage, 0)) for stage in STAGES]
     card.append(truth(args.work / "compose"))
+    if (args.work / "quality.json").is_file():
+        card.append(quality(read_json(args.work / "quality.json")))
     card.append(sharpness(read_json(args.work / "sharpness.json")))
     card.append(TAIL)
     (args.bundle / "README.md").write_text("\n".join(card) + "\n", encoding="utf-8")
+
+
+def measure(bundle: Path, work: Path, count: int) -> None:
+    """Paints once; reads the pictures with the judge and with the model's CLIP. Writes compose/ and quality.json.
+
+    Renderings of other held-out scenes are measured beside them: what a perfect painter would get of so many pictures.
+    """
+    pipeline = Pipeline.from_pretrained(str(bundle))
+    report = evaluate_compose(pipeline, count=count, batch=BATCH)
+    report.save(work / "compose")
+    extractor, size = clip_extractor(pipeline.clip), pipeline.sizes[0]
+    asked, others = held_out_captions(count, report.seed), held_out_captions(count, report.seed + 1)
+    true, other = (features_of([draw(one.scene, size) for one in some], extractor, BATCH) for some in (asked, others))
+    sets = {"painted": (features_of(report.pictures, extractor, BATCH), asked), "rendered": (other, others)}
+    figures = {}
+    for name, (features, captions) in sets.items():
+        texts = encode_texts(pipeline.clip, [one.text for one in captions], BATCH)
+        found = {
+            "CMMD": metrics.cmmd(features, true, resamples=RESAMPLES),
+            "KID": metrics.kid(features, true, resamples=RESAMPLES),
+            **metrics.precision_recall(features, true, resamples=RESAMPLES)._asdict(),
+            "CLIP score": metrics.clip_score(features, texts, resamples=RESAMPLES),
+        }
+        if count > features.shape[1]:
+            found["FID"] = metrics.fid(features, true, resamples=RESAMPLES)
+        figures[name] = {key: str(figure) for key, figure in found.items()}
+    write_json(work / "quality.json", {"count": count, "size": size, "features": extractor.identity, **figures})
+
+
+def quality(found: dict[str, Any]) -> str:
+    """The table of `measure`."""
+    rows = [f"| {key} | {found['painted'][key]} | {found['rendered'][key]} |" for key in found["painted"]]
+    about = (
+        f"`python tools/model_card.py --measure {found['count']} …`: the same pictures at {found['size']} px against renderings "
+        f"of the same scenes, in the features of {found['features']}; beside them renderings of other held-out scenes, "
+        "which is what a perfect painter gets of so many. Intervals of 95 %."
+    )
+    return "\n".join(["\n## Quality\n", about, "\n| measure | mini | renderings |\n| --- | ---: | ---: |", *rows])
 
 
 def stage_row(run: Path, folder: Path, seen: int) -> str:

@@ -44,7 +44,7 @@ class GaussianChain:
         def moments(x: Tensor, t: Tensor) -> Normal:
             push, widen = network(x, t).chunk(2, dim=1)
             beta = self._columns(t, x)[3]
-            return Normal((1 - beta).sqrt() * x + beta * push, beta.log() + widen)
+            return Normal((1 - beta).sqrt() * x + beta.sqrt() * push, beta.log() + widen)
 
         return moments
 
@@ -142,8 +142,9 @@ class BinomialChain:
             t: int64 [B]. uniform: in [0, 1) [B, n], draws x_t of x0 [B, n].
         """
         x_t = (uniform < self.marginal(x0, t)).to(x0)
-        q, p = self.posterior(x_t, x0, t), reverse(x_t, t).clamp(1e-12, 1 - 1e-12)
-        divergence = torch.xlogy(q, q / p) + torch.xlogy(1 - q, (1 - q) / (1 - p))
+        q = self.posterior(x_t, x0, t).double()
+        p = reverse(x_t, t).double().clamp(1e-12, 1 - 1e-12)  # in float32 the upper end would be 1
+        divergence = torch.xlogy(q, q) - q * p.log() + torch.xlogy(1 - q, 1 - q) - (1 - q) * (1 - p).log()
         return divergence.sum(1)
 
     @torch.no_grad()

@@ -150,6 +150,13 @@ def encode_texts(clip: Clip, captions: Sequence[str], batch: int) -> Tensor:
     return torch.cat([clip.encode_text(part).embed.float().cpu() for part in parts])
 
 
+@torch.inference_mode()
+def features_of(images: Sequence[Image.Image], extractor: Extractor, batch: int) -> Tensor:
+    """The features [N, D] of equally large pictures that are in memory already."""
+    tensors = (torch.stack([to_tensor(one) for one in images[i : i + batch]]) for i in range(0, len(images), batch))
+    return torch.cat([extractor.encode(part) for part in tensors])
+
+
 def default_cache() -> Path:
     """Where features are kept: unclip/features in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unclip" / "features"

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from unclip.errors import RequestError
 from unclip.evaluate import metrics
 from unclip.evaluate.classifier import load_judge
 from unclip.evaluate.compose import compose, held_out_captions
-from unclip.evaluate.features import clip_extractor
+from unclip.evaluate.features import clip_extractor, encode_texts, features_of
 from unclip.evaluate.metrics import Estimate
 from unclip.evaluate.report import ALL_NAMED, Score
-from unclip.images import grid, to_tensor
+from unclip.images import grid
 from unclip.menagerie.drawing import draw
 from unclip.menagerie.scene import VALUES
 
@@ -97,12 +96,8 @@ def sweep(
     size = int(stage.rpartition("-")[2]) if stage.startswith("upsampler") else pipeline.sizes[0]
     extractor, judge = clip_extractor(pipeline.clip), load_judge()
     asked = held_out_captions(count, seed)
-    true = _features(extractor.encode, [draw(one.scene, size) for one in asked], batch)
-    with torch.inference_mode():
-        texts = torch.cat([
-            pipeline.clip.encode_text([one.text for one in asked[i : i + batch]]).embed.float().cpu()
-            for i in range(0, count, batch)
-        ])  # fmt: skip
+    true = features_of([draw(one.scene, size) for one in asked], extractor, batch)
+    texts = encode_texts(pipeline.clip, [one.text for one in asked], batch)
     bootstrap = {"resamples": resamples, "seed": seed}
     points = []
     for sampler, number, guidance in ways:
@@ -115,7 +110,7 @@ def sweep(
             return made.images
 
         report = compose(paint, judge, count=count, seed=seed, batch=batch)
-        shown = _features(extractor.encode, report.pictures, batch)
+        shown = features_of(report.pictures, extractor, batch)
         figures = {
             "cmmd": metrics.cmmd(shown, true, **bootstrap),
             "clip": metrics.clip_score(shown, texts, **bootstrap),
@@ -189,14 +184,6 @@ def _panel(panel: Axes, points: Sequence[Point], axis: str, measure: str) -> Non
 
 def _said(name: str, value: Any) -> str:
     return str(value) if name == "sampler" else f"{name} {value:g}"
-
-
-def _features(encode: Callable[[Tensor], Tensor], pictures: Sequence[Image.Image], batch: int) -> Tensor:
-    with torch.inference_mode():
-        tensors = [
-            torch.stack([to_tensor(one) for one in pictures[i : i + batch]]) for i in range(0, len(pictures), batch)
-        ]
-        return torch.cat([encode(part) for part in tensors])
 
 
 def _or(value: float | None, other: float) -> float:

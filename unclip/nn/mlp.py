@@ -21,7 +21,7 @@ class TimedMlp(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, *, width: int = 128, depth: int = 3, times: int = 1) -> None:
         super().__init__()
-        self.scale = 1000 / times  # the sinusoids are made for times up to a thousand
+        self.scale = 100 / times  # at 1000 neighbouring times would look unlike, and few points could not tell why
         widths = [inputs + FEATURES, *[width] * depth]
         hidden = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.SiLU())]
         last = nn.Linear(width, outputs)
