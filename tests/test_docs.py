@@ -59,7 +59,8 @@ def test_code_runs(page: Path, bundled: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_links_and_pictures_are_there() -> None:
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        prose = re.sub(r"`[^`\n]+`", "code", page.read_text(encoding="utf-8"))  # BETAS[name](times) is no link
+        for target in re.findall(r"\]\(([^)#:]+)\)", prose):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
