@@ -384,7 +384,9 @@ def test_absurd_guidance_is_refused(refuses_to_draw: Any, guidance: str) -> None
 
 
 def test_unknown_stages_and_samplers_are_refused_with_the_known(refuses_to_draw: Any) -> None:
-    assert "no sampler 'euler'; there are ddim, ddpm, dpmpp_2m" in refuses_to_draw("a cat", "--sampler", "euler")
+    assert "no sampler 'euler'; there are analytic_dpm, ddim, ddpm, dpmpp_2m, unipc" in refuses_to_draw(
+        "a cat", "--sampler", "euler"
+    )
     assert "options for 'upscaler': the stages are prior, decoder" in refuses_to_draw("a cat", "--steps", "upscaler=5")
     assert "options for ''" in refuses_to_draw("a cat", "--steps", "=5")
 

@@ -300,7 +300,10 @@ def test_a_rate_may_be_written_as_people_write_it(written: str, run_of: Any) -> 
         ("optim.learning_rate=1", "optim.learning_rate: Extra inputs"),
         ("stage.widht=5", "stage.widht: Extra inputs"),
         ("stage.unet.chanels=5", "stage.unet.chanels: Extra inputs"),
-        ("stage.kind=piror", "no stage 'piror'; there are clip, decoder, prior, prior_ar, prior_onepass, upsampler"),
+        (
+            "stage.kind=piror",
+            "no stage 'piror'; there are clip, decoder, pixels, prior, prior_ar, prior_onepass, upsampler",
+        ),
         ("stage.kind=..", "no stage"),
         ("stage.kind=null", "no stage"),
         ("stage=5", "stage"),

@@ -18,7 +18,8 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
         """x [B, C, H, W]; scale and shift [B, C], both or none."""
-        if x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last):
+        # Without a backward pass to come, torch's kernel is the quicker one and needs no float32 copy of x.
+        if torch.is_grad_enabled() and x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last):
             gain, bias = self.weight.float()[None], self.bias.float()[None]
             if scale is not None and shift is not None:
                 gain, bias = gain * (1 + scale.float()), bias * (1 + scale.float()) + shift.float()
