@@ -25,10 +25,11 @@ from unclip.data.embeddings import find_embeddings, read_embedded
 from unclip.data.menagerie import write_shards
 from unclip.data.sample import captions, picture
 from unclip.data.shards import DataConfig, Stream, batches, embed
-from unclip.data.tar import find_shards, read_samples, write_shard
+from unclip.data.tar import find_shards, read_record, read_samples, write_shard
 from unclip.errors import ConfigError, DataError
 from unclip.files import read_weights
 from unclip.images import to_tensor
+from unclip.stages import load_stage
 from unclip.train.config import RunConfig
 from unclip.train.loop import train
 
@@ -93,10 +94,42 @@ def test_the_record_holds_the_identity_and_the_statistics(embedded: Path, tiny_c
     assert record is not None and record.identity == tiny_clip.identity and record.count == 24
     shards = read_samples(find_shards(str(embedded / "*.tar")))
     embeds = torch.stack([read_embedded(one).image_embed for one in shards]).double()
-    torch.testing.assert_close(record.mean.double(), embeds.mean(0), atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(record.std.double(), embeds.std(0, correction=0), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(record.moments.mean.double(), embeds.mean(0), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(record.moments.std.double(), embeds.std(0, correction=0), atol=1e-6, rtol=1e-4)
     assert [n for *_, n in json.loads((embedded / "shards.json").read_text())["skipped"]] == [1, 1, 1]
     assert check(find_shards(str(embedded / "*.tar"))).samples == 24
+
+
+def test_the_prior_is_whitened_by_the_record_which_is_read_once(
+    embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def reading(url: str) -> dict[str, Any] | None:
+        asked.append(url)
+        return read_record(url)
+
+    monkeypatch.setattr("unclip.data.embeddings.read_record", reading)
+    config = run_config(embedded, None, steps=5)  # its streams are opened three times
+    calibrated = config.data.model_copy(update={"calibration": 1})  # of which nobody could tell a deviation
+    stage = load_stage(train(config.model_copy(update={"data": calibrated}), tmp_path / "run", progress=False))
+    assert asked == [str(embedded / "shards.json")]
+    record = json.loads((embedded / "shards.json").read_text())
+    torch.testing.assert_close(stage.mean, torch.tensor(record["mean"]), rtol=0, atol=0)
+    torch.testing.assert_close(stage.std, torch.tensor(record["std"]).clamp(min=1e-4), rtol=0, atol=0)
+
+
+def test_the_records_of_several_folders_are_one(
+    pictures: Path, embedded: Path, tiny_clip_folder: Path, tmp_path: Path
+) -> None:
+    for name in "012":
+        embed_shards(str(pictures / f"{name}.tar"), tmp_path / name, str(tiny_clip_folder), batch=5)
+    parts, whole = (find_embeddings(find_shards(str(path))) for path in (tmp_path / "?/*.tar", embedded / "*.tar"))
+    assert parts is not None and whole is not None and parts.count == whole.count == 24
+    torch.testing.assert_close(parts.moments, whole.moments, rtol=1e-4, atol=1e-6)
+    embed_shards(str(pictures / "1.tar"), tmp_path / "bare", str(tiny_clip_folder), batch=5, tokens=False)
+    mixed = find_embeddings([str(tmp_path / "0/0.tar"), str(tmp_path / "bare/1.tar")])
+    assert mixed is not None and mixed.null is None  # the text tower runs where one folder wants it
 
 
 def test_an_embedding_that_was_stopped_goes_on_to_the_same_bytes(

@@ -8,7 +8,7 @@ each caption has its share of `lengths` [n]. The folder's shards.json says of wh
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from unclip.clip import Text
 from unclip.data.sample import BadSample, captions
 from unclip.data.tar import PIPE, Sample, read_record
 from unclip.errors import DataError
+from unclip.stages.base import Moments
 
 RECORD = "shards.json"
 
@@ -30,7 +31,7 @@ class Embeddings:
 
     Attributes:
         identity, width, token_width, context: of the CLIP, see `Clip`.
-        count: of pictures. mean, std: of their embeddings z_i, [D].
+        count: of pictures. moments: of their embeddings z_i.
         null: the encoded empty caption; None where the token states were left out, and the text tower must run.
     """
 
@@ -39,13 +40,12 @@ class Embeddings:
     token_width: int
     context: int
     count: int
-    mean: Tensor
-    std: Tensor
+    moments: Moments
     null: Text | None
 
 
 def find_embeddings(paths: Iterable[str]) -> Embeddings | None:
-    """The record of the folders the shards are in, or None where these hold pictures.
+    """The record of the folders the shards are in, one for all of them, or None where these hold pictures.
 
     Raises:
         DataError: pictures and embeddings are mixed, or embeddings of several CLIPs.
@@ -55,7 +55,19 @@ def find_embeddings(paths: Iterable[str]) -> Embeddings | None:
     identities = sorted({f"embeddings of {record.identity}" if record else "pictures" for record in records})
     if len(identities) > 1:
         raise DataError(f"{folders[0]} and the other folders cannot be read together: {', '.join(identities)}")
-    return records[0] if records else None
+    return _joined([record for record in records if record])
+
+
+def _joined(records: list[Embeddings]) -> Embeddings | None:
+    if len(records) < 2:
+        return records[0] if records else None
+    count = torch.tensor([record.count for record in records], dtype=torch.float64)[:, None]
+    means, stds = (torch.stack(part).double() for part in zip(*(record.moments for record in records)))
+    mean = (count * means).sum(0) / count.sum()
+    variance = (count * (stds.square() + (means - mean).square())).sum(0) / count.sum()
+    null = records[0].null if all(record.null for record in records) else None
+    moments = Moments(mean.float(), variance.sqrt().float())
+    return replace(records[0], count=int(count.sum()), moments=moments, null=null)
 
 
 def _read(url: str) -> Embeddings | None:
@@ -72,7 +84,7 @@ def _read(url: str) -> Embeddings | None:
         )
         return Embeddings(
             str(tree["clip"]), int(tree["width"]), int(tree["token_width"]), int(tree["context"]), int(tree["count"]),
-            torch.tensor(tree["mean"]), torch.tensor(tree["std"]), null,
+            Moments(torch.tensor(tree["mean"]), torch.tensor(tree["std"])), null,
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, IndexError):
         raise DataError(f"{url}: damaged; run `unclip data embed` again") from None

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 import webdataset as wds
@@ -46,7 +46,7 @@ class DataConfig(Config):
         batch: images per step and device.
         workers: processes that read and decode.
         shuffle: samples kept in the shuffle buffer.
-        calibration: images on which a fresh stage measures its statistics.
+        calibration: images on which a fresh stage measures its statistics; a prior on embedded shards has them in their record.
         max_bad: share of samples that may be unusable; a run whose data are worse stops.
         validation: shards that are not trained on, for the validation loss.
     """
@@ -72,6 +72,28 @@ class Item(NamedTuple):
     label: int | None = None
 
 
+class Shards(NamedTuple):
+    """What a pattern names, looked up once.
+
+    Attributes:
+        paths: of the shards, sorted.
+        embeddings: the record of what they hold in place of pictures.
+    """
+
+    paths: list[str]
+    embeddings: Embeddings | None
+
+    @classmethod
+    def find(cls, pattern: str, needs: frozenset[str]) -> Self:
+        """The shards; whether they are embedded ones is asked where a stage needs what CLIP makes of them.
+
+        Raises:
+            DataError: there are no such shards, or they do not go together.
+        """
+        paths = find_shards(pattern)
+        return cls(paths, find_embeddings(paths) if needs & {"image_embed", "text"} else None)
+
+
 class Stream(IterableDataset[Item]):
     """An endless, shuffled stream of samples, different for each rank and worker.
 
@@ -79,6 +101,7 @@ class Stream(IterableDataset[Item]):
         resolution: side in pixels the picture is brought to (shorter side, then centre crop).
         crop: side of a random crop of that.
         needs: the fields of `Batch` to fill; nothing is decoded that no field wants.
+        shards: those of the config, where they were looked up before.
 
     Raises:
         DataError: there are no such shards, or they hold embeddings where pictures are needed. While reading: the
@@ -87,14 +110,12 @@ class Stream(IterableDataset[Item]):
 
     def __init__(
         self, config: DataConfig, *, resolution: int, crop: int, needs: frozenset[str] = frozenset({"image"}),
-        seed: int = 0, rank: int = 0,
+        seed: int = 0, rank: int = 0, shards: Shards | None = None,
     ) -> None:  # fmt: skip
-        self.paths, self.config = find_shards(config.shards), config
+        self.config = config
+        self.paths, self.embeddings = shards or Shards.find(config.shards, needs)
         self.resolution, self.crop = resolution, crop
         self.seed, self.rank = seed, rank
-        self.embeddings: Embeddings | None = None
-        if needs & {"image_embed", "text"}:
-            self.embeddings = find_embeddings(self.paths)
         if self.embeddings and "image" in needs:
             raise DataError(
                 f"{config.shards}: hold embeddings, and the stage needs pictures; give the shards they were made of"

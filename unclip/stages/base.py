@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -117,6 +117,13 @@ class StageConfig(Config):
     sampling: SamplingConfig = SamplingConfig()
 
 
+class Moments(NamedTuple):
+    """Mean and deviation of z_i per dimension, [D] each: what it is whitened by."""
+
+    mean: Tensor
+    std: Tensor
+
+
 class Stage(nn.Module, ABC):
     """One trainable link, built from its config alone."""
 
@@ -147,8 +154,13 @@ class Stage(nn.Module, ABC):
     def forward(self, batch: Batch) -> Tensor:
         """The loss of each example, [B]."""
 
-    def calibrate(self, batches: Iterable[Batch]) -> None:
-        """Called once, before training from scratch, with a few batches to measure statistics on."""
+    def calibrate(self, batches: Iterable[Batch], moments: Moments | None = None) -> None:
+        """Called once, before training from scratch, with a few batches to measure statistics on.
+
+        Args:
+            batches: embedded; read only by a stage that wants more than `moments` say.
+            moments: of z_i over the whole data set, where its embeddings were computed beforehand.
+        """
 
     def adopted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weights of another stage of its kind, as this one begins with them where training starts from that."""
@@ -214,10 +226,12 @@ class PriorRole(Stage):
         return options.steps
 
 
-def embed_moments(batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of z_i per dimension, [D] each: what it is whitened by."""
-    embeds = torch.cat([b.image_embed.float().cpu() for b in batches if b.image_embed is not None])
-    return embeds.mean(0), embeds.std(0).clamp(min=1e-4)
+def whitening(batches: Iterable[Batch], moments: Moments | None) -> Moments:
+    """What to whiten z_i by: the moments, measured on the batches where they are not given; no deviation is 0."""
+    if moments is None:
+        embeds = torch.cat([b.image_embed.float().cpu() for b in batches if b.image_embed is not None])
+        moments = Moments(embeds.mean(0), embeds.std(0))
+    return Moments(moments.mean, moments.std.clamp(min=1e-4))
 
 
 def parse_checkpoint(kind: type[StageConfig], folder: Path, tree: dict[str, Any] | None = None) -> Any:

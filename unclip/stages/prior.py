@@ -18,12 +18,13 @@ from unclip.stages.base import (
     Batch,
     DiffusionStage,
     DiffusionStageConfig,
+    Moments,
     PriorRole,
     PriorRoleConfig,
     SamplingConfig,
     drop_text,
-    embed_moments,
     same_length,
+    whitening,
 )
 
 
@@ -86,10 +87,10 @@ class Prior(DiffusionStage, PriorRole):
         self.register_buffer("mean", torch.zeros(config.embed))
         self.register_buffer("std", torch.full((config.embed,), 1 / config.scale))
 
-    def calibrate(self, batches: Iterable[Batch]) -> None:
+    def calibrate(self, batches: Iterable[Batch], moments: Moments | None = None) -> None:
         """Measures the embeddings' mean and deviation per dimension, where they are whitened."""
         if self.normalise == "whiten":
-            mean, std = embed_moments(batches)
+            mean, std = whitening(batches, moments)
             self.mean.copy_(mean)
             self.std.copy_(std)
 

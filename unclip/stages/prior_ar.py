@@ -14,7 +14,7 @@ from unclip.clip import Text
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step
 from unclip.nn.transformer import Transformer, after_caption
-from unclip.stages.base import Batch, PriorRole, PriorRoleConfig, SamplingConfig, drop_text, same_length
+from unclip.stages.base import Batch, Moments, PriorRole, PriorRoleConfig, SamplingConfig, drop_text, same_length
 
 REACH = 4.0  # standard deviations of a component that its buckets span on either side
 
@@ -83,8 +83,8 @@ class AutoregressivePrior(PriorRole):
         self.register_buffer("kept", torch.tensor(config.embed))  # how many components are used
         self.register_buffer("dot_edges", torch.linspace(-1, 1, config.dots - 1))
 
-    def calibrate(self, batches: Iterable[Batch]) -> None:
-        """Finds the principal components of z_i, how many are needed, and how z_i · z_t is spread."""
+    def calibrate(self, batches: Iterable[Batch], moments: Moments | None = None) -> None:
+        """Finds the principal components of z_i, how many are needed, and how z_i · z_t is spread; moments do not tell."""
         pairs = [
             (b.image_embed.double().cpu(), b.text.embed.double().cpu())
             for b in batches

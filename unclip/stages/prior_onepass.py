@@ -14,7 +14,16 @@ from unclip.clip import Text
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step
 from unclip.nn.transformer import Transformer, after_caption
-from unclip.stages.base import Batch, PriorRole, PriorRoleConfig, SamplingConfig, drop_text, embed_moments, same_length
+from unclip.stages.base import (
+    Batch,
+    Moments,
+    PriorRole,
+    PriorRoleConfig,
+    SamplingConfig,
+    drop_text,
+    same_length,
+    whitening,
+)
 
 
 class OnePassConfig(PriorRoleConfig):
@@ -72,9 +81,9 @@ class OnePassPrior(PriorRole):
         self.register_buffer("mean", torch.zeros(config.embed))
         self.register_buffer("std", torch.ones(config.embed))
 
-    def calibrate(self, batches: Iterable[Batch]) -> None:
+    def calibrate(self, batches: Iterable[Batch], moments: Moments | None = None) -> None:
         """Measures the embeddings' mean and deviation per dimension."""
-        mean, std = embed_moments(batches)
+        mean, std = whitening(batches, moments)
         self.mean.copy_(mean)
         self.std.copy_(std)
 

@@ -10,9 +10,7 @@ from pathlib import Path
 import torch
 
 from unclip.clip import Clip, load_clip
-from unclip.data.embeddings import find_embeddings
-from unclip.data.shards import DataConfig, Stream, batches, embed
-from unclip.data.tar import find_shards
+from unclip.data.shards import DataConfig, Shards, Stream, batches, embed
 from unclip.errors import RequestError
 from unclip.files import stage_folder, write_json
 from unclip.stages import load_stage
@@ -39,7 +37,8 @@ def calibrate(folder: Path, shards: str, ref: str | None = None, *, count: int =
         raise RequestError(f"{found}: is a {stage.config.kind}; Analytic-DPM is for the diffusion prior")
     if count < BATCH:
         raise RequestError(f"--count {count}: must be at least {BATCH}")
-    stored = find_embeddings(find_shards(shards))
+    source = Shards.find(shards, stage.needs)
+    stored = source.embeddings
     if stored is None and ref is None:
         raise RequestError(f"{shards}: holds no embeddings; say with which --clip to make them")
     clip = None if ref is None else load_clip(ref)
@@ -47,13 +46,14 @@ def calibrate(folder: Path, shards: str, ref: str | None = None, *, count: int =
     if stage.config.clip not in (None, identity):
         raise RequestError(f"{found}: was trained for CLIP {stage.config.clip}, not {identity}")
     with torch.inference_mode():
-        stage.measure_doubt(_read(stage, shards, clip, count // BATCH))
+        stage.measure_doubt(
+            _read(stage, DataConfig(shards=shards, batch=BATCH, workers=0), source, clip, count // BATCH)
+        )
     write_json(found / "config.json", stage.config.model_dump(mode="json"))
     return found
 
 
-def _read(stage: Prior, shards: str, clip: Clip | None, number: int) -> Iterator[Batch]:
-    data = DataConfig(shards=shards, batch=BATCH, workers=0)
-    stream = Stream(data, resolution=stage.resolution, crop=stage.crop, needs=stage.needs, seed=0, rank=0)
+def _read(stage: Prior, data: DataConfig, shards: Shards, clip: Clip | None, number: int) -> Iterator[Batch]:
+    stream = Stream(data, resolution=stage.resolution, crop=stage.crop, needs=stage.needs, shards=shards)
     for i, batch in enumerate(islice(batches(stream), number)):
         yield replace(embed(batch, clip, stage.needs), seeds=i * BATCH + torch.arange(BATCH))

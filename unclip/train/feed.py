@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 
 import torch
@@ -18,7 +19,7 @@ from accelerate import Accelerator
 
 from unclip.clip import Clip
 from unclip.data.sample import Skipped
-from unclip.data.shards import DataConfig, Stream, Streams, batches, embed
+from unclip.data.shards import DataConfig, Shards, Stream, Streams, batches, embed
 from unclip.errors import ConfigError
 from unclip.stages.base import Batch, Stage
 from unclip.train.config import RunConfig
@@ -40,7 +41,7 @@ class Feed:
     """
 
     def __init__(
-        self, config: RunConfig, stage: Stage, clip: Clip | None, accelerator: Accelerator, streams: int
+        self, config: RunConfig, stage: Stage, clip: Clip | None, accelerator: Accelerator, streams: int, shards: Shards
     ) -> None:
         processes = accelerator.num_processes
         if not streams_fit(streams, config.data.batch, processes):
@@ -48,7 +49,7 @@ class Feed:
                 f"{config.name}: train.streams={streams} must be a multiple of the {processes} processes, "
                 f"and data.batch={config.data.batch} one of the streams of each"
             )
-        self.config, self.stage, self.clip, self.accelerator = config, stage, clip, accelerator
+        self.config, self.stage, self.clip, self.accelerator, self.shards = config, stage, clip, accelerator, shards
         share = streams // processes
         self.own = range(accelerator.process_index * share, (accelerator.process_index + 1) * share)
         self.portion = config.data.batch // share
@@ -62,7 +63,7 @@ class Feed:
         every, parts, seed = self.config.train.save_every, self.config.train.accumulate, self.config.train.seed
         while True:
             opened = step - step % every
-            source = self._open(self.config.data, opened + seed * 1_000_003, self.own)
+            source = self._open(self.config.data, self.shards, opened + seed * 1_000_003, self.own)
             source = islice(source, (step - opened) * parts, None)
             while step < opened + every:
                 for part in range(parts):
@@ -76,25 +77,32 @@ class Feed:
     def calibration(self) -> Iterator[Batch]:
         """What a fresh stage measures its statistics on: the same for every process."""
         data = self.config.data
-        for batch in islice(self._open(data, CALIBRATION, [0]), -(-data.calibration // data.batch)):
+        for batch in islice(self._open(data, self.shards, CALIBRATION, [0]), -(-data.calibration // data.batch)):
             yield self._ready(batch, 0, 0, 1)
 
     def validation(self) -> Iterator[Batch]:
         """Samples of `data.validation`: always the same ones, with the same draws."""
-        shards, train = self.config.data.validation, self.config.train
-        data = self.config.data.model_copy(update={"shards": shards, "shuffle": 1, "workers": 0})
+        train = self.config.train
+        data = self.config.data.model_copy(update={"shuffle": 1, "workers": 0})
         count = -(-train.validation_images // (data.batch * self.accelerator.num_processes))
-        for i, batch in enumerate(islice(self._open(data, VALIDATION, self.own), count)):
+        for i, batch in enumerate(islice(self._open(data, self._validated, VALIDATION, self.own), count)):
             yield self._ready(batch, draw_seed("validation", i), 0, 1)
 
-    def _open(self, data: DataConfig, seed: int, streams: Sequence[int]) -> Iterator[Batch]:
+    @cached_property
+    def _validated(self) -> Shards:
+        assert self.config.data.validation is not None
+        return Shards.find(self.config.data.validation, self.stage.needs)
+
+    def _open(self, data: DataConfig, shards: Shards, seed: int, streams: Sequence[int]) -> Iterator[Batch]:
         stage = self.stage
-        return batches(
-            Streams([
-                Stream(data, resolution=stage.resolution, crop=stage.crop, needs=stage.needs, seed=seed, rank=stream)
-                for stream in streams
-            ])
-        )  # fmt: skip
+        made = [
+            Stream(
+                data, resolution=stage.resolution, crop=stage.crop, needs=stage.needs, seed=seed, rank=stream,
+                shards=shards,
+            )
+            for stream in streams
+        ]  # fmt: skip
+        return batches(Streams(made))
 
     def _ready(self, batch: Batch, seed: int, part: int, parts: int) -> Batch:
         """With its draws' seeds, on the device, embedded."""

@@ -16,8 +16,8 @@ from accelerate.utils import DistributedType
 from tqdm import tqdm
 
 from unclip.clip import Clip, load_clip
-from unclip.data.embeddings import find_embeddings
-from unclip.data.tar import find_shards
+from unclip.data.embeddings import Embeddings
+from unclip.data.shards import Shards
 from unclip.device import join_processes, peak_flops, quick_in_bf16
 from unclip.errors import ConfigError
 from unclip.files import stage_folder
@@ -57,21 +57,22 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
     main, optim, options = accelerator.is_main_process, config.optim, config.train
     torch.manual_seed(options.seed)
     stage = stage_class(config.stage.kind)(config.stage)
-    clip = _clip_for(stage, config, accelerator)
+    shards = Shards.find(config.data.shards, stage.needs)
+    clip = _clip_for(stage, config, shards.embeddings, accelerator)
     stage.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     # --- go on from a checkpoint, or measure what a fresh stage must know of its data ---
     folders = checkpoint.step_folders(run)
     saved = folders[-1] if folders else None
     done = _where(saved, config, accelerator.num_processes)
-    feed = Feed(config, stage, clip, accelerator, done.streams)
+    feed = Feed(config, stage, clip, accelerator, done.streams, shards)
     if saved:
         checkpoint.refuse_another(saved, stage, config)
         checkpoint.load_weights_into(saved, stage)
     elif config.init is not None:
         start_from(stage, Path(config.init))
     else:
-        stage.calibrate(feed.calibration())
+        stage.calibrate(feed.calibration(), shards.embeddings.moments if shards.embeddings else None)
     prepare_blocks(stage, options)
     optimizer = torch.optim.AdamW(
         stage.parameters(), optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay, fused=True
@@ -178,10 +179,9 @@ def start_from(stage: Stage, source: Path) -> None:
         ) from None
 
 
-def _clip_for(stage: Stage, config: RunConfig, accelerator: Accelerator) -> Clip | None:
+def _clip_for(stage: Stage, config: RunConfig, stored: Embeddings | None, accelerator: Accelerator) -> Clip | None:
     if not stage.needs & {"image_embed", "text"}:
         return None
-    stored = find_embeddings(find_shards(config.data.shards))
     clip = load_clip(config.clip).to(accelerator.device) if config.clip is not None else None
     if clip is None and (stored is None or stored.null is None):
         raise ConfigError(
