@@ -11,6 +11,7 @@ import torch
 from unclip.diffusion.samplers import SAMPLERS
 from unclip.stages import stage_class
 from unclip.stages.base import Stage
+from unclip.stages.pixels import PixelsConfig
 from unclip.train.config import RunConfig, read_run
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -129,3 +130,21 @@ def test_dalle2_is_table_3(stage: str) -> None:
 def test_karlo_samples_as_published(stage: str, steps: int, guidance: float) -> None:
     sampling = run(f"karlo/{stage}").stage.sampling
     assert (sampling.steps, sampling.guidance, sampling.sampler) == (steps, guidance, "ddpm")
+
+
+# --- DDPM: Ho et al. 2020, appendix B ---
+
+
+def test_cifar10_is_the_papers() -> None:
+    config = run("ddpm/cifar10")
+    # Quoted as 35.7M; to the last one what the paper's published network has, with no class to embed.
+    assert count(build("ddpm/cifar10")) == 35_746_307
+    optim = config.optim
+    assert (optim.lr, optim.warmup, optim.weight_decay, optim.clip_norm) == (2e-4, 5000, 0, 1)
+    assert (config.train.steps, config.train.ema, config.data.batch) == (800_000, 0.9999, 128)
+    stage = config.stage
+    assert isinstance(stage, PixelsConfig) and stage.flips and stage.unet.dropout == 0.1
+    diffusion = stage.diffusion
+    assert (diffusion.schedule, diffusion.times, diffusion.objective) == ("linear", 1000, "simple")
+    # Their code's choice for CIFAR-10, of the two that the paper finds alike.
+    assert (diffusion.predict, diffusion.variance) == ("eps", "fixed_large")

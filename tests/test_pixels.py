@@ -55,6 +55,14 @@ class GaussianNoise(nn.Module):
         return x * sigma / ((alpha * STD) ** 2 + sigma**2)
 
 
+class Kept(nn.Module):
+    """Keeps what it is shown, at a time where there is little noise."""
+
+    def forward(self, x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+        self.x = x
+        return x
+
+
 def knowing(levels: int = 64) -> Pixels:
     """A stage without classes that knows the Gaussian."""
     diffusion = {"schedule": "linear", "variance": "fixed_large", "levels": levels, "clamp": None}
@@ -134,6 +142,15 @@ def test_grey_pictures_on_the_levels_of_the_data() -> None:
     assert x.shape == (4, 1, 8, 8)
     assert set(x.flatten().tolist()) <= {-1.0, -0.5, 0.0, 0.5, 1.0}
     assert (x - batch().image.mean(1, keepdim=True)).abs().max() <= 0.25 + 1e-6  # type: ignore[union-attr]
+
+
+def test_half_of_the_pictures_are_mirrored() -> None:
+    made = stage(flips=True, classes=0)
+    made.network = Kept()
+    shown = torch.arange(8.0).expand(64, 3, 8, 8) / 4 - 1
+    made(Batch(image=shown, seeds=torch.arange(64)))
+    rising = (made.network.x[..., 7] - made.network.x[..., 0]).mean((1, 2)) > 0
+    assert 16 < rising.sum() < 48
 
 
 # --- continuous time ---

@@ -33,6 +33,7 @@ class UNetConfig(Config):
         head_channels: channels per attention head.
         scale_shift: the time embedding scales and shifts the normalised features; otherwise it is added to them.
         dropout: inside residual blocks, while training.
+        resampling: between levels by a residual block (ADM), or by one convolution (Ho et al. 2020).
         patch: pixels of a patch × patch square become channels first, so that a 1024 px network costs what one at
             1024/patch does (pixel unshuffle; Shi et al. 2016). 1 is the paper's network.
     """
@@ -45,6 +46,7 @@ class UNetConfig(Config):
     head_channels: int = Field(64, ge=1)
     scale_shift: bool = True
     dropout: float = Field(0.0, ge=0, lt=1)
+    resampling: Literal["block", "convolution"] = "block"
     patch: int = Field(1, ge=1)
 
     @model_validator(mode="after")
@@ -94,6 +96,19 @@ class ResBlock(nn.Module):
         return out
 
 
+class Resample(nn.Module):
+    """2× down by a convolution of stride 2, or up by one after nearest neighbours, whatever the time."""
+
+    def __init__(self, channels: int, way: Literal["down", "up"]) -> None:
+        super().__init__()
+        self.up = way == "up"
+        self.conv = nn.Conv2d(channels, channels, 3, stride=1 if self.up else 2, padding=1)
+
+    def forward(self, x: Tensor, embed: Tensor, seeds: Tensor | None = None) -> Tensor:
+        out: Tensor = self.conv(F.interpolate(x, scale_factor=2, mode="nearest") if self.up else x)
+        return out
+
+
 class AttentionBlock(nn.Module):
     """Pixels attend to all pixels and, if there is one, to the context's tokens, in one softmax (GLIDE)."""
 
@@ -135,7 +150,9 @@ class Conditions(NamedTuple):
 class Level(nn.Module):
     """The blocks of one resolution, going down or up, each followed by attention where the level has it."""
 
-    def __init__(self, blocks: list[ResBlock], attention: list[AttentionBlock], resampler: ResBlock | None) -> None:
+    def __init__(
+        self, blocks: list[ResBlock], attention: list[AttentionBlock], resampler: ResBlock | Resample | None
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.attention = nn.ModuleList(attention)
@@ -170,8 +187,13 @@ class UNet(nn.Module):
         self.embed_width = 4 * config.channels
         widths = [config.channels * m for m in config.multipliers]
 
-        def block(a: int, b: int, resample: Literal["down", "up"] | None = None) -> ResBlock:
-            return ResBlock(a, b, self.embed_width, config, resample)
+        def block(a: int, b: int) -> ResBlock:
+            return ResBlock(a, b, self.embed_width, config)
+
+        def resampler(wide: int, way: Literal["down", "up"]) -> ResBlock | Resample:
+            if config.resampling == "convolution":
+                return Resample(wide, way)
+            return ResBlock(wide, wide, self.embed_width, config, way)
 
         def attention(level: int, width: int, count: int) -> list[AttentionBlock]:
             if level not in config.attention:
@@ -187,7 +209,7 @@ class UNet(nn.Module):
             blocks = [block(width if i == 0 else wide, wide) for i in range(config.depth)]
             last = level == len(widths) - 1
             self.down.append(
-                Level(blocks, attention(level, wide, config.depth), None if last else block(wide, wide, "down"))
+                Level(blocks, attention(level, wide, config.depth), None if last else resampler(wide, "down"))
             )
             skips += [wide] * (config.depth + (not last))
             width = wide
@@ -203,7 +225,7 @@ class UNet(nn.Module):
                 blocks.append(block(width + skips.pop(), wide))
                 width = wide
             self.up.append(
-                Level(blocks, attention(level, wide, config.depth + 1), block(wide, wide, "up") if level else None)
+                Level(blocks, attention(level, wide, config.depth + 1), resampler(wide, "up") if level else None)
             )
         self.norm = GroupNorm(NORM_GROUPS, width)
         self.leave = zeroed(nn.Conv2d(width, outputs * area, 3, padding=1))

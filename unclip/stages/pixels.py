@@ -32,6 +32,7 @@ class PixelsConfig(DiffusionStageConfig):
         classes: how many there are; 0 for a model without condition.
         label_drop: share of the labels dropped in training, for classifier-free guidance.
         continuous: train at all times of the VP SDE, whose discretisation the linear schedule is, instead of at T of them.
+        flips: half of the pictures are mirrored in training.
         dequantise: add uniform noise of one level's width to what is trained on: data with a density, for the ODE.
         unet: the network.
     """
@@ -42,6 +43,7 @@ class PixelsConfig(DiffusionStageConfig):
     classes: int = Field(0, ge=0)
     label_drop: float = Field(0.1, ge=0, le=1)
     continuous: bool = False
+    flips: bool = False
     dequantise: bool = False
     unet: UNetConfig
     diffusion: DiffusionConfig = DiffusionConfig(schedule="linear", variance="fixed_large")
@@ -81,7 +83,8 @@ class Pixels(DiffusionStage):
     def __init__(self, config: PixelsConfig) -> None:
         super().__init__(config)
         self.size, self.channels, self.classes = config.size, config.channels, config.classes
-        self.label_drop, self.continuous, self.dequantise = config.label_drop, config.continuous, config.dequantise
+        self.label_drop, self.continuous = config.label_drop, config.continuous
+        self.flips, self.dequantise = config.flips, config.dequantise
         self.network = PixelsNetwork(config, outputs=config.channels * (2 if self.diffusion.learned else 1))
 
     @property
@@ -95,6 +98,8 @@ class Pixels(DiffusionStage):
         if "label" in cond:
             kept = chance.uniform() >= self.label_drop
             cond["label"] = torch.where(kept, cond["label"], self.classes)
+        if self.flips:
+            x0 = torch.where((chance.uniform() < 0.5)[:, None, None, None], x0.flip(-1), x0)
         if self.dequantise:
             x0 = x0 + self.spacing * (torch.special.ndtr(chance.normal(x0)) - 0.5)
         if self.continuous:
