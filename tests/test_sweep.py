@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import runpy
 import shutil
 import sys
@@ -82,12 +83,18 @@ def test_the_model_card_measures_what_it_paints(
     work.mkdir()
     (work / "sharpness.json").write_text("{}")
     tool = str(Path(__file__).parent.parent / "tools/model_card.py")
-    monkeypatch.setattr(sys, "argv", [tool, "--work", str(work), "--bundle", str(bundle), "--measure", "5"])
-    runpy.run_path(tool, run_name="__main__")
+
+    def measure(count: int) -> None:
+        monkeypatch.setattr(sys, "argv", [tool, "--work", str(work), "--bundle", str(bundle), "--measure", str(count)])
+        runpy.run_path(tool, run_name="__main__")
+
+    measure(5)
+    measure(4)  # anew, but the truth to the caption stays that of more pictures
+    assert json.loads((work / "quality.json").read_text())["count"] == 4
     card = (bundle / "README.md").read_text(encoding="utf-8")
     rows = {row.split(" | ")[0]: row.split(" | ")[1:] for row in card.splitlines() if row.startswith("| ")}
-    for measure in ("CMMD", "KID", "precision", "recall", "CLIP score"):
-        painted, rendered = rows[f"| {measure}"]
+    for name in ("CMMD", "KID", "precision", "recall", "CLIP score"):
+        painted, rendered = rows[f"| {name}"]
         assert "[" in painted and "[" in rendered
     assert float(rows["| CMMD"][0].split()[0]) > float(rows["| CMMD"][1].split()[0])  # random weights paint no animals
     assert "`unclip evaluate compose --count 5 --seed 0`" in card and "| FID" not in card  # 5 pictures, 32 features
