@@ -91,7 +91,13 @@ def test_classes_are_folders_or_what_the_json_says(train_shards: str, tmp_path: 
     arguments = ["--label", "scene.subject", "--json", "--no-cache", "--device", "cpu"]
     done = CliRunner().invoke(cli, ["evaluate", "zeroshot", train_shards, *arguments], catch_exceptions=False)
     assert json.loads(done.stdout)["top"]["1"]["rate"] > 0.7  # mini's CLIP knows the menagerie
+    arguments += ["--out", str(tmp_path / "out")]
     done = CliRunner().invoke(
         cli, ["evaluate", "probe", train_shards, train_shards, *arguments], catch_exceptions=False
     )
-    assert json.loads(done.stdout)["top"]["1"]["rate"] > 0.9
+    told = json.loads(done.stdout)
+    assert told["top"]["1"]["rate"] > 0.9
+    assert json.loads((tmp_path / "out/report.json").read_text()) == told
+    assert "| top 1 | " in (tmp_path / "out/report.md").read_text()
+    with Image.open(tmp_path / "out/sheet.png") as sheet:
+        assert sheet.width > 64

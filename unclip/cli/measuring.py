@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,10 @@ from unclip.errors import RequestError
 
 if TYPE_CHECKING:
     from unclip.clip import Clip
+    from unclip.evaluate.features import Encoded
     from unclip.evaluate.pictures import Pictures
     from unclip.evaluate.quality import Quality, Settings
+    from unclip.evaluate.recognition import Recognised
 
 MODEL = "model:"  # pictures that are yet to be painted: model:mini
 
@@ -124,6 +127,7 @@ def _recognition(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--device", help="cpu, cuda, … [default: the best one there is]"),
         click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
+        click.option("--out", type=click.Path(path_type=Path), help="Folder for report.json, report.md and sheet.png."),
         click.option("--no-cache", is_flag=True, help="Neither keep features nor use kept ones."),
         click.option("--cache", type=click.Path(path_type=Path), help="Folder of kept features. [default: the user's]"),
         click.option("--batch", default=64, show_default=True, help="Pictures encoded together."),
@@ -149,10 +153,10 @@ def zeroshot(pictures: str, ref: str, templates: tuple[str, ...], label: str | N
     """
     from unclip.evaluate import recognition
 
-    labels, (features,) = _labelled([pictures], ref, label, options)
+    labels, (shown,) = _labelled([pictures], ref, label, options)
     clip = _clip(ref, options["device"])
-    found = recognition.zeroshot(features, labels[0], clip, templates or recognition.TEMPLATES)
-    click.echo(json.dumps(found.to_dict()) if options["as_json"] else found.table())
+    found = recognition.zeroshot(shown.features, labels[0], clip, templates or recognition.TEMPLATES)
+    report(replace(found, pictures=tuple(shown.pictures)), options)
 
 
 @click.command("probe")
@@ -163,9 +167,9 @@ def probe(train: str, test: str, ref: str, label: str | None, **options: Any) ->
     """What a linear layer on a CLIP's frozen features reads: logistic regression on TRAIN, measured on TEST."""
     from unclip.evaluate import recognition
 
-    labels, features = _labelled([train, test], ref, label, options)
-    found = recognition.probe(features[0], labels[0], features[1], labels[1])
-    click.echo(json.dumps(found.to_dict()) if options["as_json"] else found.table())
+    labels, (learned, shown) = _labelled([train, test], ref, label, options)
+    found = recognition.probe(learned.features, labels[0], shown.features, labels[1])
+    report(replace(found, pictures=tuple(shown.pictures)), options)
 
 
 MEASURES = (fid, kid, cmmd, precision_recall, inception_score, clip_score, retrieval, zeroshot, probe)
@@ -173,7 +177,7 @@ MEASURES = (fid, kid, cmmd, precision_recall, inception_score, clip_score, retri
 
 def _labelled(
     sources: list[str], ref: str, label: str | None, options: dict[str, Any]
-) -> tuple[list[list[str]], list[Any]]:
+) -> tuple[list[list[str]], list[Encoded]]:
     """Labels and features of each source."""
     from unclip.evaluate.features import clip_extractor, encode
     from unclip.evaluate.pictures import Found
@@ -183,7 +187,7 @@ def _labelled(
     sets = [Found.at(source) for source in sources]
     labels = [one.labels(label) for one in sets]  # first: it is quick, and may fail
     return labels, [
-        encode(one, extractor, size=settings.size, batch=settings.batch, cache=settings.cache).features for one in sets
+        encode(one, extractor, size=settings.size, batch=settings.batch, cache=settings.cache) for one in sets
     ]
 
 
@@ -234,7 +238,7 @@ def _clip(ref: str, device: str | None) -> Clip:
     return load_clip(str(BUNDLED / "mini/clip") if ref == "clip" else ref).to(device or join_processes().device)
 
 
-def report(found: Quality, options: dict[str, Any]) -> None:
+def report(found: Quality | Recognised, options: dict[str, Any]) -> None:
     """Prints it as asked, and saves it, on the main process."""
     from unclip.device import join_processes
 

@@ -16,8 +16,8 @@ from unclip.evaluate import metrics
 from unclip.evaluate.features import Encoded, Extractor, clip_extractor, encode, encode_texts
 from unclip.evaluate.metrics import Estimate
 from unclip.evaluate.pictures import Pictures
-from unclip.files import write_json
-from unclip.images import grid, save_png
+from unclip.evaluate.report import save_report
+from unclip.images import grid
 
 # Those of features against a reference's.
 AGAINST_REFERENCE: dict[str, Callable[..., Estimate]] = {"fid": metrics.fid, "kid": metrics.kid, "cmmd": metrics.cmmd}
@@ -66,10 +66,7 @@ class Quality:
 
     def save(self, folder: Path) -> None:
         """report.json, report.md and sheet.png."""
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "report.json", self.to_dict())
-        (folder / "report.md").write_text(self.markdown() + "\n", encoding="utf-8")
-        save_png(grid(self.pictures), folder / "sheet.png")
+        save_report(folder, self.to_dict(), self.markdown(), grid(self.pictures))
 
 
 def against_reference(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from unclip.clip import Clip
 from unclip.errors import RequestError
-from unclip.evaluate.report import Score
+from unclip.evaluate.report import Score, save_report
+from unclip.images import grid
 
 # Our own few ways to say it; an ensemble of several is worth some points over one (§3.1.4).
 TEMPLATES = ("a {}", "a picture of a {}", "a photo of a {}", "an image of the {}", "a drawing of a {}", "the {}")
@@ -28,18 +31,28 @@ class Recognised:
         top: k → how many had theirs among the k first.
         classes: per class, called first.
         settings: how it was measured.
+        pictures: the first of them, for the contact sheet.
     """
 
     top: dict[int, Score]
     classes: dict[str, Score]
     settings: dict[str, Any]
+    pictures: tuple[Image.Image, ...] = field(default=(), compare=False, repr=False)
 
     def table(self) -> str:
         """For a terminal."""
-        rows = [(f"top {k}", str(score)) for k, score in self.top.items()]
-        rows += [(name, str(score)) for name, score in self.classes.items()]
-        width = max(len(name) for name, _ in rows)
-        return "\n".join(f"{name.ljust(width)}  {shown}" for name, shown in rows)
+        width = max(len(name) for name, _ in self._rows())
+        return "\n".join(f"{name.ljust(width)}  {shown}" for name, shown in self._rows())
+
+    def markdown(self) -> str:
+        """For a document: shares, then how they were measured."""
+        rows = [("class", "right [95 %]"), ("---", "---:"), *self._rows()]
+        said = ", ".join(f"{name}: {value}" for name, value in self.settings.items())
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\n{said}"
+
+    def _rows(self) -> list[tuple[str, str]]:
+        shares = {**{f"top {k}": score for k, score in self.top.items()}, **self.classes}
+        return [(name, str(score)) for name, score in shares.items()]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -48,6 +61,10 @@ class Recognised:
             "classes": {name: score.to_dict() for name, score in self.classes.items()},
             "settings": self.settings,
         }
+
+    def save(self, folder: Path) -> None:
+        """report.json, report.md and sheet.png."""
+        save_report(folder, self.to_dict(), self.markdown(), grid(self.pictures) if self.pictures else None)
 
 
 @torch.inference_mode()

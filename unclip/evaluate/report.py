@@ -136,11 +136,16 @@ class Report:
 
     def save(self, folder: Path) -> None:
         """report.json, report.md and sheet.png."""
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "report.json", self.to_dict())
-        (folder / "report.md").write_text(self.markdown() + "\n", encoding="utf-8")
-        if self.pictures:
-            save_png(self.sheet(), folder / "sheet.png")
+        save_report(folder, self.to_dict(), self.markdown(), self.sheet() if self.pictures else None)
+
+
+def save_report(folder: Path, tree: dict[str, Any], markdown: str, sheet: Image.Image | None) -> None:
+    """report.json for programs, report.md for documents, and sheet.png, if there is one, for the eye."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "report.json", tree)
+    (folder / "report.md").write_text(markdown + "\n", encoding="utf-8")
+    if sheet is not None:
+        save_png(sheet, folder / "sheet.png")
 
 
 def _framed(picture: Image.Image) -> Image.Image:
