@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unclip.evaluate.metrics import mean_of
@@ -56,7 +58,7 @@ def moved(x: Tensor) -> Tensor:
 
 def learn(images: Tensor, labels: Tensor, epochs: int) -> Reader:
     torch.manual_seed(0)
-    reader = Reader(int(labels.max()) + 1)
+    reader = Reader(int(labels.max()) + 1).to(memory_format=torch.channels_last)
     steps = epochs * (len(images) // BATCH)
     optimizer = torch.optim.AdamW(reader.parameters(), RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
@@ -83,10 +85,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("train")
     parser.add_argument("test")
-    parser.add_argument("samples", nargs="+")
+    parser.add_argument("samples", nargs="*")
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument(
+        "--reader", type=Path, help="safetensors file to keep what was learned in; what is there is used"
+    )
     given = parser.parse_args()
-    reader = learn(*read(given.train, "label"), given.epochs)
+    if given.reader and given.reader.exists():
+        weights = load_file(given.reader)
+        reader = Reader(len(weights["leave.bias"])).to(memory_format=torch.channels_last).eval()
+        reader.load_state_dict(weights)
+    else:
+        reader = learn(*read(given.train, "label"), given.epochs)
+    if given.reader and not given.reader.exists():
+        save_file({key: value.contiguous() for key, value in reader.state_dict().items()}, given.reader)
     for source, label in ((given.test, "label"), *((samples, None) for samples in given.samples)):
         images, labels = read(source, label)
         said = right(reader, images, labels)
