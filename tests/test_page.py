@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from serving import KEY, PROMPT, Running  # noqa: E402
 from unclip.pipeline import Pipeline  # noqa: E402
 from unclip.provenance.header import read_header  # noqa: E402
 from unclip.provenance.watermark import detect  # noqa: E402
+from unclip.serve import worker  # noqa: E402
 from unclip.serve.answers import Artist  # noqa: E402
 from unclip.serve.app import Policy  # noqa: E402
 from unclip.serve.page import mount_page  # noqa: E402
@@ -53,8 +54,8 @@ def running(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def serve(model: Path, folder: Path, keys: tuple[str, ...] = ()) -> Running:
-    worker, store = Worker(Pipeline.from_pretrained(str(model), device="cpu")), Store(folder / "store")
-    return Running(worker, store, Policy(keys=keys), lambda app: mount_page(app, Artist(worker, store), folder, keys))
+    drawer, store = Worker(Pipeline.from_pretrained(str(model), device="cpu")), Store(folder / "store")
+    return Running(drawer, store, Policy(keys=keys), lambda app: mount_page(app, Artist(drawer, store), folder, keys))
 
 
 class Visit:
@@ -230,3 +231,63 @@ def test_a_server_with_keys_asks_the_page_for_one(browser: Any, tiny_model: Path
     finally:
         server.stop()
         os.environ.pop("GRADIO_TEMP_DIR", None)
+
+
+class Counted:
+    """Denoising steps that a server's worker takes, and how many it had taken when work was given up."""
+
+    def __init__(self, server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.steps, self.at_end = 0, -1
+        watch, cancel = worker._watch, server.worker.cancel
+
+        def counted(jobs: Any) -> Any:
+            on_step = watch(jobs)
+
+            def count(*step: Any) -> None:
+                self.steps += 1
+                on_step(*step)
+
+            return count
+
+        def cancelled(job: Any) -> None:
+            cancel(job)
+            self.at_end = self.steps
+
+        monkeypatch.setattr(worker, "_watch", counted)
+        monkeypatch.setattr(server.worker, "cancel", cancelled)
+
+    def wait(self, done: Callable[[], bool]) -> None:
+        end = time.monotonic() + PATIENCE / 1000
+        while not done():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    def ended(self) -> int:
+        """Steps that were taken after the work had been given up, once there are no more."""
+        self.wait(lambda: self.at_end >= 0)
+        time.sleep(1)
+        return self.steps - self.at_end
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_work_stops_after_the_step_being_made(
+    browser: Any, running: Running, monkeypatch: pytest.MonkeyPatch, leaves: bool
+) -> None:
+    visit, counted = Visit(browser, running.port), Counted(running, monkeypatch)
+    visit.page.get_by_role("button", name="Advanced").click()
+    visit.set("Steps of the decoder", 250)
+    visit.set("What the picture should show", PROMPT)
+    visit.press("Draw")
+    visit.page.locator("#status", has_text="Drawing").wait_for()
+    counted.wait(lambda: counted.steps > 20)
+    if leaves:
+        visit.page.close()
+    else:
+        visit.press("Stop")
+        visit.page.locator("#status", has_text="Stopped.").wait_for()
+    assert counted.ended() <= 1
+    if not leaves:  # and the page draws on
+        visit.set("Steps of the decoder", 8)
+        visit.press("Draw")
+        visit.finished(4)
+    visit.end()
