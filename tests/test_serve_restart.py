@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -11,8 +12,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +23,7 @@ pytest.importorskip("uvicorn", reason="needs unclip[serve]")
 
 
 @contextmanager
-def process(model: Path, images: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def process(model: Path | str, images: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "unclip", "serve", "--model", str(model), "--image-dir", str(images)]
     started = subprocess.Popen([*command, "--port", str(port)], stderr=subprocess.DEVNULL)
     try:
@@ -38,15 +41,25 @@ def process(model: Path, images: Path, port: int) -> Iterator[subprocess.Popen[b
         started.wait()
 
 
-@pytest.mark.slow
-def test_a_url_outlives_the_server_that_made_it(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        number: int = free.getsockname()[1]
+        return number
+
+
+def ask(port: int, **fields: Any) -> dict[str, Any]:
+    body = json.dumps({"prompt": "a cat", "size": "256x256", **fields}).encode()
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}/v1/images/generations", body)
+    answer: dict[str, Any] = json.load(urllib.request.urlopen(asked))
+    return answer
+
+
+@pytest.mark.slow
+def test_a_url_outlives_the_server_that_made_it(tiny_model: Path, tmp_path: Path, port: int) -> None:
     with process(tiny_model, tmp_path, port) as server:
-        body = json.dumps({"prompt": "a cat", "size": "256x256"}).encode()
-        asked = urllib.request.Request(f"http://127.0.0.1:{port}/v1/images/generations", body)
-        url = json.load(urllib.request.urlopen(asked))["data"][0]["url"]
+        url = ask(port)["data"][0]["url"]
         before = urllib.request.urlopen(url).read()
         server.send_signal(signal.SIGKILL)
         server.wait()
@@ -54,3 +67,31 @@ def test_a_url_outlives_the_server_that_made_it(tiny_model: Path, tmp_path: Path
         assert urllib.request.urlopen(url).read() == before
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(url[:-1] + ("0" if url[-1] != "0" else "1"))
+
+
+@pytest.mark.slow
+def test_told_to_end_it_finishes_what_is_under_way_and_takes_nothing_new(
+    tiny_model: Path, tmp_path: Path, port: int
+) -> None:
+    with process(tiny_model, tmp_path, port) as server, ThreadPoolExecutor(1) as client:
+        answer = client.submit(ask, port, n=4, steps=250, prior_steps=250)
+        time.sleep(1)
+        assert not answer.done()
+        server.send_signal(signal.SIGTERM)
+        assert len(answer.result(120)["data"]) == 4
+        assert server.wait(30) in (0, -signal.SIGTERM)
+        with pytest.raises(urllib.error.URLError):
+            ask(port)
+
+
+@pytest.mark.slow
+def test_the_cookbooks_program_runs_unchanged_with_mini(tmp_path: Path, port: int) -> None:
+    pytest.importorskip("openai")
+    program = Path(__file__).parent.parent / "tools" / "clients" / "cookbook.py"
+    surroundings = {"OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1", "OPENAI_API_KEY": "none", "SIZE": "256x256"}
+    with process("mini", tmp_path / "images", port):
+        ran = subprocess.run(
+            [sys.executable, program], env={**os.environ, **surroundings}, cwd=tmp_path, capture_output=True, text=True
+        )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "2 models, 1 picture, 2 variations, 1 edit\n"

@@ -301,7 +301,7 @@ def serving(*arguments: str) -> Iterator[tuple[int, int]]:
     command = [sys.executable, "-m", "unclip", "serve", "--port", str(port), "--api-key", KEY, *arguments]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(600):
+        for _ in range(3000):
             time.sleep(0.1)
             try:
                 if b'"ready":true' in send(port, Case("", request("/health/ready", b"", "", "GET"))):
@@ -323,7 +323,8 @@ def usage(pid: int) -> tuple[float, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--count", type=int, default=10_000, help="requests of a round")
+    parser.add_argument("--rounds", type=int, default=1, help="memory is told after each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clients", type=int, default=8, help="at a time")
     options = parser.parse_args()
@@ -333,22 +334,24 @@ def main() -> None:
             return case, verdict(case, send(port, case))
 
         list(pool.map(ask, cases(400, seed=-1)))  # what is loaded and cached once
-        memory, files = usage(pid)
+        used = [usage(pid)]
         started = time.perf_counter()
         answers: Counter[tuple[str, str]] = Counter()
-        for case, said in pool.map(ask, cases(options.count, options.seed)):
-            answers[case.kind, said] += 1
-            if said.startswith("BAD"):
-                print(said, case.sent[:300], file=sys.stderr)
+        for number in range(options.rounds):
+            for case, said in pool.map(ask, cases(options.count, options.seed + number)):
+                answers[case.kind, said] += 1
+                if said.startswith("BAD"):
+                    print(said, case.sent[:300], file=sys.stderr)
+            time.sleep(2)
+            used.append(usage(pid))
         seconds = time.perf_counter() - started
-        time.sleep(2)
-        after, files_after = usage(pid)
         fine = b'"status":"ok"' in send(port, Case("", request("/health", b"", "", "GET")))
     bad = sum(n for (_, said), n in answers.items() if said.startswith("BAD"))
     for (kind, said), n in sorted(answers.items()):
         print(f"{kind:10} {said:30} {n:6,}")
-    print(f"{options.count:,} requests in {seconds:.0f} s, {bad} answered wrongly; memory {memory:.0f} → {after:.0f} MiB, "
-          f"open files {files} → {files_after}, health {'ok' if fine else 'BAD'}")  # fmt: skip
+    memory, files = (" → ".join(f"{one[i]:.0f}" for one in used) for i in (0, 1))
+    print(f"{answers.total():,} requests in {seconds:.0f} s, {bad} answered wrongly; memory {memory} MiB, open files {files}, "
+          f"health {'ok' if fine else 'BAD'}")  # fmt: skip
     sys.exit(bool(bad) or not fine)
 
 

@@ -1,11 +1,10 @@
 """Many clients at once against a server: what it answers, how fast, and what it keeps of its memory.
 
     python tools/load_serve.py --clients 200 --seconds 60
-    python tools/load_serve.py --batches
+    OMP_NUM_THREADS=1 python tools/load_serve.py -- --devices cpu,cpu
 
-The first starts `unclip serve` and lets so many official clients ask for pictures, one after the other, until the time is
-over. Each request must succeed in the end, with the picture of its own seed: some are asked for again afterwards, alone, and
-compared. The second tells how many pictures a second a worker makes, batched and one at a time.
+Starts `unclip serve` and lets so many official clients ask for pictures, one after the other, until the time is over. Each
+request must succeed in the end, with the picture of its own seed: some are asked for again afterwards, alone, and compared.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ async def client(api: openai.AsyncOpenAI, number: int, end: float, fields: dict[
 async def load(port: int, clients: int, seconds: float, fields: dict[str, int], seen: Seen) -> list[float]:
     """Lets the clients ask, then asks for some of their pictures again, alone: the largest differences, of 255."""
     async with openai.AsyncOpenAI(
-        api_key=KEY, base_url=f"http://127.0.0.1:{port}/v1", max_retries=PATIENCE, timeout=600
+        api_key=KEY, base_url=f"http://127.0.0.1:{port}/v1", max_retries=PATIENCE, timeout=3600
     ) as api:
         end = time.time() + seconds
         await asyncio.gather(*(client(api, number, end, fields, seen) for number in range(clients)))
@@ -146,48 +145,14 @@ def measure(clients: int, seconds: float, fields: dict[str, int], arguments: lis
     return whole and not any(code.startswith("5") for code in codes)
 
 
-def batches(model: str, size: int, most: int, rounds: int) -> None:
-    """Times a worker that draws `most` requests together against one that draws them one by one, in turn."""
-    import torch
-
-    from unclip.pipeline import Pipeline
-    from unclip.serve.request import GenerationRequest
-    from unclip.serve.worker import Worker
-
-    pipe = Pipeline.from_pretrained(model)
-    requests = [GenerationRequest(PROMPT, 1, size, "b64_json", seed=seed) for seed in range(most)]
-    taken: dict[int, list[tuple[float, float]]] = {1: [], most: []}
-    for _ in range(rounds + 1):
-        for batch, times in taken.items():
-            worker = Worker(pipe, batch=batch)
-            jobs = [worker.submit(request) for request in requests]
-            wall, cpu = time.perf_counter(), time.process_time()
-            worker.start()
-            for job in jobs:
-                job.result.result()
-            times.append((time.perf_counter() - wall, time.process_time() - cpu))
-            worker.stop()
-    print(f"{pipe.name} on {pipe.device}, {torch.get_num_threads()} threads, {size} px, {rounds} rounds in turn")
-    for kind, name in enumerate(("by the clock", "of the processor")):
-        one, all_ = (statistics.median(pair[kind] for pair in times[1:]) / most for times in taken.values())
-        print(f"seconds a picture {name}: one at a time {one:.2f}, {most} together {all_:.2f}, {one / all_:.2f} times")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=60, help="for which a client asks again")
     parser.add_argument("--steps", type=int, default=2, help="of the decoder and of the prior")
-    parser.add_argument("--batches", action="store_true", help="compare a batching worker with one at a time")
     parser.add_argument("--model", default="mini")
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--most", type=int, default=8, help="pictures together")
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("more", nargs="*", help="for unclip serve, after --")
     options = parser.parse_args()
-    if options.batches:
-        batches(options.model, options.size, options.most, options.rounds)
-        return
     fields = {"steps": options.steps, "prior_steps": options.steps}
     arguments = ["--model", options.model, *options.more]
     sys.exit(not measure(options.clients, options.seconds, fields, arguments))

@@ -72,9 +72,9 @@ def main() -> None:
         for name in options.clients or CLIENTS:
             client = CLIENTS[name]
             python = installed(client, kept / name)
-            listed = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout
             package = client.packages[0].partition(">")[0].partition("=")[0]
-            version = next(line.split()[1] for line in listed.splitlines() if line.split()[0] == package)
+            ask = f"import importlib.metadata as m; print(m.version('{package}'))"
+            version = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
             started = time.perf_counter()
             ran = subprocess.run(
                 [python, PROGRAMS / client.program], env=surroundings, cwd=temporary, capture_output=True, text=True

@@ -1,0 +1,102 @@
+"""What drawing pictures together gains: of a worker as a whole, and stage by stage.
+
+    OMP_NUM_THREADS=1 python tools/benchmark_batches.py --size 256
+
+Both ways take turns in one process. Seconds of the processor tell of the work, whatever else the machine does; with several
+threads they count those that only wait, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from unclip.generation import links
+from unclip.pipeline import Pipeline
+from unclip.serve.request import GenerationRequest
+from unclip.serve.worker import Worker
+
+PROMPT = "a shiba inu wearing a red beret"
+
+
+def workers(pipe: Pipeline, size: int, most: int, rounds: int) -> None:
+    """A worker that draws so many requests together against one that draws them one by one."""
+    requests = [GenerationRequest(PROMPT, 1, size, "b64_json", seed=seed) for seed in range(most)]
+    taken: dict[int, list[tuple[float, float]]] = {1: [], most: []}
+    for _ in range(rounds + 1):  # the first one warms up
+        for batch, times in taken.items():
+            worker = Worker(pipe, batch=batch)
+            jobs = [worker.submit(request) for request in requests]
+            wall, cpu = time.perf_counter(), time.process_time()
+            worker.start()
+            for job in jobs:
+                job.result.result()
+            times.append((time.perf_counter() - wall, time.process_time() - cpu))
+            worker.stop()
+    for kind, name in enumerate(("by the clock", "of the processor")):
+        single, together = (statistics.median(pair[kind] for pair in times[1:]) / most for times in taken.values())
+        print(f"seconds a picture {name}: one at a time {single:.2f}, {most} together {together:.2f}: "
+              f"{single / together:.2f} times the pictures")  # fmt: skip
+
+
+def stages(pipe: Pipeline, size: int, most: int, rounds: int) -> None:
+    """How quick each stage's network is with the inputs of one picture, and of several."""
+    print(f"| stage | GFLOP a picture | alone, GFLOP/s | {most} together, GFLOP/s |\n|---|---|---|---|")
+    called: dict[str, list[tuple[Any, Any]]] = {}
+    networks = {role: stage.network for role, stage in links(pipe).items()}
+    hooks = [
+        network.register_forward_pre_hook(
+            lambda _, args, kwargs, role=role: called.setdefault(role, []).append((args, kwargs)), with_kwargs=True
+        )
+        for role, network in networks.items()
+    ]
+    pipe.generate(PROMPT, seed=0, size=size, watermark=False)
+    for hook in hooks:
+        hook.remove()
+    for role, calls in called.items():
+        args, kwargs = calls[0]
+        with torch.inference_mode():
+            with FlopCounterMode(display=False) as counted:
+                networks[role](*args, **kwargs)
+            work, speeds = counted.get_total_flops(), []
+            for count in (1, most):
+                many = [_repeated(value, count) for value in args]
+                more = {name: _repeated(value, count) for name, value in kwargs.items()}
+                times = []
+                for _ in range(rounds + 1):
+                    started = time.process_time()
+                    for _ in range(most // count):
+                        networks[role](*many, **more)
+                    times.append(time.process_time() - started)
+                speeds.append(most * work / min(times[1:]) / 1e9)
+        print(f"| {role} | {len(calls)} × {work / 1e9:.2f} | {speeds[0]:.0f} | {speeds[1]:.0f} |")
+
+
+def _repeated(value: Any, count: int) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    many = value.repeat(count, *[1] * (value.ndim - 1))
+    return many.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else many
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--most", type=int, default=8, help="pictures together")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    pipe = Pipeline.from_pretrained(options.model)
+    print(f"{pipe.name} on {pipe.device}, {torch.get_num_threads()} threads, {options.size} px")
+    workers(pipe, options.size, options.most, options.rounds)
+    stages(pipe, options.size, options.most, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
