@@ -52,6 +52,31 @@ def test_compiled_blocks_compute_the_same(kind: str, run_of: Any, tmp_path: Path
     assert distance(plain, compiled) <= 2 * 2 * 0.001  # a step's length, where rounding turned a gradient's sign
 
 
+# --- precision ---
+
+
+@pytest.mark.parametrize(("kind", "bound"), [("clip", 0.05), ("prior", 0.05), ("decoder", 0.002), ("upsampler", 0.005)])
+def test_bf16_stays_near_float32(
+    kind: str, bound: float, run_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    saved = {}
+    for precision in ("no", "bf16"):
+        options = ("train.steps=8", "train.save_every=1", "train.keep=8", f"train.precision={precision}")
+        train(run_of(kind, *options), tmp_path / precision, progress=False)
+        folders = step_folders(tmp_path / precision)
+        saved[precision] = [read_weights(folder / "state/weights.safetensors") for folder in (folders[0], folders[-1])]
+    whole, half = (lines(tmp_path / precision, "loss") for precision in ("no", "bf16"))
+    assert whole != half
+    assert half == pytest.approx(whole, rel=bound)
+
+    def far(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+        return sum((a[name] - b[name]).square().sum().item() for name in a) ** 0.5
+
+    (start, end), (_, other) = saved["no"], saved["bf16"]
+    assert far(end, other) < 0.15 * far(start, end)
+
+
 # --- averages ---
 
 
