@@ -87,8 +87,10 @@ def test_sigterm_leaves_a_checkpoint_that_goes_on_exactly(
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         patch.setattr(Ema, "update", terminated)
-        stopped = train(run_of("upsampler"), tmp_path / "stopped", progress=False)
+        stopped = train(run_of("upsampler", "train.sample_every=1"), tmp_path / "stopped", progress=False)
     assert stopped.name == "step-00000003"
+    drawn = sorted(path.name for path in (tmp_path / "stopped/samples").iterdir())
+    assert drawn == ["step-00000001.png", "step-00000002.png"]  # somebody waits: no more than a checkpoint
     assert signal.getsignal(signal.SIGTERM) == before
     assert_same_bits(train(run_of("upsampler"), tmp_path / "stopped", progress=False), whole)
 

@@ -19,6 +19,7 @@ from unclip.files import read_weights
 from unclip.stages import load_stage
 from unclip.train import loop
 from unclip.train.checkpoint import read_progress, step_folders
+from unclip.train.config import RunConfig
 from unclip.train.loop import train
 
 
@@ -75,6 +76,52 @@ def test_bf16_stays_near_float32(
 
     (start, end), (_, other) = saved["no"], saved["bf16"]
     assert far(end, other) < 0.15 * far(start, end)
+
+
+@pytest.fixture
+def fp16(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Lets runs compute in fp16 on the CPU, where accelerate refuses it, with a loss scale that begins at a number."""
+    make = loop._accelerator
+
+    def scaled_by(scale: float) -> None:
+        def half(config: RunConfig, run: Path) -> Any:
+            accelerator = make(config, run)
+            accelerator.state._mixed_precision, accelerator.native_amp = "fp16", True
+            accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=1)
+            return accelerator
+
+        monkeypatch.setattr(loop, "_accelerator", half)
+
+    return scaled_by
+
+
+def test_fp16_scales_the_loss_and_resumes_with_its_scale(
+    run_of: Any, tmp_path: Path, fp16: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    train(run_of("upsampler"), tmp_path / "float32", progress=False)
+    fp16(256.0)
+    whole = train(run_of("upsampler"), tmp_path / "whole", progress=False)
+    ours, theirs = (lines(tmp_path / name, "loss") for name in ("whole", "float32"))
+    assert ours != theirs and ours == pytest.approx(theirs, rel=1e-3)
+    ours, theirs = (lines(tmp_path / name, "grad_norm") for name in ("whole", "float32"))
+    assert ours == pytest.approx(theirs, rel=0.02)  # not 256 times as long
+    train(run_of("upsampler", "train.steps=2"), tmp_path / "halves", progress=False)
+    assert_same_bits(train(run_of("upsampler"), tmp_path / "halves", progress=False), whole)
+    scaler = read_progress(whole).scaler
+    assert scaler is not None and scaler["scale"] == 256 * 2**4  # it grew with every good step
+
+
+def test_a_scale_that_is_too_large_skips_steps_and_falls(run_of: Any, tmp_path: Path, fp16: Any) -> None:
+    fp16(2.0**120)  # two halvings are not enough
+    last = train(run_of("upsampler", "train.steps=2", "optim.skip_limit=3"), tmp_path / "run", progress=False)
+    done = read_progress(last)
+    assert done.skipped == 2 and done.scaler is not None and done.scaler["scale"] == 2.0**118
+
+
+def test_fp16_without_a_gpu_is_refused(run_of: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train\.precision=fp16 needs a GPU"):
+        train(run_of("upsampler", "train.precision=fp16"), tmp_path, progress=False)
 
 
 # --- averages ---

@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +47,16 @@ def stress(work: Path, kills: int, workers: int, rng: random.Random) -> None:
     step = max(0.0, lasted(spawn(config, whole)) - start) / config.train.steps
     writing, newest = 0, ""
     for kill in range(1, kills + 1):
+        left = unfinished(run)
         process = spawn(config, run)
         time.sleep(rng.uniform(0, start + 6 * step))
-        if rng.random() < 0.5 and wait_for_write(run, process):
+        if rng.random() < 0.5 and wait_for_write(run, left, process):
             time.sleep(rng.uniform(0, LONGEST_WRITE))
         os.kill(process, signal.SIGKILL)
         _, status = os.waitpid(process, 0)
         if not os.WIFSIGNALED(status):
             sys.exit(f"kill {kill}: the run had ended by itself, with exit code {os.waitstatus_to_exitcode(status)}")
-        writing += any(run.glob(".step-*.tmp"))
+        writing += bool(unfinished(run) - left)
         before, newest = newest, max((folder.name for folder in step_folders(run)), default="")
         if newest < before:
             sys.exit(f"kill {kill}: {before} is lost")
@@ -104,11 +106,20 @@ def lasted(process: int) -> float:
     return time.monotonic() - started
 
 
-def wait_for_write(run: Path, process: int) -> bool:
-    """Waits until a checkpoint is being written."""
+def unfinished(run: Path) -> set[tuple[str, int]]:
+    """Checkpoints that are not whole: being written, or left so by a kill until the next run sweeps them away."""
+    found = set()
+    for path in run.glob(".step-*.tmp"):
+        with suppress(FileNotFoundError):  # it is whole by now
+            found.add((path.name, path.stat().st_mtime_ns))
+    return found
+
+
+def wait_for_write(run: Path, left: set[tuple[str, int]], process: int) -> bool:
+    """Waits until a checkpoint is being written that is not one of those left."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-        if any(run.glob(".step-*.tmp")):
+        if unfinished(run) - left:
             return True
         time.sleep(0.0005)
     return False

@@ -130,20 +130,20 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
             stopped = stop.requested()
             last = stopped or done.step == options.steps
 
-            # --- report, validate, sample, save ---
-            if done.step % LOG_EVERY == 0 or last:
+            # --- report, validate, sample, save; where it was told to stop somebody waits, and it only saves ---
+            if due(done.step, LOG_EVERY) or last:
                 numbers = meter.read()
                 bar.set_postfix({name: f"{numbers[name]:.4g}" for name in BAR if name in numbers})
                 rate = optimizer.param_groups[0]["lr"]
                 report(done.step, **numbers, lr=rate, images=done.images, skipped_steps=done.skipped)
-            if config.data.validation and options.validate_every and done.step % options.validate_every == 0:
+            if config.data.validation and not stopped and due(done.step, options.validate_every):
                 report(done.step, **validate(wrapped, stage, emas[0], feed))
-            if options.sample_every and done.step % options.sample_every == 0:
+            if not stopped and due(done.step, options.sample_every):
                 shown = next(feed.validation()) if config.data.validation else batch
                 averaged = emas[0].stage(stage)
                 if main:
                     draw_samples(averaged, shown, run / "samples" / f"step-{done.step:08d}.png")
-            if done.step % options.save_every == 0 or last:
+            if due(done.step, options.save_every) or last:
                 if accelerator.scaler is not None:
                     done.scaler = accelerator.scaler.state_dict()
                 checkpoint.write(run, accelerator, stage, emas, optimizer, done)
@@ -153,6 +153,11 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
         log.warning("%s: told to stop; saved step %d", config.name, done.step)
     accelerator.end_training()
     return checkpoint.step_folders(run)[-1]
+
+
+def due(step: int, every: int) -> bool:
+    """Whether what is done every so many steps is done now; 0 is never."""
+    return bool(every) and step % every == 0
 
 
 def learning_rate(step: int, config: OptimConfig, steps: int) -> float:
@@ -207,6 +212,8 @@ def _accelerator(config: RunConfig, run: Path) -> Accelerator:
     device, precision = join_processes().device, config.train.precision
     if precision == "auto":
         precision = "bf16" if quick_in_bf16(device) else "no"
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigError(f"{config.name}: train.precision=fp16 needs a GPU; on a CPU take bf16, or no")
     AcceleratorState._reset_state()  # it is global, and an earlier run in this process may have had another precision
     accelerator = Accelerator(
         mixed_precision=precision, log_with=list(config.train.trackers) or None, project_dir=run,
