@@ -104,6 +104,18 @@ def test_group_norm_in_another_layout_is_the_same() -> None:
     torch.testing.assert_close(norm(x, scale, shift), last, rtol=1e-5, atol=1e-5)
 
 
+def test_brightness_is_hidden_by_groups_of_one_channel_only() -> None:
+    x = torch.randn(1, 32, 4, 4)
+    brighter = x + torch.linspace(0, 1, 32)[:, None, None]
+    for groups, hidden in ((32, True), (8, False)):
+        assert torch.allclose(GroupNorm(groups, 32)(x), GroupNorm(groups, 32)(brighter), atol=1e-4) == hidden
+        config = UNetConfig(channels=32, multipliers=(1, 2), depth=1, middle_attention=True, norm_groups=groups)
+        norms = [module for module in UNet(config, 1, 1).modules() if isinstance(module, GroupNorm)]
+        assert {norm.num_groups for norm in norms} == {groups}
+    with pytest.raises(ValidationError, match="norm_groups 5 does not divide the 32 channels"):
+        UNetConfig(channels=32, multipliers=(1,), depth=1, norm_groups=5)
+
+
 def test_zeroed_module_gives_zero() -> None:
     assert zeroed(nn.Linear(3, 4))(torch.randn(2, 3)).abs().max() == 0
 

@@ -18,7 +18,7 @@ from unclip.config import Config
 from unclip.nn.layers import Dropout, TimeEmbedding, attend, number_dropouts, zeroed
 from unclip.nn.norm import GroupNorm
 
-NORM_GROUPS = 32
+CHANNELS = 32  # of which a network's are a multiple
 
 
 class UNetConfig(Config):
@@ -33,12 +33,14 @@ class UNetConfig(Config):
         head_channels: channels per attention head.
         scale_shift: the time embedding scales and shifts the normalised features; otherwise it is added to them.
         dropout: inside residual blocks, while training.
+        norm_groups: of channels that are normalised together. A group of one channel hides how bright its picture is on the
+            whole, so a narrow network wants fewer groups.
         resampling: between levels by a residual block (ADM), or by one convolution (Ho et al. 2020).
         patch: pixels of a patch × patch square become channels first, so that a 1024 px network costs what one at
             1024/patch does (pixel unshuffle; Shi et al. 2016). 1 is the paper's network.
     """
 
-    channels: int = Field(ge=NORM_GROUPS, multiple_of=NORM_GROUPS)
+    channels: int = Field(ge=CHANNELS, multiple_of=CHANNELS)
     multipliers: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
     depth: int = Field(ge=1)
     attention: tuple[int, ...] = ()
@@ -46,6 +48,7 @@ class UNetConfig(Config):
     head_channels: int = Field(64, ge=1)
     scale_shift: bool = True
     dropout: float = Field(0.0, ge=0, lt=1)
+    norm_groups: int = Field(32, ge=1)
     resampling: Literal["block", "convolution"] = "block"
     patch: int = Field(1, ge=1)
 
@@ -54,6 +57,8 @@ class UNetConfig(Config):
         levels = len(self.multipliers)
         if any(not 0 <= level < levels for level in self.attention):
             raise ValueError(f"attention {self.attention}: the levels are 0 to {levels - 1}")
+        if self.channels % self.norm_groups:
+            raise ValueError(f"norm_groups {self.norm_groups} does not divide the {self.channels} channels")
         attending = [*self.attention, *([levels - 1] if self.middle_attention else [])]
         for width in (self.channels * self.multipliers[level] for level in attending):
             if width > self.head_channels and width % self.head_channels:
@@ -71,10 +76,10 @@ class ResBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.scale_shift, self.resample = config.scale_shift, resample
-        self.norm_1 = GroupNorm(NORM_GROUPS, inputs)
+        self.norm_1 = GroupNorm(config.norm_groups, inputs)
         self.conv_1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.embed = nn.Linear(embed, 2 * outputs if config.scale_shift else outputs)
-        self.norm_2 = GroupNorm(NORM_GROUPS, outputs)
+        self.norm_2 = GroupNorm(config.norm_groups, outputs)
         self.dropout = Dropout(config.dropout)
         self.conv_2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
@@ -112,10 +117,10 @@ class Resample(nn.Module):
 class AttentionBlock(nn.Module):
     """Pixels attend to all pixels and, if there is one, to the context's tokens, in one softmax (GLIDE)."""
 
-    def __init__(self, channels: int, head_channels: int, context: int | None) -> None:
+    def __init__(self, channels: int, config: UNetConfig, context: int | None) -> None:
         super().__init__()
-        self.heads = max(channels // head_channels, 1)
-        self.norm = GroupNorm(NORM_GROUPS, channels)
+        self.heads = max(channels // config.head_channels, 1)
+        self.norm = GroupNorm(config.norm_groups, channels)
         self.q = nn.Linear(channels, channels)
         self.k = nn.Linear(channels, channels)
         self.v = nn.Linear(channels, channels)
@@ -198,7 +203,7 @@ class UNet(nn.Module):
         def attention(level: int, width: int, count: int) -> list[AttentionBlock]:
             if level not in config.attention:
                 return []
-            return [AttentionBlock(width, config.head_channels, context) for _ in range(count)]
+            return [AttentionBlock(width, config, context) for _ in range(count)]
 
         self.time = TimeEmbedding(config.channels, self.embed_width)
         self.enter = nn.Conv2d(inputs * area, config.channels, 3, padding=1)
@@ -214,9 +219,7 @@ class UNet(nn.Module):
             skips += [wide] * (config.depth + (not last))
             width = wide
         self.middle_1 = block(width, width)
-        self.middle_attention = (
-            AttentionBlock(width, config.head_channels, context) if config.middle_attention else None
-        )
+        self.middle_attention = AttentionBlock(width, config, context) if config.middle_attention else None
         self.middle_2 = block(width, width)
         self.up = nn.ModuleList()
         for level, wide in reversed(list(enumerate(widths))):
@@ -227,7 +230,7 @@ class UNet(nn.Module):
             self.up.append(
                 Level(blocks, attention(level, wide, config.depth + 1), resampler(wide, "up") if level else None)
             )
-        self.norm = GroupNorm(NORM_GROUPS, width)
+        self.norm = GroupNorm(config.norm_groups, width)
         self.leave = zeroed(nn.Conv2d(width, outputs * area, 3, padding=1))
         number_dropouts(self)
 
