@@ -184,6 +184,15 @@ def test_validation_watches_and_does_not_touch(
     assert len(set(lines(tmp_path / "still", "validation_loss"))) == 1
 
 
+@pytest.mark.parametrize("kind", ["prior_onepass", "prior_ar"])
+def test_every_prior_is_watched_by_its_cosines(kind: str, run_of: Any, tmp_path: Path, train_shards: str) -> None:
+    options = ("train.validate_every=1", "train.validation_images=4", f"data.validation={train_shards}")
+    train(run_of("prior", f"stage.kind={kind}", "train.steps=1", *options), tmp_path / "run", progress=False)
+    for name in ("cosine_to_image", "cosine_to_text"):
+        (value,) = lines(tmp_path / "run", name)
+        assert -1 <= value <= 1
+
+
 def test_utilisation_is_reported_where_the_peak_is_given(run_of: Any, tmp_path: Path) -> None:
     train(run_of("upsampler", "train.peak_tflops=0.001"), tmp_path / "run", progress=False)
     (share,) = lines(tmp_path / "run", "mfu")

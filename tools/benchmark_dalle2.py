@@ -45,7 +45,7 @@ PEER_PRIOR = {"ff_mult": 3.2}
 # Their up-path is as wide as the next level's down-path, so that widths agree at every level only where all are one. Their
 # additional block at each level and at the end stands for our resampling ones. Every block of theirs below the highest
 # level attends to the condition, as do ours there, which attend to all pixels as well.
-DECODER = {"channels": 128, "multipliers": (1, 1, 1), "depth": 3}
+DECODER = {"channels": 64, "multipliers": (1, 1, 1), "depth": 2}
 ATTENTION = (1, 2)
 PEER_DECODER = {"init_cross_embed": False, "init_conv_kernel_size": 3}  # a 3 × 3 convolution first, as ours
 SIDE = 64  # of the decoder's pictures, in pixels
@@ -68,8 +68,8 @@ class Case(NamedTuple):
 
 
 CASES = [
-    Case("prior", 77, 77, 16), Case("prior", 20, 77, 16), Case("prior", 20, 256, 16), Case("decoder", 77, 77, 4),
-    Case("decoder", 20, 77, 4),
+    Case("prior", 77, 77, 8), Case("prior", 20, 77, 8), Case("prior", 20, 256, 8), Case("decoder", 77, 77, 8),
+    Case("decoder", 20, 77, 8),
 ]  # fmt: skip
 
 Loss = Callable[[], Tensor]
@@ -149,17 +149,17 @@ def held() -> int:
 BUILD = {"ours": ours, "theirs": theirs}
 
 
-def count(side: str, case: Case) -> None:
-    """A process that says how many parameters its side has, and FLOPs for one example's forward and backward pass."""
-    stage, loss = BUILD[side](case._replace(batch=1))
-    # torch's counter does not know the CPU's fused attention.
+def flops(loss: Loss) -> int:
+    """Of a forward and backward pass. torch's counter does not know the CPU's fused attention."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         loss().backward()
-    print(json.dumps([sum(p.numel() for p in stage.parameters()), counter.get_total_flops()]))
+    return int(counter.get_total_flops())
 
 
 def serve(side: str, case: Case, precision: str) -> None:
-    """A side's process. It answers every line it is sent with a step's seconds and the memory's peak so far."""
+    """A side's process. It answers every line it is sent with a step's seconds and the memory's peak so far, and the line
+    `sizes` with its parameters and the FLOPs for one image.
+    """
     torch.set_num_threads(1)
     build = BUILD[side]
     build(case)  # imports everything
@@ -167,7 +167,10 @@ def serve(side: str, case: Case, precision: str) -> None:
     stage, loss = build(case)
     stage.train()
     optimizer = torch.optim.AdamW(stage.parameters(), 1e-4, fused=True)
-    for _ in sys.stdin:
+    for line in sys.stdin:
+        if line.strip() == "sizes":
+            print(json.dumps([sum(p.numel() for p in stage.parameters()), flops(loss) / case.batch]), flush=True)
+            continue
         started = time.process_time()
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             value = loss()
@@ -181,21 +184,21 @@ def serve(side: str, case: Case, precision: str) -> None:
 
 
 @contextmanager
-def process(python: str, side: str, case: Case, precision: str) -> Iterator[Callable[[], Any]]:
-    """A side's process; what is yielded asks it for one answer. Without a precision it counts, and answers once."""
+def process(python: str, side: str, case: Case, precision: str) -> Iterator[Callable[[str], Any]]:
+    """A side's process; what is yielded sends it a line and returns the answer."""
     command = [python, __file__, "--serve", json.dumps([side, case, precision])]
     environment = {**os.environ, "PYTHONPATH": str(ROOT) if side == "ours" else ""}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as child:
         assert child.stdin is not None and child.stdout is not None
         stdin, stdout = child.stdin, child.stdout
 
-        def ask() -> Any:
-            stdin.write("\n")
+        def ask(line: str) -> Any:
+            stdin.write(f"{line}\n")
             stdin.flush()
-            line = stdout.readline()
-            if not line:
+            answer = stdout.readline()
+            if not answer:
                 raise SystemExit(f"{side}: {' '.join(command[:2])} ended; its message is above")
-            return json.loads(line)
+            return json.loads(answer)
 
         yield ask
         stdin.close()
@@ -212,10 +215,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.serve:
         side, case, precision = json.loads(options.serve)
-        if precision:
-            serve(side, Case(*case), precision)
-        else:
-            count(side, Case(*case))
+        serve(side, Case(*case), precision)
         return
     if not options.peer_python:
         parser.error("--peer-python is needed; see above how to make its environment")
@@ -231,16 +231,13 @@ def main() -> None:
 
 
 def row(case: Case, precision: str, peer: str, steps: int) -> str:
-    sizes = []
-    for python, side in ((sys.executable, "ours"), (peer, "theirs")):
-        with process(python, side, case, "") as ask:
-            sizes.append(ask())
     with (
         process(sys.executable, "ours", case, precision) as ask_ours,
         process(peer, "theirs", case, precision) as ask_theirs,
     ):
         asks = (ask_ours, ask_theirs)
-        rounds = [[ask() for ask in asks] for _ in range(steps + 1)][1:]
+        rounds = [[ask("step") for ask in asks] for _ in range(steps + 1)][1:]
+        sizes = [ask("sizes") for ask in asks]
     seconds = [[answer[0] for answer in side] for side in zip(*rounds)]
     speeds = [case.batch / statistics.median(side) for side in seconds]
     ratio = statistics.median(b / a for a, b in zip(*seconds))

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from unclip.diffusion.noise import Noise
 from unclip.images import grid, resize, to_pil
-from unclip.stages.base import Batch, Stage
+from unclip.stages.base import Batch, PriorRole, Stage
 from unclip.stages.decoder import Decoder
-from unclip.stages.prior import Prior
 from unclip.stages.upsampler import Upsampler
 from unclip.train.ema import Ema
 from unclip.train.feed import Feed
@@ -33,14 +32,14 @@ def validate(wrapped: nn.Module, stage: Stage, ema: Ema, feed: Feed) -> dict[str
         loss = torch.stack([wrapped(batch).mean() for batch in batches]).mean()
     wrapped.train()
     numbers = {"validation_loss": feed.accelerator.reduce(loss, "mean").item()}
-    if isinstance(stage, Prior):
+    if isinstance(stage, PriorRole):
         averaged = ema.stage(stage)
-        assert isinstance(averaged, Prior)
+        assert isinstance(averaged, PriorRole)
         numbers |= _cosines(averaged, batches[0], feed)
     return numbers
 
 
-def _cosines(prior: Prior, batch: Batch, feed: Feed) -> dict[str, float]:
+def _cosines(prior: PriorRole, batch: Batch, feed: Feed) -> dict[str, float]:
     assert batch.image_embed is not None and batch.text and batch.null and batch.seeds is not None
     count = len(batch.captions)
     *_, last = prior.sample(batch.text, batch.null.repeat(count), prior.config.sampling, Noise(batch.seeds.tolist()))
