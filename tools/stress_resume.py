@@ -49,7 +49,7 @@ def stress(work: Path, kills: int, workers: int, rng: random.Random) -> None:
     for kill in range(1, kills + 1):
         left = unfinished(run)
         process = spawn(config, run)
-        time.sleep(rng.uniform(0, start + 6 * step))
+        pause(rng.uniform(0, start + 6 * step), run)
         if rng.random() < 0.5 and wait_for_write(run, left, process):
             time.sleep(rng.uniform(0, LONGEST_WRITE))
         os.kill(process, signal.SIGKILL)
@@ -104,6 +104,15 @@ def lasted(process: int) -> float:
     if status:
         sys.exit("a run could not end")
     return time.monotonic() - started
+
+
+def pause(seconds: float, run: Path) -> None:
+    """Waits so long, or less if the run makes two checkpoints meanwhile: where the machine is busy, times measured before
+    tell little.
+    """
+    deadline, old = time.monotonic() + seconds, step_folders(run)
+    while time.monotonic() < deadline and len(set(step_folders(run)) - set(old)) < 2:
+        time.sleep(0.002)
 
 
 def unfinished(run: Path) -> set[tuple[str, int]]:
