@@ -322,6 +322,27 @@ def test_a_client_that_goes_away_is_noticed_and_health_never_waits(painter: Pain
         server.stop()
 
 
+def test_the_official_client_comes_again_when_it_is_told_to(painter: Painter, tmp_path: Path) -> None:
+    pipeline: Any = painter
+    worker = Worker(pipeline, capacity=1)
+    server = Running(worker, Store(tmp_path), Policy())
+    try:
+        worker.submit(wanted("drawn"))
+        assert painter.started.wait(10)
+        worker.submit(wanted("waits"))
+        with ThreadPoolExecutor(1) as pool:
+            ask = server.client(retries=5).images.generate
+            late = pool.submit(ask, prompt="late", size="256x256", response_format="b64_json")
+            while b'unclip_requests_total{code="429"} 1' not in server.ask("GET", "/metrics")[2]:
+                time.sleep(0.01)
+            painter.let.set()
+            assert len(late.result(30).data) == 1
+        assert painter.calls == [["drawn"], ["waits"], ["late"]]
+    finally:
+        painter.let.set()
+        server.stop()
+
+
 # --- what may be asked for ---
 
 

@@ -68,8 +68,8 @@ async def client(api: openai.AsyncOpenAI, number: int, end: float, fields: dict[
         seen.pictures[seed] = base64.b64decode(one.b64_json)
 
 
-async def load(port: int, clients: int, seconds: float, fields: dict[str, int], seen: Seen) -> list[float]:
-    """Lets the clients ask, then asks for some of their pictures again, alone: the largest differences, of 255."""
+async def load(port: int, clients: int, seconds: float, fields: dict[str, int], seen: Seen) -> np.ndarray:
+    """Lets the clients ask, then asks for some of their pictures again, alone: how far apart they are, value by value."""
     async with openai.AsyncOpenAI(
         api_key=KEY, base_url=f"http://127.0.0.1:{port}/v1", max_retries=PATIENCE, timeout=3600
     ) as api:
@@ -81,7 +81,7 @@ async def load(port: int, clients: int, seconds: float, fields: dict[str, int], 
                 prompt=PROMPT, size="256x256", response_format="b64_json", extra_body={"seed": seed, **fields}
             )
             alone.pictures[seed] = base64.b64decode(made.data[0].b64_json)
-    return [float(np.abs(pixels(seen.pictures[seed]) - pixels(alone.pictures[seed])).max()) for seed in few]
+    return np.stack([np.abs(pixels(seen.pictures[seed]) - pixels(alone.pictures[seed])) for seed in few])
 
 
 def pixels(file: bytes) -> np.ndarray:
@@ -134,14 +134,15 @@ def measure(clients: int, seconds: float, fields: dict[str, int], arguments: lis
     print(f"{clients} clients, {taken:.0f} s; answers by status: {codes}")
     print(f"{len(seen.pictures)} requests answered with a picture, {different} of them different; "
           f"failed in the end: {dict(seen.failures) or 'none'}")  # fmt: skip
-    print(f"{len(apart)} asked for again, alone: at most {max(apart):.0f}/255 apart")
+    print(f"{len(apart)} asked for again, alone: at most {apart.max()}/255 apart; of {apart.size:,} values {(apart > 0).sum():,} "
+          f"differ, {(apart > 1).sum():,} by more than 1")  # fmt: skip
     print(f"{counted['unclip_images_total'] / taken:.2f} pictures a second, {counted['unclip_images_total']} in "
           f"{counted['unclip_batches_total']} batches; a client waited {statistics.median(seen.waits):.0f} s in the "
           f"median, {max(seen.waits):.0f} at most")  # fmt: skip
     print(f"/health: {1000 * health[49]:.0f} ms in the median, {1000 * health[98]:.0f} at p99 of {len(seen.health)}")
     print(f"memory: {early[0]:.0f} MiB at the start, {max(early):.0f} at most in the first {mark:.0f} s, "
           f"{max(late):.0f} after; open files: {files[0]}, {max(files)} at most, {files[-1]} at the end")  # fmt: skip
-    whole = different == len(seen.pictures) and not seen.failures and max(apart) <= 1
+    whole = different == len(seen.pictures) and not seen.failures and apart.max() <= 1
     return whole and not any(code.startswith("5") for code in codes)
 
 
