@@ -16,5 +16,5 @@ picture.name = "generated.png"
 varied = litellm.image_variation(image=picture, n=2, response_format="b64_json", **where)
 assert len(varied.data) == 2
 edited = litellm.image_edit(image=io.BytesIO(file), prompt="a raccoon in the snow", size=SIZE, **where)
-assert edited.data[0].url
+assert edited.data[0].url or edited.data[0].b64_json
 print("1 picture, 2 variations, 1 edit without a mask")
