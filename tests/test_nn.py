@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unclip.nn.layers import TimeEmbedding, attend, timestep_embedding, zeroed
 from unclip.nn.norm import GroupNorm
 from unclip.nn.transformer import TextEncoder, Transformer
-from unclip.nn.unet import UNet, UNetConfig
+from unclip.nn.unet import UNet, UNetConfig, conv_of_enlarged
 from unclip.stages.prior import Prior, PriorConfig
 
 
@@ -114,6 +114,23 @@ def test_brightness_is_hidden_by_groups_of_one_channel_only() -> None:
         assert {norm.num_groups for norm in norms} == {groups}
     with pytest.raises(ValidationError, match="norm_groups 5 does not divide the 32 channels"):
         UNetConfig(channels=32, multipliers=(1,), depth=1, norm_groups=5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 7), (3, 3)])  # the last has fewer pixels than channels
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-12), (torch.float32, 2e-6), (torch.bfloat16, 1e-2)])
+def test_a_convolution_of_an_enlarged_picture_repeats_no_pixel(
+    height: int, width: int, dtype: torch.dtype, close: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conv = nn.Conv2d(32, 48, 3, padding=1).to(dtype)
+    x = torch.randn(2, 32, height, width).to(dtype).contiguous(memory_format=torch.channels_last)
+    exact = torch.nn.functional.conv2d(
+        x.double().repeat_interleave(2, 2).repeat_interleave(2, 3), conv.weight.double(), conv.bias.double(), padding=1
+    )
+    torch.testing.assert_close(conv_of_enlarged(x, conv).double(), exact, rtol=0, atol=close)  # with gradients to come
+    if height * width > 32:
+        monkeypatch.setattr(conv, "forward", None)  # is not called
+    with torch.no_grad():
+        torch.testing.assert_close(conv_of_enlarged(x, conv).double(), exact, rtol=0, atol=close)
 
 
 def test_zeroed_module_gives_zero() -> None:

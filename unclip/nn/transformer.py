@@ -78,6 +78,14 @@ class Transformer(nn.Module):
         return out
 
 
+def position_table(*shape: int) -> nn.Parameter:
+    """A learned vector per place, [..., width], small at first."""
+    table = torch.empty(*shape)
+    if not table.is_meta:  # torch imports a second's worth of modules before it draws nothing there
+        nn.init.normal_(table, std=0.01)
+    return nn.Parameter(table)
+
+
 def after_caption(
     body: Transformer, positions: Tensor, context: int, tokens: Tensor, rest: Tensor, mask: Tensor
 ) -> Tensor:
@@ -102,7 +110,7 @@ class TextEncoder(nn.Module):
     def __init__(self, vocabulary: int, context: int, width: int, depth: int, heads: int) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocabulary, width)
-        self.positions = nn.Parameter(torch.randn(context, width) * 0.01)
+        self.positions = position_table(context, width)
         self.body = Transformer(width, depth, heads, causal=False)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:

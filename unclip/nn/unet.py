@@ -89,8 +89,8 @@ class ResBlock(nn.Module):
         if self.resample == "down":
             h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
         elif self.resample == "up":
-            h, x = (F.interpolate(y, scale_factor=2, mode="nearest") for y in (h, x))
-        h = self.conv_1(h)
+            x = F.interpolate(x, scale_factor=2, mode="nearest")
+        h = conv_of_enlarged(h, self.conv_1) if self.resample == "up" else self.conv_1(h)
         modulation = self.embed(F.silu(embed))
         h = (
             self.norm_2(h, *modulation.chunk(2, dim=1))
@@ -110,8 +110,22 @@ class Resample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=1 if self.up else 2, padding=1)
 
     def forward(self, x: Tensor, embed: Tensor, seeds: Tensor | None = None) -> Tensor:
-        out: Tensor = self.conv(F.interpolate(x, scale_factor=2, mode="nearest") if self.up else x)
+        out: Tensor = conv_of_enlarged(x, self.conv) if self.up else self.conv(x)
         return out
+
+
+def conv_of_enlarged(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 3 × 3 convolution of x [B, C, H, W] with every pixel repeated in a square of four → [B, C', 2H, 2W].
+
+    The nine taps of a pixel fall on four different ones, so their weights can be added up first: what is left is a transposed
+    convolution of 4 × 4 taps, with 4/9 of the arithmetic.
+    """
+    # Adding weights up pays where pixels outnumber channels. Measured on CPUs only.
+    if torch.is_grad_enabled() or x.device.type != "cpu" or x.shape[2] * x.shape[3] < conv.in_channels:
+        return conv(F.interpolate(x, scale_factor=2, mode="nearest"))  # type: ignore[no-any-return]
+    kernel = conv.weight.flip(2, 3).transpose(0, 1).contiguous()
+    kernel = F.avg_pool2d(kernel, 2, stride=1, padding=1, divisor_override=1)
+    return F.conv_transpose2d(x, kernel.contiguous(memory_format=torch.channels_last), conv.bias, stride=2, padding=1)
 
 
 class AttentionBlock(nn.Module):

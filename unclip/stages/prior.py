@@ -13,7 +13,7 @@ from unclip.diffusion.diffusion import Cond, Diffusion, DiffusionConfig
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step
 from unclip.nn.layers import TimeEmbedding
-from unclip.nn.transformer import Transformer, after_caption
+from unclip.nn.transformer import Transformer, after_caption, position_table
 from unclip.stages.base import (
     Batch,
     DiffusionStage,
@@ -55,7 +55,7 @@ class PriorNetwork(nn.Module):
         self.time = TimeEmbedding(width, width)
         self.image_embed = nn.Linear(config.embed, width)
         self.query = nn.Parameter(torch.zeros(1, 1, width))
-        self.positions = nn.Parameter(torch.randn(1, config.context + 4, width) * 0.01)
+        self.positions = position_table(1, config.context + 4, width)
         self.context = config.context
         self.body = Transformer(width, config.depth, config.heads, causal=True)
         self.leave = nn.Linear(width, config.embed)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unclip.clip import Text
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step
-from unclip.nn.transformer import Transformer, after_caption
+from unclip.nn.transformer import Transformer, after_caption, position_table
 from unclip.stages.base import Batch, Moments, PriorRole, PriorRoleConfig, SamplingConfig, drop_text, same_length
 
 REACH = 4.0  # standard deviations of a component that its buckets span on either side
@@ -45,7 +45,7 @@ class AutoregressiveNetwork(nn.Module):
         self.text_embed = nn.Linear(config.embed, width)
         self.dot = nn.Embedding(config.dots + 1, width)  # the last one is said where the caption is dropped
         self.codes = nn.Embedding(config.buckets, width)
-        self.positions = nn.Parameter(torch.randn(1, config.context + 1 + config.embed, width) * 0.01)
+        self.positions = position_table(1, config.context + 1 + config.embed, width)
         self.context = config.context
         self.body = Transformer(width, config.depth, config.heads, causal=True)
         self.leave = nn.Linear(width, config.buckets)

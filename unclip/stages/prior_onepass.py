@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unclip.clip import Text
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step
-from unclip.nn.transformer import Transformer, after_caption
+from unclip.nn.transformer import Transformer, after_caption, position_table
 from unclip.stages.base import (
     Batch,
     Moments,
@@ -50,7 +50,7 @@ class OnePassNetwork(nn.Module):
         self.text_embed = nn.Linear(config.embed, width)
         self.noise = nn.Linear(config.embed, width)
         self.query = nn.Parameter(torch.zeros(1, 1, width))
-        self.positions = nn.Parameter(torch.randn(1, config.context + 3, width) * 0.01)
+        self.positions = position_table(1, config.context + 3, width)
         self.context = config.context
         self.body = Transformer(width, config.depth, config.heads, causal=False)
         self.leave = nn.Linear(width, config.embed)
