@@ -4,6 +4,7 @@
     python tools/parity_karlo.py prior decoder
     python tools/parity_karlo.py upsampler --side 64   # it is convolution-only; 256 px, its own, take minutes a run
     python tools/parity_karlo.py --picture DIR         # the whole chain in 2 + 2 + 2 steps, of `benchmark_karlo.py make DIR`
+    python tools/parity_karlo.py --variation DIR       # a picture's embedding and 2 steps of the decoder; the rest is the same
 
 The weights are diffusers' own, by reference: our stage is the same numbers under other names, so nothing is held twice.
 The picture is theirs first, then ours, the same noise in both; diffusers' schedulers get tables in float64, as ours are.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,24 +147,43 @@ def compare_upsampler(side: int) -> list[tuple[Tensor, Tensor]]:
     return [(ours(x, torch.full((1,), t), low=low), theirs(torch.cat([x, low], dim=1), t).sample) for t in TIMES]
 
 
-def compare_picture(folder: Path) -> None:
-    """Prints the largest difference at the end of each stage; fails where the pictures differ by more than 1 of 255."""
+SHAPES = {"prior": (1, 768), "decoder": (1, 3, 64, 64), "upsampler-256": (1, 3, 256, 256)}
+
+
+def same_noise() -> dict[str, Tensor]:
+    """What our walk from seed 0 starts with, by role; diffusers' schedulers are then given the rest of it."""
     from diffusers.schedulers import scheduling_unclip
 
-    from unclip import Pipeline
     from unclip.diffusion.noise import Noise
+
+    noise = {shape: Noise([0], role) for role, shape in SHAPES.items()}
+    latents = {role: noise[shape](torch.empty(shape)) for role, shape in SHAPES.items()}
+    scheduling_unclip.randn_tensor = lambda shape, **_: noise[tuple(shape)](torch.empty(shape))
+    return latents
+
+
+def exact(*schedulers: Any) -> None:
+    """Gives diffusers' schedulers tables in float64."""
     from unclip.diffusion.schedule import cosine_betas
 
-    shapes = {"prior": (1, 768), "decoder": (1, 3, 64, 64), "upsampler-256": (1, 3, 256, 256)}
-    noise = {shape: Noise([0], role) for role, shape in shapes.items()}
-    latents = [noise[shape](torch.empty(shape)) for shape in shapes.values()]
-    scheduling_unclip.randn_tensor = lambda shape, **_: noise[tuple(shape)](torch.empty(shape))
-    theirs = diffusers.UnCLIPPipeline.from_pretrained(folder / "theirs")
-    for scheduler in (theirs.prior_scheduler, theirs.decoder_scheduler, theirs.super_res_scheduler):
+    for scheduler in schedulers:
         scheduler.betas = cosine_betas(1000)
         scheduler.alphas = 1 - scheduler.betas
         scheduler.alphas_cumprod = torch.cumprod(scheduler.alphas, 0)
         scheduler.one = torch.tensor(1.0, dtype=torch.float64)
+
+
+class Enough(Exception):
+    """What is to be compared has been seen."""
+
+
+def compare_picture(folder: Path) -> None:
+    """Prints the largest difference at the end of each stage; fails where the pictures differ by more than 1 of 255."""
+    from unclip import Pipeline
+
+    latents = same_noise()
+    theirs = diffusers.UnCLIPPipeline.from_pretrained(folder / "theirs")
+    exact(theirs.prior_scheduler, theirs.decoder_scheduler, theirs.super_res_scheduler)
     seen: dict[str, Tensor] = {}
 
     def embed(_: nn.Module, __: Any, given: dict[str, Any]) -> None:
@@ -175,25 +196,80 @@ def compare_picture(folder: Path) -> None:
     theirs.super_res_first.register_forward_pre_hook(low, with_kwargs=True)
     seen["upsampler-256"] = torch.from_numpy(
         theirs(
-            "a shiba inu", prior_latents=latents[0], decoder_latents=latents[1], super_res_latents=latents[2],
-            prior_num_inference_steps=2, decoder_num_inference_steps=2, super_res_num_inference_steps=2,
-            output_type="np",
+            "a shiba inu", prior_latents=latents["prior"], decoder_latents=latents["decoder"],
+            super_res_latents=latents["upsampler-256"], prior_num_inference_steps=2, decoder_num_inference_steps=2,
+            super_res_num_inference_steps=2, output_type="np",
         ).images
     ).permute(0, 3, 1, 2) * 2 - 1  # fmt: skip
     del theirs
     ends: dict[str, Tensor] = {}
-    ours = Pipeline.from_pretrained(str(folder / "ours"), device="cpu", offload=True)
+    ours = Pipeline.from_pretrained(str(folder / "ours"), device="cpu", offload=True, dtype=torch.float32)
     ours.generate(
-        "a shiba inu", seed=0, options={role: {"steps": 2} for role in shapes},
+        "a shiba inu", seed=0, options={role: {"steps": 2} for role in SHAPES},
         on_step=lambda role, _, __, step: ends.update({role: step.x}),
     )  # fmt: skip
-    ends = {role: end if role == "prior" else end.clamp(-1, 1) for role, end in ends.items()}
-    ends["decoder"] = nn.functional.interpolate(ends["decoder"], (256, 256), mode="bicubic", antialias=True)
+    report(ends, seen)
+
+
+def compare_variation(folder: Path) -> None:
+    """The same up to the decoder's end, from a picture. The image encoder has random weights that are nowhere on disk."""
+    import transformers
+    from PIL import Image
+
+    from unclip import Pipeline
+    from unclip.clip.hf import HfClip
+
+    latents = same_noise()
+    torch.manual_seed(0)
+    vision = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(
+        hidden_size=1024, intermediate_size=4096, projection_dim=768, num_hidden_layers=24, num_attention_heads=16,
+        image_size=224, patch_size=14,
+    )).eval()  # fmt: skip
+    parts = diffusers.UnCLIPPipeline.from_pretrained(folder / "theirs", prior=None, prior_scheduler=None).components
+    theirs = diffusers.UnCLIPImageVariationPipeline(
+        **{name: part for name, part in parts.items() if not name.startswith("prior")},
+        image_encoder=vision, feature_extractor=transformers.CLIPImageProcessor(size={"shortest_edge": 224}),
+    )  # fmt: skip
+    exact(theirs.decoder_scheduler, theirs.super_res_scheduler)
+    seen: dict[str, Tensor] = {}
+
+    def embed(_: nn.Module, __: Any, given: dict[str, Any]) -> None:
+        seen["prior"] = given["image_embeddings"]
+
+    def low(_: nn.Module, __: Any, given: dict[str, Any]) -> None:
+        seen["decoder"] = given["sample"][:, 3:].float()
+        raise Enough
+
+    theirs.text_proj.register_forward_pre_hook(embed, with_kwargs=True)
+    theirs.super_res_first.register_forward_pre_hook(low, with_kwargs=True)
+    picture = Image.linear_gradient("L").resize((224, 224)).convert("RGB")
+    with suppress(Enough):
+        theirs(
+            picture, decoder_latents=latents["decoder"], super_res_latents=latents["upsampler-256"],
+            decoder_num_inference_steps=2, super_res_num_inference_steps=2,
+        )  # fmt: skip
+    del theirs, parts
+    ours = Pipeline.from_pretrained(str(folder / "ours"), device="cpu", offload=True, dtype=torch.float32)
+    assert isinstance(ours.clip, HfClip)
+    ours.clip.vision = vision
+    ends: dict[str, Tensor] = {}
+    made = ours.vary(
+        picture, fresh_noise=True, seed=0, size=64, options={"decoder": {"steps": 2}},
+        on_step=lambda role, _, __, step: ends.update({role: step.x}),
+    )  # fmt: skip
+    report({"prior": made.image_embeds, **ends}, seen)
+
+
+def report(ends: dict[str, Tensor], seen: dict[str, Tensor]) -> None:
+    """Our stages' ends beside theirs; pictures may differ by 1 of 255."""
     for role, end in ends.items():
-        error = float((end - seen[role]).abs().max())
-        print(f"| {role}, after its 2 steps | {error:.1e} of values up to {float(seen[role].abs().max()):.2f} |")
-    worst = float((ends["upsampler-256"] - seen["upsampler-256"]).abs().max()) / 2
-    assert worst <= 1 / 255, f"the pictures differ by {255 * worst:.1f} of 255"
+        if role == "decoder":  # theirs is seen as the upsampler reads it
+            end = nn.functional.interpolate(end.clamp(-1, 1), (256, 256), mode="bicubic", antialias=True)
+        elif role == "upsampler-256":
+            end = end.clamp(-1, 1)
+        error, largest = float((end - seen[role]).abs().max()), float(seen[role].abs().max())
+        print(f"| {role} | {error:.1e} of values up to {largest:.2f} |", flush=True)
+        assert role == "prior" or error / 2 <= 1 / 255, f"the pictures differ by {255 * error / 2:.1f} of 255"
 
 
 def count(build: Callable[[], nn.Module]) -> int:
@@ -208,9 +284,14 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", default=["prior", "decoder", "upsampler"])
     parser.add_argument("--side", type=int, default=256, help="pixels of the upsampler's pictures")
     parser.add_argument("--picture", type=Path, help="compare whole chains, on what benchmark_karlo.py made there")
+    parser.add_argument(
+        "--variation", type=Path, help="compare the way from a picture to the decoder's end, on the same"
+    )
     options = parser.parse_args()
     if options.picture:
         return compare_picture(options.picture)
+    if options.variation:
+        return compare_variation(options.variation)
     compare: dict[str, Callable[[], list[tuple[Tensor, Tensor]]]] = {
         "prior": compare_prior, "decoder": compare_decoder, "upsampler": lambda: compare_upsampler(options.side),
     }  # fmt: skip

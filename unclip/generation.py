@@ -65,6 +65,7 @@ class Model(Protocol):
     decoder: Decoder
     upsamplers: tuple[Upsampler, ...]
     device: torch.device
+    dtype: torch.dtype | None
     name: str
 
     @property
@@ -185,7 +186,9 @@ class Call:
     def sign(self, images: Sequence[Image.Image], asked: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Writes each picture's settings into it, and returns them."""
         last = self.model.sizes[-1]
-        beyond = {"lanczos_from": last} if self.size > last else {}
+        beyond: dict[str, Any] = {"lanczos_from": last} if self.size > last else {}
+        if self.model.dtype not in (None, torch.float32):
+            beyond["dtype"] = str(self.model.dtype).removeprefix("torch.")
         used = {role: self.sampling[role].model_dump(mode="json") for role in self.seconds if role in self.sampling}
         settings = [
             {**one, "seed": seed, "model": self.model.name, "size": self.size, **beyond, "stages": used}

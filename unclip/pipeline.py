@@ -14,7 +14,7 @@ from torch import Tensor
 from unclip import files
 from unclip.clip import Clip, load_clip
 from unclip.convert import converted
-from unclip.device import best_device
+from unclip.device import best_device, quick_in_bf16
 from unclip.edits.differences import diff
 from unclip.edits.extension import outpaint
 from unclip.edits.interpolation import interpolate
@@ -68,7 +68,7 @@ class Pipeline:
     ) -> None:
         self.clip, self.prior, self.decoder, self.upsamplers = clip, prior, decoder, tuple(upsamplers)
         self.folder, self.name, self.vocabulary = folder, name, vocabulary
-        self.offload = False
+        self.offload, self.quick = False, False
 
     # --- loading and saving ---
 
@@ -83,7 +83,8 @@ class Pipeline:
 
         Args:
             device: the first CUDA device, Apple's, or the CPU, if not given.
-            dtype: of the networks; float32 if not given, so that a seed gives the same picture everywhere.
+            dtype: of the networks. If not given, float32, so that a seed gives the same picture everywhere; but bfloat16 for
+                a model whose index says `"precision": "quick"` (Karlo) on a device that is quick in it.
             revision: of a Hub repository: a branch, a tag or a commit; `ref` may say it, too, as owner/name@revision.
             token: for the Hub, if not HF_TOKEN's.
             offload: a stage is read from disk when its turn comes and dropped after it, so that no two are in memory.
@@ -128,7 +129,7 @@ class Pipeline:
             for name, stage in stages.items():
                 if isinstance(stage, DiffusionStage):
                     stage.in_place = partial(pipeline._in_place, stage, folder / name / "model.safetensors")
-        pipeline.offload = offload
+        pipeline.offload, pipeline.quick = offload, dtype is None and index.get("precision") == "quick"
         return pipeline.to(device or best_device(), dtype)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -149,10 +150,11 @@ class Pipeline:
             )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Pipeline:
-        """Moves everything; with `dtype`, also the networks' precision."""
+        """Moves everything; with `dtype`, also the networks' precision, which is else `from_pretrained`'s."""
         try:
-            self.device, self.dtype = torch.device(device), dtype
-            self.clip.to(self.device, dtype)
+            self.device = torch.device(device)
+            self.dtype = torch.bfloat16 if dtype is None and self.quick and quick_in_bf16(self.device) else dtype
+            self.clip.to(self.device, self.dtype)
             for stage in links(self).values():
                 if not (self.offload and isinstance(stage, DiffusionStage)):
                     self._place(stage)

@@ -18,8 +18,9 @@ from unclip.clip.openclip import MEAN, STD
 from unclip.clip.torchvision_schemas import declare_missing_schemas
 from unclip.convert import convert
 from unclip.diffusion.noise import Noise
+from unclip.diffusion.samplers import Step
 from unclip.diffusion.schedule import cosine_betas
-from unclip.errors import CheckpointError, RequestError
+from unclip.errors import Cancelled, CheckpointError, RequestError
 from unclip.pipeline import Pipeline
 from unclip.stages import load_stage
 
@@ -302,7 +303,7 @@ def test_a_folder_of_diffusers_is_converted_once(
 def test_the_repository_of_variations_has_no_prior(varying: Any, tmp_path: Path) -> None:
     varying.save_pretrained(tmp_path / "variations")
     convert(tmp_path / "variations", tmp_path / "out")
-    ours = Pipeline.from_pretrained(str(tmp_path / "out"), device="cpu")
+    ours = Pipeline.from_pretrained(str(tmp_path / "out"), device="cpu", dtype=torch.float32)
     with pytest.raises(RequestError, match="no prior"):
         ours.generate("a hat")
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
@@ -311,6 +312,98 @@ def test_the_repository_of_variations_has_no_prior(varying: Any, tmp_path: Path)
         assert_near(ours.clip.encode_image(images), varying.image_encoder(((images + 1) / 2 - mean) / std).image_embeds)
     ours.save_pretrained(tmp_path / "saved")
     assert Pipeline.from_pretrained(str(tmp_path / "saved"), device="cpu").prior is None
+
+
+# --- what theirs cannot do ---
+
+FEW: dict[str, dict[str, Any]] = {
+    "prior": {"steps": 3}, "decoder": {"steps": 3, "sampler": "unipc"}, f"upsampler-{HIGH}": {"steps": 2},
+}  # fmt: skip
+
+
+def test_every_step_can_be_looked_at_and_be_the_last(ours: Pipeline) -> None:
+    seen: dict[str, list[torch.Size]] = {}
+
+    def look(role: str, number: int, steps: int, step: Step) -> None:
+        assert steps == FEW[role]["steps"] and number == len(seen.setdefault(role, [])) + 1
+        assert step.x0.isfinite().all()
+        seen[role].append(step.x0.shape)
+        if stop == (role, number):
+            raise Cancelled("enough")
+
+    stop = ("decoder", 2)
+    with pytest.raises(Cancelled):
+        ours.generate(PROMPTS, seed=1, options=FEW, on_step=look)
+    assert list(seen) == ["prior", "decoder"] and seen["decoder"] == [(2, 3, LOW, LOW)] * 2
+    stop = ("", 0)
+    seen.clear()
+    ours.generate("a hat", seed=1, options=FEW, on_step=look)
+    assert {role: len(shapes) for role, shapes in seen.items()} == {role: used["steps"] for role, used in FEW.items()}
+    assert seen[f"upsampler-{HIGH}"][0] == (1, 3, HIGH, HIGH)
+
+
+def test_negative_prompts_lead_away(ours: Pipeline) -> None:
+    plain, away = (ours.generate("a hat", seed=1, negative=n, options=FEW).image_embeds for n in ("", "a red fox"))
+    assert (plain - away).abs().max() > 1e-3
+    unguided = {role: {**used, "guidance": 1} for role, used in FEW.items()}
+    plain, away = (ours.generate("a hat", seed=1, negative=n, options=unguided) for n in ("", "a red fox"))
+    # With a longer negative prompt the caption is padded further, which is another rounding.
+    torch.testing.assert_close(plain.image_embeds, away.image_embeds, rtol=1e-4, atol=1e-5)
+    assert_same_pictures(plain.images, away.images)
+
+
+def test_of_several_embeddings_the_nearest_to_the_caption_is_kept(ours: Pipeline) -> None:
+    z_t = ours.clip.encode_text(PROMPTS).embed
+    scores = []
+    for n in (1, 2, 8):
+        options = {**FEW, "prior": {"steps": 3, "candidates": n}}
+        made = ours.generate(PROMPTS, seed=1, size=LOW, options=options)
+        scores.append((made.image_embeds * z_t).sum(1))
+    assert (scores[1] >= scores[0] - 1e-4).all() and (scores[2] >= scores[1] - 1e-4).all()
+    assert (scores[2] > scores[0] + 1e-3).any()
+
+
+def test_a_seed_is_a_pictures_own(ours: Pipeline) -> None:
+    both = ours.generate(PROMPTS, seeds=[3, 8], options=FEW, watermark=False)
+    alone = ours.generate(PROMPTS[1], seed=8, options=FEW, watermark=False)
+    assert_same_pictures(alone.images, both.images[1:])
+
+
+@pytest.mark.parametrize(("dtype", "levels"), [(torch.float16, 0.1), (torch.bfloat16, 1.0)])
+def test_the_last_step_is_safe_in_half_precision(converted: Path, dtype: torch.dtype, levels: float) -> None:
+    """At t = 0 sigma is 0.006: what is to move a pixel there must be an eps of 10 to 50, as Karlo's expert says."""
+    made = []
+    for precision in (torch.float32, dtype):
+        stage = load_stage(converted / f"upsampler-{HIGH}")
+        for name, tensor in stage.network.expert.leave.named_parameters():
+            tensor.data *= 50 if name == "weight" else 1
+        stage.network.to(precision, memory_format=torch.channels_last)
+        with torch.inference_mode():
+            x = torch.cat([draw(1, 3, HIGH, HIGH), draw(2, 3, HIGH, HIGH)[:1]]).tanh()
+            denoise = stage.denoiser(torch.nn.functional.interpolate(x, (LOW, LOW)), stage.config.sampling)
+            made.append(denoise(x, 0))
+    exact, half = made
+    assert exact.eps.abs().max() > 10 and half.x0.dtype == torch.float32
+    assert ((exact.x0 - x).abs() * 127.5).max() > 5  # it does move them
+    print("RMS", (half.x0 - exact.x0).square().mean().sqrt() * 127.5, (half.x0 - exact.x0).abs().max() * 127.5)
+    assert (half.x0 - exact.x0).square().mean().sqrt() * 127.5 < levels
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_karlo_runs_in_bfloat16_where_that_is_quick(
+    karlo: Path, converted: Path, native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("unclip.pipeline.quick_in_bf16", lambda _: native)
+    pipe = Pipeline.from_pretrained(str(karlo), device="cpu")
+    weight = next(pipe.decoder.network.parameters())
+    assert weight.dtype == (torch.bfloat16 if native else torch.float32)
+    settings = pipe.generate("a hat", seed=1, size=LOW, options=FEW).settings[0]
+    assert settings.get("dtype") == ("bfloat16" if native else None)
+    if native:
+        for asked in ({"dtype": torch.float32}, {"revision": None}):
+            exact = Pipeline.from_pretrained(str(karlo if "dtype" in asked else converted), device="cpu", **asked)
+            assert next(exact.decoder.network.parameters()).dtype == torch.float32  # as asked; with --parity
 
 
 def copied(karlo: Path, tmp_path: Path) -> Path:

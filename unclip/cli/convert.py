@@ -13,7 +13,9 @@ from unclip.errors import RequestError
 @click.argument("source")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
-    "--parity", is_flag=True, help="Clamp the prior as diffusers does, at ±5, not as Karlo's own code, at ±10."
+    "--parity",
+    is_flag=True,
+    help="Clamp the prior as diffusers does, at ±5, not as Karlo's own code, at ±10; run in float32 everywhere.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a model folder that exists.")
 def convert(source: str, out: Path, parity: bool, overwrite: bool) -> None:

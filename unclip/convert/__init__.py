@@ -20,7 +20,7 @@ def convert(source: Path, out: Path, *, parity: bool = False) -> None:
         source: a diffusers pipeline of unCLIP's shape, or a folder of Karlo's own checkpoints → a model folder;
             a PriorTransformer's folder, or one of those checkpoints → a stage's folder.
         out: replaced, if a model folder or a stage is there.
-        parity: clamp the prior's x0 as diffusers does, where Karlo's own code clamps at ±10.
+        parity: clamp the prior's x0 as diffusers does, where Karlo's own code clamps at ±10, and run in float32 everywhere.
 
     Raises:
         CheckpointError: another kind of model, missing or damaged files; nothing is written then.
@@ -77,7 +77,8 @@ def _pipeline(source: Path, out: Path, *, parity: bool) -> None:
         )
         name = f"upsampler-{upsampler.size}"
         _save(upsampler, folder / name, clip)
-        _write_index(folder, out.name, clip="clip", prior="prior" if from_captions else None, upsampler=name)
+        prior_name = "prior" if from_captions else None
+        _write_index(folder, out.name, clip="clip", prior=prior_name, upsampler=name, quick=not parity)
 
 
 def _checkpoints(source: Path, out: Path) -> None:
@@ -94,7 +95,7 @@ def _checkpoints(source: Path, out: Path) -> None:
         missing = [role for role in ("prior", "decoder", original.UPSAMPLER) if role not in roles]
         if missing:
             raise CheckpointError(f"{source}: none of its .ckpt files is Karlo's {missing[0]}")
-        _write_index(folder, out.name, clip=original.CLIP, prior="prior", upsampler=original.UPSAMPLER)
+        _write_index(folder, out.name, clip=original.CLIP, prior="prior", upsampler=original.UPSAMPLER, quick=True)
 
 
 def _save(stage: Stage, folder: Path, clip: str) -> None:
@@ -103,8 +104,8 @@ def _save(stage: Stage, folder: Path, clip: str) -> None:
     stage.save(folder)
 
 
-def _write_index(folder: Path, name: str, *, clip: str, prior: str | None, upsampler: str) -> None:
+def _write_index(folder: Path, name: str, *, clip: str, prior: str | None, upsampler: str, quick: bool) -> None:
     files.write_json(folder / "model_index.json", {
         "format": files.FORMAT, "name": name, "unclip": __version__, "clip": clip, "prior": prior,
-        "decoder": "decoder", "upsamplers": [upsampler],
+        "decoder": "decoder", "upsamplers": [upsampler], **({"precision": "quick"} if quick else {}),
     })  # fmt: skip
