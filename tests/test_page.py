@@ -40,6 +40,7 @@ PATIENCE = 60_000  # milliseconds
 def browser() -> Iterator[Any]:
     if BROWSER is None:
         pytest.skip(f"needs one of {', '.join(BROWSERS)}")
+    api.expect.set_options(timeout=PATIENCE)  # not the five seconds that a busy machine may take to answer
     with api.sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         yield opened
