@@ -191,8 +191,8 @@ class Decoder(DiffusionStage):
 def random_keep(chance: Chance, like: Tensor) -> Tensor:
     """What is known of training pictures like those [B, 3, H, W], as True in [B, 1, H, W].
 
-    A box with sides anywhere, often beyond the picture's edge, is painted or, as often, alone kept; of every fifth
-    picture nothing is known, so that it also stays a decoder.
+    A box with sides anywhere, often beyond the picture's edge, is painted or, as often, alone kept; of every second
+    picture nothing is known, so that it stays a decoder as much.
     """
     height, width = like.shape[2:]
     ends = [1.5 * chance.uniform()[:, None] - 0.25 for _ in range(4)]
@@ -200,7 +200,7 @@ def random_keep(chance: Chance, like: Tensor) -> Tensor:
     rows = (y > torch.minimum(*ends[:2])) & (y < torch.maximum(*ends[:2]))
     columns = (x > torch.minimum(*ends[2:])) & (x < torch.maximum(*ends[2:]))
     box = rows[:, :, None] & columns[:, None, :]
-    outside, nothing = chance.uniform() < 0.5, chance.uniform() < 0.2
+    outside, nothing = chance.uniform() < 0.5, chance.uniform() < 0.5
     return ((box ^ outside[:, None, None]) & ~nothing[:, None, None])[:, None]
 
 
