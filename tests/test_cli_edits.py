@@ -186,3 +186,10 @@ def test_mp4_needs_ffmpeg_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(RequestError, match="ffmpeg"):
         save_animation([picture()], Path("film.mp4"))
+
+
+@pytest.mark.parametrize(("size", "message"), [((7, 64), "7 × 64 pixels"), ((9000, 9000), "9000 × 9000 pixels")])
+def test_tiny_and_huge_pictures_are_named(size: tuple[int, int], message: str) -> None:
+    Image.new("1", size).save("odd.png")
+    with pytest.raises(RequestError, match=f"odd.png: {message}; pictures from 8 × 8 to 64 megapixels"):
+        open_picture(Path("odd.png"))
