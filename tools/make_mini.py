@@ -33,7 +33,8 @@ SETS = {
 }
 # Words, then sentences: pictures that the CLIP sees against single phrases before its stage proper.
 WORDS = 500_000
-STAGES = ("clip", "prior", "decoder", "upsampler-256", "upsampler-1024")
+# The inpainting decoder goes on from the plain one and takes its place.
+STAGES = ("clip", "prior", "decoder", "inpaint", "upsampler-256", "upsampler-1024")
 # What a trial has of pictures, words, steps and captions.
 TRIAL_PICTURES = 50
 TRIAL_WORDS = 512
@@ -64,20 +65,20 @@ def main() -> None:
         left = run([TOOLS / "teach_words.py", CONFIGS / "clip.yaml", shards, "--out", words, "--images", images], left)
     for stage in STAGES:
         overrides = [f"data.shards={work}/data/{data_of(stage)}/*.tar", *(TRIAL if args.trial else ())]
-        if stage in ("prior", "decoder"):
+        if stage in ("prior", "decoder", "inpaint"):
             overrides.append(f"clip={BUNDLE if args.further else work}/clip")
         if args.further:
-            if stage == "clip":
+            if stage in ("clip", "decoder"):
                 continue
-            overrides.append(f"init={BUNDLE}/{stage}")
-        elif stage == "clip":
-            overrides.append(f"init={words}")
+            overrides.append(f"init={BUNDLE}/{stage.replace('inpaint', 'decoder')}")
+        elif stage in ("clip", "inpaint"):
+            overrides.append(f"init={words if stage == 'clip' else work / 'decoder'}")
         config = CONFIGS / f"{stage}.yaml"
         left = run(["-m", "unclip", "train", config, "--out", work / stage, *overrides], left)
     # The bundle is replaced whole, so a CLIP that is kept is set aside first.
     if args.further:
         shutil.copytree(BUNDLE / "clip", work / "clip", dirs_exist_ok=True)
-    runs = [work / stage for stage in STAGES]
+    runs = [work / stage for stage in STAGES if stage != "decoder"]
     unclip("assemble", *runs, "-o", bundle, "--name", "mini", "--half", "--world", "menagerie", "--overwrite")
     size = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file())
     if size > LIMIT:

@@ -14,7 +14,9 @@ from unclip.files import read_json, read_weights, write_json
 from unclip.menagerie.drawing import draw
 from unclip.pipeline import Pipeline
 
-STAGES = ("clip", "prior", "decoder", "upsampler-256", "upsampler-1024")
+# Each stage and the runs it came of, one going on from the other.
+STAGES = {name: (name,) for name in ("clip", "prior", "decoder", "upsampler-256", "upsampler-1024")}
+STAGES["decoder"] = ("decoder", "inpaint")
 BATCH = 32
 RESAMPLES = 200  # of the bootstrap
 
@@ -36,7 +38,10 @@ def main() -> None:
         measure(args.bundle, args.work, args.measure)
     card = [HEAD, "| stage | parameters | images seen | last loss |\n| --- | --- | --- | --- |"]
     seen = read_json(args.work / "seen.json") if (args.work / "seen.json").is_file() else {}
-    card += [stage_row(args.work / stage, args.bundle / stage, seen.get(stage, 0)) for stage in STAGES]
+    card += [
+        stage_row([args.work / run for run in runs], args.bundle / stage, seen.get(stage, 0))
+        for stage, runs in STAGES.items()
+    ]
     card.append(truth(args.work / "compose"))
     if (args.work / "quality.json").is_file():
         card.append(quality(read_json(args.work / "quality.json")))
@@ -86,13 +91,16 @@ def quality(found: dict[str, Any]) -> str:
     return "\n".join(["\n## Quality\n", about, "\n| measure | mini | renderings |\n| --- | ---: | ---: |", *rows])
 
 
-def stage_row(run: Path, folder: Path, seen: int) -> str:
-    """A line of the table of stages; `seen` counts the images before this run."""
+def stage_row(runs: list[Path], folder: Path, seen: int) -> str:
+    """A line of the table of stages; `seen` counts the images before these runs."""
     count = sum(t.numel() for t in read_weights(folder / "model.safetensors").values())
-    if not (run / "metrics.jsonl").is_file():
-        return f"| {run.name} | {count:,} | {seen:,} | |"
-    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return f"| {run.name} | {count:,} | {seen + log[-1]['images']:,} | {log[-1]['loss']:.4f} |"
+    last = [
+        json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+        for run in runs
+        if (run / "metrics.jsonl").is_file()
+    ]
+    loss = f"{last[-1]['loss']:.4f}" if last else ""
+    return f"| {folder.name} | {count:,} | {seen + sum(line['images'] for line in last):,} | {loss} |"
 
 
 def truth(folder: Path) -> str:
