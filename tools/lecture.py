@@ -301,7 +301,7 @@ def prompts(args: argparse.Namespace) -> Image.Image:
         for activity in ("riding a skateboard", "playing a guitar", "reading a book")
     ]
     made = Pipeline.from_pretrained(args.model).generate(
-        captions, seeds=list(range(len(captions))), size=64, preset="fast", watermark=False
+        captions, seeds=list(range(len(captions))), size=64, watermark=False
     )
     return grid([image.resize((96, 96), Image.Resampling.LANCZOS) for image in made.images], columns=9)
 
