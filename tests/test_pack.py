@@ -191,7 +191,7 @@ def test_duplicates_are_found_across_shards_whatever_the_number_of_processes(pic
 
 def test_a_packing_killed_in_the_middle_goes_on_to_the_same_bytes(pictures: Path, tmp_path: Path) -> None:
     pack(job(pictures, 2), tmp_path / "whole")
-    # The child stops for good in the middle of writing its third shard, with two processes at work.
+    # The child stops for good in the middle of writing its third shard, the first being whole, with two processes at work.
     code = """
 import sys, time
 from pathlib import Path
@@ -200,6 +200,8 @@ real = tar.tarfile.TarFile.addfile
 def slow(self, member, content):
     real(self, member, content)
     if "000002" in member.name:
+        while not (Path(sys.argv[2]) / "000000.tar").exists():
+            time.sleep(0.01)
         print("now", flush=True)
         time.sleep(60)
 tar.tarfile.TarFile.addfile = slow
