@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import LoggerType
 from click.testing import CliRunner
 from tiny_runs import assert_same_bits, everything
 from torch import Tensor
@@ -209,9 +212,60 @@ def test_a_tracker_that_is_not_installed_is_named(run_of: Any, tmp_path: Path, m
 
 def test_tensorboard_gets_the_numbers(run_of: Any, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     train(run_of("upsampler", "train.trackers=[tensorboard]"), tmp_path / "run", progress=False)
-    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+    events = EventAccumulator(str(tmp_path / "run/upsampler"))
+    events.Reload()
+    (loss,) = events.Scalars("loss")
+    assert (loss.step, loss.value) == (4, pytest.approx(lines(tmp_path / "run", "loss")[0]))
     assert read_progress(step_folders(tmp_path / "run")[-1]).images == 16
+
+
+# What accelerate needs of wandb, which tells a file what it is told.
+WANDB = """
+import json, pathlib
+def init(**options):
+    tell(init=options)
+    return Run()
+def tell(**what):
+    with (pathlib.Path(__file__).parent / "told.jsonl").open("a") as file:
+        file.write(json.dumps(what) + "\\n")
+class Run:
+    def log(self, values, step):
+        tell(log={"step": step, **values})
+    def finish(self):
+        pass
+"""
+
+
+@pytest.fixture
+def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of a package that stands in for wandb."""
+    package = tmp_path / "site/wandb"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(WANDB)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setattr("accelerate.tracking._available_trackers", [LoggerType.WANDB])  # looked up when it was imported
+    yield package
+    sys.modules.pop("wandb", None)
+
+
+def test_a_run_that_goes_on_is_one_run_at_wandb(wandb: Path, run_of: Any, tmp_path: Path) -> None:
+    for steps in (2, 4):
+        config = run_of("upsampler", "train.trackers=[wandb]", f"train.steps={steps}")
+        train(config, tmp_path / "run", progress=False)
+    told = [json.loads(line) for line in (wandb / "told.jsonl").read_text().splitlines()]
+    first, second = (line["init"] for line in told if "init" in line)
+    assert first["id"] == second["id"] and first["resume"] == "allow" and first["project"] == "upsampler"
+    assert Path(first["dir"]) == tmp_path / "run" and second["config"]["train"]["steps"] == 4
+    assert [line["log"]["loss"] for line in told if "log" in line] == lines(tmp_path / "run", "loss")
+
+
+def test_a_tracker_that_cannot_start_is_one_line(wandb: Path, run_of: Any, tmp_path: Path) -> None:
+    (wandb / "__init__.py").write_text("def init(**options): raise RuntimeError('nobody is logged in')")
+    with pytest.raises(ConfigError, match=r"upsampler: train.trackers: .*nobody is logged in"):
+        train(run_of("upsampler", "train.trackers=[wandb]"), tmp_path / "run", progress=False)
 
 
 def test_info_tells_how_far_a_run_is(run_of: Any, tmp_path: Path) -> None:

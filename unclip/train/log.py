@@ -6,6 +6,7 @@ import json
 import logging
 import platform
 import time
+import uuid
 from pathlib import Path
 
 import torch
@@ -13,11 +14,34 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from unclip.data.sample import described
+from unclip.errors import ConfigError
 from unclip.files import write_json
 from unclip.train.checkpoint import Progress
+from unclip.train.config import RunConfig
 from unclip.train.feed import Feed
 
 log = logging.getLogger(__name__)
+
+
+def start_trackers(config: RunConfig, run: Path, accelerator: Accelerator) -> None:
+    """Starts accelerate's trackers. One run here is one run at Weights & Biases, however often it was interrupted.
+
+    Raises:
+        ConfigError: a tracker cannot start; nobody is logged in, say.
+    """
+    wandb = {}
+    if "wandb" in config.train.trackers and accelerator.is_main_process:
+        name = run / "wandb-id"
+        if not name.exists():
+            name.write_text(uuid.uuid4().hex, encoding="utf-8")
+        wandb = {
+            "id": name.read_text(encoding="utf-8").strip(), "resume": "allow", "name": run.name, "dir": str(run),
+            "config": config.model_dump(mode="json"),
+        }  # fmt: skip
+    try:
+        accelerator.init_trackers(config.name, init_kwargs={"wandb": wandb})
+    except Exception as error:  # each tracker has its own kinds
+        raise ConfigError(f"{config.name}: train.trackers: {config.train.trackers} cannot start: {error}") from error
 
 
 class Log:

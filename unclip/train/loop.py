@@ -30,7 +30,7 @@ from unclip.train.config import OptimConfig, RunConfig
 from unclip.train.ema import Ema, full
 from unclip.train.feed import Feed, draw_seed, streams_fit
 from unclip.train.guard import Guard, StopSignal
-from unclip.train.log import Log, Meter
+from unclip.train.log import Log, Meter, start_trackers
 from unclip.train.plan import flops_per_image
 from unclip.train.samples import draw_samples, validate
 
@@ -89,7 +89,7 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
         (run / "run.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
     accelerator.wait_for_everyone()
     if options.trackers:
-        accelerator.init_trackers(config.name)
+        start_trackers(config, run, accelerator)
     report, guard = Log(run, accelerator), Guard(config)
     meter = Meter(accelerator, feed, done, _limit(config, accelerator))
 
