@@ -21,6 +21,7 @@ from unclip.data.tar import find_shards, read_samples
 
 ROOT = Path(__file__).parent.parent
 TRIAL = "train.steps=4 data.batch=8 data.calibration=32"
+OWN = "With pictures of your own"  # where the README leaves the menagerie
 STARTS = {"unclip": ["-m", "unclip"], "accelerate-launch": ["-m", "accelerate.commands.launch"]}
 
 
@@ -62,6 +63,14 @@ def test_the_trial_is_what_the_docs_advise() -> None:
     assert f"`{TRIAL}`" in (ROOT / "docs/data.md").read_text(encoding="utf-8")
 
 
+def test_the_readmes_steps_for_ones_own_pictures_are_those_that_are_walked() -> None:
+    steps, walked = (
+        section("README.md", OWN, "## Measure"),
+        section("docs/data.md", "# Your own data", "## Where shards may lie"),
+    )
+    assert len(steps) == 7 and [command for command in walked if command in steps] == steps
+
+
 @pytest.mark.slow
 def test_from_a_folder_of_pictures_to_a_picture_of_ones_own(fresh: Path, train_shards: str) -> None:
     pictures = fresh / "pictures"
@@ -82,11 +91,10 @@ def test_from_a_folder_of_pictures_to_a_picture_of_ones_own(fresh: Path, train_s
 @pytest.mark.slow
 def test_the_readmes_training_of_the_menagerie(fresh: Path) -> None:
     commands = [
-        re.sub(r"--count \d+", "--count 50", command)
-        for command in section("README.md", "## Train your own", "## Measure")
+        re.sub(r"--count \d+", "--count 50", command) for command in section("README.md", "## Train your own", OWN)
     ]
     walk(commands, fresh)
-    assert (fresh / "my-model/model_index.json").is_file()
+    assert (fresh / "my-menagerie/model_index.json").is_file()
 
 
 @pytest.mark.slow
