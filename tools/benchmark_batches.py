@@ -1,6 +1,7 @@
 """What drawing pictures together gains: of a worker as a whole, and stage by stage.
 
     OMP_NUM_THREADS=1 python tools/benchmark_batches.py --size 256
+    OMP_NUM_THREADS=1 python tools/benchmark_batches.py --workers 2
 
 Both ways take turns in one process. Seconds of the processor tell of the work, whatever else the machine does; with several
 threads they count those that only wait, too.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,16 +25,18 @@ from unclip.serve.request import GenerationRequest
 from unclip.serve.worker import Worker
 
 PROMPT = "a shiba inu wearing a red beret"
+FEW = (("decoder", "steps", 2), ("prior", "steps", 2))
 
 
-def workers(pipe: Pipeline, size: int, most: int, rounds: int) -> None:
-    """A worker that draws so many requests together against one that draws them one by one."""
-    requests = [GenerationRequest(PROMPT, 1, size, "b64_json", seed=seed) for seed in range(most)]
+def workers(pipes: list[Pipeline], size: int, most: int, rounds: int) -> None:
+    """A queue whose workers draw so many requests together against one whose workers draw them one by one."""
+    pictures = most * len(pipes)
+    requests = [GenerationRequest(PROMPT, 1, size, "b64_json", seed=seed) for seed in range(pictures)]
     taken: dict[int, list[tuple[float, float]]] = {1: [], most: []}
-    for _ in range(rounds + 1):  # the first one warms up
+    for turn in range(rounds + 1):  # the first one warms up, with few steps
         for batch, times in taken.items():
-            worker = Worker(pipe, batch=batch)
-            jobs = [worker.submit(request) for request in requests]
+            worker = Worker(*pipes, capacity=pictures, batch=batch)
+            jobs = [worker.submit(request if turn else replace(request, options=FEW)) for request in requests]
             wall, cpu = time.perf_counter(), time.process_time()
             worker.start()
             for job in jobs:
@@ -40,7 +44,7 @@ def workers(pipe: Pipeline, size: int, most: int, rounds: int) -> None:
             times.append((time.perf_counter() - wall, time.process_time() - cpu))
             worker.stop()
     for kind, name in enumerate(("by the clock", "of the processor")):
-        single, together = (statistics.median(pair[kind] for pair in times[1:]) / most for times in taken.values())
+        single, together = (statistics.median(pair[kind] for pair in times[1:]) / pictures for times in taken.values())
         print(f"seconds a picture {name}: one at a time {single:.2f}, {most} together {together:.2f}: "
               f"{single / together:.2f} times the pictures")  # fmt: skip
 
@@ -70,10 +74,10 @@ def stages(pipe: Pipeline, size: int, most: int, rounds: int) -> None:
                 more = {name: _repeated(value, count) for name, value in kwargs.items()}
                 times = []
                 for _ in range(rounds + 1):
-                    started = time.process_time()
+                    started = time.perf_counter()
                     for _ in range(most // count):
                         networks[role](*many, **more)
-                    times.append(time.process_time() - started)
+                    times.append(time.perf_counter() - started)
                 speeds.append(most * work / min(times[1:]) / 1e9)
         print(f"| {role} | {len(calls)} × {work / 1e9:.2f} | {speeds[0]:.0f} | {speeds[1]:.0f} |")
 
@@ -91,11 +95,13 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--most", type=int, default=8, help="pictures together")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=1, help="that share the queue, each with a model")
     options = parser.parse_args()
-    pipe = Pipeline.from_pretrained(options.model)
-    print(f"{pipe.name} on {pipe.device}, {torch.get_num_threads()} threads, {options.size} px")
-    workers(pipe, options.size, options.most, options.rounds)
-    stages(pipe, options.size, options.most, options.rounds)
+    pipes = [Pipeline.from_pretrained(options.model) for _ in range(options.workers)]
+    print(f"{pipes[0].name} on {pipes[0].device}, {options.workers} × {torch.get_num_threads()} threads, "
+          f"{options.size} px")  # fmt: skip
+    workers(pipes, options.size, options.most, options.rounds)
+    stages(pipes[0], options.size, options.most, options.rounds)
 
 
 if __name__ == "__main__":

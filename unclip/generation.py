@@ -28,6 +28,7 @@ from unclip.stages.upsampler import Upsampler
 
 MAX_SEED = 2**63 - 1
 LARGEST = 1024  # pixels of a side: DALL·E 2's
+TOGETHER = 4 * 256**2  # pixels that an upsampler makes at a time: more are no quicker, and memory stays flat
 
 OnStep = Callable[[str, int, int, Step], None]  # role, step number from 1, steps in all, the step
 Options = Mapping[str, Mapping[str, Any]]  # role → fields of SamplingConfig to change
@@ -155,11 +156,11 @@ class Call:
         """The decoder's pictures and those of every upsampler up to `size`, by side in pixels, in [−1, 1]."""
         made = {x.shape[-1]: x.clamp(-1, 1)}
         for upsampler in self.chain:
-            role = f"upsampler-{upsampler.size}"
-            # One picture at a time: memory stays flat, and a batch cannot change a picture.
+            role, low = f"upsampler-{upsampler.size}", made[x.shape[-1]]
+            few = max(1, TOGETHER // upsampler.size**2)
             parts = [
-                upsampler.sample(low[None], self.sampling[role], Noise([seed], role))
-                for low, seed in zip(made[x.shape[-1]], self.seeds, strict=True)
+                upsampler.sample(low[i : i + few], self.sampling[role], Noise(self.seeds[i : i + few], role))
+                for i in range(0, len(low), few)
             ]
             x = torch.cat([self.run(role, part) for part in parts])
             made[upsampler.size] = x.clamp(-1, 1)
