@@ -1,10 +1,10 @@
 """What drawing pictures together gains: of a worker as a whole, and stage by stage.
 
-    OMP_NUM_THREADS=1 python tools/benchmark_batches.py --size 256
+    python tools/benchmark_batches.py --size 256
     OMP_NUM_THREADS=1 python tools/benchmark_batches.py --workers 2
 
-Both ways take turns in one process. Seconds of the processor tell of the work, whatever else the machine does; with several
-threads they count those that only wait, too.
+Both ways take turns in one process. Seconds of the processor tell of the work, whatever else the machine does, but with several
+threads they count those that only wait, too; all else is by the clock, and wants a quiet machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from unclip.generation import links
+from unclip.generation import TOGETHER, links
 from unclip.pipeline import Pipeline
 from unclip.serve.request import GenerationRequest
 from unclip.serve.worker import Worker
@@ -50,8 +50,8 @@ def workers(pipes: list[Pipeline], size: int, most: int, rounds: int) -> None:
 
 
 def stages(pipe: Pipeline, size: int, most: int, rounds: int) -> None:
-    """How quick each stage's network is with the inputs of one picture, and of several."""
-    print(f"| stage | GFLOP a picture | alone, GFLOP/s | {most} together, GFLOP/s |\n|---|---|---|---|")
+    """How quick each stage's network is with the inputs of one picture, and of as many as it draws at a time."""
+    print("| stage | GFLOP a picture | alone, GFLOP/s | together, GFLOP/s |\n|---|---|---|---|")
     called: dict[str, list[tuple[Any, Any]]] = {}
     networks = {role: stage.network for role, stage in links(pipe).items()}
     hooks = [
@@ -69,7 +69,9 @@ def stages(pipe: Pipeline, size: int, most: int, rounds: int) -> None:
             with FlopCounterMode(display=False) as counted:
                 networks[role](*args, **kwargs)
             work, speeds = counted.get_total_flops(), []
-            for count in (1, most):
+            side = args[0].shape[-1]
+            few = min(most, max(1, TOGETHER // side**2)) if role.startswith("upsampler") else most
+            for count in (1, few):
                 many = [_repeated(value, count) for value in args]
                 more = {name: _repeated(value, count) for name, value in kwargs.items()}
                 times = []
@@ -79,7 +81,7 @@ def stages(pipe: Pipeline, size: int, most: int, rounds: int) -> None:
                         networks[role](*many, **more)
                     times.append(time.perf_counter() - started)
                 speeds.append(most * work / min(times[1:]) / 1e9)
-        print(f"| {role} | {len(calls)} × {work / 1e9:.2f} | {speeds[0]:.0f} | {speeds[1]:.0f} |")
+        print(f"| {role} | {len(calls)} × {work / 1e9:.2f} | {speeds[0]:.0f} | {few}: {speeds[1]:.0f} |")
 
 
 def _repeated(value: Any, count: int) -> Any:
