@@ -211,8 +211,18 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(browser: Any, runnin
     phone.set("What the picture should show", PROMPT)
     phone.press("Draw")  # as the page is when it opens, with everything under "Advanced" left alone
     phone.finished(4)
-    assert phone.page.evaluate("document.documentElement.scrollWidth") <= 375
+    for use in ("Vary it", "Edit it", "Extend it", "First end", "Change it", None):
+        assert phone.page.evaluate("document.documentElement.scrollWidth") <= 375, use
+        below = "el => el.getBoundingClientRect().top - document.querySelector('#pictures').getBoundingClientRect().top"
+        assert phone.page.locator("#status").evaluate(below) < 450  # no empty space under four small pictures
+        if use:
+            phone.press(use)
+            phone.page.locator("[role=tabpanel] :is(img, canvas)").locator("visible=true").first.wait_for()
     phone.end()
+
+
+def test_the_page_offers_programs_nothing_beside_the_api(running: Running) -> None:
+    assert running.ask("GET", "/ui/gradio_api/info")[2]["named_endpoints"] == {}
 
 
 def test_a_server_with_keys_asks_the_page_for_one(browser: Any, tiny_model: Path, tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ def test_unknown_routes_have_the_envelope_too(running: Running, method: str, pat
 def test_health_and_metrics_need_no_key(running: Running) -> None:
     nobody = {"Authorization": ""}
     assert running.ask("GET", "/health", headers=nobody)[2] == {"status": "ok"}
+    assert running.ask("HEAD", "/health", headers=nobody)[0] == 200
     assert running.ask("GET", "/health/ready", headers=nobody)[2] == {"ready": True}
     text = running.ask("GET", "/metrics", headers=nobody)[2].decode()
     assert "unclip_images_total " in text and 'unclip_requests_total{code="200"}' in text

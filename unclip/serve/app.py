@@ -125,6 +125,7 @@ def create_app(worker: Worker, store: Store, policy: Policy) -> FastAPI:
     app.add_api_route("/v1/files/images/{name}", file, methods=["GET"], response_class=FileResponse, responses=FAILURES)
     app.add_api_route("/v1/files/images/{name}", file, methods=["HEAD"], include_in_schema=False)
     app.add_api_route("/health", health)
+    app.add_api_route("/health", health, methods=["HEAD"], include_in_schema=False)  # as some balancers ask
     app.add_api_route("/health/ready", ready, responses={503: {"description": "Not ready."}})
     app.add_api_route("/metrics", metrics, response_class=PlainTextResponse)
     return app

@@ -24,7 +24,10 @@ PATH = "/ui"
 LARGEST_FILE = "4mb"
 SWEEP = 3600  # seconds between two looks for copies of pictures whose day is over
 FONTS = ("ui-sans-serif", "system-ui", "sans-serif")  # the reader's own: nothing is fetched from elsewhere
-CSS = "#status {min-height: 2em} footer {display: none}"
+CSS = """
+#status {min-height: 2em} footer {display: none}
+@media (max-width: 640px) {#pictures, #pictures .grid-wrap {height: auto !important} #pictures {min-height: 340px}}
+"""  # a phone has no room for the height that four pictures take beside the prompt
 EXAMPLE = "a shiba inu wearing a red beret"
 
 
@@ -149,12 +152,15 @@ def create_page(studio: Studio) -> gr.Blocks:
             for verb in verbs for trigger in verb.triggers
         ]  # fmt: skip
         easel.stop.click(
-            lambda: ("Stopped.", gr.Button(visible=False)), None, [easel.status, easel.stop], cancels=running
-        )
+            lambda: ("Stopped.", gr.Button(visible=False)), None, [easel.status, easel.stop], cancels=running,
+            api_visibility="private",
+        )  # fmt: skip
         for gallery, pictures in ((easel.gallery, easel.latest), (easel.history, easel.album)):
-            gallery.select(_pick, [pictures], [easel.picked, easel.settings], show_progress="hidden")
+            gallery.select(
+                _pick, [pictures], [easel.picked, easel.settings], show_progress="hidden", api_visibility="private"
+            )
         for button, verb, target in uses:
-            button.click(_use(verb), [easel.picked], [target, tabs], show_progress="hidden")
+            button.click(_use(verb), [easel.picked], [target, tabs], show_progress="hidden", api_visibility="private")
     return page
 
 
@@ -225,8 +231,9 @@ def _vary(studio: Studio) -> Verb:
 
 def _edit(studio: Studio) -> Verb:
     with gr.Tab("Edit", id="edit"):
+        gr.Markdown("Paint over what is to change.")  # the editor's own label lies under its tools on a phone
         editor = gr.ImageEditor(
-            label="Paint over what is to change", type="pil", sources=["upload", "clipboard"], transforms=(),
+            show_label=False, type="pil", sources=["upload", "clipboard"], transforms=(),
             brush=gr.Brush(default_size=40, colors=["#ffffff"], color_mode="fixed"), layers=False, format="png",
             elem_id="editor",
         )  # fmt: skip
