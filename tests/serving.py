@@ -59,7 +59,7 @@ class Running:
         content = answer.read()
         connection.close()
         is_json = "json" in answer.headers.get("content-type", "")
-        return answer.status, answer.headers, json.loads(content) if is_json else content
+        return answer.status, answer.headers, json.loads(content) if is_json and content else content
 
 
 def picture(data: bytes) -> Image.Image:

@@ -73,7 +73,7 @@ def test_what_cannot_sign_says_so_at_once(folder: Path, tmp_path: Path) -> None:
 def test_the_server_signs_what_it_marks(folder: Path, picture: Image.Image, tmp_path: Path) -> None:
     signer = Signer.load(folder)
     path = tmp_path / "served.png"
-    path.write_bytes(pictures.encode(picture.resize((256, 256)), marked=True, part=True, signer=signer))
+    path.write_bytes(pictures.encode(picture.resize((256, 256)), pictures.Marks(signer=signer), part=True))
     found = verify(path)
     assert found.watermark.found and found.manifest == Manifest("Valid", STUDIO)
     assert "c2pa: compositeWithTrainedAlgorithmicMedia" in found.header.generated

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import shutil
 import time
@@ -49,9 +48,11 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def running(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    server = serve(tiny_model, tmp_path_factory.mktemp("page"))
-    yield server
-    server.stop()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("GRADIO_TEMP_DIR", "")  # which `mount_page` sets: afterwards it is as it was
+        server = serve(tiny_model, tmp_path_factory.mktemp("page"))
+        yield server
+        server.stop()
 
 
 def serve(model: Path, folder: Path, keys: tuple[str, ...] = ()) -> Running:
@@ -173,7 +174,10 @@ def test_what_the_brush_covers_is_painted_and_the_rest_stays(visit: Visit) -> No
     [after] = visit.finished(1)
     changed = np.abs(pixels(after) - pixels(before)).max(axis=-1) > 24  # the watermark changes all of it a little
     assert changed[100:156, 100:180].mean() > 0.05 and changed[:60].mean() < 0.01
-    assert read_header(io.BytesIO(after)).generated == ("xmp: compositeWithTrainedAlgorithmicMedia",)
+    assert read_header(io.BytesIO(after)).generated == (
+        "xmp: compositeWithTrainedAlgorithmicMedia",
+        "settings of unclip",
+    )
 
 
 def test_the_way_between_two_prompts_and_a_picture_extended(visit: Visit) -> None:
@@ -225,7 +229,10 @@ def test_the_page_offers_programs_nothing_beside_the_api(running: Running) -> No
     assert running.ask("GET", "/ui/gradio_api/info")[2]["named_endpoints"] == {}
 
 
-def test_a_server_with_keys_asks_the_page_for_one(browser: Any, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_server_with_keys_asks_the_page_for_one(
+    browser: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
     server = serve(tiny_model, tmp_path, (KEY,))
     try:
         context = browser.new_context()
@@ -241,7 +248,6 @@ def test_a_server_with_keys_asks_the_page_for_one(browser: Any, tiny_model: Path
         context.close()
     finally:
         server.stop()
-        os.environ.pop("GRADIO_TEMP_DIR", None)
 
 
 class Counted:

@@ -6,6 +6,7 @@ import base64
 import http.client
 import io
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -27,12 +28,13 @@ from unclip.cli import cli  # noqa: E402
 from unclip.errors import Cancelled, RequestError  # noqa: E402
 from unclip.pipeline import Pipeline  # noqa: E402
 from unclip.provenance.header import read_header  # noqa: E402
+from unclip.provenance.metadata import settings_text  # noqa: E402
 from unclip.provenance.watermark import detect  # noqa: E402
 from unclip.serve.app import Policy  # noqa: E402
 from unclip.serve.envelope import ApiError  # noqa: E402
 from unclip.serve.request import GenerationRequest, parse_generation  # noqa: E402
 from unclip.serve.store import Store  # noqa: E402
-from unclip.serve.worker import Worker  # noqa: E402
+from unclip.serve.worker import PROMPTS, Worker  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +61,9 @@ def test_the_official_client_generates_by_url(running: Running) -> None:
         status, headers, data = running.ask("GET", path, headers={"Authorization": ""})
         assert status == 200 and headers["content-type"] == "image/png"
         assert picture(data).size == (256, 256) and detect(picture(data)).found
-        assert read_header(io.BytesIO(data)).generated == ("xmp: trainedAlgorithmicMedia",)
-        assert PROMPT.encode() not in data
+        assert read_header(io.BytesIO(data)).generated == ("xmp: trainedAlgorithmicMedia", "settings of unclip")
+        told = json.loads(settings_text(picture(data)) or "")
+        assert {"seed", "model", "stages"} <= set(told) and "prompt" not in told and PROMPT.encode() not in data
     assert running.ask("HEAD", paths[0])[0] == 200
 
 
@@ -254,6 +257,15 @@ def test_requests_of_a_kind_are_drawn_together_and_each_gets_its_own(worker: Wor
     assert results[2].seeds == [9] and results[2].images[0].getpixel((0, 0))[0] == 9
 
 
+def test_prompts_are_logged_only_where_somebody_asks_for_them(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)  # as a program may that logs everything
+    worker.submit(wanted("a secret"))
+    assert "a secret" not in caplog.text
+    with caplog.at_level(logging.INFO, PROMPTS.name):
+        worker.submit(wanted("a hat\nERROR forged", 2))
+    assert "2 pictures of 'a hat\\nERROR forged'" in caplog.text
+
+
 def test_a_full_queue_says_when_to_come_again(worker: Worker, painter: Painter) -> None:
     worker.submit(wanted("first"))
     painter.started.wait()
@@ -389,3 +401,15 @@ def test_lenient_makes_the_best_of_it_and_strict_does_not() -> None:
 def test_nobody_listens_to_the_world_by_mistake() -> None:
     said = CliRunner().invoke(cli, ["serve", "--host", "0.0.0.0"])
     assert isinstance(said.exception, RequestError) and "give an --api-key, or --insecure" in str(said.exception)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--keep-prompts", "--no-metadata"], "prompts are kept in the metadata"),
+        (["--credentials", ".", "--no-metadata"], "--credentials and --no-metadata: one says that a model made"),
+        (["--credentials", ".", "--no-watermark"], "--credentials and --no-watermark: one says that a model made"),
+    ],
+)
+def test_marks_that_contradict_each_other_are_refused(given: list[str], says: str) -> None:
+    assert says in str(CliRunner().invoke(cli, ["serve", *given]).exception)

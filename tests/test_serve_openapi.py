@@ -15,6 +15,7 @@ from serving import Running
 
 from unclip.serve.app import Policy, create_app
 from unclip.serve.envelope import ApiError
+from unclip.serve.pictures import Marks
 from unclip.serve.request import FIELDS, OPTIONS, parse_generation
 from unclip.serve.store import Store
 from unclip.serve.worker import Worker
@@ -71,7 +72,7 @@ def test_schemathesis_finds_no_answer_that_the_document_does_not_know(tmp_path: 
         response_schema_conformance,
     ]  # fmt: skip
     asked: dict[str, Counter[int]] = {}
-    server = Running(Worker(Painter()), Store(tmp_path), Policy(marked=False))
+    server = Running(Worker(Painter()), Store(tmp_path), Policy(marks=Marks(watermark=False, metadata=False)))
     try:
         document = schemathesis.openapi.from_url(f"http://127.0.0.1:{server.port}/openapi.json")
         for found in document.include(method="POST").get_all_operations():

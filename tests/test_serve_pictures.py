@@ -26,9 +26,11 @@ from serving import KEY, PROMPT, Running, picture  # noqa: E402
 
 from unclip.pipeline import Pipeline  # noqa: E402
 from unclip.provenance.header import read_header  # noqa: E402
+from unclip.provenance.metadata import settings_text  # noqa: E402
 from unclip.provenance.watermark import detect  # noqa: E402
 from unclip.serve.app import Policy  # noqa: E402
 from unclip.serve.envelope import ApiError  # noqa: E402
+from unclip.serve.pictures import Marks, encode  # noqa: E402
 from unclip.serve.request import parse_edit, parse_variation  # noqa: E402
 from unclip.serve.store import Store  # noqa: E402
 from unclip.serve.worker import Worker  # noqa: E402
@@ -67,6 +69,25 @@ def decoded(one: Any) -> Image.Image:
 
 def difference(a: Image.Image, b: Image.Image) -> np.ndarray:
     return np.abs(np.asarray(a).astype(int) - np.asarray(b).astype(int)).max(axis=2)
+
+
+@pytest.mark.parametrize(
+    ("marks", "source", "told"),
+    [
+        (Marks(), "trainedAlgorithmicMedia", {"seed": 7}),
+        (Marks(watermark=False), "trainedAlgorithmicMedia", {"seed": 7}),
+        (Marks(prompts=True), "trainedAlgorithmicMedia", {"seed": 7, "prompt": "a secret"}),
+        (Marks(metadata=False), None, None),
+    ],
+)
+def test_a_picture_says_what_it_is_told_to(marks: Marks, source: str | None, told: dict[str, Any] | None) -> None:
+    made = picture(gradient())
+    made.info["unclip"] = {"seed": 7, "prompt": "a secret"}
+    file = encode(made, marks, part=False, settings=marks.settings(made))
+    assert detect(picture(file)).found == marks.watermark
+    assert read_header(io.BytesIO(file)).generated[:1] == (() if source is None else (f"xmp: {source}",))
+    text = settings_text(picture(file))
+    assert (None if text is None else json.loads(text)) == told
 
 
 # --- the official client ---
@@ -122,7 +143,10 @@ def test_edits_keep_what_the_mask_keeps_at_every_size(running: Running) -> None:
             assert apart[:, size // 2 + 1 :].max() <= 24 and apart[:, : size // 2].mean() > 5
             data = base64.b64decode(one.b64_json)
             assert detect(picture(data)).found
-            assert read_header(io.BytesIO(data)).generated == ("xmp: compositeWithTrainedAlgorithmicMedia",)
+            assert read_header(io.BytesIO(data)).generated == (
+                "xmp: compositeWithTrainedAlgorithmicMedia",
+                "settings of unclip",
+            )
         assert difference(*map(decoded, made.data)).max() > 5
 
 

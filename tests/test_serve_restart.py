@@ -23,8 +23,8 @@ pytest.importorskip("uvicorn", reason="needs unclip[serve]")
 
 
 @contextmanager
-def process(model: Path | str, images: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "unclip", "serve", "--model", str(model), "--image-dir", str(images)]
+def process(model: Path | str, images: Path, port: int, *more: str) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "unclip", "serve", "--model", str(model), "--image-dir", str(images), *more]
     started = subprocess.Popen([*command, "--port", str(port)], stderr=subprocess.DEVNULL)
     try:
         for _ in range(1200):
@@ -73,15 +73,29 @@ def test_a_url_outlives_the_server_that_made_it(tiny_model: Path, tmp_path: Path
 def test_told_to_end_it_finishes_what_is_under_way_and_takes_nothing_new(
     tiny_model: Path, tmp_path: Path, port: int
 ) -> None:
-    with process(tiny_model, tmp_path, port) as server, ThreadPoolExecutor(1) as client:
+    patient = "--drain-timeout", "600"  # as slow as a busy machine may be
+    with process(tiny_model, tmp_path, port, *patient) as server, ThreadPoolExecutor(1) as client:
         answer = client.submit(ask, port, n=4, steps=250, prior_steps=250)
         time.sleep(1)
         assert not answer.done()
         server.send_signal(signal.SIGTERM)
-        assert len(answer.result(120)["data"]) == 4
-        assert server.wait(30) in (0, -signal.SIGTERM)
+        assert len(answer.result(600)["data"]) == 4
+        assert server.wait(60) in (0, -signal.SIGTERM)
         with pytest.raises(urllib.error.URLError):
             ask(port)
+
+
+@pytest.mark.slow
+def test_who_waits_longer_than_the_server_is_told_that_it_ends(tiny_model: Path, tmp_path: Path, port: int) -> None:
+    with process(tiny_model, tmp_path, port, "--drain-timeout", "1") as server, ThreadPoolExecutor(1) as client:
+        answer = client.submit(ask, port, n=10, steps=250, prior_steps=250)
+        time.sleep(1)
+        server.send_signal(signal.SIGTERM)
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            answer.result(600)
+        assert refused.value.code == 503
+        assert json.load(refused.value)["error"]["message"] == "The server is shutting down."
+        assert server.wait(60) in (0, -signal.SIGTERM)
 
 
 @pytest.mark.slow

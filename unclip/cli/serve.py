@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import click
@@ -36,13 +37,17 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
     type=click.Path(path_type=Path, file_okay=False),
     help="Sign pictures with what is in this folder, as made by unclip provenance init.",
 )
-@click.option("--no-watermark", is_flag=True, help="Leave out the marks that say a model made the pictures.")
+@click.option("--no-watermark", is_flag=True, help="Leave out the invisible mark that says a model made the pictures.")
+@click.option("--no-metadata", is_flag=True, help="Leave out the settings, and what says so in the files.")
+@click.option("--keep-prompts", is_flag=True, help="Write prompts into the files as well, with the other settings.")
+@click.option("--log-prompts", is_flag=True, help="Write prompts into the log.")
 @click.option("--device", help="cpu, cuda, cuda:1, mps. [default: the best one there is]")
 @click.option("--devices", help="Several, each with a worker of its own, as in cuda:0,cuda:1.")
 def serve(
     model: str, host: str, port: int, api_key: tuple[str, ...], api_key_file: Path | None, insecure: bool, strict: bool,
     public_url: str | None, image_dir: Path | None, max_queue: int, max_batch: int, drain_timeout: int,
-    page: bool, credentials: Path | None, no_watermark: bool, device: str | None, devices: str | None,
+    page: bool, credentials: Path | None, no_watermark: bool, no_metadata: bool, keep_prompts: bool, log_prompts: bool,
+    device: str | None, devices: str | None,
 ) -> None:  # fmt: skip
     """Serve OpenAI's Images API as dall-e-2 did: change the base URL, keep the code.
 
@@ -72,27 +77,33 @@ def serve(
 
     from unclip.pipeline import Pipeline
     from unclip.provenance.credentials import Signer
+    from unclip.serve.pictures import Marks
     from unclip.serve.store import Store
-    from unclip.serve.worker import Worker
+    from unclip.serve.worker import PROMPTS, Worker
 
-    if credentials and no_watermark:
-        raise RequestError("--credentials and --no-watermark: one says that a model made the pictures, the other not")
+    if credentials and (no_watermark or no_metadata):
+        other = "--no-watermark" if no_watermark else "--no-metadata"
+        raise RequestError(f"--credentials and {other}: one says that a model made the pictures, the other not")
+    if keep_prompts and no_metadata:
+        raise RequestError("--keep-prompts and --no-metadata: prompts are kept in the metadata")
     signer = Signer.load(credentials) if credentials else None
+    if log_prompts:
+        PROMPTS.addHandler(logging.StreamHandler())
+        PROMPTS.setLevel(logging.INFO)
     pipes = [Pipeline.from_pretrained(model, device=place) for place in places]
     policy = Policy(
         keys=keys,
         strict=strict,
         public_url=public_url,
         models=("dall-e-2", pipes[0].name),
-        marked=not no_watermark,
-        signer=signer,
+        marks=Marks(not no_watermark, not no_metadata, keep_prompts, signer),
     )
     with tempfile.TemporaryDirectory(prefix="unclip-") as temporary:
         worker = Worker(*pipes, capacity=max_queue, batch=max_batch)
         store = Store(image_dir or Path(temporary))
         app = create_app(worker, store, policy)
         if page:
-            mount_page(app, Artist(worker, store, policy.marked, policy.signer), Path(temporary), keys)
+            mount_page(app, Artist(worker, store, policy.marks), Path(temporary), keys)
         # Access logs would name every picture's signed URL.
         uvicorn.run(
             app, host=host, port=port, log_level="info", access_log=False, timeout_graceful_shutdown=drain_timeout

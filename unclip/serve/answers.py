@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,8 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from PIL import Image
 
 from unclip.errors import UnclipError
-from unclip.provenance.credentials import Signer
 from unclip.serve.envelope import ApiError
-from unclip.serve.pictures import encode, keep
+from unclip.serve.pictures import Marks, encode, keep
 from unclip.serve.request import EditRequest, GenerationRequest, OutpaintRequest
 from unclip.serve.store import Store
 from unclip.serve.worker import Job, Pictures, Worker
@@ -35,17 +34,11 @@ class UnderWay:
 
 @dataclass(frozen=True)
 class Artist:
-    """Draws what is asked for and answers with it.
-
-    Attributes:
-        marked: whether pictures carry the watermark and the type of source.
-        signer: signs those, if there is one.
-    """
+    """Draws what is asked for and answers with it, marked."""
 
     worker: Worker
     store: Store
-    marked: bool = True
-    signer: Signer | None = None
+    marks: Marks = field(default_factory=Marks)
 
     async def answer(self, request: Request, wanted: GenerationRequest, base: str) -> Response:
         """The pictures, at `base` where URLs are asked for.
@@ -94,13 +87,14 @@ class Artist:
 
     def file(self, wanted: GenerationRequest, image: Image.Image) -> bytes:
         """The picture as PNG, at the size that was asked for, marked."""
+        settings = self.marks.settings(image)
         if image.width != wanted.size:
             image = image.resize((wanted.size, wanted.size), Image.Resampling.LANCZOS)
         if isinstance(wanted, EditRequest):
             image = keep(image, wanted.image, wanted.mask)
         if isinstance(wanted, EditRequest | OutpaintRequest):
-            return encode(image, marked=self.marked, part=True, mask=wanted.mask, signer=self.signer)
-        return encode(image, marked=self.marked, part=False, signer=self.signer)
+            return encode(image, self.marks, part=True, mask=wanted.mask, settings=settings)
+        return encode(image, self.marks, part=False, settings=settings)
 
     def _stream(self, wanted: GenerationRequest) -> Response:
         """The picture under way and, at the end, done, as server-sent events of the newer Images API."""

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,11 +15,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from unclip.errors import RequestError
-from unclip.provenance.credentials import Signer
 from unclip.serve.answers import Artist
 from unclip.serve.document import ANSWERS, EDIT, FAILURES, GENERATION, VARIATION
 from unclip.serve.envelope import ApiError
 from unclip.serve.http import Answers, authorize, base_url, read_form, read_json, refuse
+from unclip.serve.pictures import Marks
 from unclip.serve.request import Form, GenerationRequest, parse_edit, parse_generation, parse_variation
 from unclip.serve.store import Store
 from unclip.serve.worker import Worker
@@ -37,16 +37,14 @@ class Policy:
         strict: see `parse_generation`.
         public_url: under which clients reach the server, if not the one they asked.
         models: names it answers to.
-        marked: whether pictures carry the watermark and the type of source.
-        signer: signs those, if there is one.
+        marks: what pictures say of themselves.
     """
 
     keys: tuple[str, ...] = ()
     strict: bool = False
     public_url: str | None = None
     models: tuple[str, ...] = ("dall-e-2",)
-    marked: bool = True
-    signer: Signer | None = None
+    marks: Marks = field(default_factory=Marks)
 
 
 def create_app(worker: Worker, store: Store, policy: Policy) -> FastAPI:
@@ -64,7 +62,7 @@ def create_app(worker: Worker, store: Store, policy: Policy) -> FastAPI:
     app.add_middleware(Answers, answers=answers)
     for error in (ApiError, RequestError, HTTPException, ClientDisconnect):
         app.add_exception_handler(error, refuse)
-    artist = Artist(worker, store, policy.marked, policy.signer)
+    artist = Artist(worker, store, policy.marks)
     decoders = asyncio.Semaphore(DECODERS)
 
     async def draw(request: Request, wanted: GenerationRequest) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import logging
@@ -52,6 +53,11 @@ class Answers:
 
         try:
             await self.app(scope, receive, answer)
+        except asyncio.CancelledError:  # the time to finish what is under way is over
+            if not begun:
+                body = ApiError("The server is shutting down.", status=503, kind="server_error").body
+                await JSONResponse(body, status_code=503)(scope, receive, answer)
+            raise
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if not begun:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -21,6 +22,28 @@ LARGEST_FILE = 4 << 20  # bytes
 LARGEST_SIDE = 4096  # pixels, before anything is decoded
 KEPT_SIDE = 1024  # pixels: what waits in the queue is no larger than what comes out
 FORMATS: Final = {True: ("PNG",), False: ("PNG", "JPEG", "WEBP")}  # strict, lenient
+WORDS = ("prompt", "negative", "before", "after", "from", "to")  # settings that may hold what a client wrote
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What the server's pictures say of themselves.
+
+    Attributes:
+        watermark: in the pixels: a model made them.
+        metadata: in the file: the type of source, and the settings.
+        prompts: whether the settings hold what the client wrote, which is the client's own affair.
+        signer: puts content credentials into the file, if there is one.
+    """
+
+    watermark: bool = True
+    metadata: bool = True
+    prompts: bool = False
+    signer: Signer | None = None
+
+    def settings(self, image: Image.Image) -> dict[str, Any]:
+        """What may be told of how the picture was made; nothing of one under way."""
+        return {key: value for key, value in image.info.get("unclip", {}).items() if self.prompts or key not in WORDS}
 
 
 def read_upload(files: Mapping[str, bytes], name: str, *, strict: bool) -> Image.Image:
@@ -89,22 +112,27 @@ def keep(made: Image.Image, image: Image.Image, mask: Image.Image | None) -> Ima
 
 
 def encode(
-    image: Image.Image, *, marked: bool, part: bool, mask: Image.Image | None = None, signer: Signer | None = None
+    image: Image.Image,
+    marks: Marks,
+    *,
+    part: bool,
+    mask: Image.Image | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> bytes:
     """The picture as PNG, with the marks that say a model made it, or a part of it.
 
-    The prompt is the client's own affair: it is not written into the file.
-
     Args:
         mask: white where the model painted, at any size; without one it painted everything.
-        signer: puts content credentials into a marked picture.
+        settings: what made it, as it may be told.
     """
-    if not marked:
+    if marks.watermark:
+        painted = None if mask is None else torch.from_numpy(np.asarray(_covering(mask, image.size)) > 0)
+        image = images.mark(image, painted)
+    if not marks.metadata:
         return metadata.encode(image)
     source: metadata.Source = "compositeWithTrainedAlgorithmicMedia" if part else "trainedAlgorithmicMedia"
-    painted = None if mask is None else torch.from_numpy(np.asarray(_covering(mask, image.size)) > 0)
-    file = metadata.encode(images.mark(image, painted), source=source)
-    return signer.sign(file, source) if signer else file
+    file = metadata.encode(image, source=source, settings=settings)
+    return marks.signer.sign(file, source) if marks.signer else file
 
 
 def preview(x0: torch.Tensor, size: int) -> Image.Image:

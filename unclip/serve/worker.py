@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from unclip.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
+PROMPTS = logging.getLogger("unclip.prompts")
+PROMPTS.setLevel(logging.CRITICAL)  # whatever else a program logs: prompts only where somebody asks for these
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ class Worker:
                 raise overloaded(waiting * self._pace / len(self.pipelines))
             self._waiting.append(job)
             self._changed.notify_all()
+        PROMPTS.info("%d pictures of %r", request.n, request.prompt)
         return job
 
     def cancel(self, job: Job) -> None:
