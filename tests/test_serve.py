@@ -43,7 +43,7 @@ def running(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     server = Running(
         Worker(pipe),
         Store(tmp_path_factory.mktemp("images")),
-        Policy(keys=("sk-other", KEY), models=("dall-e-2", "tiny")),
+        Policy(keys=("sk-other", "schlüssel", KEY), models=("dall-e-2", "tiny")),
     )
     yield server
     server.stop()
@@ -163,7 +163,8 @@ def test_health_and_metrics_need_no_key(running: Running) -> None:
     assert "unclip_images_total " in text and 'unclip_requests_total{code="200"}' in text
     status, _, answer = running.ask("GET", "/v1/models", headers=nobody)
     assert status == 401 and "didn't provide an API key" in answer["error"]["message"]
-    assert running.ask("GET", "/v1/models", headers={**nobody, "api-key": KEY})[0] == 200
+    for key in (KEY, "schlüssel".encode().decode("latin-1")):  # which is how http.client sends UTF-8
+        assert running.ask("GET", "/v1/models", headers={**nobody, "api-key": key})[0] == 200
 
 
 def test_urls_name_the_proxy_that_the_client_sees(running: Running) -> None:

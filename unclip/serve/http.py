@@ -89,8 +89,8 @@ def authorize(request: Request, keys: Sequence[str]) -> None:
             "auth (i.e. Authorization: Bearer YOUR_KEY).",
             status=401,
         )
-    # Every key is compared, and in constant time: the time taken tells nothing.
-    if not any([hmac.compare_digest(key.encode(), one.encode()) for one in keys]):
+    # Every key is compared, and in constant time: the time taken tells nothing. Headers are bytes, which Starlette reads as Latin-1.
+    if not any([hmac.compare_digest(key.encode("latin-1"), one.encode()) for one in keys]):
         raise ApiError("Incorrect API key provided.", status=401, code="invalid_api_key")
 
 
