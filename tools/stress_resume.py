@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from unclip.data.menagerie import write_shards
-from unclip.train.checkpoint import step_folders
+from unclip.train.checkpoint import read_progress, step_folders
 from unclip.train.config import RunConfig
 from unclip.train.loop import train
 
-STEPS_PER_KILL = 12  # many more than a run makes between two kills, so that it does not end before the last one
+ENDLESS = 10**6  # steps: how long the run is meant to be while it is killed
+TRIED, AFTER = 12, 12  # steps by which a step's time is measured; steps made after the last kill
 LONGEST_WRITE = 0.02  # seconds
 
 
@@ -38,17 +39,16 @@ def main() -> None:
 
 
 def stress(work: Path, kills: int, workers: int, rng: random.Random) -> None:
-    """Trains once in peace and once under fire, and compares."""
+    """Trains once under fire and once in peace, as far as the first came, and compares."""
     list(write_shards(work / "shards", count=40, size=64))
-    config = tiny_run(f"{work}/shards/*.tar", STEPS_PER_KILL * kills, workers)
-    whole, run = work / "whole", work / "killed"
-    first = config.model_copy(update={"train": config.train.model_copy(update={"steps": 1})})
-    start = lasted(spawn(first, work / "first"))
-    step = max(0.0, lasted(spawn(config, whole)) - start) / config.train.steps
+    shards, whole, run = f"{work}/shards/*.tar", work / "whole", work / "killed"
+    start = lasted(spawn(tiny_run(shards, 1, workers), work / "first"))
+    step = max(0.0, lasted(spawn(tiny_run(shards, 1 + TRIED, workers), work / "second")) - start) / TRIED
+    endless = tiny_run(shards, ENDLESS, workers)
     writing, newest = 0, ""
     for kill in range(1, kills + 1):
         left = unfinished(run)
-        process = spawn(config, run)
+        process = spawn(endless, run)
         pause(rng.uniform(0, start + 6 * step), run)
         if rng.random() < 0.5 and wait_for_write(run, left, process):
             time.sleep(rng.uniform(0, LONGEST_WRITE))
@@ -61,11 +61,14 @@ def stress(work: Path, kills: int, workers: int, rng: random.Random) -> None:
         if newest < before:
             sys.exit(f"kill {kill}: {before} is lost")
         print(f"kill {kill}: {newest or 'no checkpoint yet'}", file=sys.stderr)
-    lasted(spawn(config, run))
+    made = read_progress(step_folders(run)[-1]).step if newest else 0
+    config = tiny_run(shards, made + AFTER, workers)
+    for folder in (run, whole):
+        lasted(spawn(config, folder))
     differ = differences(step_folders(whole)[-1], step_folders(run)[-1])
     if differ:
         sys.exit(f"after {kills} kills these files differ: {', '.join(differ)}")
-    print(json.dumps({"kills": kills, "while writing": writing, "workers": workers, "steps": config.train.steps}))
+    print(json.dumps({"kills": kills, "while writing": writing, "workers": workers, "steps": made, "then": AFTER}))
     print("the same bits as the run that was never killed")
 
 
