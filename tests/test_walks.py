@@ -57,6 +57,8 @@ def walk(commands: list[str], folder: Path) -> None:
             text=True, check=False, timeout=600,
         )  # fmt: skip
         assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
+        if "train" in arguments:
+            assert len(done.stdout.splitlines()) == 1, done.stdout  # one process speaks for all
 
 
 def test_the_trial_is_what_the_docs_advise() -> None:

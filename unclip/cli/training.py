@@ -35,10 +35,12 @@ def train(config: Path, overrides: tuple[str, ...], out: Path | None, dry_run: b
         click.echo(yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False).rstrip())
         click.echo(describe(run, devices))
         return
+    from unclip.device import join_processes
     from unclip.train.loop import train as train_stage
 
     folder = train_stage(run, out or Path("runs") / run.name, progress=not quiet)
-    click.echo(str(folder))
+    if join_processes().is_main_process:
+        click.echo(str(folder))
 
 
 @click.command()
