@@ -72,6 +72,8 @@ def make(folder: Path) -> None:
         torch.manual_seed(len(index))
         module = build()
         module.save_pretrained(theirs / name, max_shard_size="20GB")
+        print(f"{name}: made", flush=True)
+        forget(theirs / name)
         library = {"text_encoder": "transformers"}.get(name, "diffusers")
         if name == "text_proj":  # published as "unclip", which diffusers would take for this package
             library = type(module).__module__
@@ -88,6 +90,15 @@ def make(folder: Path) -> None:
         index[name] = ["diffusers", "UnCLIPScheduler"]
     (theirs / "model_index.json").write_text(json.dumps(index))
     convert(theirs, folder / "ours", parity=True)
+    forget(folder)
+
+
+def forget(folder: Path) -> None:
+    """Takes the folder's weights out of the page cache, where they would crowd out everything else."""
+    for path in folder.rglob("*.safetensors"):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def draw(*shape: int) -> Tensor:
@@ -188,9 +199,7 @@ def run(folder: Path, cases: Sequence[str], parts: Sequence[str]) -> None:
     """Each in a fresh process, theirs and ours in turn; the results are added to FOLDER/results.jsonl."""
     for part in parts:
         for case in cases:
-            for path in folder.rglob("*.safetensors"):
-                with path.open("rb") as file:
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            forget(folder)
             command = [sys.executable, __file__, "measure", str(folder), "--case", case, "--part", part]
             command += ["--started", str(time.time())]
             line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]

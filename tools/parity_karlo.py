@@ -7,7 +7,8 @@
     python tools/parity_karlo.py --variation DIR       # a picture's embedding and 2 steps of the decoder; the rest is the same
 
 The weights are diffusers' own, by reference: our stage is the same numbers under other names, so nothing is held twice.
-The picture is theirs first, then ours, the same noise in both; diffusers' schedulers get tables in float64, as ours are.
+The picture has the same noise on both sides and one network of each in memory at a time (8 GiB); diffusers' schedulers
+get tables in float64, as ours are.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unclip.clip.torchvision_schemas import declare_missing_schemas
 from unclip.convert import names
 from unclip.convert.weights import filled
+from unclip.diffusion.samplers import Step
 from unclip.stages import stage_class
 from unclip.stages.base import Stage
 from unclip.stages.upsampler import UpsamplerConfig
@@ -177,20 +181,80 @@ class Enough(Exception):
     """What is to be compared has been seen."""
 
 
+class OnCpu(diffusers.UnCLIPPipeline):
+    """diffusers asks its first network where to run, which may be nowhere yet."""
+
+    _execution_device = torch.device("cpu")
+
+
+class OnCpuFromPictures(diffusers.UnCLIPImageVariationPipeline):
+    """The same of their other pipeline."""
+
+    _execution_device = torch.device("cpu")
+
+
+LARGE = {
+    "prior": "PriorTransformer", "decoder": "UNet2DConditionModel", "super_res_first": "UNet2DModel",
+    "super_res_last": "UNet2DModel",
+}  # fmt: skip
+
+
+def taking_turns(folder: Path) -> dict[str, nn.Module]:
+    """diffusers' large networks, of which the one that runs is mapped from disk and no other is in memory."""
+    networks: dict[str, nn.Module] = {}
+
+    def fill(name: str) -> None:
+        for other, network in networks.items():
+            if other != name:
+                empty = {key: tensor.to("meta") for key, tensor in network.state_dict().items()}
+                network.load_state_dict(empty, assign=True)
+        networks[name].load_state_dict(
+            load_file(folder / name / "diffusion_pytorch_model.safetensors"), assign=True, strict=True
+        )
+
+    for name, kind in LARGE.items():
+        cls = getattr(diffusers, kind)
+        with accelerate.init_empty_weights():  # which leaves buffers that no file has
+            networks[name] = cls.from_config(cls.load_config(folder / name)).eval()
+        networks[name].register_forward_pre_hook(lambda *_, name=name: fill(name))
+        networks[name].register_forward_hook(lambda *_, name=name: tell(f"theirs: {name}"))
+    return networks
+
+
+def tell(what: str) -> None:
+    """What is done, so that a run that was cut off shows how far it came."""
+    print(f"{time.strftime('%H:%M:%S')} {what}", flush=True)
+
+
 def compare_picture(folder: Path) -> None:
-    """Prints the largest difference at the end of each stage; fails where the pictures differ by more than 1 of 255."""
+    """Prints the largest difference at the end of each stage; fails where the pictures differ by more than 1 of 255.
+
+    The upsampler takes five times as long as all before it: ours draws when their decoder has ended, so that the small
+    stages are compared first.
+    """
     from unclip import Pipeline
 
     latents = same_noise()
-    theirs = diffusers.UnCLIPPipeline.from_pretrained(folder / "theirs")
+    theirs = OnCpu.from_pretrained(folder / "theirs", **taking_turns(folder / "theirs"))
     exact(theirs.prior_scheduler, theirs.decoder_scheduler, theirs.super_res_scheduler)
     seen: dict[str, Tensor] = {}
+    ends: dict[str, Tensor] = {}
 
     def embed(_: nn.Module, __: Any, given: dict[str, Any]) -> None:
         seen["prior"] = given["image_embeddings"]
 
     def low(_: nn.Module, __: Any, given: dict[str, Any]) -> None:
-        seen.setdefault("decoder", given["sample"][:, 3:].float())
+        if "decoder" in seen:
+            return
+        seen["decoder"] = given["sample"][:, 3:].float()
+        ours = Pipeline.from_pretrained(str(folder / "ours"), device="cpu", offload=True, dtype=torch.float32)
+        ours.generate("a shiba inu", seed=0, options={role: {"steps": 2} for role in SHAPES}, on_step=keep)
+
+    def keep(role: str, number: int, steps: int, step: Step) -> None:
+        tell(f"ours: {role}")
+        ends[role] = step.x
+        if number == steps and role in seen:
+            report({role: step.x}, seen)
 
     theirs.text_proj.register_forward_pre_hook(embed, with_kwargs=True)
     theirs.super_res_first.register_forward_pre_hook(low, with_kwargs=True)
@@ -201,14 +265,7 @@ def compare_picture(folder: Path) -> None:
             super_res_num_inference_steps=2, output_type="np",
         ).images
     ).permute(0, 3, 1, 2) * 2 - 1  # fmt: skip
-    del theirs
-    ends: dict[str, Tensor] = {}
-    ours = Pipeline.from_pretrained(str(folder / "ours"), device="cpu", offload=True, dtype=torch.float32)
-    ours.generate(
-        "a shiba inu", seed=0, options={role: {"steps": 2} for role in SHAPES},
-        on_step=lambda role, _, __, step: ends.update({role: step.x}),
-    )  # fmt: skip
-    report(ends, seen)
+    report({"upsampler-256": ends["upsampler-256"]}, seen)
 
 
 def compare_variation(folder: Path) -> None:
@@ -217,7 +274,7 @@ def compare_variation(folder: Path) -> None:
     from PIL import Image
 
     from unclip import Pipeline
-    from unclip.clip.hf import HfClip
+    from unclip.clip.converted import ConvertedClip
 
     latents = same_noise()
     torch.manual_seed(0)
@@ -225,8 +282,8 @@ def compare_variation(folder: Path) -> None:
         hidden_size=1024, intermediate_size=4096, projection_dim=768, num_hidden_layers=24, num_attention_heads=16,
         image_size=224, patch_size=14,
     )).eval()  # fmt: skip
-    parts = diffusers.UnCLIPPipeline.from_pretrained(folder / "theirs", prior=None, prior_scheduler=None).components
-    theirs = diffusers.UnCLIPImageVariationPipeline(
+    parts = OnCpu.from_pretrained(folder / "theirs", **taking_turns(folder / "theirs")).components
+    theirs = OnCpuFromPictures(
         **{name: part for name, part in parts.items() if not name.startswith("prior")},
         image_encoder=vision, feature_extractor=transformers.CLIPImageProcessor(size={"shortest_edge": 224}),
     )  # fmt: skip
@@ -250,7 +307,7 @@ def compare_variation(folder: Path) -> None:
         )  # fmt: skip
     del theirs, parts
     ours = Pipeline.from_pretrained(str(folder / "ours"), device="cpu", offload=True, dtype=torch.float32)
-    assert isinstance(ours.clip, HfClip)
+    assert isinstance(ours.clip, ConvertedClip)
     ours.clip.vision = vision
     ends: dict[str, Tensor] = {}
     made = ours.vary(
