@@ -114,17 +114,17 @@ def load_weights(module: nn.Module, path: Path, prefix: str = "", *, dtype: torc
     module.load_state_dict({k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}, assign=True)
 
 
-def copy_weights(module: nn.Module, path: Path, copied: Callable[[str, Tensor], Tensor]) -> None:
-    """Fills a module again from the file that it was loaded from, with copies: moved, converted, laid out anew.
+def place_weights(module: nn.Module, path: Path, placed: Callable[[str, Tensor], Tensor]) -> None:
+    """Fills a module again from the file that it was loaded from, tensors moved, converted or laid out anew by `placed`.
 
-    Each tensor has a map of its own, which is gone when its copy is made. Pages of one map of the whole file would
+    Each tensor has a map of its own, which is gone when a copy of it is made. Pages of one map of the whole file would
     stay in memory until the last copy, and the weights be there twice.
     """
     state = {}
     for name in module.state_dict():
         try:
             with safe_open(path, framework="pt") as file:
-                state[name] = copied(name, file.get_tensor(name))
+                state[name] = placed(name, file.get_tensor(name))
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: changed since it was loaded ({error})") from None
     module.load_state_dict(state, assign=True)
@@ -141,6 +141,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: damaged or not safetensors ({error})") from None
+
+
+def read_ahead(path: Path) -> None:
+    """Has the system read a file that will soon be wanted, where it takes such advice; returns at once."""
+    if hasattr(os, "posix_fadvise") and path.is_file():
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def cache_folder() -> Path:

@@ -106,6 +106,8 @@ class Pipeline:
             raise CheckpointError(f"{folder}/model_index.json: says nothing of {error}") from None
         for part in (clip_ref, decoder, *names, *([] if prior is None else [prior])):
             files.check_inside(folder, part)
+        if offload:
+            files.read_ahead(folder / (prior or decoder) / "model.safetensors")
         clip = load_clip(str(folder / clip_ref) if (folder / clip_ref).is_dir() else clip_ref)
         kept = None if offload else torch.float32  # offloaded weights wait in their file, as they are stored
         stages = {name: load_stage(folder / name, dtype=kept) for name in (prior, decoder, *names) if name is not None}
@@ -170,15 +172,15 @@ class Pipeline:
     def _in_place(self, stage: DiffusionStage, weights: Path) -> Iterator[None]:
         """The stage on the device; afterwards its weights are the file's again, which is mapped and not read."""
 
-        def copied(name: str, tensor: Tensor) -> Tensor:
-            """As `_place` would have it, in one step."""
+        def placed(name: str, tensor: Tensor) -> Tensor:
+            """As `_place` would have it, in one step; what is so in the file stays there and is read when it is used."""
             if not name.startswith("network."):
-                return tensor.to(self.device, torch.float32, copy=True)
+                return tensor.to(self.device, torch.float32)
             layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
-            return tensor.to(self.device, self.dtype or torch.float32, copy=True, memory_format=layout)
+            return tensor.to(self.device, self.dtype or torch.float32, memory_format=layout)
 
         with torch.inference_mode(False):  # parameters made in that mode could never leave it
-            files.copy_weights(stage, weights, copied)
+            files.place_weights(stage, weights, placed)
         try:
             yield
         finally:
