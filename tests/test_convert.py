@@ -93,7 +93,7 @@ def test_prior(karlo: Path) -> None:
 
 
 def test_decoder(karlo: Path) -> None:
-    decoder = diffusers.read_decoder(karlo / "decoder", karlo / "text_proj", karlo / "decoder_scheduler")
+    decoder = diffusers.read_decoder(karlo)
     assert count(decoder) == 885_439_686 + 7_878_400
     assert tensors(decoder, names.decoder) == {"decoder": 716, "text_proj": 11}
     published: Any = read_run(KARLO / "decoder.yaml").stage
@@ -103,9 +103,7 @@ def test_decoder(karlo: Path) -> None:
 
 
 def test_upsampler(karlo: Path) -> None:
-    upsampler = diffusers.read_upsampler(
-        karlo / "super_res_first", karlo / "super_res_last", karlo / "super_res_scheduler", low=64
-    )
+    upsampler = diffusers.read_upsampler(karlo)
     assert count(upsampler) == 2 * 691_579_523
     assert tensors(upsampler, names.upsampler) == {"super_res_first": 408, "super_res_last": 408}
     published: Any = read_run(KARLO / "upsampler-256.yaml").stage
@@ -132,10 +130,8 @@ def test_what_is_not_karlos_shape_is_refused(karlo: Path, part: str, changes: di
     path.write_text(json.dumps({**CONFIGS[part], **changes}))
     with pytest.raises(CheckpointError, match=said) as caught:
         diffusers.read_prior(karlo / "prior", karlo / "prior_scheduler")
-        diffusers.read_decoder(karlo / "decoder", karlo / "text_proj", karlo / "decoder_scheduler")
-        diffusers.read_upsampler(
-            karlo / "super_res_first", karlo / "super_res_last", karlo / "super_res_scheduler", low=64
-        )
+        diffusers.read_decoder(karlo)
+        diffusers.read_upsampler(karlo)
     assert "\n" not in str(caught.value)
 
 

@@ -57,7 +57,7 @@ def tokenizer(folder: Path) -> Any:
 
 def text_config(end: int) -> Any:
     return transformers.CLIPTextConfig(
-        vocab_size=end + 1, hidden_size=WIDTH, intermediate_size=64, projection_dim=WIDTH, num_hidden_layers=2,
+        vocab_size=end + 1, hidden_size=WIDTH, intermediate_size=4 * WIDTH, projection_dim=WIDTH, num_hidden_layers=2,
         num_attention_heads=2, max_position_embeddings=CONTEXT, bos_token_id=end - 1, eos_token_id=end, pad_token_id=end,
     )  # fmt: skip
 
@@ -286,6 +286,26 @@ def test_karlos_own_numbers_are_the_defaults(ours: Pipeline, karlo: Path, tmp_pa
     torch.testing.assert_close(prior.network.query, ours.prior.network.query)
 
 
+@pytest.mark.parametrize("part", ["decoder", "super_res_first"])
+def test_a_single_network_is_converted_with_what_belongs_to_it(
+    ours: Pipeline, karlo: Path, tmp_path: Path, part: str
+) -> None:
+    expected = ours.decoder if part == "decoder" else ours.upsamplers[0]
+    convert(karlo / part, tmp_path / "out")
+    stage = load_stage(tmp_path / "out")
+    assert stage.config.model_copy(update={"clip": expected.config.clip}) == expected.config
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(stage.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def test_another_pipelines_prior_is_pointed_out(karlo: Path, tmp_path: Path) -> None:
+    """Kandinsky 2.2's first half is a pipeline that cannot be run here, around a prior that can."""
+    folder = copied(karlo, tmp_path)
+    replaced(folder / "model_index.json", b'{"_class_name": "KandinskyV22PriorPipeline"}')
+    with pytest.raises(CheckpointError, match=f"and this one's {folder}/prior by itself"):
+        convert(folder, tmp_path / "out")
+
+
 def test_a_folder_of_diffusers_is_converted_once(
     karlo: Path, ours: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -360,10 +380,11 @@ def test_of_several_embeddings_the_nearest_to_the_caption_is_kept(ours: Pipeline
         made = ours.generate(PROMPTS, seed=1, size=LOW, options=options)
         scores.append((made.image_embeds * z_t).sum(1))
     assert (scores[1] >= scores[0] - 1e-4).all() and (scores[2] >= scores[1] - 1e-4).all()
-    assert (scores[2] > scores[0] + 1e-3).any()
+    assert (scores[2] > scores[0] + 3e-4).any()  # beyond rounding
 
 
-def test_a_seed_is_a_pictures_own(ours: Pipeline) -> None:
+def test_a_seed_is_a_pictures_own(converted: Path) -> None:
+    ours = Pipeline.from_pretrained(str(converted), device="cpu", dtype=torch.float64)  # see test_pictures_are_theirs
     both = ours.generate(PROMPTS, seeds=[3, 8], options=FEW, watermark=False)
     alone = ours.generate(PROMPTS[1], seed=8, options=FEW, watermark=False)
     assert_same_pictures(alone.images, both.images[1:])

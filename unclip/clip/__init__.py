@@ -95,9 +95,9 @@ def load_clip(ref: str) -> Clip:
     """The CLIP that `ref` names: a folder or run of the clip stage, or `backend:name` (openclip:ViT-L-14/openai, hf:…)."""
     if ref and Path(ref).is_dir():
         if (Path(ref) / "text_encoder").is_dir():
-            from unclip.clip import hf
+            from unclip.clip import converted
 
-            return hf.load_folder(Path(ref))
+            return converted.load_folder(Path(ref))
         from unclip.clip import openclip
 
         return openclip.load_folder(stage_folder(Path(ref)))

@@ -1,7 +1,4 @@
-"""The transformers backend: `hf:openai/clip-vit-large-patch14`, or any folder saved by CLIPModel.
-
-A model folder converted from diffusers keeps its CLIP in parts: `text_encoder`, `tokenizer`, perhaps `image_encoder`.
-"""
+"""The transformers backend: `hf:openai/clip-vit-large-patch14`, or any folder saved by CLIPModel."""
 
 from __future__ import annotations
 
@@ -14,8 +11,7 @@ from torch import Tensor
 
 from unclip.clip import Text
 from unclip.clip.torchvision_schemas import declare_missing_schemas
-from unclip.errors import CheckpointError, RequestError
-from unclip.files import read_json
+from unclip.errors import CheckpointError
 
 declare_missing_schemas()
 
@@ -23,33 +19,15 @@ import transformers  # noqa: E402  (needs the schemas)
 
 
 class HfClip:
-    """A transformers CLIP as a `Clip`.
+    """A transformers CLIPModel as a `Clip`."""
 
-    Args:
-        model: a CLIPModel, or a CLIPTextModelWithProjection.
-        vision: what reads pictures, a CLIPModel or a CLIPVisionModelWithProjection; None where nothing does.
-    """
-
-    def __init__(self, model: Any, vision: Any | None, tokenizer: Any, identity: str) -> None:
+    def __init__(self, model: Any, tokenizer: Any, identity: str) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.vision = vision if vision is None else vision.eval().requires_grad_(False)
         self.tokenizer, self.identity = tokenizer, identity
-        text = getattr(model.config, "text_config", model.config)
-        self.context: int = text.max_position_embeddings
-        self.token_width: int = text.hidden_size
+        self.context: int = model.config.text_config.max_position_embeddings
+        self.token_width: int = model.config.text_config.hidden_size
         self.width: int = model.config.projection_dim
-
-    @property
-    def image_size(self) -> int:
-        """See `Clip`.
-
-        Raises:
-            RequestError: nothing here reads pictures.
-        """
-        if self.vision is None:
-            raise RequestError(f"{self.identity}: has no image encoder, it reads captions only")
-        size: int = getattr(self.vision.config, "vision_config", self.vision.config).image_size
-        return size
+        self.image_size: int = model.config.vision_config.image_size
 
     def encode_text(self, captions: Sequence[str]) -> Text:
         """See `Clip`."""
@@ -69,22 +47,23 @@ class HfClip:
 
     def encode_image(self, images: Tensor) -> Tensor:
         """See `Clip`."""
-        from unclip.clip.openclip import MEAN, STD, normalised
-
-        pixels = normalised(images, self.image_size, MEAN, STD)
-        assert self.vision is not None
-        pixels = pixels.to(self.vision.device, self.vision.dtype)
-        with torch.inference_mode():
-            out = self.vision.vision_model(pixel_values=pixels)
-            embed: Tensor = self.vision.visual_projection(out.pooler_output)
-        return embed
+        return encode_image(self.model, images, self.image_size)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """See `Clip`."""
         self.model.to(device=device, dtype=dtype)
-        if self.vision is not None:
-            self.vision.to(device=device, dtype=dtype)
         return self
+
+
+def encode_image(model: Any, images: Tensor, size: int) -> Tensor:
+    """Images [B, 3, H, W] in [−1, 1] → z_i [B, D], by a CLIPModel or CLIPVisionModelWithProjection that sees `size` px."""
+    from unclip.clip.openclip import MEAN, STD, normalised
+
+    pixels = normalised(images, size, MEAN, STD).to(model.device, model.dtype)
+    with torch.inference_mode():
+        out = model.vision_model(pixel_values=pixels)
+        embed: Tensor = model.visual_projection(out.pooler_output)
+    return embed
 
 
 def load(name: str) -> HfClip:
@@ -94,30 +73,28 @@ def load(name: str) -> HfClip:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"hf:{name}: transformers cannot load it ({_short(error)})") from None
-    return HfClip(model, model, tokenizer, f"hf:{name}")
+    return HfClip(model, tokenizer, f"hf:{name}")
 
 
-def load_folder(folder: Path) -> HfClip:
-    """The CLIP of a model folder that was converted from diffusers."""
-    identity = read_json(folder / "config.json").get("identity")
-    text = _tower(transformers.CLIPTextModelWithProjection, folder / "text_encoder")
-    pictures = folder / "image_encoder"
-    vision = _tower(transformers.CLIPVisionModelWithProjection, pictures) if pictures.is_dir() else None
-    try:
-        tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{folder}/tokenizer: not a CLIP tokenizer ({_short(error)})") from None
-    return HfClip(text, vision, tokenizer, str(identity))
-
-
-def _tower(kind: Any, folder: Path) -> Any:
+def load_image_encoder(folder: Path) -> Any:
+    """A CLIPVisionModelWithProjection."""
+    kind: Any = transformers.CLIPVisionModelWithProjection
     try:
         model, info = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
     except Exception as error:  # transformers and safetensors raise what they like
         raise CheckpointError(f"{folder}: transformers cannot load it ({_short(error)})") from None
     if info["missing_keys"]:  # it would go on with random numbers in their place
         raise CheckpointError(f"{folder}/model.safetensors: tensor {min(info['missing_keys'])} is missing")
-    return model
+    return model.eval().requires_grad_(False)
+
+
+def save_tokenizer(source: Path, path: Path) -> None:
+    """A folder of CLIPTokenizer's, from this version of transformers or an older one, as one tokenizer.json."""
+    library: Any = transformers  # whose newest version has this name as an alias only
+    try:
+        library.CLIPTokenizerFast.from_pretrained(source).backend_tokenizer.save(str(path))
+    except Exception as error:
+        raise CheckpointError(f"{source}: not a CLIP tokenizer ({_short(error)})") from None
 
 
 def _short(error: Exception) -> str:

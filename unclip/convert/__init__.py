@@ -12,13 +12,15 @@ from unclip.stages.base import Stage
 from unclip.stages.decoder import Decoder
 from unclip.stages.prior import Prior
 
+LAYOUT = 2  # of what is written: what an older one left in the cache is made again
+
 
 def convert(source: Path, out: Path, *, parity: bool = False) -> None:
     """Writes a foreign model as a folder of ours, one stage in memory at a time.
 
     Args:
         source: a diffusers pipeline of unCLIP's shape, or a folder of Karlo's own checkpoints → a model folder;
-            a PriorTransformer's folder, or one of those checkpoints → a stage's folder.
+            the folder of one of its networks or a PriorTransformer's, or one of those checkpoints → a stage's folder.
         out: replaced, if a model folder or a stage is there.
         parity: clamp the prior's x0 as diffusers does, where Karlo's own code clamps at ±10, and run in float32 everywhere.
 
@@ -30,7 +32,7 @@ def convert(source: Path, out: Path, *, parity: bool = False) -> None:
     elif any(source.glob("*.ckpt")):
         _checkpoints(source, out)
     else:
-        stage = original.read_checkpoint(source) if source.is_file() else diffusers.read_prior(source, parity=parity)
+        stage = original.read_checkpoint(source) if source.is_file() else diffusers.read_stage(source, parity=parity)
         with files.new_folder(out, replaces="config.json") as folder:
             stage.save(folder)
 
@@ -40,7 +42,7 @@ def converted(folder: Path) -> Path:
     index = folder / "model_index.json"
     if index.is_file() and "_class_name" not in files.read_json(index):
         return folder
-    digest = hashlib.sha256(__version__.encode())
+    digest = hashlib.sha256(f"{__version__} {LAYOUT}".encode())
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         # Of gigabytes of weights, size and time must do; a config is small enough to read.
         status = path.stat()
@@ -57,9 +59,11 @@ def converted(folder: Path) -> Path:
 def _pipeline(source: Path, out: Path, *, parity: bool) -> None:
     kind = files.read_json(source / "model_index.json").get("_class_name")
     if kind not in diffusers.PIPELINES:
+        part = source / "prior"
         raise CheckpointError(
             f"{source}: is a {kind or 'model of no named class'}, which unclip cannot run; "
             f"it converts {' and '.join(diffusers.PIPELINES)}"
+            + (f", and this one's {part} by itself" if diffusers.is_prior(part) else "")
         )
     from_captions = kind == "UnCLIPPipeline"
     with files.new_folder(out, replaces="model_index.json") as folder:
@@ -68,13 +72,10 @@ def _pipeline(source: Path, out: Path, *, parity: bool) -> None:
             prior = diffusers.read_prior(source / "prior", source / "prior_scheduler", parity=parity)
             _save(prior, folder / "prior", clip)
             del prior  # the decoder is as large again
-        decoder = diffusers.read_decoder(source / "decoder", source / "text_proj", source / "decoder_scheduler")
-        size = decoder.size
+        decoder = diffusers.read_decoder(source)
         _save(decoder, folder / "decoder", clip)
         del decoder
-        upsampler = diffusers.read_upsampler(
-            source / "super_res_first", source / "super_res_last", source / "super_res_scheduler", low=size
-        )
+        upsampler = diffusers.read_upsampler(source)
         name = f"upsampler-{upsampler.size}"
         _save(upsampler, folder / name, clip)
         prior_name = "prior" if from_captions else None

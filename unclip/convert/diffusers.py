@@ -13,7 +13,7 @@ from unclip import files
 from unclip.convert import foreign, names
 from unclip.convert.weights import filled, read_component
 from unclip.errors import CheckpointError
-from unclip.stages.base import parse_checkpoint
+from unclip.stages.base import Stage, parse_checkpoint
 from unclip.stages.decoder import Decoder
 from unclip.stages.prior import Prior
 from unclip.stages.upsampler import Upsampler
@@ -52,8 +52,28 @@ def read_prior(folder: Path, scheduler: Path | None = None, *, parity: bool = Fa
     return filled(stage, names.prior, _prefixed("prior", folder), folder)
 
 
-def read_decoder(folder: Path, projection: Path, scheduler: Path) -> Decoder:
-    """A UNet2DConditionModel and the UnCLIPTextProjModel before it."""
+def read_stage(folder: Path, *, parity: bool = False) -> Stage:
+    """The stage that one of a pipeline's networks belongs to, by the network's folder; `parity` as in `read_prior`.
+
+    A PriorTransformer is a prior by itself. What else the decoder and the upsampler consist of is beside the network.
+    """
+    kind = files.read_json(folder / "config.json").get("_class_name")
+    if kind == "UNet2DConditionModel":
+        return read_decoder(folder.absolute().parent)
+    if kind == "UNet2DModel":
+        return read_upsampler(folder.absolute().parent)
+    return read_prior(folder, parity=parity)
+
+
+def is_prior(folder: Path) -> bool:
+    """Whether a PriorTransformer is there."""
+    config = folder / "config.json"
+    return config.is_file() and files.read_json(config).get("_class_name") == "PriorTransformer"
+
+
+def read_decoder(source: Path) -> Decoder:
+    """A pipeline's UNet2DConditionModel and the UnCLIPTextProjModel before it."""
+    folder, projection, scheduler = source / "decoder", source / "text_proj", source / "decoder_scheduler"
     theirs = foreign.read_config(foreign.UNet2DConditionModel, folder / "config.json")
     condition = foreign.read_config(foreign.UnCLIPTextProjModel, projection / "config.json")
     attention = [i for i, kind in enumerate(theirs.down_block_types) if kind.startswith("SimpleCrossAttn")]
@@ -82,17 +102,15 @@ def read_decoder(folder: Path, projection: Path, scheduler: Path) -> Decoder:
     return filled(stage, names.decoder, weights, folder)
 
 
-def read_upsampler(first: Path, last: Path, scheduler: Path, *, low: int) -> Upsampler:
-    """Two UNet2DModels of one shape, the second of which takes the last step.
-
-    Args:
-        low: side in pixels of what it enlarges.
-    """
+def read_upsampler(source: Path) -> Upsampler:
+    """A pipeline's two UNet2DModels of one shape, the second of which takes the last step."""
+    first, last, scheduler = source / "super_res_first", source / "super_res_last", source / "super_res_scheduler"
+    low = foreign.read_config(foreign.UNet2DConditionModel, source / "decoder" / "config.json").sample_size
     theirs = foreign.read_config(foreign.UNet2DModel, first / "config.json")
     expert = foreign.read_config(foreign.UNet2DModel, last / "config.json")
     if expert.model_copy(update={"sample_size": theirs.sample_size}) != theirs:
         raise CheckpointError(f"{last}/config.json: another architecture than {first.name}'s")
-    if theirs.sample_size is None or theirs.sample_size % low:
+    if theirs.sample_size is None or low is None or theirs.sample_size % low:
         raise CheckpointError(f"{first}/config.json: sample_size {theirs.sample_size} is no multiple of {low}")
     config = parse_checkpoint(Upsampler.Config, first, {
         "size": theirs.sample_size, "factor": theirs.sample_size // low, "unet": _unet(theirs, first),
@@ -108,17 +126,31 @@ def copy_clip(source: Path, out: Path, *, pictures: bool) -> str:
 
     The text encoder alone names the CLIP: both of Karlo's repositories have the same, only one the image encoder.
     """
-    from unclip.clip.openclip import weights_identity  # heavy, and a single stage needs none of it
+    from unclip.clip.converted import TextTower, TextTowerConfig
+    from unclip.clip.hf import save_tokenizer  # heavy, and a single stage needs none of it
+    from unclip.clip.openclip import weights_identity
 
-    out.mkdir()
-    identity = ""
-    for part in ("text_encoder", *(["image_encoder"] if pictures else [])):
-        weights = {name: tensor.contiguous() for name, tensor in read_component(source / part).items()}
-        identity = identity or weights_identity("clip", weights)
-        (out / part).mkdir()
-        shutil.copyfile(source / part / "config.json", out / part / "config.json")
-        files.write_weights(weights, out / part / "model.safetensors")
-    files.copy_folder(source / "tokenizer", out / "tokenizer")
+    text, pixels = source / "text_encoder", source / "image_encoder"
+    weights = read_component(text)
+    identity = weights_identity("clip", weights)
+    weights.pop("text_model.embeddings.position_ids", None)  # 0, 1, 2, … in what older versions of transformers wrote
+    theirs = foreign.read_config(foreign.CLIPTextModelWithProjection, text / "config.json")
+    config = TextTowerConfig(
+        width=theirs.hidden_size, depth=theirs.num_hidden_layers, heads=theirs.num_attention_heads,
+        vocabulary=theirs.vocab_size, context=theirs.max_position_embeddings, embed=theirs.projection_dim,
+        activation=theirs.hidden_act,
+    )  # fmt: skip
+    with torch.device("meta"):
+        tower = TextTower(config)
+    (out / "text_encoder").mkdir(parents=True)
+    files.write_json(out / "text_encoder" / "config.json", config.model_dump(mode="json"))
+    files.save_weights(filled(tower, names.text_tower, weights, text), out / "text_encoder" / "model.safetensors")
+    save_tokenizer(source / "tokenizer", out / "tokenizer.json")
+    if pictures:
+        (out / "image_encoder").mkdir()
+        shutil.copyfile(pixels / "config.json", out / "image_encoder" / "config.json")
+        images = {name: tensor.contiguous() for name, tensor in read_component(pixels).items()}
+        files.write_weights(images, out / "image_encoder" / "model.safetensors")
     files.write_json(out / "config.json", {"kind": "clip", "identity": identity})
     return identity
 

@@ -94,6 +94,20 @@ class UnCLIPTextProjModel(Foreign):
     time_embed_dim: int = Field(ge=1)
 
 
+class CLIPTextModelWithProjection(Foreign):
+    """The text encoder, which is transformers' and has its defaults."""
+
+    vocab_size: int = Field(49_408, ge=1)
+    hidden_size: int = Field(512, ge=1)
+    intermediate_size: int = Field(2048, ge=1)
+    projection_dim: int = Field(512, ge=1)
+    num_hidden_layers: int = Field(12, ge=1)
+    num_attention_heads: int = Field(8, ge=1)
+    max_position_embeddings: int = Field(77, ge=3)
+    hidden_act: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    layer_norm_eps: float = Field(1e-5, ge=1e-5, le=1e-5)
+
+
 class UnCLIPScheduler(Foreign):
     """A diffusion process; the steps are those of our `ddpm` on our schedule's grid."""
 
@@ -115,7 +129,8 @@ def read_config(kind: type[F], path: Path) -> F:
         CheckpointError: it is missing, of another class, or asks for what we cannot do.
     """
     tree = read_json(path)
-    found = tree.get("_class_name")
+    names = tree.get("architectures")  # transformers' way to say it
+    found = names[0] if isinstance(names, list) and names else tree.get("_class_name")
     if found != kind.__name__:
         raise CheckpointError(f"{path}: is a {found or 'config without _class_name'}, not a {kind.__name__}")
     try:

@@ -25,6 +25,10 @@ _BLOCK = {
     "norm_1": "norm1", "q": "attn1.to_q", "k": "attn1.to_k", "v": "attn1.to_v", "out": "attn1.to_out.0",
     "norm_2": "norm3", "up": "ff.net.0.proj", "down": "ff.net.2",
 }  # fmt: skip
+_TEXT = {
+    "norm_1": "layer_norm1", "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
+    "out": "self_attn.out_proj", "norm_2": "layer_norm2", "up": "mlp.fc1", "down": "mlp.fc2",
+}  # fmt: skip
 _CONDITION = {
     "embed_to_time": "clip_image_embeddings_project_to_time_embeddings", "text_to_time": "embedding_proj",
     "embed_to_tokens": "clip_extra_context_tokens_proj", "text_to_context": "encoder_hidden_states_proj",
@@ -58,6 +62,21 @@ def prior(name: str) -> str:
     if path[1] == "norm":
         return f"prior.norm_out.{path[2]}"
     return f"prior.transformer_blocks.{path[2]}.{_BLOCK[path[3]]}.{path[4]}"
+
+
+def text_tower(name: str) -> str:
+    """Of a tensor of our TextTower, in a CLIPTextModelWithProjection."""
+    path = name.removeprefix("encoder.").split(".")
+    if path[0] == "projection":
+        return "text_projection.weight"
+    if path[0] != "body":
+        return {
+            "tokens": "text_model.embeddings.token_embedding",
+            "positions": "text_model.embeddings.position_embedding",
+        }[path[0]] + ".weight"
+    if path[1] == "norm":
+        return f"text_model.final_layer_norm.{path[2]}"
+    return f"text_model.encoder.layers.{path[2]}.{_TEXT[path[3]]}.{path[4]}"
 
 
 def decoder(name: str) -> str:

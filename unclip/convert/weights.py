@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unclip import files
 from unclip.errors import CheckpointError
-from unclip.stages.base import Stage
 
-S = TypeVar("S", bound=Stage)
+M = TypeVar("M", bound=nn.Module)
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")  # diffusers', and transformers' two
 
@@ -51,16 +50,16 @@ def tensors(tree: Any, path: Path) -> dict[str, Tensor]:
     return tree
 
 
-def filled(stage: S, name: Callable[[str], str], weights: dict[str, Tensor], where: Path) -> S:
-    """The stage with the tensors that `name` says; none may be missing, left over, or of another shape.
+def filled(module: M, name: Callable[[str], str], weights: dict[str, Tensor], where: Path) -> M:
+    """The stage or network with the tensors that `name` says; none may be missing, left over, or of another shape.
 
     Args:
-        stage: on the meta device.
+        module: on the meta device.
         name: our tensor's name → theirs.
         weights: theirs; emptied on the way.
     """
     state = {}
-    for ours, wanted in stage.state_dict().items():
+    for ours, wanted in module.state_dict().items():
         theirs = name(ours)
         if theirs not in weights:
             raise CheckpointError(f"{where}: tensor {theirs} is missing")
@@ -73,8 +72,8 @@ def filled(stage: S, name: Callable[[str], str], weights: dict[str, Tensor], whe
         state[ours] = tensor[0] if row else tensor
     if weights:
         raise CheckpointError(f"{where}: tensor {min(weights)} belongs to another architecture than its config.json")
-    stage.load_state_dict(state, assign=True)
-    return stage
+    module.load_state_dict(state, assign=True)
+    return module
 
 
 def _shards(index: Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Self
 
 import torch
@@ -27,12 +28,20 @@ class TransformerConfig(Config):
         return self
 
 
+Activation = Callable[[Tensor], Tensor]
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """OpenAI's CLIP has this in place of GELU: x σ(1.702 x)."""
+    return x * torch.sigmoid(1.702 * x)
+
+
 class Block(nn.Module):
     """Self-attention and a GELU MLP of four times the width, each on a normalised residual stream."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, activation: Activation = F.gelu) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.activation = heads, activation
         self.norm_1 = nn.LayerNorm(width)
         self.q = nn.Linear(width, width)
         self.k = nn.Linear(width, width)
@@ -46,7 +55,7 @@ class Block(nn.Module):
         h = self.norm_1(x)
         x = x + self.out(attend(self.q(h), self.k(h), self.v(h), self.heads, mask))
         h = self.up(self.norm_2(x))
-        out: Tensor = x + self.down(F.gelu(h))
+        out: Tensor = x + self.down(self.activation(h))
         return out
 
 
@@ -55,12 +64,13 @@ class Transformer(nn.Module):
 
     Args:
         causal: each position sees itself and what came before.
+        activation: of the MLPs.
     """
 
-    def __init__(self, width: int, depth: int, heads: int, *, causal: bool) -> None:
+    def __init__(self, width: int, depth: int, heads: int, *, causal: bool, activation: Activation = F.gelu) -> None:
         super().__init__()
         self.causal = causal
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, activation) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
@@ -80,9 +90,19 @@ class Transformer(nn.Module):
 
 def position_table(*shape: int) -> nn.Parameter:
     """A learned vector per place, [..., width], small at first."""
+    return _drawn(*shape, std=0.01)
+
+
+def embedding(count: int, width: int) -> nn.Embedding:
+    """An nn.Embedding: numbers below `count` → [..., width]."""
+    table: nn.Embedding = nn.Embedding.from_pretrained(_drawn(count, width, std=1.0), freeze=False)
+    return table
+
+
+def _drawn(*shape: int, std: float) -> nn.Parameter:
     table = torch.empty(*shape)
-    if not table.is_meta:  # torch imports a second's worth of modules before it draws nothing there
-        nn.init.normal_(table, std=0.01)
+    if not table.is_meta:  # torch imports seconds' worth of modules before it draws nothing there
+        nn.init.normal_(table, std=std)
     return nn.Parameter(table)
 
 
@@ -105,13 +125,19 @@ def after_caption(
 
 
 class TextEncoder(nn.Module):
-    """Token ids [B, L] → states [B, L, width]: the decoder's own trainable text pathway (GLIDE; Nichol et al. 2021)."""
+    """Token ids [B, L] → states [B, L, width]: the decoder's own trainable text pathway (GLIDE; Nichol et al. 2021).
 
-    def __init__(self, vocabulary: int, context: int, width: int, depth: int, heads: int) -> None:
+    Causal and with OpenAI's activation it is the text encoder of their CLIP (Radford et al. 2021).
+    """
+
+    def __init__(
+        self, vocabulary: int, context: int, width: int, depth: int, heads: int, *, causal: bool = False,
+        activation: Activation = F.gelu,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.tokens = nn.Embedding(vocabulary, width)
+        self.tokens = embedding(vocabulary, width)
         self.positions = position_table(context, width)
-        self.body = Transformer(width, depth, heads, causal=False)
+        self.body = Transformer(width, depth, heads, causal=causal, activation=activation)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         out: Tensor = self.body(self.tokens(ids) + self.positions[: ids.shape[1]], seen=mask)

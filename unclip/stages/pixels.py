@@ -19,6 +19,7 @@ from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step
 from unclip.diffusion.sde import VP, Score, score_matching, spread
 from unclip.errors import DataError, RequestError
+from unclip.nn.transformer import embedding
 from unclip.nn.unet import UNet, UNetConfig
 from unclip.stages.base import Batch, DiffusionStage, DiffusionStageConfig, SamplingConfig
 
@@ -65,7 +66,7 @@ class PixelsNetwork(nn.Module):
     def __init__(self, config: PixelsConfig, outputs: int) -> None:
         super().__init__()
         self.unet = UNet(config.unet, config.channels, outputs)
-        self.label = nn.Embedding(config.classes + 1, self.unet.embed_width) if config.classes else None
+        self.label = embedding(config.classes + 1, self.unet.embed_width) if config.classes else None
 
     def forward(self, x: Tensor, t: Tensor, *, label: Tensor | None = None, seeds: Tensor | None = None) -> Tensor:
         """x [B, C, H, W]; t, seeds [B]; label int64 [B]."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unclip.clip import Text
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step
-from unclip.nn.transformer import Transformer, after_caption, position_table
+from unclip.nn.transformer import Transformer, after_caption, embedding, position_table
 from unclip.stages.base import Batch, Moments, PriorRole, PriorRoleConfig, SamplingConfig, drop_text, same_length
 
 REACH = 4.0  # standard deviations of a component that its buckets span on either side
@@ -49,9 +49,9 @@ class AutoregressiveNetwork(nn.Module):
         width = config.width
         self.text = nn.Linear(config.token_width, width)
         self.text_embed = nn.Linear(config.embed, width)
-        self.dot = nn.Embedding(config.dots + 1, width)  # the last one is said where the caption is dropped
-        self.codes = nn.Embedding(config.buckets, width)
-        self.hints = nn.Embedding(config.buckets, width)
+        self.dot = embedding(config.dots + 1, width)  # the last one is said where the caption is dropped
+        self.codes = embedding(config.buckets, width)
+        self.hints = embedding(config.buckets, width)
         self.positions = position_table(1, config.context + 1 + config.embed, width)
         self.context = config.context
         self.body = Transformer(width, config.depth, config.heads, causal=True)

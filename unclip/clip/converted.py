@@ -1,0 +1,139 @@
+"""The CLIP of a model converted from diffusers: text encoder, tokenizer, perhaps an image encoder.
+
+Captions are read by our own transformer: importing that of transformers takes longer than all else that a start imports.
+Pictures, which most such models never see, are read by transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from unclip.clip import Text
+from unclip.config import parse
+from unclip.errors import CheckpointError, ConfigError, RequestError
+from unclip.files import load_weights, read_json
+from unclip.nn.transformer import Activation, TextEncoder, TransformerConfig, quick_gelu
+
+ACTIVATIONS: dict[str, Activation] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
+
+
+class TextTowerConfig(TransformerConfig):
+    """Attributes: vocabulary: of the tokenizer. context: the longest caption in tokens. embed: width D of z_t."""
+
+    vocabulary: int
+    context: int
+    embed: int
+    activation: Literal["quick_gelu", "gelu"]
+
+
+class TextTower(nn.Module):
+    """CLIP's text encoder (Radford et al. 2021): ids [B, L] → states [B, L, W], and z_t from the state at the end."""
+
+    def __init__(self, config: TextTowerConfig) -> None:
+        super().__init__()
+        self.encoder = TextEncoder(
+            config.vocabulary, config.context, config.width, config.depth, config.heads, causal=True,
+            activation=ACTIVATIONS[config.activation],
+        )  # fmt: skip
+        self.projection = nn.Linear(config.width, config.embed, bias=False)
+
+
+class ConvertedClip:
+    """Those parts as a `Clip`.
+
+    Args:
+        vision: transformers' image encoder; None where the model has none.
+    """
+
+    def __init__(
+        self, config: TextTowerConfig, text: TextTower, tokenizer: Tokenizer, vision: Any | None, identity: str
+    ) -> None:
+        self.text = text.eval().requires_grad_(False)
+        self.vision = vision
+        self.tokenizer, self.identity = tokenizer, identity
+        self.tokenizer.no_padding()
+        self.end: int = tokenizer.encode("").ids[-1]
+        self.context, self.token_width, self.width = config.context, config.width, config.embed
+
+    @property
+    def image_size(self) -> int:
+        """See `Clip`.
+
+        Raises:
+            RequestError: nothing here reads pictures.
+        """
+        if self.vision is None:
+            raise RequestError(f"{self.identity}: has no image encoder, it reads captions only")
+        size: int = self.vision.config.image_size
+        return size
+
+    def encode_text(self, captions: Sequence[str]) -> Text:
+        """See `Clip`."""
+        self.tokenizer.enable_truncation(self.context)
+        rows = [encoding.ids for encoding in self.tokenizer.encode_batch(list(captions))]
+        longest = max(map(len, rows))
+        device = self.text.projection.weight.device
+        ids = torch.tensor([row + [self.end] * (longest - len(row)) for row in rows], device=device)
+        mask = torch.tensor([[True] * len(row) + [False] * (longest - len(row)) for row in rows], device=device)
+        with torch.inference_mode():
+            tokens = self.text.encoder(ids, mask)
+            ends = (ids == self.end).int().argmax(dim=1)  # the first one: a caption may name the mark itself
+            embed = self.text.projection(tokens[torch.arange(len(ids), device=device), ends])
+        return Text(list(captions), ids, mask, embed, tokens)
+
+    def cut(self, caption: str) -> tuple[str, str]:
+        """See `Clip`."""
+        self.tokenizer.no_truncation()
+        offsets = self.tokenizer.encode(caption, add_special_tokens=False).offsets
+        room = self.context - 2
+        if len(offsets) <= room:
+            return caption.strip(), ""
+        place = offsets[room][0]
+        return caption[:place].strip(), caption[place:].strip()
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """See `Clip`."""
+        from unclip.clip.hf import encode_image
+
+        return encode_image(self.vision, images, self.image_size)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
+        """See `Clip`."""
+        self.text.to(device, dtype)
+        if self.vision is not None:
+            self.vision.to(device=device, dtype=dtype)
+        return self
+
+
+def load_folder(folder: Path) -> ConvertedClip:
+    """The CLIP of a converted model.
+
+    Raises:
+        CheckpointError: a part of it is missing or damaged.
+    """
+    part = folder / "text_encoder"
+    try:
+        config = parse(TextTowerConfig, read_json(part / "config.json"), f"{part}/config.json")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+    with torch.device("meta"):
+        text = TextTower(config)
+    load_weights(text, part / "model.safetensors", dtype=None)
+    path = folder / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # it raises nothing finer
+        raise CheckpointError(f"{path}: not a tokenizer ({' '.join(str(error).split())[:200]})") from None
+    vision = None
+    if (folder / "image_encoder").is_dir():
+        from unclip.clip.hf import load_image_encoder  # imports transformers
+
+        vision = load_image_encoder(folder / "image_encoder")
+    return ConvertedClip(config, text, tokenizer, vision, str(read_json(folder / "config.json").get("identity")))
