@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from parity_karlo import build_decoder, build_prior, build_projection, build_upsampler
 from torch import Tensor
 
 WHOLE = {"prior": 25, "decoder": 25, "upsampler": 7}  # Karlo's own
@@ -43,6 +42,7 @@ def make(folder: Path) -> None:
     """Random weights in both layouts, one network in memory at a time."""
     import diffusers
     import transformers
+    from parity_karlo import build_decoder, build_prior, build_projection, build_upsampler
 
     from unclip.convert import convert
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import accelerate
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unclip.clip.torchvision_schemas import declare_missing_schemas
@@ -229,43 +229,46 @@ def tell(what: str) -> None:
 def compare_picture(folder: Path) -> None:
     """Prints the largest difference at the end of each stage; fails where the pictures differ by more than 1 of 255.
 
-    The upsampler takes five times as long as all before it: ours draws when their decoder has ended, so that the small
-    stages are compared first.
+    Theirs is kept in the folder: what was cut off after it goes on with ours.
     """
     from unclip import Pipeline
 
     latents = same_noise()
-    theirs = OnCpu.from_pretrained(folder / "theirs", **taking_turns(folder / "theirs"))
+    kept = folder / "theirs-picture.safetensors"
+    if not kept.is_file():
+        save_file(their_picture(folder / "theirs", latents), kept)
+    seen = load_file(kept)
+    ours = Pipeline.from_pretrained(str(folder / "ours"), device="cpu", offload=True, dtype=torch.float32)
+
+    def look(role: str, number: int, steps: int, step: Step) -> None:
+        tell(f"ours: {role}")
+        if number == steps:
+            report({role: step.x}, seen)
+
+    ours.generate("a shiba inu", seed=0, options={role: {"steps": 2} for role in SHAPES}, on_step=look)
+
+
+def their_picture(folder: Path, latents: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What each stage of theirs ends with, by our names of the stages; the low picture as the upsampler reads it."""
+    theirs = OnCpu.from_pretrained(folder, **taking_turns(folder))
     exact(theirs.prior_scheduler, theirs.decoder_scheduler, theirs.super_res_scheduler)
     seen: dict[str, Tensor] = {}
-    ends: dict[str, Tensor] = {}
 
     def embed(_: nn.Module, __: Any, given: dict[str, Any]) -> None:
         seen["prior"] = given["image_embeddings"]
 
     def low(_: nn.Module, __: Any, given: dict[str, Any]) -> None:
-        if "decoder" in seen:
-            return
-        seen["decoder"] = given["sample"][:, 3:].float()
-        ours = Pipeline.from_pretrained(str(folder / "ours"), device="cpu", offload=True, dtype=torch.float32)
-        ours.generate("a shiba inu", seed=0, options={role: {"steps": 2} for role in SHAPES}, on_step=keep)
-
-    def keep(role: str, number: int, steps: int, step: Step) -> None:
-        tell(f"ours: {role}")
-        ends[role] = step.x
-        if number == steps and role in seen:
-            report({role: step.x}, seen)
+        seen.setdefault("decoder", given["sample"][:, 3:].float().contiguous())
 
     theirs.text_proj.register_forward_pre_hook(embed, with_kwargs=True)
     theirs.super_res_first.register_forward_pre_hook(low, with_kwargs=True)
-    seen["upsampler-256"] = torch.from_numpy(
-        theirs(
-            "a shiba inu", prior_latents=latents["prior"], decoder_latents=latents["decoder"],
-            super_res_latents=latents["upsampler-256"], prior_num_inference_steps=2, decoder_num_inference_steps=2,
-            super_res_num_inference_steps=2, output_type="np",
-        ).images
-    ).permute(0, 3, 1, 2) * 2 - 1  # fmt: skip
-    report({"upsampler-256": ends["upsampler-256"]}, seen)
+    picture = theirs(
+        "a shiba inu", prior_latents=latents["prior"], decoder_latents=latents["decoder"],
+        super_res_latents=latents["upsampler-256"], prior_num_inference_steps=2, decoder_num_inference_steps=2,
+        super_res_num_inference_steps=2, output_type="np",
+    ).images  # fmt: skip
+    seen["upsampler-256"] = torch.from_numpy(picture).permute(0, 3, 1, 2).contiguous() * 2 - 1
+    return seen
 
 
 def compare_variation(folder: Path) -> None:
