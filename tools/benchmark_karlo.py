@@ -27,6 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unclip.clip.torchvision_schemas import declare_missing_schemas
+
+declare_missing_schemas()  # before diffusers is imported
+
 WHOLE = {"prior": 25, "decoder": 25, "upsampler": 7}  # Karlo's own
 FAST = {"prior": 10, "decoder": 12, "upsampler": 7}  # --steps fast
 CASES = ("theirs-float32", "ours-float32", "ours-bfloat16")
