@@ -156,14 +156,15 @@ def test_an_embedding_that_was_stopped_goes_on_to_the_same_bytes(
 
 def test_two_processes_share_the_shards(pictures: Path, embedded: Path, tiny_clip_folder: Path, tmp_path: Path) -> None:
     arguments = ["data", "embed", str(pictures / "*.tar"), str(tmp_path / "out"), "--clip", str(tiny_clip_folder)]
-    subprocess.run(
+    done = subprocess.run(
         [
             sys.executable, "-m", "accelerate.commands.launch", "--config_file",
             str(Path(__file__).parent.parent / "configs/accelerate/cpu-gloo.yaml"), "--main_process_port", "0",
             "-m", "unclip", *arguments, "--batch", "5",
         ],
-        check=True, env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
+    assert done.stdout.splitlines() == [str(tmp_path / "out")]  # one of them says so
     assert sorted(everything(tmp_path / "out")) == sorted(everything(embedded))
     ours, theirs = (list(read_samples(find_shards(str(folder / "*.tar")))) for folder in (tmp_path / "out", embedded))
     assert [(one["__key__"], one["json"]) for one in ours] == [(one["__key__"], one["json"]) for one in theirs]

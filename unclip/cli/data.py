@@ -136,10 +136,12 @@ def embed(shards: str, out: Path, clip: str, batch: int, no_tokens: bool) -> Non
     if batch < 1:
         raise RequestError("--batch must be at least 1")
     from unclip.data.embed import embed_shards
+    from unclip.device import join_processes
 
     with _bar("shard") as progress:
         embed_shards(shards, out, clip, batch=batch, tokens=not no_tokens, progress=progress)
-    click.echo(str(out))
+    if join_processes().is_main_process:
+        click.echo(str(out))
 
 
 @data.command()
