@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from unclip.clip import Text
+from unclip.diffusion.diffusion import Diffusion, DiffusionConfig
 from unclip.diffusion.inpainting import Known
 from unclip.diffusion.noise import Chance
 from unclip.errors import ConfigError
@@ -87,6 +88,21 @@ def test_it_learns_to_look_at_what_is_known_and_not_below_the_mask(tmp_path: Pat
     other = Known(-known.x0, known.keep)
     assert torch.equal(denoised(stage, known), denoised(stage, below))
     assert not torch.allclose(denoised(stage, known), denoised(stage, other), atol=1e-3)
+
+
+def test_what_is_known_is_not_asked_for_in_training() -> None:
+    diffusion = Diffusion(DiffusionConfig(predict="v", variance="learned", objective="hybrid"))
+    x0, t, eps = torch.rand(2, 3, SIDE, SIDE), torch.tensor([10, 900]), torch.randn(2, 3, SIDE, SIDE)
+    keep = half().keep.expand(2, 1, SIDE, SIDE)
+    output = torch.randn(2, 6, SIDE, SIDE, requires_grad=True)
+    loss = diffusion.loss(lambda x_t, t: output, x0, {}, t, eps, keep)
+    (grad,) = torch.autograd.grad(loss.sum(), output)
+    mean = grad[:, :3]
+    assert (mean[~keep.expand_as(mean)] != 0).all() and (mean[keep.expand_as(mean)] == 0).all()
+    alpha, sigma = diffusion.schedule.coefficients(t, x0)
+    simple = Diffusion(DiffusionConfig(predict="v", variance="learned"))
+    asked = (output[:, :3] - (alpha * eps - sigma * x0)) ** 2 * ~keep
+    torch.testing.assert_close(simple.loss(lambda x_t, t: output, x0, {}, t, eps, keep), asked.mean((1, 2, 3)))
 
 
 def test_a_checkpoint_says_that_it_inpaints_and_plain_ones_do_not_take_its_place(tmp_path: Path) -> None:

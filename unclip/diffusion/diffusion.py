@@ -124,7 +124,13 @@ class Diffusion:
     # --- training ---
 
     def loss(
-        self, network: Network, x0: Tensor, cond: Cond, t: Tensor | None = None, eps: Tensor | None = None
+        self,
+        network: Network,
+        x0: Tensor,
+        cond: Cond,
+        t: Tensor | None = None,
+        eps: Tensor | None = None,
+        keep: Tensor | None = None,
     ) -> Tensor:
         """The loss of each example, [B].
 
@@ -134,6 +140,7 @@ class Diffusion:
             cond: tensors with the batch first.
             t: times [B]; drawn uniformly where not given. Fixed times and noise make validation comparable.
             eps: noise shaped as x0; drawn where not given.
+            keep: True where x0 is given when sampling, so that the network need not find it; broadcasts over x0.
         """
         t = torch.randint(self.schedule.times, (len(x0),)) if t is None else t
         eps = torch.randn_like(x0) if eps is None else eps
@@ -141,6 +148,8 @@ class Diffusion:
         x_t = alpha * x0 + sigma * eps
         output, spread = self._split(network(x_t, t.to(x0.device), **cond).float())
         target = {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0}[self.config.predict]
+        if keep is not None:
+            output = torch.where(keep, target, output)
         simple = _mean(F.mse_loss(output, target, reduction="none"))
         if self.config.weight != "none":
             simple = simple * self._weights[t.cpu()].to(x0.device, torch.float32)

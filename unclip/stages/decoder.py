@@ -144,9 +144,11 @@ class Decoder(DiffusionStage):
         text = drop_text(batch.text, batch.null, chance.uniform() >= self.text_drop)
         kept = (chance.uniform() >= self.embed_drop)[:, None]
         embed = torch.where(kept, batch.image_embed.float(), self.null_embed.float())
-        known = self._seen(Known(batch.image, random_keep(chance, batch.image)) if self.inpaints else None, batch.image)
+        keep = random_keep(chance, batch.image) if self.inpaints else None
+        known = self._seen(Known(batch.image, keep) if keep is not None else None, batch.image)
         cond = {**_cond(embed, text), **known, **batch.dropout()}
-        return self.diffusion.loss(self.network, batch.image, cond, *self._draw(chance, batch.image))
+        # Learning to copy what is known would be learned before learning to go on from it, and nobody asks for the copy.
+        return self.diffusion.loss(self.network, batch.image, cond, *self._draw(chance, batch.image), keep)
 
     def sample(
         self, image_embed: Tensor, text: Text, null: Text, options: SamplingConfig, noise: Noise
