@@ -251,6 +251,9 @@ def test_two_processes_measure_what_one_does(train_shards: str, tmp_path: Path) 
     ("arguments", "said"),
     [
         (["fid", "{empty}", "{empty}"], "neither pictures"),
+        (["zeroshot", "{empty}"], "neither pictures"),
+        (["probe", "{few}", "{empty}"], "neither pictures"),
+        (["retrieval", "{empty}"], "neither pictures"),
         (["fid", "nowhere", "nowhere"], "nowhere"),
         (["is", "model:mini"], "needs --prompts"),
         (["kid", "{few}", "{few}", "--batch", "0"], "--batch must be at least 1"),

@@ -77,9 +77,14 @@ def hands_on(pipe: Pipeline) -> list[list[Image.Image]]:
         [fox, *pipe.diff(fox, *diff, [i / 10 for i in range(6)], **wide).images],
         [pipe.mix(prompts, [1 - share, share], **wide).images[0] for share in shares],
         [hole, *pipe.edit(fox, "a fox wearing a blue top hat in the snow", mask, 4, **wide).images],
-        [small, *pipe.outpaint(small, "a fox wearing a red crown in the snow", (96, 96), 2, repeats=2, seed=1).images],
+        [small, *halves(pipe.outpaint(small, "a fox in the snow", (128, 64), 2, seed=1).images)],
         [fox, *(pipe.edit(fox, "a watercolour of a fox in the snow", strength=s, **wide).images[0] for s in (0.2, 0.4, 0.6, 0.8))],
     ]  # fmt: skip
+
+
+def halves(images: Sequence[Image.Image]) -> list[Image.Image]:
+    """Pictures twice as wide as high, as squares."""
+    return [i.crop((x, 0, x + i.height, i.height)) for i in images for x in (0, i.height)]
 
 
 def decoded(pipe: Pipeline, z_i: Tensor, seed: int = 1, size: int = SIZE) -> list[Image.Image]:

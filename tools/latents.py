@@ -23,7 +23,7 @@ from unclip.menagerie.scene import SETTINGS, STYLES, Scene, sample
 from unclip.pipeline import Pipeline
 
 SEED = 77  # of a stream of scenes of its own
-THETAS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.5)
+THETAS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.5)
 
 
 def main() -> None:

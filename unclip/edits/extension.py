@@ -32,7 +32,8 @@ def outpaint(
 ) -> Generation:  # fmt: skip
     """The picture in the middle of a larger canvas, whose rest is painted to go with it; its own pixels stay bit for bit.
 
-    Square windows that overlap by half go from the picture outwards; each is an edit (see `edit`) that keeps what is there.
+    Square windows as large as the picture go from it outwards; each is an edit (see `edit`) that keeps what is there.
+    They overlap by three quarters: a model puts what a prompt names into the middle, which is then never free.
 
     Args:
         image: of any shape. Its transparent pixels are painted, too.
@@ -55,7 +56,9 @@ def outpaint(
     if known.all():
         raise RequestError(f"to {width}x{height}: that is the picture itself, and nothing of it is transparent")
     drawn = choose_seeds(num_images, seed)
-    window = min(width, height, model.sizes[-1])
+    # As large as the picture: in a larger window it would be a detail, and its subject painted once more around it. But
+    # from half the canvas on, or a small picture would take hundreds.
+    window = min(width, height, model.sizes[-1], max(*image.size, model.sizes[0], min(width, height) // 2))
     size = next(side for side in model.sizes if side >= window)
     results: list[Image.Image] = []
     call = Call(model, drawn, size, options, on_step, defaults=SINGLE_STEPS)
@@ -99,10 +102,10 @@ def _canvas(image: Image.Image, width: int, height: int) -> tuple[Tensor, Tensor
 
 
 def _windows(width: int, height: int, side: int) -> list[tuple[int, int]]:
-    """(left, top) of squares that cover the canvas and overlap by half or more, from the middle outwards."""
+    """(left, top) of squares that cover the canvas and overlap by three quarters or more, from the middle outwards."""
 
     def places(length: int) -> list[int]:
-        count = ceil((length - side) / (side / 2)) + 1
+        count = ceil((length - side) / (side / 4)) + 1
         return [round(i * (length - side) / max(count - 1, 1)) for i in range(count)]
 
     def distance(place: tuple[int, int]) -> float:
