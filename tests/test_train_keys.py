@@ -47,6 +47,13 @@ def test_recomputing_activations_changes_no_bit(kind: str, run_of: Any, tmp_path
     assert_same_bits(plain, again)
 
 
+def test_adamw_in_one_kernel_takes_the_same_steps(run_of: Any, tmp_path: Path) -> None:
+    fused = train(run_of("prior", "train.steps=2"), tmp_path / "fused", progress=False)
+    single = train(run_of("prior", "train.steps=2", "optim.fused=false"), tmp_path / "single", progress=False)
+    assert everything(fused).keys() == everything(single).keys()
+    assert distance(fused, single) <= 0.1 * 0.001  # of a step's length, where rounding meets a gradient near nought
+
+
 @pytest.mark.slow  # it needs a C++ compiler, and a minute
 @pytest.mark.parametrize("kind", ["decoder", "prior"])
 def test_compiled_blocks_compute_the_same(kind: str, run_of: Any, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ class OptimConfig(Config):
         skip_norm: a step whose gradient is longer than this, before clipping, is skipped, as one that is not finite
             always is. None skips only the latter.
         skip_limit: skipped steps in a row after which the run stops.
+        fused: all of a step in one kernel; the same step up to rounding, and quicker.
     """
 
     lr: float = Field(gt=0)
@@ -34,6 +35,7 @@ class OptimConfig(Config):
     clip_norm: float = Field(1.0, gt=0)
     skip_norm: float | None = Field(None, gt=0)
     skip_limit: int = Field(20, ge=1)
+    fused: bool = True
 
 
 Decay = Annotated[float, Field(ge=0, lt=1)]

@@ -75,7 +75,12 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
         stage.calibrate(feed.calibration(), shards.embeddings.moments if shards.embeddings else None)
     prepare_blocks(stage, options)
     optimizer = torch.optim.AdamW(
-        stage.parameters(), optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay, fused=True
+        stage.parameters(),
+        optim.lr,
+        betas=optim.betas,
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+        fused=optim.fused,
     )
     wrapped, prepared = accelerator.prepare(stage, optimizer)
     emas = [Ema(stage, decay) for decay in options.decays]
