@@ -398,3 +398,23 @@ def test_a_run_can_start_from_a_saved_stage(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="not a clip"):
         start_from(clip, saved)
+
+
+def test_a_stage_goes_on_with_another_clip_and_measures_that_ones_embeddings(
+    run_of: Any, tiny_clip_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny = load_stage(tiny_clip_folder)
+    (tmp_path / "other").mkdir()
+    type(tiny)(tiny.config.model_copy(update={"clip": None})).save(tmp_path / "other")  # as wide, of other weights
+    other, steps = f"clip={tmp_path / 'other'}", "train.steps=1"
+    first = train(run_of("prior", steps), tmp_path / "first", progress=False)
+    fresh = train(run_of("prior", steps, other), tmp_path / "fresh", progress=False)
+    caplog.clear()
+    moved = train(run_of("prior", steps, other, f"init={first}", "optim.lr=1e-30"), tmp_path / "moved", progress=False)
+    old, new, begun = (load_stage(folder).state_dict() for folder in (first, fresh, moved))
+    assert "training goes on with" in caplog.text
+    assert load_stage(moved).config.clip == load_stage(fresh).config.clip != load_stage(first).config.clip
+    for name in begun:
+        measured = name in ("mean", "std")
+        assert torch.equal(begun[name], (new if measured else old)[name]), name
+        assert not measured or not torch.equal(begun[name], old[name])

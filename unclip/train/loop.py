@@ -69,9 +69,7 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
     if saved:
         checkpoint.refuse_another(saved, stage, config)
         checkpoint.load_weights_into(saved, stage)
-    elif config.init is not None:
-        start_from(stage, Path(config.init))
-    else:
+    elif config.init is None or start_from(stage, Path(config.init)):
         stage.calibrate(feed.calibration(), shards.embeddings.moments if shards.embeddings else None)
     prepare_blocks(stage, options)
     optimizer = torch.optim.AdamW(
@@ -173,20 +171,28 @@ def learning_rate(step: int, config: OptimConfig, steps: int) -> float:
     return config.lr * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def start_from(stage: Stage, source: Path) -> None:
-    """Copies a saved stage's weights into this one, which must have its shape."""
+def start_from(stage: Stage, source: Path) -> bool:
+    """Copies a saved stage's weights into this one, which must have its shape.
+
+    Returns:
+        Whether they were learned with another CLIP, so that what the stage knows of embeddings must be measured anew.
+    """
     folder = stage_folder(source)
     found = load_stage(folder)
     if type(found) is not type(stage):
         raise ConfigError(f"{folder}: is a {found.config.kind}, not a {stage.config.kind}")
-    if found.config.clip is not None and stage.config.clip is not None and found.config.clip != stage.config.clip:
-        raise ConfigError(f"{folder}: was trained for CLIP {found.config.clip}, not {stage.config.clip}")
     try:
         stage.load_state_dict(stage.adopted(found.state_dict()))
     except RuntimeError as error:
         raise ConfigError(
             f"{folder}: has another shape than this run's stage ({str(error).splitlines()[-1].strip()})"
         ) from None
+    another = found.config.clip is not None and found.config.clip != stage.config.clip
+    if another:
+        log.warning(
+            "%s: was trained with CLIP %s; training goes on with %s", folder, found.config.clip, stage.config.clip
+        )
+    return another
 
 
 def _clip_for(stage: Stage, config: RunConfig, stored: Embeddings | None, accelerator: Accelerator) -> Clip | None:
