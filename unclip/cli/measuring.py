@@ -41,14 +41,14 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 _CLIP = click.option(
-    "--clip", "ref", default="clip", show_default=True, help="mini's own, a folder, openclip:… or hf:…."
+    "--clip", "ref", default="mini", show_default=True, help="mini's own (mini), a folder, openclip:… or hf:…."
 )
 
 
 def _features(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return click.option(
         "--features", default=default, show_default=True,
-        help="mini's CLIP (clip), any CLIP (a folder, openclip:…, hf:…), inception[:WEIGHTS]; for `is` also judge.",
+        help="mini's CLIP (mini), any CLIP (a folder, openclip:…, hf:…), inception[:WEIGHTS]; for `is` also judge.",
     )  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def _against_reference(kind: str, about: str) -> click.Command:
                               "which paints REFERENCE's captions.")  # fmt: skip
     @click.argument("pictures")
     @click.argument("reference")
-    @_features("clip")
+    @_features("mini")
     @_options
     def command(pictures: str, reference: str, features: str, prompts: str | None, **options: Any) -> None:
         from unclip.evaluate.pictures import Found
@@ -235,7 +235,7 @@ def _clip(ref: str, device: str | None) -> Clip:
     from unclip.device import join_processes
     from unclip.files import BUNDLED
 
-    return load_clip(str(BUNDLED / "mini/clip") if ref == "clip" else ref).to(device or join_processes().device)
+    return load_clip(str(BUNDLED / "mini/clip") if ref == "mini" else ref).to(device or join_processes().device)
 
 
 def report(found: Quality | Recognised, options: dict[str, Any]) -> None:
