@@ -25,7 +25,7 @@ LEVELS = [
     {"clip"},
     {"stages"},
     {"convert", "generation"},
-    {"edits"},
+    {"edits", "parts"},
     {"data", "pipeline"},
     {"assemble", "evaluate", "serve", "train"},
     {"cli"},

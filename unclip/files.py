@@ -174,6 +174,8 @@ def check_inside(folder: Path, name: str) -> None:
 def find_model(ref: str, *, revision: str | None = None, token: str | None = None) -> Path:
     """A model folder: one of the package's own, a local folder, or a Hub repository (fetched and cached).
 
+    Or one stage of a model: the folder it is saved in, a run's, that of one of diffusers' networks, or a `.ckpt` of Karlo's.
+
     Args:
         ref: for the Hub, owner/name or owner/name@revision.
         revision: the same, given by itself.
@@ -186,6 +188,12 @@ def find_model(ref: str, *, revision: str | None = None, token: str | None = Non
     if bundled:
         return BUNDLED / ref
     if (folder / "model_index.json").is_file() or any(folder.glob("*.ckpt")):  # ours or diffusers'; Karlo's own
+        return folder
+    if (
+        (folder / "config.json").is_file()
+        or any(folder.glob("step-*"))
+        or (folder.suffix == ".ckpt" and folder.is_file())
+    ):
         return folder
     if folder.exists():
         if folder.is_file():

@@ -33,6 +33,10 @@ TOGETHER = 4 * 256**2  # pixels that an upsampler makes at a time: more are no q
 OnStep = Callable[[str, int, int, Step], None]  # role, step number from 1, steps in all, the step
 Options = Mapping[str, Mapping[str, Any]]  # role → fields of SamplingConfig to change
 Seed = int | Sequence[int] | None  # of the first picture, of each, or random
+WITHOUT = {
+    "prior": "so it draws nothing from a prompt",
+    "decoder": "so it draws no pictures",
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Generation:
         seeds: one per image.
         settings: one per image, as written into a PNG.
         seconds: per stage, for the whole batch.
-        image_embeds: z_i, [N, D].
+        image_embeds: z_i, [N, D]; of no width where pictures were only enlarged.
         stages: the pictures of the earlier stages by side in pixels (64, 256 …).
         painted: True where an edit painted the pictures, [H, W]; None where the model made all of them.
     """
@@ -61,13 +65,23 @@ class Generation:
 class Model(Protocol):
     """What a call needs of a pipeline: its links and its name."""
 
-    clip: Clip
     prior: PriorRole | None
-    decoder: Decoder
     upsamplers: tuple[Upsampler, ...]
     device: torch.device
     dtype: torch.dtype | None
     name: str
+
+    @property
+    def clip(self) -> Clip:
+        """The CLIP; a RequestError where the model has none."""
+
+    @property
+    def decoder(self) -> Decoder:
+        """The decoder; a RequestError where the model has none."""
+
+    @property
+    def links(self) -> dict[str, PriorRole | DiffusionStage]:
+        """The stages that it has by role, in the order of the chain."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -83,6 +97,7 @@ class Call:
         options: changes to the stages' sampling, {"decoder": {"steps": 50}, …}.
         on_step: called after every step; may raise `Cancelled`.
         defaults: what a verb samples with where neither `options` nor the stage's own config is to decide.
+        needs: the roles without which nothing comes of it: a model may be a stage by itself.
 
     Raises:
         RequestError: a size, role or option that there is not.
@@ -90,18 +105,21 @@ class Call:
 
     def __init__(
         self, model: Model, seeds: list[int], size: int | None = None, options: Options | None = None,
-        on_step: OnStep | None = None, *, defaults: Options | None = None,
+        on_step: OnStep | None = None, *, defaults: Options | None = None, needs: Sequence[str] = ("decoder",),
     ) -> None:  # fmt: skip
         self.model, self.seeds, self.on_step = model, seeds, on_step
-        self.size = model.sizes[-1] if size is None else size
-        if self.size not in (sides := reachable(model)):
+        for role in needs:
+            if role not in model.links:
+                raise RequestError(f"{model.name}: has no {role}, {WITHOUT[role]}")
+        self.size = max(model.sizes, default=0) if size is None else size
+        if (size is not None or model.sizes) and self.size not in (sides := reachable(model)):
             raise RequestError(f"size {self.size}: {model.name} makes pictures of {', '.join(map(str, sides))} pixels")
         self.chain = [u for u in model.upsamplers if u.size <= self.size]
         self.seconds: dict[str, float] = {}
         self.sampling = self._sampling(defaults or {}, options or {})
 
     def _sampling(self, defaults: Options, options: Options) -> dict[str, SamplingConfig]:
-        stages = links(self.model)
+        stages = self.model.links
         for role in options:
             if role not in stages:
                 raise RequestError(f"options for {role!r}: the stages are {', '.join(stages)}")
@@ -143,7 +161,7 @@ class Call:
         """
         prior = self.model.prior
         if prior is None:
-            raise RequestError(f"{self.model.name}: has no prior, so it varies pictures but draws none from a prompt")
+            raise RequestError(f"{self.model.name}: has no prior, {WITHOUT['prior']}")
         used = self.sampling["prior"]
         return self.run("prior", prior.sample(text, null, used, self.noise("prior")), prior.length(used))
 
@@ -213,13 +231,7 @@ def reachable(model: Model) -> tuple[int, ...]:
     Those last pixels are Lanczos's: on photographs an upsampler that was not trained on any does worse (docs/karlo.md).
     """
     sides = model.sizes
-    return (*sides, LARGEST) if sides[-1] < LARGEST <= 4 * sides[-1] else sides
-
-
-def links(model: Model) -> dict[str, PriorRole | DiffusionStage]:
-    """A model's stages by role, in the order of the chain."""
-    prior: dict[str, PriorRole | DiffusionStage] = {} if model.prior is None else {"prior": model.prior}
-    return {**prior, "decoder": model.decoder, **{f"upsampler-{u.size}": u for u in model.upsamplers}}
+    return (*sides, LARGEST) if sides and sides[-1] < LARGEST <= 4 * sides[-1] else sides
 
 
 def preset_for(model: Model, name: str) -> dict[str, dict[str, Any]]:
@@ -229,7 +241,7 @@ def preset_for(model: Model, name: str) -> dict[str, dict[str, Any]]:
     its last step keeps its own steps.
     """
     changes = {role: dict(fields) for role, fields in find_preset(name).items()}
-    for role, stage in links(model).items():
+    for role, stage in model.links.items():
         analytic = changes.get(role, {}).get("sampler") == "analytic_dpm"
         if analytic and not (isinstance(stage, DiffusionStage) and stage.diffusion.schedule.doubt is not None):
             changes[role]["sampler"] = "ddpm"

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from unclip import files
 from unclip.clip import Clip, load_clip
-from unclip.convert import converted
 from unclip.device import best_device, quick_in_bf16
 from unclip.edits.differences import diff
 from unclip.edits.extension import outpaint
@@ -25,16 +25,19 @@ from unclip.edits.variations import vary
 from unclip.errors import CheckpointError, RequestError
 from unclip.generation import (
     MAX_SEED,
+    WITHOUT,
     Call,
     Generation,
     OnStep,
     Options,
+    Seed,
     check_negative,
     check_prompt,
     choose_seeds,
-    links,
     preset_for,
 )
+from unclip.images import centre_square, on_white, plain, to_tensor
+from unclip.parts import find_parts
 from unclip.stages import load_stage
 from unclip.stages.base import DiffusionStage, PriorRole, Stage
 from unclip.stages.decoder import Decoder
@@ -48,7 +51,8 @@ S = TypeVar("S", bound=Stage)
 class Pipeline:
     """A CLIP, a prior, a decoder and upsamplers that were trained for each other.
 
-    A model that only varies pictures (Karlo's second repository) has no prior, and refuses captions.
+    Or some of them: a model that only varies pictures (Karlo's second repository) has no prior and refuses captions, and a
+    stage by itself does its own part of the way: `imagine`, `decode` or `enlarge`.
 
     Example:
         >>> pipe = Pipeline.from_pretrained("mini")
@@ -57,17 +61,18 @@ class Pipeline:
 
     def __init__(
         self,
-        clip: Clip,
+        clip: Clip | None,
         prior: PriorRole | None,
-        decoder: Decoder,
+        decoder: Decoder | None,
         upsamplers: Sequence[Upsampler],
         *,
         folder: Path,
+        index: Mapping[str, Any],
         name: str,
         vocabulary: frozenset[str] | None = None,
     ) -> None:
-        self.clip, self.prior, self.decoder, self.upsamplers = clip, prior, decoder, tuple(upsamplers)
-        self.folder, self.name, self.vocabulary = folder, name, vocabulary
+        self._clip, self.prior, self._decoder, self.upsamplers = clip, prior, decoder, tuple(upsamplers)
+        self.folder, self.index, self.name, self.vocabulary = folder, index, name, vocabulary
         self.offload, self.quick = False, False
 
     # --- loading and saving ---
@@ -79,7 +84,9 @@ class Pipeline:
     ) -> Pipeline:  # fmt: skip
         """The model that `ref` names: the bundled "mini", a folder, or a Hub repository id.
 
-        diffusers' unCLIP folders (Karlo) are converted on first use, into the user's cache.
+        diffusers' unCLIP folders and Karlo's own checkpoints are converted on first use, into the user's cache. A prior,
+        decoder or upsampler by itself (a saved stage, a run, the folder of one of diffusers' networks, one of Karlo's .ckpt
+        files) comes with the CLIP that lies beside it, if one does.
 
         Args:
             device: the first CUDA device, Apple's, or the CPU, if not given.
@@ -92,28 +99,16 @@ class Pipeline:
         Raises:
             CheckpointError: nothing there, damaged files, or stages that do not belong together.
         """
-        folder = converted(files.find_model(ref, revision=revision, token=token))
-        index = files.read_json(folder / "model_index.json")
-        if index.get("format") != files.FORMAT:
-            raise CheckpointError(
-                f"{folder}/model_index.json: format {index.get('format')!r}, this version reads {files.FORMAT}"
-            )
-        try:
-            clip_ref, decoder = str(index["clip"]), str(index["decoder"])
-            prior = None if index["prior"] is None else str(index["prior"])
-            names = [str(name) for name in index["upsamplers"]]
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{folder}/model_index.json: says nothing of {error}") from None
-        for part in (clip_ref, decoder, *names, *([] if prior is None else [prior])):
-            files.check_inside(folder, part)
+        parts = find_parts(ref, revision=revision, token=token)
+        folder, index, prior, decoder = parts.folder, parts.index, parts.prior, parts.decoder
         if offload:
-            files.read_ahead(folder / (prior or decoder) / "model.safetensors")
-        clip = load_clip(str(folder / clip_ref) if (folder / clip_ref).is_dir() else clip_ref)
+            files.read_ahead(folder / parts.stages[0] / "model.safetensors")
+        clip = None if parts.clip is None else load_clip(_beside(folder, parts.clip))
         kept = None if offload else torch.float32  # offloaded weights wait in their file, as they are stored
-        stages = {name: load_stage(folder / name, dtype=kept) for name in (prior, decoder, *names) if name is not None}
+        stages = {name: load_stage(folder / name, dtype=kept) for name in parts.stages}
         for name, stage in stages.items():
             trained_for = stage.config.clip
-            if trained_for is not None and trained_for != clip.identity:
+            if clip is not None and trained_for is not None and trained_for != clip.identity:
                 raise CheckpointError(
                     f"{folder}/{name}: was trained for CLIP {trained_for}, this model has {clip.identity}"
                 )
@@ -121,9 +116,10 @@ class Pipeline:
         pipeline = cls(
             clip,
             None if prior is None else _role(stages[prior], PriorRole, folder / prior),  # type: ignore[type-abstract]
-            _role(stages[decoder], Decoder, folder / decoder),
-            sorted((_role(stages[n], Upsampler, folder / n) for n in names), key=lambda u: u.size),
+            None if decoder is None else _role(stages[decoder], Decoder, folder / decoder),
+            sorted((_role(stages[n], Upsampler, folder / n) for n in parts.upsamplers), key=lambda u: u.size),
             folder=folder,
+            index=index,
             name=str(index.get("name", folder.name)),
             vocabulary=frozenset(words) if words else None,
         )
@@ -138,26 +134,24 @@ class Pipeline:
         """Writes the model as a folder that loads back to the same bits."""
         with files.new_folder(Path(folder), replaces="model_index.json") as out:
             names = [f"upsampler-{u.size}" for u in self.upsamplers]
-            for name, stage in links(self).items():
+            for name, stage in self.links.items():
                 (out / name).mkdir()
                 stage.save(out / name)
-            index = files.read_json(self.folder / "model_index.json")
-            source = self.folder / str(index["clip"])
-            if source.is_dir():
+            index = dict(self.index)
+            if index["clip"] is not None and (source := self.folder / index["clip"]).is_dir():
                 files.copy_folder(source, out / "clip")
                 index["clip"] = "clip"
-            files.write_json(
-                out / "model_index.json",
-                {**index, "prior": None if self.prior is None else "prior", "decoder": "decoder", "upsamplers": names},
-            )
+            roles = {role: role if role in self.links else None for role in ("prior", "decoder")}
+            files.write_json(out / "model_index.json", {**index, **roles, "upsamplers": names})
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Pipeline:
         """Moves everything; with `dtype`, also the networks' precision, which is else `from_pretrained`'s."""
         try:
             self.device = torch.device(device)
             self.dtype = torch.bfloat16 if dtype is None and self.quick and quick_in_bf16(self.device) else dtype
-            self.clip.to(self.device, self.dtype)
-            for stage in links(self).values():
+            if self._clip is not None:
+                self._clip.to(self.device, self.dtype)
+            for stage in self.links.values():
                 if not (self.offload and isinstance(stage, DiffusionStage)):
                     self._place(stage)
         except (RuntimeError, AssertionError) as error:
@@ -187,12 +181,43 @@ class Pipeline:
             with torch.inference_mode(False):
                 files.load_weights(stage, weights, dtype=None)
 
-    # --- what it can do ---
+    # --- what it has, and can do ---
+
+    @property
+    def clip(self) -> Clip:
+        """The CLIP.
+
+        Raises:
+            RequestError: this is a stage by itself, without one.
+        """
+        if self._clip is None:
+            raise RequestError(
+                f"{self.name}: comes without the CLIP that it was trained with; `unclip assemble` joins them"
+            )
+        return self._clip
+
+    @property
+    def decoder(self) -> Decoder:
+        """The decoder.
+
+        Raises:
+            RequestError: this is another stage by itself.
+        """
+        if self._decoder is None:
+            raise RequestError(f"{self.name}: has no decoder, {WITHOUT['decoder']}")
+        return self._decoder
+
+    @property
+    def links(self) -> dict[str, PriorRole | DiffusionStage]:
+        """The stages by role, in the order of the chain."""
+        prior: dict[str, PriorRole | DiffusionStage] = {} if self.prior is None else {"prior": self.prior}
+        decoder = {} if self._decoder is None else {"decoder": self._decoder}
+        return {**prior, **decoder, **{f"upsampler-{u.size}": u for u in self.upsamplers}}
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Sides in pixels at which a generation can end."""
-        return (self.decoder.size, *(u.size for u in self.upsamplers))
+        return (*([] if self._decoder is None else [self._decoder.size]), *(u.size for u in self.upsamplers))
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words the model never saw in training; empty for models with an open vocabulary."""
@@ -243,6 +268,7 @@ class Pipeline:
             options,
             on_step,
             defaults=preset_for(self, preset),
+            needs=("decoder", "prior"),
         )
         with torch.inference_mode():
             text, null = call.encode(captions, negative)
@@ -250,6 +276,90 @@ class Pipeline:
             made = call.enlarge(call.decode(z_i, text, null))
         asked = [{"prompt": caption, "negative": negative} for caption in captions]
         return call.finish(made, z_i, asked, keep_stages=keep_stages, watermark=watermark)
+
+    def imagine(
+        self, prompt: str | Sequence[str], *, num_images: int = 1, seed: Seed = None, negative: str = "",
+        preset: str = "balanced", options: Options | None = None, on_step: OnStep | None = None,
+    ) -> Tensor:  # fmt: skip
+        """z_i [N, D] of each prompt, on the CPU: the prior's part of `generate`, of which the arguments are.
+
+        Args:
+            seed: of the first embedding of each prompt, the next ones count up; or one per embedding.
+
+        Raises:
+            RequestError: as in `generate`; no prior, or no CLIP to read the prompt with.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        captions = [check_prompt(p) for p in prompts for _ in range(num_images)]
+        drawn = choose_seeds(num_images, seed, prompts=len(prompts))
+        call = Call(self, drawn, None, options, on_step, defaults=preset_for(self, preset), needs=["prior"])
+        with torch.inference_mode():
+            return call.imagine(*call.encode(captions, check_negative(negative))).float().cpu()
+
+    def decode(
+        self, image_embeds: Tensor, prompt: str | Sequence[str] = "", *, seed: Seed = None, size: int | None = None,
+        negative: str = "", preset: str = "balanced", options: Options | None = None, keep_stages: bool = False,
+        watermark: bool = True, on_step: OnStep | None = None,
+    ) -> Generation:  # fmt: skip
+        """Pictures of embeddings, which `imagine` or CLIP made: what is left of `generate`, of which the arguments are.
+
+        Args:
+            image_embeds: z_i, [N, D].
+            prompt: what the decoder reads beside z_i, one for all or one each; "" for nothing.
+            seed: of the first picture, the next ones count up; or one per picture. The seed of `imagine` gives the picture
+                that `generate` draws with it.
+
+        Raises:
+            RequestError: as in `generate`; embeddings of another shape, no decoder.
+        """
+        embed = self.clip.width
+        if image_embeds.ndim != 2 or image_embeds.shape[1] != embed:
+            raise RequestError(f"image_embeds of shape {tuple(image_embeds.shape)}: {self.name} decodes [N, {embed}]")
+        n = len(image_embeds)
+        prompts = [prompt] * n if isinstance(prompt, str) else list(prompt)
+        if len(prompts) != n:
+            raise RequestError(f"{len(prompts)} prompts for {n} embeddings")
+        captions, negative = [check_negative(p) for p in prompts], check_negative(negative)
+        call = Call(self, choose_seeds(n, seed), size, options, on_step, defaults=preset_for(self, preset))
+        with torch.inference_mode():
+            z_i = image_embeds.to(self.device, torch.float32)
+            made = call.enlarge(call.decode(z_i, *call.encode(captions, negative)))
+        asked = [{"verb": "decode", "prompt": caption, "negative": negative} for caption in captions]
+        return call.finish(made, z_i, asked, keep_stages=keep_stages, watermark=watermark)
+
+    def enlarge(
+        self, images: Image.Image | Sequence[Image.Image], *, seed: Seed = None, size: int | None = None,
+        preset: str = "balanced", options: Options | None = None, keep_stages: bool = False, watermark: bool = True,
+        on_step: OnStep | None = None,
+    ) -> Generation:  # fmt: skip
+        """Larger pictures of pictures, by the upsamplers alone. The other arguments are those of `generate`.
+
+        Args:
+            images: the middle square of each is brought to the largest side that an upsampler starts from and it fills.
+            size: side in pixels at which to stop, larger than that; the largest there is if not given.
+            seed: of the first picture, the next ones count up; or one per picture.
+
+        Raises:
+            RequestError: as in `generate`; no upsampler.
+        """
+        pictures = [images] if isinstance(images, Image.Image) else list(images)
+        if not self.upsamplers:
+            raise RequestError(f"{self.name}: has no upsampler, so it enlarges no pictures")
+        squares = [centre_square(on_white(plain(one))) for one in pictures]
+        starts = [u.size // u.factor for u in self.upsamplers]
+        side = max((s for s in starts if all(s <= one.width for one in squares)), default=starts[0])
+        call = Call(
+            self, choose_seeds(len(squares), seed), size, options, on_step, defaults=preset_for(self, preset), needs=[]
+        )
+        call.chain = [u for u in call.chain if u.size > side]
+        if not call.chain:
+            raise RequestError(f"size {call.size}: {self.name} enlarges these pictures from {side} pixels")
+        with torch.inference_mode():
+            x = torch.stack([to_tensor(one.resize((side, side), Image.Resampling.LANCZOS)) for one in squares])
+            made = call.enlarge(x.to(self.device))
+        asked = [{"verb": "enlarge"}] * len(squares)
+        nothing = torch.empty(len(squares), 0)
+        return call.finish(made, nothing, asked, keep_stages=keep_stages, watermark=watermark)
 
     __call__ = generate
     invert = invert
@@ -266,6 +376,11 @@ def prompt_words(text: str) -> list[str]:
     from unclip.menagerie.captions import words
 
     return words(text)
+
+
+def _beside(folder: Path, clip: str) -> str:
+    """The reference of a model's CLIP: a folder of the model's, or a public one."""
+    return str(folder / clip) if (folder / clip).is_dir() else clip
 
 
 def _role(stage: Stage, kind: type[S], folder: Path) -> S:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -506,3 +507,50 @@ def test_bad_folders_are_refused_whole(karlo: Path, tmp_path: Path, spoil: Any, 
         convert(folder, tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad"]
+
+
+# --- single networks ---
+
+
+@pytest.fixture
+def parts(karlo: Path, varying: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The pipeline's folders without its index, and with the image encoder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = Path(shutil.copytree(karlo, tmp_path / "parts"))
+    (folder / "model_index.json").unlink()
+    varying.image_encoder.save_pretrained(folder / "image_encoder")
+    return folder
+
+
+def test_diffusers_networks_run_by_themselves_and_together_draw_the_same(
+    ours: Pipeline, karlo: Path, parts: Path
+) -> None:
+    steps = {role: {"steps": 2} for role in ours.links}
+    few = {role: {role: {"steps": 2}} for role in ours.links}
+    prior, decoder, upsampler = (
+        Pipeline.from_pretrained(str(parts / part), device="cpu", dtype=torch.float32)
+        for part in ("prior", "decoder", "super_res_first")
+    )
+    assert [list(one.links) for one in (prior, decoder, upsampler)] == [["prior"], ["decoder"], [f"upsampler-{HIGH}"]]
+    assert prior.clip.identity == decoder.clip.identity == ours.clip.identity
+    whole = Pipeline.from_pretrained(str(karlo), device="cpu", dtype=torch.float32)
+    made = whole.generate("a hat", seed=4, options=steps, keep_stages=True)
+    z_i = prior.imagine("a hat", seed=4, options=few["prior"])
+    drawn = decoder.decode(z_i, "a hat", seed=4, options=few["decoder"])
+    assert torch.equal(z_i, made.image_embeds)
+    assert drawn.images[0].tobytes() == made.stages[LOW][0].tobytes()
+    assert decoder.vary(drawn.images[0], fresh_noise=True, seed=1, options=few["decoder"]).images[0].size == (LOW, LOW)
+    large = upsampler.enlarge(drawn.images, seed=4, options=few[f"upsampler-{HIGH}"])
+    assert large.images[0].size == (HIGH, HIGH)
+
+
+def test_a_single_network_is_converted_once_and_again_when_what_it_needs_changed(parts: Path) -> None:
+    first = Pipeline.from_pretrained(str(parts / "prior"), device="cpu")
+    written = (first.folder / "model_index.json").stat().st_mtime_ns
+    again = Pipeline.from_pretrained(str(parts / "prior"), device="cpu")
+    assert (again.folder, (again.folder / "model_index.json").stat().st_mtime_ns) == (first.folder, written)
+    shutil.rmtree(parts / "text_encoder")
+    alone = Pipeline.from_pretrained(str(parts / "prior"), device="cpu")
+    assert alone.folder != first.folder
+    with pytest.raises(RequestError, match="comes without the CLIP"):
+        alone.imagine("a hat")

@@ -15,6 +15,7 @@ from unclip.convert import convert
 from unclip.convert.original import read_checkpoint
 from unclip.errors import CheckpointError
 from unclip.files import read_json
+from unclip.pipeline import Pipeline
 from unclip.stages import load_stage
 
 declare_missing_schemas()
@@ -252,3 +253,19 @@ def test_bad_checkpoints_are_refused(folder: Path, tmp_path: Path) -> None:
     convert(one, tmp_path / "stage")
     assert load_stage(tmp_path / "stage").config.kind == "upsampler"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.ckpt", "stage"]
+
+
+def test_a_checkpoint_by_itself_is_a_pipeline_of_its_stage(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    alone = Pipeline.from_pretrained(str(folder / FILES["upsampler-256"]), device="cpu")
+    assert list(alone.links) == ["upsampler-256"]
+    one = tmp_path / "one.ckpt"
+    torch.save({"state_dict": Payload()}, one)
+    with pytest.raises(CheckpointError, match="refused"):
+        Pipeline.from_pretrained(str(one), device="cpu")
+    prior = folder / FILES["prior"]
+    monkeypatch.setattr("unclip.pipeline.load_clip", lambda ref: pytest.fail(f"asked for {ref}"))
+    with pytest.raises(pytest.fail.Exception, match="asked for openclip:ViT-L-14/openai"):
+        Pipeline.from_pretrained(str(prior), device="cpu")

@@ -37,17 +37,16 @@ def _program() -> dict[str, object]:
 
 def _model(ref: str) -> dict[str, object]:
     from unclip import files
+    from unclip.parts import find_parts
 
-    folder = files.find_model(ref)
-    index = files.read_json(folder / "model_index.json")
-    words = index.pop("vocabulary", None)
-    tree: dict[str, object] = dict(index)
-    for role in [index.get("clip"), index.get("prior"), index.get("decoder"), *index.get("upsamplers", [])]:
-        files.check_inside(folder, str(role))
-        weights = folder / str(role) / "model.safetensors"
+    parts = find_parts(ref)
+    tree = dict(parts.index)
+    words = tree.pop("vocabulary", None)
+    for name in (*([parts.clip] if parts.clip else []), *parts.stages):
+        weights = parts.folder / name / "model.safetensors"
         if weights.is_file():
             count = sum(tensor.numel() for tensor in files.read_weights(weights).values())
-            tree[f"parameters of {role}"] = f"{count:,}"
+            tree["parameters" if name == "." else f"parameters of {name}"] = f"{count:,}"
     if words:
         tree["words it knows"] = " ".join(words)
     return tree

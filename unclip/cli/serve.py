@@ -91,6 +91,8 @@ def serve(
         PROMPTS.addHandler(logging.StreamHandler())
         PROMPTS.setLevel(logging.INFO)
     pipes = [Pipeline.from_pretrained(model, device=place) for place in places]
+    if "decoder" not in pipes[0].links:
+        raise RequestError(f"--model {model}: has no decoder, so it draws no pictures")
     policy = Policy(
         keys=keys,
         strict=strict,

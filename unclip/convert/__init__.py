@@ -11,6 +11,7 @@ from unclip.errors import CheckpointError
 from unclip.stages.base import Stage
 from unclip.stages.decoder import Decoder
 from unclip.stages.prior import Prior
+from unclip.stages.upsampler import Upsampler
 
 LAYOUT = 2  # of what is written: what an older one left in the cache is made again
 
@@ -29,31 +30,72 @@ def convert(source: Path, out: Path, *, parity: bool = False) -> None:
     """
     if (source / "model_index.json").is_file():
         _pipeline(source, out, parity=parity)
-    elif any(source.glob("*.ckpt")):
+    elif _is_whole(source):
         _checkpoints(source, out)
     else:
-        stage = original.read_checkpoint(source) if source.is_file() else diffusers.read_stage(source, parity=parity)
         with files.new_folder(out, replaces="config.json") as folder:
-            stage.save(folder)
+            _stage(source, parity=parity).save(folder)
 
 
-def converted(folder: Path) -> Path:
-    """A model folder of ours: the folder itself, or what `convert` makes of it, kept in the user's cache."""
-    index = folder / "model_index.json"
-    if index.is_file() and "_class_name" not in files.read_json(index):
-        return folder
-    digest = hashlib.sha256(f"{__version__} {LAYOUT}".encode())
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+def converted(source: Path) -> Path:
+    """A model's or a stage's folder of ours: `source` itself, or a model folder made of it, kept in the user's cache.
+
+    Of one of diffusers' networks, or of one of Karlo's checkpoints, that is a model of its stage and the stage's CLIP alone.
+    """
+    if _is_ours(source):
+        return source
+    whole = _is_whole(source)
+    folder = source if whole else source.parent
+    digest = hashlib.sha256(f"{__version__} {LAYOUT} {source.name}".encode())
+    for path in sorted(_read_for(source)):
         # Of gigabytes of weights, size and time must do; a config is small enough to read.
         status = path.stat()
         digest.update(f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}\n".encode())
         if path.suffix == ".json":
             digest.update(path.read_bytes())
     name = folder.parent.parent.name if folder.parent.name == "snapshots" else folder.resolve().name
-    target = files.cache_folder() / "converted" / f"{name}-{digest.hexdigest()[:12]}"
+    target = (
+        files.cache_folder() / "converted" / f"{name}{'' if whole else '-' + source.stem}-{digest.hexdigest()[:12]}"
+    )
     if not (target / "model_index.json").is_file():
-        convert(folder, target)
+        convert(source, target) if whole else _single(source, target)
     return target
+
+
+def _is_ours(source: Path) -> bool:
+    for name in ("model_index.json", "config.json"):
+        if (source / name).is_file():
+            return "_class_name" not in files.read_json(source / name)
+    return any(source.glob("step-*"))
+
+
+def _is_whole(source: Path) -> bool:
+    return (source / "model_index.json").is_file() or any(source.glob("*.ckpt"))
+
+
+def _read_for(source: Path) -> list[Path]:
+    """The files that are read for a model, or for a stage by itself: some of those beside it belong to it."""
+    if source.is_file():
+        return [source, *source.parent.glob("*_stats.th")]
+    folders = [source] if _is_whole(source) else [source.parent / name for name in {source.name, *diffusers.COMPONENTS}]
+    return [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+
+
+def _stage(source: Path, *, parity: bool) -> Stage:
+    return original.read_checkpoint(source) if source.is_file() else diffusers.read_stage(source, parity=parity)
+
+
+def _single(source: Path, out: Path) -> None:
+    """A model folder of one stage, and of the CLIP beside it, if it reads one."""
+    stage, parts = _stage(source, parity=False), source.absolute().parent
+    role = f"upsampler-{stage.size}" if isinstance(stage, Upsampler) else stage.config.kind
+    clip = identity = original.CLIP if source.is_file() and not isinstance(stage, Upsampler) else None
+    with files.new_folder(out, replaces="model_index.json") as folder:
+        if (parts / "text_encoder").is_dir() and clip is None and not isinstance(stage, Upsampler):
+            pictures = (parts / "image_encoder").is_dir()
+            clip, identity = "clip", diffusers.copy_clip(parts, folder / "clip", pictures=pictures)
+        _save(stage, folder / role, identity)
+        _write_index(folder, out.name, {role}, clip=clip, quick=True)
 
 
 def _pipeline(source: Path, out: Path, *, parity: bool) -> None:
@@ -78,8 +120,8 @@ def _pipeline(source: Path, out: Path, *, parity: bool) -> None:
         upsampler = diffusers.read_upsampler(source)
         name = f"upsampler-{upsampler.size}"
         _save(upsampler, folder / name, clip)
-        prior_name = "prior" if from_captions else None
-        _write_index(folder, out.name, clip="clip", prior=prior_name, upsampler=name, quick=not parity)
+        roles = {"decoder", name, *(["prior"] if from_captions else [])}
+        _write_index(folder, out.name, roles, clip="clip", quick=not parity)
 
 
 def _checkpoints(source: Path, out: Path) -> None:
@@ -96,17 +138,18 @@ def _checkpoints(source: Path, out: Path) -> None:
         missing = [role for role in ("prior", "decoder", original.UPSAMPLER) if role not in roles]
         if missing:
             raise CheckpointError(f"{source}: none of its .ckpt files is Karlo's {missing[0]}")
-        _write_index(folder, out.name, clip=original.CLIP, prior="prior", upsampler=original.UPSAMPLER, quick=True)
+        _write_index(folder, out.name, set(roles), clip=original.CLIP, quick=True)
 
 
-def _save(stage: Stage, folder: Path, clip: str) -> None:
+def _save(stage: Stage, folder: Path, clip: str | None) -> None:
     stage.config = stage.config.model_copy(update={"clip": clip})
     folder.mkdir()
     stage.save(folder)
 
 
-def _write_index(folder: Path, name: str, *, clip: str, prior: str | None, upsampler: str, quick: bool) -> None:
+def _write_index(folder: Path, name: str, roles: set[str], *, clip: str | None, quick: bool) -> None:
+    prior, decoder = (role if role in roles else None for role in ("prior", "decoder"))
     files.write_json(folder / "model_index.json", {
-        "format": files.FORMAT, "name": name, "unclip": __version__, "clip": clip, "prior": prior,
-        "decoder": "decoder", "upsamplers": [upsampler], **({"precision": "quick"} if quick else {}),
+        "format": files.FORMAT, "name": name, "unclip": __version__, "clip": clip, "prior": prior, "decoder": decoder,
+        "upsamplers": sorted(roles - {"prior", "decoder"}), **({"precision": "quick"} if quick else {}),
     })  # fmt: skip

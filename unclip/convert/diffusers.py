@@ -19,6 +19,11 @@ from unclip.stages.prior import Prior
 from unclip.stages.upsampler import Upsampler
 
 PIPELINES = ("UnCLIPPipeline", "UnCLIPImageVariationPipeline")
+# What of a pipeline's folders is read for one of its networks.
+COMPONENTS = (
+    "decoder", "decoder_scheduler", "text_proj", "super_res_first", "super_res_last", "super_res_scheduler",
+    "text_encoder", "tokenizer", "image_encoder",
+)  # fmt: skip
 
 # x0 of the prior stays within this in Karlo's own code, and in Kandinsky's; diffusers' Karlo says 5.
 PRIOR_CLAMP = 10.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,7 +35,9 @@ def read_component(folder: Path) -> dict[str, Tensor]:
 def read_pickle(path: Path) -> Any:
     """What torch.save wrote, if that is plain containers of tensors: whatever else a pickle names is not even imported."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles of other versions: what cannot be read says so below
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except pickle.UnpicklingError:
