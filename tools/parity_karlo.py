@@ -4,16 +4,18 @@
     python tools/parity_karlo.py prior decoder
     python tools/parity_karlo.py upsampler --side 64   # it is convolution-only; 256 px, its own, take minutes a run
     python tools/parity_karlo.py --picture DIR         # the whole chain in 2 + 2 + 2 steps, of `benchmark_karlo.py make DIR`
+    python tools/parity_karlo.py --picture DIR --dtype float32
     python tools/parity_karlo.py --variation DIR       # a picture's embedding and 2 steps of the decoder; the rest is the same
 
 The weights are diffusers' own, by reference: our stage is the same numbers under other names, so nothing is held twice.
-The picture has the same noise on both sides and one network of each in memory at a time (8 GiB); diffusers' schedulers
-get tables in float64, as ours are.
+The picture has the same noise on both sides and one network of each in memory at a time (13 GiB, half of it in float32);
+diffusers' schedulers get tables in float64, as ours are.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -199,7 +201,7 @@ LARGE = {
 }  # fmt: skip
 
 
-def taking_turns(folder: Path) -> dict[str, nn.Module]:
+def taking_turns(folder: Path, dtype: torch.dtype) -> dict[str, nn.Module]:
     """diffusers' large networks, of which the one that runs is mapped from disk and no other is in memory."""
     networks: dict[str, nn.Module] = {}
 
@@ -208,9 +210,9 @@ def taking_turns(folder: Path) -> dict[str, nn.Module]:
             if other != name:
                 empty = {key: tensor.to("meta") for key, tensor in network.state_dict().items()}
                 network.load_state_dict(empty, assign=True)
-        networks[name].load_state_dict(
-            load_file(folder / name / "diffusion_pytorch_model.safetensors"), assign=True, strict=True
-        )
+        stored = load_file(folder / name / "diffusion_pytorch_model.safetensors")
+        weights = {key: tensor.to(dtype) for key, tensor in stored.items()}
+        networks[name].load_state_dict(weights, assign=True, strict=True)
 
     for name, kind in LARGE.items():
         cls = getattr(diffusers, kind)
@@ -226,7 +228,7 @@ def tell(what: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {what}", flush=True)
 
 
-def compare_picture(folder: Path) -> None:
+def compare_picture(folder: Path, dtype: torch.dtype) -> None:
     """Prints the largest difference at the end of each stage; fails where the pictures differ by more than 1 of 255.
 
     Theirs is kept in the folder: what was cut off after it goes on with ours.
@@ -234,11 +236,12 @@ def compare_picture(folder: Path) -> None:
     from unclip import Pipeline
 
     latents = same_noise()
-    kept = folder / "theirs-picture.safetensors"
+    kept = folder / f"theirs-picture-{str(dtype).removeprefix('torch.')}.safetensors"
     if not kept.is_file():
-        save_file(their_picture(folder / "theirs", latents), kept)
+        save_file(their_picture(folder / "theirs", latents, dtype), kept)
+        gc.collect()  # the last of their networks, which refers to itself
     seen = load_file(kept)
-    ours = Pipeline.from_pretrained(str(folder / "ours"), device="cpu", offload=True, dtype=torch.float32)
+    ours = Pipeline.from_pretrained(str(folder / "ours"), device="cpu", offload=True, dtype=dtype)
 
     def look(role: str, number: int, steps: int, step: Step) -> None:
         tell(f"ours: {role}")
@@ -248,9 +251,9 @@ def compare_picture(folder: Path) -> None:
     ours.generate("a shiba inu", seed=0, options={role: {"steps": 2} for role in SHAPES}, on_step=look)
 
 
-def their_picture(folder: Path, latents: dict[str, Tensor]) -> dict[str, Tensor]:
+def their_picture(folder: Path, latents: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """What each stage of theirs ends with, by our names of the stages; the low picture as the upsampler reads it."""
-    theirs = OnCpu.from_pretrained(folder, **taking_turns(folder))
+    theirs = OnCpu.from_pretrained(folder, torch_dtype=dtype, **taking_turns(folder, dtype))
     exact(theirs.prior_scheduler, theirs.decoder_scheduler, theirs.super_res_scheduler)
     seen: dict[str, Tensor] = {}
 
@@ -258,13 +261,13 @@ def their_picture(folder: Path, latents: dict[str, Tensor]) -> dict[str, Tensor]
         seen["prior"] = given["image_embeddings"]
 
     def low(_: nn.Module, __: Any, given: dict[str, Any]) -> None:
-        seen.setdefault("decoder", given["sample"][:, 3:].float().contiguous())
+        seen.setdefault("decoder", given["sample"][:, 3:].contiguous())
 
     theirs.text_proj.register_forward_pre_hook(embed, with_kwargs=True)
     theirs.super_res_first.register_forward_pre_hook(low, with_kwargs=True)
     picture = theirs(
-        "a shiba inu", prior_latents=latents["prior"], decoder_latents=latents["decoder"],
-        super_res_latents=latents["upsampler-256"], prior_num_inference_steps=2, decoder_num_inference_steps=2,
+        "a shiba inu", prior_latents=latents["prior"].to(dtype), decoder_latents=latents["decoder"].to(dtype),
+        super_res_latents=latents["upsampler-256"].to(dtype), prior_num_inference_steps=2, decoder_num_inference_steps=2,
         super_res_num_inference_steps=2, output_type="np",
     ).images  # fmt: skip
     seen["upsampler-256"] = torch.from_numpy(picture).permute(0, 3, 1, 2).contiguous() * 2 - 1
@@ -285,7 +288,7 @@ def compare_variation(folder: Path) -> None:
         hidden_size=1024, intermediate_size=4096, projection_dim=768, num_hidden_layers=24, num_attention_heads=16,
         image_size=224, patch_size=14,
     )).eval()  # fmt: skip
-    parts = OnCpu.from_pretrained(folder / "theirs", **taking_turns(folder / "theirs")).components
+    parts = OnCpu.from_pretrained(folder / "theirs", **taking_turns(folder / "theirs", torch.float32)).components
     theirs = OnCpuFromPictures(
         **{name: part for name, part in parts.items() if not name.startswith("prior")},
         image_encoder=vision, feature_extractor=transformers.CLIPImageProcessor(size={"shortest_edge": 224}),
@@ -352,9 +355,10 @@ def main() -> None:
     parser.add_argument(
         "--variation", type=Path, help="compare the way from a picture to the decoder's end, on the same"
     )
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float64", help="of --picture")
     options = parser.parse_args()
     if options.picture:
-        return compare_picture(options.picture)
+        return compare_picture(options.picture, getattr(torch, options.dtype))
     if options.variation:
         return compare_variation(options.variation)
     compare: dict[str, Callable[[], list[tuple[Tensor, Tensor]]]] = {
