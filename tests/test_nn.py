@@ -70,16 +70,17 @@ def test_attention_is_a_softmax_over_the_seen_keys() -> None:
 @pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("modulated", [False, True])
 @pytest.mark.parametrize("channels", [8, 64])
+@pytest.mark.parametrize("sides", [(5, 7), (31, 40)])  # the larger ones are another kernel's
 def test_group_norm_with_channels_last_is_torchs(
-    channels: int, modulated: bool, dtype: torch.dtype, near: float
+    sides: tuple[int, int], channels: int, modulated: bool, dtype: torch.dtype, near: float
 ) -> None:
     norm, theirs = GroupNorm(4, channels), nn.GroupNorm(4, channels).double()
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
     theirs.load_state_dict(norm.state_dict())
-    picture = (3 * torch.randn(2, channels, 5, 7) + 10).to(dtype, memory_format=torch.channels_last)
+    picture = (3 * torch.randn(2, channels, *sides) + 10).to(dtype, memory_format=torch.channels_last)
     given = [picture, *(torch.randn(2, channels).to(dtype) for _ in range(2 * modulated))]
-    toward = torch.randn(2, channels, 5, 7).to(dtype)
+    toward = torch.randn(2, channels, *sides).to(dtype)
     ours = [x.clone().requires_grad_() for x in given]
     exact = [x.double().contiguous().requires_grad_() for x in given]
     made, wanted = norm(*ours), theirs(exact[0])

@@ -1,7 +1,8 @@
 """Group normalisation with a modulation, quick on CPUs too.
 
-torch's kernel for channels that lie last in memory goes through groups of two channels one number at a time: in bfloat16
-its backward pass takes longer than the convolution's beside it. Here the same sums are taken over whole rows of channels.
+torch's kernels for channels that lie last in memory go through groups of two channels one number at a time, backwards
+always: in bfloat16 that takes longer than the convolution beside it. Those of batch normalisation take whole rows of
+channels at once. A picture at a time, they are told each group's moments for its channels, and then do what is wanted here.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
         """x [B, C, H, W]; scale and shift [B, C], both or none."""
-        # Without a backward pass to come, torch's kernel is the quicker one and needs no float32 copy of x.
-        if torch.is_grad_enabled() and x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last):
+        # Without a backward pass to come torch's own kernel is quick.
+        if torch.is_grad_enabled() and _is_slow_backwards(x):
             gain, bias = self.weight.float()[None], self.bias.float()[None]
             if scale is not None and shift is not None:
                 gain, bias = gain * (1 + scale.float()), bias * (1 + scale.float()) + shift.float()
@@ -31,49 +32,70 @@ class GroupNorm(nn.GroupNorm):
         return out
 
 
+def _is_slow_backwards(x: Tensor) -> bool:
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    return last and x.device.type == "cpu" and x.dtype != torch.float64
+
+
 class _ChannelsLast(torch.autograd.Function):
     """gain · (x − mean) / deviation + bias, for x [B, C, H, W] with C last in memory and gain, bias float32 [B or 1, C].
 
-    All in float32 whatever x is in, and rounded once. Only x is kept for the backward pass.
+    Means, deviations and sums in float32 whatever x is in. Only x is kept for the backward pass.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        rows = _rows(x)
-        count = rows.shape[1] * rows.shape[2] // groups
-        mean = _over_groups(rows.sum(1), groups) / count
-        centred = rows - mean[:, None]
-        inverse = (_over_groups(centred.square().sum(1), groups) / count + eps).rsqrt()
-        ctx.save_for_backward(x, gain, mean, inverse)
-        ctx.groups, ctx.count = groups, count
-        return _picture(centred.mul_((gain * inverse)[:, None]).add_(bias[:, None]), x)
+        running = x.new_zeros(x.shape[1], dtype=torch.float32)  # not wanted; but with it the moments are float32
+        moments = [torch.batch_norm_update_stats(x[i : i + 1], running, running, 0.0) for i in range(len(x))]
+        mean_c, variance_c = (torch.stack(part) for part in zip(*moments, strict=True))  # per channel, [B, C]
+        mean = _group_mean(mean_c, groups)
+        variance = _group_mean(variance_c + (mean_c - mean).square(), groups)
+        ctx.save_for_backward(x, gain, mean, variance)
+        ctx.groups, ctx.eps, ctx.pixels = groups, eps, x.shape[2] * x.shape[3]
+        return _normalised(x, gain.expand_as(mean), bias.expand_as(mean), mean, variance, eps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        x, gain, mean, inverse = ctx.saved_tensors
-        g, centred = _rows(grad), _rows(x) - mean[:, None]
-        for_bias = g.sum(1)  # [B, C]
-        for_gain = (g * centred).sum(1) * inverse
-        along = _over_groups(gain * for_gain, ctx.groups) / ctx.count
-        level = _over_groups(gain * for_bias, ctx.groups) / ctx.count
-        for_x = centred.mul_((-(inverse**2) * along)[:, None]).sub_((inverse * level)[:, None])
-        for_x.addcmul_(g, (gain * inverse)[:, None])
-        return _picture(for_x, x), for_gain.sum_to_size(gain.shape), for_bias.sum_to_size(gain.shape), None, None
+        x, gain, mean, variance = ctx.saved_tensors
+        g, weight = grad.contiguous(memory_format=torch.channels_last), gain.expand_as(mean)
+        # As if the moments were given: g · gain / deviation, Σ g · (x − mean) / deviation and Σ g.
+        parts = [
+            torch.ops.aten.native_batch_norm_backward(
+                g[i : i + 1],
+                x[i : i + 1],
+                weight[i],
+                mean[i],
+                variance[i],
+                None,
+                None,
+                False,
+                ctx.eps,
+                [False, True, True],
+            )
+            for i in range(len(x))
+        ]
+        for_gain, for_bias = (torch.stack([part[k] for part in parts]) for k in (1, 2))
+        # And what they change by.
+        inverse = (variance + ctx.eps).rsqrt()
+        along = inverse * _group_mean(gain * for_gain, ctx.groups) / ctx.pixels
+        level = inverse * _group_mean(gain * for_bias, ctx.groups) / ctx.pixels
+        for_x = _normalised(x, -along, -level, mean, variance, ctx.eps)
+        for_x.addcmul_(g, (gain * inverse).to(x.dtype)[:, :, None, None])
+        return for_x, for_gain.sum_to_size(gain.shape), for_bias.sum_to_size(gain.shape), None, None
 
 
-def _rows(x: Tensor) -> Tensor:
-    """[B, C, H, W] → float32 [B, HW, C]."""
-    rows: Tensor = x.permute(0, 2, 3, 1).flatten(1, 2)
-    return rows.float()
+def _normalised(x: Tensor, gain: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
+    """gain · (x − mean) / deviation + bias per picture and channel, all [B, C]; rounded once."""
+    out, unused = torch.empty_like(x), x.new_empty(0, dtype=torch.float32)
+    for i in range(len(x)):
+        torch.native_batch_norm(
+            x[i : i + 1], gain[i], bias[i], mean[i], variance[i], False, 0.0, eps, out=(out[i : i + 1], unused, unused)
+        )
+    return out
 
 
-def _picture(rows: Tensor, like: Tensor) -> Tensor:
-    picture: Tensor = rows.to(like.dtype).unflatten(1, like.shape[2:])
-    return picture.permute(0, 3, 1, 2)
-
-
-def _over_groups(sums: Tensor, groups: int) -> Tensor:
-    """Sums per channel [B, C] → the sum of its group for each channel, [B, C]."""
-    total: Tensor = sums.unflatten(1, (groups, -1)).sum(2, keepdim=True)
-    return total.expand(-1, -1, sums.shape[1] // groups).flatten(1)
+def _group_mean(channels: Tensor, groups: int) -> Tensor:
+    """Of each channel's group, for each channel: [B, C] → [B, C]."""
+    mean: Tensor = channels.unflatten(1, (groups, -1)).mean(2, keepdim=True)
+    return mean.expand(-1, -1, channels.shape[1] // groups).flatten(1)
