@@ -196,6 +196,10 @@ class Pipeline:
             )
         return self._clip
 
+    @clip.setter
+    def clip(self, clip: Clip) -> None:
+        self._clip = clip
+
     @property
     def decoder(self) -> Decoder:
         """The decoder.
@@ -206,6 +210,10 @@ class Pipeline:
         if self._decoder is None:
             raise RequestError(f"{self.name}: has no decoder, {WITHOUT['decoder']}")
         return self._decoder
+
+    @decoder.setter
+    def decoder(self, decoder: Decoder) -> None:
+        self._decoder = decoder
 
     @property
     def links(self) -> dict[str, PriorRole | DiffusionStage]:
