@@ -16,6 +16,7 @@ from huggingface_hub import constants
 
 from unclip.errors import CheckpointError
 from unclip.files import find_model, read_json
+from unclip.pipeline import Pipeline
 
 MODEL, COMMITS = "someone/tiny", {"main": "a" * 40, "v2": "b" * 40}
 
@@ -213,3 +214,12 @@ def test_a_repository_without_a_model_is_named(fake: Hub) -> None:
     del fake.files["model_index.json"]
     fake.content = lambda commit: fake.files  # type: ignore[method-assign]
     assert refused(MODEL) == f"{MODEL}: that Hub repository holds no unclip model (no model_index.json)"
+
+
+def test_a_repository_may_hold_one_stage(fake: Hub) -> None:
+    fake.files = {name: data for name, data in fake.files.items() if name.startswith("prior/")}
+    fake.content = lambda commit: {  # type: ignore[method-assign]
+        name.removeprefix("prior/"): data for name, data in fake.files.items()
+    }
+    alone = Pipeline.from_pretrained(f"{MODEL}@main", device="cpu")
+    assert (list(alone.links), alone.name) == (["prior"], MODEL.partition("/")[2])

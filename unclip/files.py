@@ -206,6 +206,6 @@ def find_model(ref: str, *, revision: str | None = None, token: str | None = Non
             f"{ref}: no such model; there is the bundled 'mini', or give a folder or a Hub id owner/name"
         )
     fetched = hub.fetch(ref if revision is None else f"{ref}@{revision}", token)
-    if not (fetched / "model_index.json").is_file():
+    if not any((fetched / name).is_file() for name in ("model_index.json", "config.json")):
         raise CheckpointError(f"{ref}: that Hub repository holds no unclip model (no model_index.json)")
     return fetched

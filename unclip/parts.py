@@ -47,7 +47,8 @@ def find_parts(ref: str, *, revision: str | None = None, token: str | None = Non
     """
     folder = converted(files.find_model(ref, revision=revision, token=token))
     if not (folder / "model_index.json").is_file():
-        return _single(files.stage_folder(folder), folder.resolve().name)
+        name = ref if Path(ref).exists() else ref.partition("@")[0]
+        return _single(files.stage_folder(folder), Path(name).resolve().name)
     index = files.read_json(folder / "model_index.json")
     if index.get("format") != files.FORMAT:
         raise CheckpointError(
