@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from tiny_runs import tree
 
 from unclip.cli import cli
-from unclip.errors import CheckpointError, RequestError
+from unclip.errors import CheckpointError, ConfigError, RequestError
 from unclip.pipeline import Pipeline
 from unclip.train.config import RunConfig
 from unclip.train.loop import train
@@ -96,6 +96,31 @@ def test_what_there_is_nothing_to_do_for_is_refused(pipe: Pipeline, tiny_model: 
         single(tiny_model, "clip")
 
 
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (
+            '{"model_type": "llama"}',
+            "strange: neither a model nor a stage of one; its config.json says no kind of stage",
+        ),
+        ('{"_class_name": "AutoencoderKL"}', "is a AutoencoderKL, not a PriorTransformer"),
+        ('{"kind": "poem"}', "no stage 'poem'; there are clip, decoder"),
+        ("[]", "strange/config.json"),
+    ],
+)
+def test_folders_of_other_things_are_named(config: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange/config.json").write_text(config)
+    with pytest.raises((CheckpointError, ConfigError), match=says):
+        single(tmp_path, "strange")
+
+
+def test_a_run_that_saved_nothing_yet_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "run/step-00000001.part").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="run: neither a saved stage nor a run with a checkpoint"):
+        single(tmp_path, "run")
+
+
 def test_a_stage_is_saved_with_its_clip_and_loads_back(tiny_model: Path, tmp_path: Path) -> None:
     z_i = torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
     decoder = single(tiny_model, "decoder")
@@ -121,7 +146,12 @@ def test_a_run_is_its_newest_checkpoint_and_knows_its_clip(run_of: Any, tiny_cli
 
 def test_the_commands_say_what_a_stage_lacks(tiny_model: Path) -> None:
     prior = str(tiny_model / "prior")
-    for command in (["generate", PROMPT, "--model", prior], ["serve", "--model", prior]):
+    for command in (
+        ["generate", PROMPT, "--model", prior],
+        ["generate", PROMPT, "--model", prior, "--size", "64"],
+        ["serve", "--model", prior],
+        ["evaluate", "compose", "--model", prior, "--count", "1"],
+    ):
         done = CliRunner().invoke(cli, command)
         assert isinstance(done.exception, RequestError)
         assert str(done.exception).endswith("has no decoder, so it draws no pictures")

@@ -111,8 +111,9 @@ class Call:
         for role in needs:
             if role not in model.links:
                 raise RequestError(f"{model.name}: has no {role}, {WITHOUT[role]}")
-        self.size = max(model.sizes, default=0) if size is None else size
-        if (size is not None or model.sizes) and self.size not in (sides := reachable(model)):
+        draws = size is not None or list(model.links) != ["prior"]
+        self.size = (model.sizes[-1] if draws else 0) if size is None else size
+        if draws and self.size not in (sides := reachable(model)):
             raise RequestError(f"size {self.size}: {model.name} makes pictures of {', '.join(map(str, sides))} pixels")
         self.chain = [u for u in model.upsamplers if u.size <= self.size]
         self.seconds: dict[str, float] = {}
@@ -231,7 +232,7 @@ def reachable(model: Model) -> tuple[int, ...]:
     Those last pixels are Lanczos's: on photographs an upsampler that was not trained on any does worse (docs/karlo.md).
     """
     sides = model.sizes
-    return (*sides, LARGEST) if sides and sides[-1] < LARGEST <= 4 * sides[-1] else sides
+    return (*sides, LARGEST) if sides[-1] < LARGEST <= 4 * sides[-1] else sides
 
 
 def preset_for(model: Model, name: str) -> dict[str, dict[str, Any]]:

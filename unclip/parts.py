@@ -65,7 +65,9 @@ def find_parts(ref: str, *, revision: str | None = None, token: str | None = Non
 
 
 def _single(folder: Path, name: str) -> Parts:
-    kind = str(files.read_json(folder / "config.json").get("kind"))
+    kind = files.read_json(folder / "config.json").get("kind")
+    if not isinstance(kind, str):
+        raise CheckpointError(f"{folder}: neither a model nor a stage of one; its config.json says no kind of stage")
     cls = stage_class(kind)
     prior, decoder = ("." if issubclass(cls, role) else None for role in (PriorRole, Decoder))
     upsamplers = (".",) if issubclass(cls, Upsampler) else ()

@@ -224,8 +224,13 @@ class Pipeline:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Sides in pixels at which a generation can end."""
-        return (*([] if self._decoder is None else [self._decoder.size]), *(u.size for u in self.upsamplers))
+        """Sides in pixels at which a generation can end.
+
+        Raises:
+            RequestError: this is a prior by itself, which makes no pictures.
+        """
+        first = [] if self.upsamplers and self._decoder is None else [self.decoder.size]
+        return (*first, *(u.size for u in self.upsamplers))
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words the model never saw in training; empty for models with an open vocabulary."""
