@@ -131,6 +131,10 @@ def test_a_stage_is_saved_with_its_clip_and_loads_back(tiny_model: Path, tmp_pat
     shutil.copytree(tiny_model / "decoder", tmp_path / "lonely")
     with pytest.raises(RequestError, match="lonely: comes without the CLIP"):
         single(tmp_path, "lonely").decode(z_i)
+    single(tmp_path, "lonely").save_pretrained(tmp_path / "saved")
+    for part in ("saved", "saved/decoder"):  # the model of it has none either
+        with pytest.raises(RequestError, match="comes without the CLIP"):
+            single(tmp_path, part).decode(z_i)
 
 
 def test_a_run_is_its_newest_checkpoint_and_knows_its_clip(run_of: Any, tiny_clip_folder: Path, tmp_path: Path) -> None:

@@ -34,6 +34,11 @@ class Parts:
     upsamplers: tuple[str, ...]
 
     @property
+    def clip_reference(self) -> str | None:
+        """The CLIP as `load_clip` takes it."""
+        return None if self.clip is None else _reference(self.folder, self.clip)
+
+    @property
     def stages(self) -> list[str]:
         """The folders of the stages, in the order of the chain."""
         return [name for name in (self.prior, self.decoder, *self.upsamplers) if name is not None]
@@ -85,10 +90,14 @@ def _clip_beside(folder: Path) -> str | None:
     """The CLIP of the model that a stage's folder is part of, or of the run that saved it."""
     model, run = folder.absolute().parent / "model_index.json", folder.parent / "run.yaml"
     if model.is_file():
-        clip = str(files.read_json(model).get("clip"))
-        files.check_inside(model.parent, clip)
-        return str(model.parent / clip) if (model.parent / clip).is_dir() else clip
-    if run.is_file():
-        trained_with = read_yaml(run).get("clip")
-        return None if trained_with is None else str(trained_with)
-    return None
+        clip = files.read_json(model).get("clip")
+        if clip is None:
+            return None
+        files.check_inside(model.parent, str(clip))
+        return _reference(model.parent, str(clip))
+    trained_with = read_yaml(run).get("clip") if run.is_file() else None
+    return None if trained_with is None else str(trained_with)
+
+
+def _reference(folder: Path, clip: str) -> str:
+    return str(folder / clip) if (folder / clip).is_dir() else clip

@@ -103,7 +103,7 @@ class Pipeline:
         folder, index, prior, decoder = parts.folder, parts.index, parts.prior, parts.decoder
         if offload:
             files.read_ahead(folder / parts.stages[0] / "model.safetensors")
-        clip = None if parts.clip is None else load_clip(_beside(folder, parts.clip))
+        clip = None if parts.clip_reference is None else load_clip(parts.clip_reference)
         kept = None if offload else torch.float32  # offloaded weights wait in their file, as they are stored
         stages = {name: load_stage(folder / name, dtype=kept) for name in parts.stages}
         for name, stage in stages.items():
@@ -389,11 +389,6 @@ def prompt_words(text: str) -> list[str]:
     from unclip.menagerie.captions import words
 
     return words(text)
-
-
-def _beside(folder: Path, clip: str) -> str:
-    """The reference of a model's CLIP: a folder of the model's, or a public one."""
-    return str(folder / clip) if (folder / clip).is_dir() else clip
 
 
 def _role(stage: Stage, kind: type[S], folder: Path) -> S:

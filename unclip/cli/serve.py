@@ -75,6 +75,7 @@ def serve(
         raise RequestError(f"serving needs {error.name}: pip install 'unclip[{extra}]'") from None
     import tempfile
 
+    from unclip.generation import WITHOUT
     from unclip.pipeline import Pipeline
     from unclip.provenance.credentials import Signer
     from unclip.serve.pictures import Marks
@@ -92,7 +93,7 @@ def serve(
         PROMPTS.setLevel(logging.INFO)
     pipes = [Pipeline.from_pretrained(model, device=place) for place in places]
     if "decoder" not in pipes[0].links:
-        raise RequestError(f"--model {model}: has no decoder, so it draws no pictures")
+        raise RequestError(f"--model {model}: has no decoder, {WITHOUT['decoder']}")
     policy = Policy(
         keys=keys,
         strict=strict,

@@ -58,20 +58,11 @@ class _ChannelsLast(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         x, gain, mean, variance = ctx.saved_tensors
-        g, weight = grad.contiguous(memory_format=torch.channels_last), gain.expand_as(mean)
-        # As if the moments were given: g · gain / deviation, Σ g · (x − mean) / deviation and Σ g.
+        g = grad.contiguous(memory_format=torch.channels_last)
+        # As if the moments were given: Σ g · (x − mean) / deviation and Σ g.
         parts = [
             torch.ops.aten.native_batch_norm_backward(
-                g[i : i + 1],
-                x[i : i + 1],
-                weight[i],
-                mean[i],
-                variance[i],
-                None,
-                None,
-                False,
-                ctx.eps,
-                [False, True, True],
+                g[i : i + 1], x[i : i + 1], None, mean[i], variance[i], None, None, False, ctx.eps, [False, True, True]
             )
             for i in range(len(x))
         ]
