@@ -15,9 +15,9 @@ from unclip.errors import RequestError
 if TYPE_CHECKING:
     from unclip.clip import Clip
     from unclip.evaluate.features import Encoded
-    from unclip.evaluate.pictures import Pictures
+    from unclip.evaluate.pictures import Found, Pictures
     from unclip.evaluate.quality import Quality, Settings
-    from unclip.evaluate.recognition import Recognised
+    from unclip.evaluate.recognition import ProbedScenes, Recognised
 
 MODEL = "model:"  # pictures that are yet to be painted: model:mini
 
@@ -164,9 +164,23 @@ def zeroshot(pictures: str, ref: str, templates: tuple[str, ...], label: str | N
 @click.argument("test")
 @_recognition
 def probe(train: str, test: str, ref: str, label: str | None, **options: Any) -> None:
-    """What a linear layer on a CLIP's frozen features reads: logistic regression on TRAIN, measured on TEST."""
-    from unclip.evaluate import recognition
+    """What a linear layer on a CLIP's frozen features reads: logistic regression on TRAIN, measured on TEST.
 
+    With `--label scene`, pictures of the menagerie: a probe for each attribute, scored on the pairs of subject and headwear
+    that training shows and on the held-out ones apart.
+
+    \b
+    unclip evaluate probe data/train data/held-out --label scene --clip runs/mini/clip
+    """
+    from unclip.evaluate import recognition
+    from unclip.evaluate.pictures import Found
+
+    if label == "scene":
+        sets = [Found.at(source) for source in (train, test)]
+        scenes = [one.scenes() for one in sets]
+        learned, shown = _encoded(sets, ref, options)
+        probed = recognition.probe_scenes(learned.features, scenes[0], shown.features, scenes[1])
+        return report(replace(probed, pictures=tuple(shown.pictures)), options)
     labels, (learned, shown) = _labelled([train, test], ref, label, options)
     found = recognition.probe(learned.features, labels[0], shown.features, labels[1])
     report(replace(found, pictures=tuple(shown.pictures)), options)
@@ -179,16 +193,20 @@ def _labelled(
     sources: list[str], ref: str, label: str | None, options: dict[str, Any]
 ) -> tuple[list[list[str]], list[Encoded]]:
     """Labels and features of each source."""
-    from unclip.evaluate.features import clip_extractor, encode
     from unclip.evaluate.pictures import Found
+
+    sets = [Found.at(source) for source in sources]
+    labels = [one.labels(label) for one in sets]  # first: it is quick, and may fail
+    return labels, _encoded(sets, ref, options)
+
+
+def _encoded(sets: list[Found], ref: str, options: dict[str, Any]) -> list[Encoded]:
+    """A CLIP's features of each set."""
+    from unclip.evaluate.features import clip_extractor, encode
 
     settings = _settings({**options, "resamples": 0, "seed": 0})
     extractor = clip_extractor(_clip(ref, options["device"]))
-    sets = [Found.at(source) for source in sources]
-    labels = [one.labels(label) for one in sets]  # first: it is quick, and may fail
-    return labels, [
-        encode(one, extractor, size=settings.size, batch=settings.batch, cache=settings.cache) for one in sets
-    ]
+    return [encode(one, extractor, size=settings.size, batch=settings.batch, cache=settings.cache) for one in sets]
 
 
 def _settings(options: dict[str, Any]) -> Settings:
@@ -238,7 +256,7 @@ def _clip(ref: str, device: str | None) -> Clip:
     return load_clip(str(BUNDLED / "mini/clip") if ref == "mini" else ref).to(device or join_processes().device)
 
 
-def report(found: Quality | Recognised, options: dict[str, Any]) -> None:
+def report(found: Quality | Recognised | ProbedScenes, options: dict[str, Any]) -> None:
     """Prints it as asked, and saves it, on the main process."""
     from unclip.device import join_processes
 

@@ -10,10 +10,11 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unclip.clip import Text
+from unclip.clip.pooling import PooledTower
 from unclip.clip.torchvision_schemas import declare_missing_schemas
 from unclip.config import Config
 from unclip.errors import CheckpointError
@@ -38,7 +39,9 @@ class Architecture(Config):
         image_size: side in pixels of what the vision tower sees.
         patch: of a vision transformer, in pixels.
         vision_width, vision_depth: of the vision tower. One depth makes a transformer; four make CLIP's ResNet with so
-            many blocks per level, which learns small things (hats) from far fewer pictures.
+            many blocks per level, which learns small things from far fewer pictures.
+        vision_queries: attention queries that pool the vision tower's last map, see `PooledTower`; it then has a level
+            for each depth. 0: open_clip's own towers.
         text_width, text_depth: of the text transformer. head: channels per head, in both towers.
         merges: how many of CLIP's 48,894 byte-pair merges the tokenizer keeps. The first ones are the most frequent,
             so a prefix is a complete tokenizer of its own that only cuts rare words into more pieces; the embedding
@@ -50,12 +53,22 @@ class Architecture(Config):
     image_size: int = 64
     patch: int = 8
     vision_width: int
-    vision_depth: int | tuple[int, int, int, int]
+    vision_depth: int | tuple[int, ...]
+    vision_queries: int = Field(0, ge=0)
     text_width: int
     text_depth: int
     head: int = 64
     merges: int = Field(48_894, ge=0, le=48_894)
     context: int = Field(77, ge=4)
+
+    @model_validator(mode="after")
+    def _tower_is_known(self) -> Self:
+        levels = None if isinstance(self.vision_depth, int) else len(self.vision_depth)
+        if self.vision_queries and (not levels or self.image_size % 2**levels):
+            raise ValueError("vision_queries needs a vision_depth per level, and an image_size that the levels halve")
+        if not self.vision_queries and levels not in (None, 4):
+            raise ValueError("vision_depth: one depth makes a transformer, four make CLIP's ResNet")
+        return self
 
 
 def tokenizer_with(merges: int, context: int) -> SimpleTokenizer:
@@ -79,15 +92,19 @@ def build(architecture: Architecture) -> open_clip.CLIP:
     model = open_clip.CLIP(
         embed_dim=a.embed,
         vision_cfg={
-            "image_size": a.image_size, "patch_size": a.patch, "width": a.vision_width, "layers": a.vision_depth,
-            "head_width": a.head,
+            "image_size": a.image_size, "patch_size": a.patch, "width": a.vision_width,
+            "layers": 1 if a.vision_queries else a.vision_depth, "head_width": a.head,
         },
         text_cfg={
             "context_length": a.context, "vocab_size": 512 + a.merges + 2, "width": a.text_width,
             "layers": a.text_depth, "heads": max(a.text_width // a.head, 1),
         },
     )  # fmt: skip
-    _normalise_in_groups(model.visual)
+    if a.vision_queries:
+        assert isinstance(a.vision_depth, tuple)
+        model.visual = PooledTower(a.image_size, a.vision_width, a.vision_depth, a.vision_queries, a.embed, NORM_GROUPS)
+    else:
+        _normalise_in_groups(model.visual)
     return model
 
 

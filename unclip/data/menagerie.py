@@ -17,6 +17,7 @@ from unclip.menagerie.scene import rng_for, sample
 
 SHARD_SIZE = 1000
 CAPTIONS = 6  # per picture
+BRIEF = 2  # of these, the last ones
 
 
 def write_shards(
@@ -57,7 +58,7 @@ def _write_shard(job: tuple[Path, range, int, int, bool, int]) -> range:
                 rng = rng_for("captions", seed, i)
                 file = io.BytesIO()
                 draw(scene, size).save(file, "PNG", compress_level=2)
-                texts = [caption(scene, rng).text for _ in range(CAPTIONS)]
+                texts = [caption(scene, rng, brief=n >= CAPTIONS - BRIEF).text for n in range(CAPTIONS)]
                 about = {"captions": texts, "scene": scene.attributes()}
                 writer.write(
                     {"__key__": f"{i:08d}", "png": file.getvalue(), "txt": texts[0], "json": json.dumps(about).encode()}

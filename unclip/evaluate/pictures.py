@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
@@ -16,6 +16,7 @@ from unclip.data.sample import BadSample, captions, image_suffix, picture
 from unclip.data.source import Unit, find_units
 from unclip.data.tar import Sample
 from unclip.errors import DataError, RequestError
+from unclip.menagerie.scene import VALUES
 
 if TYPE_CHECKING:
     from unclip.pipeline import Pipeline
@@ -78,7 +79,20 @@ class Found:
         Raises:
             DataError: one of them has none.
         """
-        return [_label(sample, key, self.name) for sample in self._samples()]
+        return [str(_label(sample, key, self.name)) for sample in self._samples()]
+
+    def scenes(self) -> list[dict[str, str | None]]:
+        """The attributes of each picture of the menagerie.
+
+        Raises:
+            DataError: one of them has none.
+        """
+        found = [_label(sample, "scene", self.name) for sample in self._samples()]
+        if any(not isinstance(scene, dict) or scene.keys() < VALUES.keys() for scene in found):
+            raise DataError(
+                f"{self.name}: its scenes are not the menagerie's; `unclip data menagerie` draws such pictures"
+            )
+        return found
 
     def read(self, start: int, step: int) -> Iterator[Image.Image]:
         try:
@@ -144,16 +158,16 @@ def read_prompts(source: str) -> list[str]:
     return found
 
 
-def _label(sample: Sample, key: str | None, name: str) -> str:
+def _label(sample: Sample, key: str | None, name: str) -> Any:
     where = f"{name}: {sample['__key__']}"
     if key is None:
         if "/" not in sample["__key__"]:
             raise DataError(f"{where}: shards have no folders for classes; --label names the key of the JSON")
         return Path(sample["__key__"]).parent.name
     try:
-        found = json.loads(sample.get("json", b"{}"))
+        found: Any = json.loads(sample.get("json", b"{}"))
         for part in key.split("."):
             found = found[part]
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{where}: its JSON has no {key!r}") from None
-    return str(found)
+    return found

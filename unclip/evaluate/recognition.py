@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from unclip.clip import Clip
 from unclip.errors import RequestError
 from unclip.evaluate.report import Score, save_report
 from unclip.images import grid
+from unclip.menagerie.scene import HELD_OUT, VALUES
 
 # Our own few ways to say it; an ensemble of several is worth some points over one (§3.1.4).
 TEMPLATES = ("a {}", "a picture of a {}", "a photo of a {}", "an image of the {}", "a drawing of a {}", "the {}")
 PENALTIES = tuple(10.0**power for power in range(-6, 3))  # of the probe, from which the held-out part chooses
-HELD_OUT = 5  # every fifth training picture chooses the penalty
+HELD_OUT_SHARE = 5  # every fifth training picture chooses the penalty
 
 
 @dataclass(frozen=True)
@@ -113,19 +114,90 @@ def probe(
     unknown = sorted(set(test_labels) - set(names))
     if unknown:
         raise RequestError(f"probe: {unknown[0]!r} is among the test classes but not among the trained ones")
+    logits, settings = _probed(train, train_labels, test, names)
+    return _recognised(logits, test_labels, names, settings)
+
+
+@dataclass(frozen=True)
+class ProbedScenes:
+    """What linear probes read of scenes of the menagerie, attribute by attribute.
+
+    Attributes:
+        scores: attribute → set of scenes → how many were read right. Absence is a value of its own.
+        settings: how it was measured.
+        pictures: the first ones, for the contact sheet.
+    """
+
+    scores: dict[str, dict[str, Score]]
+    settings: dict[str, Any]
+    pictures: tuple[Image.Image, ...] = field(default=(), compare=False, repr=False)
+
+    def table(self) -> str:
+        """For a terminal."""
+        rows = self._rows()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+    def markdown(self) -> str:
+        """For a document: shares, then how they were measured."""
+        head, *rows = self._rows()
+        said = ", ".join(f"{name}: {value}" for name, value in self.settings.items())
+        lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+        return "\n".join(f"| {' | '.join(row)} |" for row in lines) + f"\n\n{said}"
+
+    def _rows(self) -> list[list[str]]:
+        sets = list(next(iter(self.scores.values())))
+        return [["attribute", *sets], *([key, *map(str, found.values())] for key, found in self.scores.items())]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        scores = {key: {name: s.to_dict() for name, s in found.items()} for key, found in self.scores.items()}
+        return {"attributes": scores, "settings": self.settings}
+
+    def save(self, folder: Path) -> None:
+        """report.json, report.md and sheet.png."""
+        save_report(folder, self.to_dict(), self.markdown(), grid(self.pictures) if self.pictures else None)
+
+
+def probe_scenes(
+    train: Tensor, train_scenes: Sequence[Mapping[str, str | None]],
+    test: Tensor, test_scenes: Sequence[Mapping[str, str | None]],
+) -> ProbedScenes:  # fmt: skip
+    """A probe for each attribute of the menagerie, scored on training pairs and on held-out pairs apart.
+
+    Args:
+        train, test: features [N, D], [M, D]. train_scenes, test_scenes: attribute → value, or None where it is absent.
+    """
+    apart = torch.tensor([(scene["subject"], scene["headwear"]) in HELD_OUT for scene in test_scenes])
+    scores, penalties = {}, {}
+    for key in VALUES:
+        labels, truth = ([str(scene[key]) for scene in scenes] for scenes in (train_scenes, test_scenes))
+        names = _classes(train, labels)
+        logits, settings = _probed(train, labels, test, names)
+        called = [names[i] for i in logits.argmax(dim=1).tolist()]
+        right = torch.tensor([one == other for one, other in zip(called, truth, strict=True)])
+        scores[key] = {
+            "training pairs": Score(int(right[~apart].sum()), int((~apart).sum())),
+            "held-out pairs": Score(int(right[apart].sum()), int(apart.sum())),
+        }
+        penalties[key] = settings["penalty"]
+    return ProbedScenes(scores, {"trained on": len(train), "pictures": len(test), "penalties": penalties})
+
+
+def _probed(train: Tensor, labels: Sequence[str], test: Tensor, names: list[str]) -> tuple[Tensor, dict[str, Any]]:
+    """The test features' logits [M, classes] by the regression with the best penalty, and how it was found."""
     mean, std = train.double().mean(dim=0), train.double().std(dim=0).clamp(min=1e-8)
     x, x_test = (train.double() - mean) / std, (test.double() - mean) / std
-    y = torch.tensor([names.index(label) for label in train_labels])
-    chooses = torch.arange(len(x)) % HELD_OUT == 0
-    errors = []
-    for penalty in PENALTIES:
-        weights = _logistic(x[~chooses], y[~chooses], len(names), penalty)
-        errors.append(float(F.cross_entropy(_affine(x[chooses], weights), y[chooses])))
-    penalty = PENALTIES[errors.index(min(errors))]
-    weights = _logistic(x, y, len(names), penalty)
-    return _recognised(
-        _affine(x_test, weights), test_labels, names, {"trained on": len(x), "penalty": penalty}
-    )  # fmt: skip
+    y = torch.tensor([names.index(label) for label in labels])
+    chooses = torch.arange(len(x)) % HELD_OUT_SHARE == 0
+    weights = torch.zeros(x.shape[1] + 1, len(names), dtype=x.dtype)
+    found = []
+    for penalty in reversed(PENALTIES):  # from the strongest: each is a good start for the next
+        weights = _logistic(x[~chooses], y[~chooses], weights, penalty)
+        found.append((float(F.cross_entropy(_affine(x[chooses], weights), y[chooses])), penalty, weights))
+    _, penalty, weights = min(found, key=lambda one: one[:2])
+    weights = _logistic(x, y, weights, penalty)
+    return _affine(x_test, weights), {"trained on": len(x), "penalty": penalty}
 
 
 def _classes(features: Tensor, labels: Sequence[str]) -> list[str]:
@@ -141,9 +213,9 @@ def _affine(x: Tensor, weights: Tensor) -> Tensor:
     return x @ weights[:-1] + weights[-1]
 
 
-def _logistic(x: Tensor, y: Tensor, classes: int, penalty: float) -> Tensor:
+def _logistic(x: Tensor, y: Tensor, start: Tensor, penalty: float) -> Tensor:
     """Weights and, last, offsets [D + 1, K] that minimise the mean cross-entropy + penalty / 2 · ‖weights‖²; convex."""
-    weights = torch.zeros(x.shape[1] + 1, classes, dtype=x.dtype, requires_grad=True)
+    weights = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([weights], max_iter=200, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:

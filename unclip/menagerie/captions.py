@@ -73,15 +73,22 @@ class Caption:
     named: frozenset[str]
 
 
-def caption(scene: Scene, rng: random.Random, *, always: frozenset[str] = frozenset()) -> Caption:
+def caption(
+    scene: Scene, rng: random.Random, *, always: frozenset[str] = frozenset(), brief: bool = False
+) -> Caption:
     """A random caption of the scene.
 
     Args:
         always: attributes it names for certain (where the scene has them); each other one is named by chance.
+        brief: name one or two attributes only, all equally often ("someone in a red beret"): a CLIP cannot tell such
+            captions apart by the subject and setting alone.
     """
     # In the scene's own order: that of a set changes from process to process, and the draws with it.
     has = [key for key, value in scene.attributes().items() if value is not None]
-    named = {key for key in has if key in always or rng.random() < _CHANCE[key]}
+    if brief:
+        named = {*rng.sample(has, rng.choice((1, 2))), *(key for key in has if key in always)}
+    else:
+        named = {key for key in has if key in always or rng.random() < _CHANCE[key]}
     for colour, thing in (
         ("headwear_colour", "headwear"),
         ("garment_colour", "garment"),

@@ -57,7 +57,7 @@ class ClipStage(Stage):
 
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image is not None
-        z_t = self._encode_text(batch.captions)
+        z_t = self.encode_captions(batch.captions)
         z_i = self.model.encode_image(normalised(batch.image, self.resolution, MEAN, STD))
         z_t, z_i = F.normalize(z_t.float(), dim=-1), F.normalize(z_i.float(), dim=-1)
         all_t, all_i, first = z_t, z_i, 0
@@ -70,7 +70,7 @@ class ClipStage(Stage):
         to_image = F.cross_entropy(scale * z_t @ all_i.T, own, reduction="none")
         return (to_text + to_image) / 2
 
-    def _encode_text(self, captions: Sequence[str]) -> Tensor:
+    def encode_captions(self, captions: Sequence[str]) -> Tensor:
         """z_t, [B, D]. Captions go in parts of like length: padding all to the longest one would cost half as much again."""
         ids, mask = tokenize(self.tokenizer, captions, self.architecture.context)
         lengths = mask.sum(1)
