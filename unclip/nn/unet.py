@@ -38,6 +38,8 @@ class UNetConfig(Config):
         resampling: between levels by a residual block (ADM), or by one convolution (Ho et al. 2020).
         patch: pixels of a patch × patch square become channels first, so that a 1024 px network costs what one at
             1024/patch does (pixel unshuffle; Shi et al. 2016). 1 is the paper's network.
+        refine: channels of a residual head that corrects the output at full resolution, across the borders of patches,
+            which otherwise show as a grain of their period. The identity at first. 0 for none.
     """
 
     channels: int = Field(ge=CHANNELS, multiple_of=CHANNELS)
@@ -51,6 +53,7 @@ class UNetConfig(Config):
     norm_groups: int = Field(32, ge=1)
     resampling: Literal["block", "convolution"] = "block"
     patch: int = Field(1, ge=1)
+    refine: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -157,6 +160,23 @@ class AttentionBlock(nn.Module):
         return out
 
 
+class Refinement(nn.Module):
+    """Two 3 × 3 convolutions over the U-Net's output and input at full resolution, beside the identity."""
+
+    def __init__(self, inputs: int, outputs: int, channels: int, embed_width: int) -> None:
+        super().__init__()
+        self.conv_1 = nn.Conv2d(outputs + inputs, channels, 3, padding=1)
+        self.embed = nn.Linear(embed_width, 2 * channels)
+        self.conv_2 = zeroed(nn.Conv2d(channels, outputs, 3, padding=1))
+
+    def forward(self, out: Tensor, x: Tensor, embed: Tensor) -> Tensor:
+        """out [B, outputs, H, W]; x [B, inputs, H, W]; embed [B, embed_width]."""
+        scale, shift = self.embed(F.silu(embed))[:, :, None, None].chunk(2, dim=1)
+        h = self.conv_1(torch.cat([out, x.to(out.dtype)], dim=1).contiguous(memory_format=torch.channels_last))
+        refined: Tensor = out + self.conv_2(F.silu(h * (1 + scale) + shift))
+        return refined
+
+
 class Conditions(NamedTuple):
     """What every level reads beside the picture; see `UNet.forward`."""
 
@@ -246,6 +266,7 @@ class UNet(nn.Module):
             )
         self.norm = GroupNorm(config.norm_groups, width)
         self.leave = zeroed(nn.Conv2d(width, outputs * area, 3, padding=1))
+        self.refine = Refinement(inputs, outputs, config.refine, self.embed_width) if config.refine else None
         number_dropouts(self)
 
     def forward(
@@ -270,6 +291,7 @@ class UNet(nn.Module):
         if embed is not None:
             emb = emb + embed
         cond = Conditions(emb, context, mask, seeds)
+        given = x
         if self.config.patch > 1:
             x = F.pixel_unshuffle(x, self.config.patch)
         x = self.enter(x.contiguous(memory_format=torch.channels_last))
@@ -291,4 +313,6 @@ class UNet(nn.Module):
             if level.resampler is not None:
                 x = level.resampled(x, cond)
         x = self.leave(F.silu(self.norm(x)))
-        return F.pixel_shuffle(x, self.config.patch) if self.config.patch > 1 else x
+        if self.config.patch > 1:
+            x = F.pixel_shuffle(x, self.config.patch)
+        return x if self.refine is None else self.refine(x, given, emb)  # type: ignore[no-any-return]

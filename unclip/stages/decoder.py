@@ -128,10 +128,12 @@ class Decoder(DiffusionStage):
                 self.network.unet.enter.weight[:, 3 * config.unet.patch**2 :] = 0
 
     def adopted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A plain decoder's weights fit an inpainting one: the channels it did not have are zero."""
+        """Adapts a plain decoder's weights to an inpainting one, by zeros, and to one that refines its output."""
+        own = self.state_dict()
+        head = {key: tensor for key, tensor in own.items() if key.startswith("network.unet.refine.")}
         name = "network.unet.enter.weight"
-        missing = self.state_dict()[name].shape[1] - state[name].shape[1] if self.inpaints else 0
-        return {**state, name: F.pad(state[name], (0, 0, 0, 0, 0, missing))} if missing > 0 else state
+        missing = max(own[name].shape[1] - state[name].shape[1] if self.inpaints else 0, 0)
+        return {**head, **state, name: F.pad(state[name], (0, 0, 0, 0, 0, missing))}
 
     @property
     def resolution(self) -> int:
