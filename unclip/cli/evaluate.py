@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from unclip.cli.measuring import MEASURES
 from unclip.cli.pixels import nll
 from unclip.cli.sweeping import sweep
 from unclip.errors import RequestError
+
+if TYPE_CHECKING:
+    from unclip.evaluate.compose import Condition
 
 
 @click.group()
@@ -30,14 +34,22 @@ for _measure in (*MEASURES, nll, sweep):
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for report.json and the contact sheet.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--device", help="cpu, cuda, … [default: the best one there is]")
-def compose(model: str, count: int, seed: int, batch: int, out: Path | None, as_json: bool, device: str | None) -> None:
+@click.option(
+    "--condition", type=click.Choice(["both", "caption", "embedding"]), default="both", show_default=True,
+    help="What the decoder is given: the prior's embedding and the caption, or one of the two.",
+)  # fmt: skip
+def compose(
+    model: str, count: int, seed: int, batch: int, out: Path | None, as_json: bool, device: str | None,
+    condition: Condition,
+) -> None:  # fmt: skip
     """Truth to the caption: does the picture show what a never-trained composition asks for?"""
     if count < 1 or batch < 1:
         raise RequestError("--count and --batch must be at least 1")
     from unclip.evaluate import evaluate_compose
     from unclip.pipeline import Pipeline
 
-    report = evaluate_compose(Pipeline.from_pretrained(model, device=device), count=count, seed=seed, batch=batch)
+    pipeline = Pipeline.from_pretrained(model, device=device)
+    report = evaluate_compose(pipeline, count=count, seed=seed, batch=batch, condition=condition)
     if out is not None:
         report.save(out)
     click.echo(json.dumps(report.to_dict()) if as_json else report.table())
@@ -77,3 +89,22 @@ def prior(
         Pipeline.from_pretrained(model, device=device), others, count=count, seed=seed, batch=batch
     )
     click.echo(json.dumps([one.to_dict() for one in reports]) if as_json else table(reports))
+
+
+@evaluate.command()
+@click.option("--model", default="mini", show_default=True, help="The bundled mini, a folder, or a Hub id.")
+@click.option("--count", default=32, show_default=True, help="Held-out captions, one picture each.")
+@click.option("--seed", default=0, show_default=True, help="Of the captions and the pictures.")
+@click.option("--batch", default=8, show_default=True, help="Pictures made together.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("--device", help="cpu, cuda, … [default: the best one there is]")
+def spectrum(model: str, count: int, seed: int, batch: int, as_json: bool, device: str | None) -> None:
+    """Blur, stripes and grain: energy by octave of spatial frequency over that of renderings of the same scenes.
+
+    The last column is the power at the frequency of each stage's patches over that around it, and of the renderings.
+    """
+    from unclip.evaluate.spectrum import spectra, table
+    from unclip.pipeline import Pipeline
+
+    found = spectra(Pipeline.from_pretrained(model, device=device), count=count, seed=seed, batch=batch)
+    click.echo(json.dumps([one.to_dict() for one in found]) if as_json else table(found))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Captions and as many seeds → square pictures of 64 px or more.
 Paint = Callable[[list[str], list[int]], list[Image.Image]]
+Condition = Literal["both", "caption", "embedding"]
 
 ALWAYS_NAMED = frozenset({"subject", "headwear", "headwear_colour", "setting", "setting_colour"})
 
@@ -75,16 +76,28 @@ def compose(paint: Paint, judge: Judge, *, count: int, seed: int, batch: int = 3
         seed=seed,
         scores=_scores(asked, painted),
         ceiling=_scores(asked, rendered),
+        pairs=_pairs(asked, painted),
         examples=tuple(_example(one, reading) for one, reading in zip(asked, painted, strict=True)),
         pictures=tuple(pictures),
     )
 
 
-def pipeline_painter(pipeline: Pipeline) -> Paint:
-    """Paints with a model, at the size its decoder makes: that is where a composition succeeds or fails."""
+def pipeline_painter(pipeline: Pipeline, condition: Condition = "both") -> Paint:
+    """Paints with a model, at the size its decoder makes: that is where a composition succeeds or fails.
+
+    Args:
+        condition: what the decoder is given: the prior's z_i and the caption, or one of the two.
+    """
+    size = pipeline.sizes[0]
 
     def paint(captions: list[str], seeds: list[int]) -> list[Image.Image]:
-        return pipeline.generate(captions, seeds=seeds, size=pipeline.sizes[0], watermark=False).images
+        if condition == "both":
+            return pipeline.generate(captions, seeds=seeds, size=size, watermark=False).images
+        if condition == "caption":
+            nothing = pipeline.decoder.null_embed.detach().float().expand(len(captions), -1)
+            return pipeline.decode(nothing, captions, seed=seeds, size=size, watermark=False).images
+        z_i = pipeline.imagine(captions, seed=seeds)
+        return pipeline.decode(z_i, seed=seeds, size=size, watermark=False).images
 
     return paint
 
@@ -99,6 +112,16 @@ def _scores(asked: Sequence[HeldOutCaption], readings: Sequence[Attributes]) -> 
     scores[COMPOSITION] = Score(sum(not _missed(one, r) & {"subject", "headwear"} for one, r in pairs), len(pairs))
     scores[ALL_NAMED] = Score(sum(not _missed(one, r) for one, r in pairs), len(pairs))
     return scores
+
+
+def _pairs(asked: Sequence[HeldOutCaption], readings: Sequence[Attributes]) -> dict[str, Score]:
+    """Subject and headwear both right, by held-out pair; the worst pair first."""
+    right: dict[str, list[bool]] = {}
+    for one, reading in zip(asked, readings, strict=True):
+        name = f"{one.scene.subject} + {one.scene.headwear}"
+        right.setdefault(name, []).append(not _missed(one, reading) & {"subject", "headwear"})
+    scores = {name: Score(sum(found), len(found)) for name, found in right.items()}
+    return dict(sorted(scores.items(), key=lambda item: (item[1].rate or 0.0, item[0])))
 
 
 def _missed(one: HeldOutCaption, reading: Attributes) -> set[str]:

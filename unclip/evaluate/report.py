@@ -70,6 +70,7 @@ class Report:
     Attributes:
         scores: of the model's pictures, per attribute and for several at once.
         ceiling: the judge's own, on renderings of the same scenes: what a perfect painter would get.
+        pairs: subject and headwear both right, by held-out pair, the worst first.
         examples: one per caption.
         pictures: the same, as painted; not part of the JSON.
     """
@@ -79,6 +80,7 @@ class Report:
     seed: int
     scores: dict[str, Score]
     ceiling: dict[str, Score]
+    pairs: dict[str, Score] = field(default_factory=dict)
     examples: tuple[Example, ...] = ()
     pictures: tuple[Image.Image, ...] = field(default=(), compare=False, repr=False)
 
@@ -87,11 +89,16 @@ class Report:
         rows = [_COLUMNS, *self._rows()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines += (
+            ["", *(f"{name}  {score.right} of {score.of}" for name, score in self.pairs.items())] if self.pairs else []
+        )
         return "\n".join([f"{self.model or 'painter'}: {self.count} held-out captions, seed {self.seed}", *lines])
 
     def markdown(self) -> str:
         """For a model card."""
         rows = [_COLUMNS, ("---", "---:", "---:", "---:"), *self._rows()]
+        if self.pairs:
+            rows += [("", "", "", ""), *((name, str(s.of), str(s), "") for name, s in self.pairs.items())]
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
     def _rows(self) -> list[tuple[str, str, str, str]]:
@@ -105,6 +112,7 @@ class Report:
             "seed": self.seed,
             "scores": {key: score.to_dict() for key, score in self.scores.items()},
             "ceiling": {key: score.to_dict() for key, score in self.ceiling.items()},
+            "pairs": {name: score.to_dict() for name, score in self.pairs.items()},
             "examples": [
                 {"caption": e.caption, "seed": e.seed, "wrong": {key: list(pair) for key, pair in e.wrong.items()}}
                 for e in self.examples
@@ -121,6 +129,7 @@ class Report:
                 seed=tree["seed"],
                 scores={key: Score(s["right"], s["of"]) for key, s in tree["scores"].items()},
                 ceiling={key: Score(s["right"], s["of"]) for key, s in tree["ceiling"].items()},
+                pairs={name: Score(s["right"], s["of"]) for name, s in tree.get("pairs", {}).items()},
                 examples=tuple(
                     Example(e["caption"], e["seed"], {key: (asked, saw) for key, (asked, saw) in e["wrong"].items()})
                     for e in tree["examples"]

@@ -315,4 +315,4 @@ class UNet(nn.Module):
         x = self.leave(F.silu(self.norm(x)))
         if self.config.patch > 1:
             x = F.pixel_shuffle(x, self.config.patch)
-        return x if self.refine is None else self.refine(x, given, emb)  # type: ignore[no-any-return]
+        return x if self.refine is None else self.refine(x, given, emb)
