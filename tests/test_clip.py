@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from unclip.clip import Clip, Text, load_clip
 from unclip.clip.openclip import MEAN, STD, SimpleTokenizer, load_folder, normalised, text_states, tokenizer_with
 from unclip.errors import CheckpointError, ConfigError
-from unclip.stages.clip import ClipStage
+from unclip.stages.base import Batch
+from unclip.stages.clip import ClipConfig, ClipStage
 
 CAPTIONS = ["a red fox wearing a tall hat", "an owl", "", "a very long caption " * 3]
 STRINGS = [
@@ -191,6 +192,37 @@ def test_encoding_leaves_no_graph(tiny_clip: Clip) -> None:
 
 
 # --- loading ---
+
+
+POOLED = {
+    "embed": 32, "image_size": 32, "vision_width": 16, "vision_depth": [1, 1], "vision_queries": 3, "text_width": 32,
+    "text_depth": 1, "head": 16, "merges": 300, "context": 24,
+}  # fmt: skip
+
+
+def test_a_tower_that_pools_by_queries_trains_and_is_saved(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    stage = ClipStage(ClipConfig.model_validate({"name": "pooled", "architecture": POOLED}))
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    stage(Batch(captions=("a red hat", "a cat"), image=images)).sum().backward()
+    visual: Any = stage.model.visual
+    assert [name for name, p in visual.named_parameters() if p.grad is None] == []
+    assert visual.positions.shape == (3, 8 * 8)  # it pools a map of a quarter of the side
+    stage.save(tmp_path)
+    loaded = load_clip(str(tmp_path))
+    assert loaded.image_size == 32
+    embed = visual.eval()(normalised(images, 32, MEAN, STD)).detach()
+    torch.testing.assert_close(loaded.encode_image(images), F.normalize(embed, dim=1) * 32**0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"vision_depth": 2}, "vision_queries needs"), ({"image_size": 30}, "vision_queries needs"),
+     ({"vision_queries": 0}, "four make CLIP's ResNet")],
+)  # fmt: skip
+def test_a_tower_that_cannot_be_is_refused(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ClipConfig.model_validate({"name": "pooled", "architecture": {**POOLED, **change}})
 
 
 def test_folder_and_stage_are_one_clip(tiny_clip_folder: Path, tiny_clip: Any) -> None:

@@ -15,8 +15,9 @@ from PIL import Image
 from unclip.errors import CheckpointError, DataError, RequestError
 from unclip.evaluate import evaluate_compose
 from unclip.evaluate.classifier import CLASSES, SIZE, Judge, JudgeConfig, labels, load_judge
-from unclip.evaluate.compose import ALWAYS_NAMED, Paint, compose, held_out_captions
+from unclip.evaluate.compose import ALWAYS_NAMED, Condition, Paint, compose, held_out_captions, pipeline_painter
 from unclip.evaluate.report import ALL_NAMED, COMPOSITION, Example, Report, Score
+from unclip.evaluate.spectrum import grid_peak, octave_energies, power
 from unclip.evaluate.training import disturb, train_judge
 from unclip.files import BUNDLED, read_json, write_json
 from unclip.menagerie.drawing import draw
@@ -45,7 +46,7 @@ def report() -> Report:
     score = Score(3, 4)
     return Report(
         model="mini", count=2, seed=5, scores={"subject": score, ALL_NAMED: Score(0, 0)},
-        ceiling={"subject": Score(4, 4), ALL_NAMED: Score(0, 0)},
+        ceiling={"subject": Score(4, 4), ALL_NAMED: Score(0, 0)}, pairs={"fox + crown": Score(1, 2)},
         examples=(Example("a cat", 1, {}), Example("a fox in a crown", 2, {"headwear": ("crown", "none")})),
         pictures=(Image.new("RGB", (64, 64)), Image.new("RGB", (64, 64))),
     )  # fmt: skip
@@ -191,6 +192,54 @@ def test_a_pipeline_paints_at_its_smallest_size() -> None:
     assert sizes == [64, 64, 64] and found.model == "stand-in" and found.scores == found.ceiling
 
 
+@pytest.mark.parametrize("condition", ["caption", "embedding"])
+def test_a_pipeline_paints_by_the_caption_or_by_the_embedding_alone(condition: Condition) -> None:
+    null, asked = torch.full((4,), 7.0), []
+
+    def imagine(captions: list[str], *, seed: list[int]) -> torch.Tensor:
+        return torch.tensor([[float(s)] * 4 for s in seed])
+
+    def decode(z_i: torch.Tensor, prompt: Any = "", *, seed: list[int], size: int, watermark: bool) -> Any:
+        asked.append((z_i[:, 0].tolist(), prompt, seed))
+        return SimpleNamespace(images=[Image.new("RGB", (size, size)) for _ in seed])
+
+    pipeline: Any = SimpleNamespace(
+        sizes=(64,), imagine=imagine, decode=decode, decoder=SimpleNamespace(null_embed=null)
+    )
+    pipeline_painter(pipeline, condition)(["a cat", "a fox"], [1, 2])
+    assert asked == [([7.0, 7.0], ["a cat", "a fox"], [1, 2]) if condition == "caption" else ([1.0, 2.0], "", [1, 2])]
+
+
+def test_held_out_pairs_are_scored_apart_and_the_worst_comes_first(judge: Judge) -> None:
+    found = compose(painter({"beret": "crown"}), judge, count=COUNT, seed=0)
+    names = list(found.pairs)
+    assert set(names[:2]) == {"shiba inu + beret", "rabbit + beret"}
+    assert sum(score.of for score in found.pairs.values()) == COUNT
+    assert sum(score.right for score in found.pairs.values()) == found.scores[COMPOSITION].right
+    assert not found.pairs[names[0]].right and "rabbit + beret  0 of" in found.table()
+
+
+# --- the spectrum ---
+
+
+def test_octaves_hold_the_energy_of_their_frequencies() -> None:
+    x = torch.arange(64) / 64
+    for octave, cycles in enumerate((24, 12, 6)):
+        wave = torch.sin(2 * torch.pi * cycles * x).expand(3, 64, 64)
+        energies = octave_energies(power(wave))
+        assert energies[octave] > 0.9 * sum(energies)
+
+
+def test_a_grain_is_a_peak_at_its_period_alone() -> None:
+    torch.manual_seed(0)
+    noise = torch.stack([power(torch.randn(3, 64, 64)) for _ in range(8)]).mean(0)
+    grain = torch.zeros(3, 64, 64)
+    grain[:, ::4, ::4] = 1
+    grainy = torch.stack([power(torch.randn(3, 64, 64) + grain) for _ in range(8)]).mean(0)
+    assert grid_peak(grainy, 4) > 5 * grid_peak(noise, 4)
+    assert grid_peak(noise, 4) < 2 and grid_peak(grainy, 8) < 2
+
+
 # --- the report ---
 
 
@@ -211,6 +260,8 @@ def test_the_interval_is_wilsons() -> None:
 def test_a_report_survives_json() -> None:
     tree = json.loads(json.dumps(report().to_dict()))
     assert Report.from_dict(tree) == report()
+    before = {key: value for key, value in tree.items() if key != "pairs"}  # as reports were saved before
+    assert Report.from_dict(before) == replace(report(), pairs={})
     assert tree["scores"]["subject"]["rate"] == 0.75 and tree["scores"][ALL_NAMED]["rate"] is None
     with pytest.raises(DataError, match="not a report"):
         Report.from_dict({"model": "mini"})

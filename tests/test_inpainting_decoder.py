@@ -16,6 +16,7 @@ from unclip.diffusion.diffusion import Diffusion, DiffusionConfig
 from unclip.diffusion.inpainting import Known
 from unclip.diffusion.noise import Chance
 from unclip.errors import ConfigError
+from unclip.nn.layers import zeroed
 from unclip.nn.unet import UNetConfig
 from unclip.pipeline import Pipeline
 from unclip.stages.base import Batch
@@ -32,14 +33,17 @@ def _seed() -> None:
 
 def decoder(**config: Any) -> Decoder:
     """Small, and with no weight zero but those that are to be."""
+    refine = config.pop("refine", 0)
     shape = {"size": SIDE, "embed": D, "token_width": W, "context_width": 16, **config}
-    unet = UNetConfig(channels=32, multipliers=(1, 1), depth=1, attention=(1,), patch=2)
+    unet = UNetConfig(channels=32, multipliers=(1, 1), depth=1, attention=(1,), patch=2, refine=refine)
     stage = Decoder(DecoderConfig(**shape, unet=unet))
     new = stage.network.unet.enter.weight[:, 3 * 4 :].clone()
     with torch.no_grad():
         for parameter in stage.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
         stage.network.unet.enter.weight[:, 3 * 4 :] = new
+        if stage.network.unet.refine is not None:
+            zeroed(stage.network.unet.refine.conv_2)
     return stage.eval()
 
 
@@ -69,8 +73,9 @@ def started(tmp_path: Path, **config: Any) -> tuple[Decoder, Decoder]:
     return plain, stage
 
 
-def test_it_starts_as_the_plain_decoder_whatever_is_known(tmp_path: Path) -> None:
-    plain, stage = started(tmp_path)
+@pytest.mark.parametrize("refine", [0, 8])
+def test_it_starts_as_the_plain_decoder_whatever_is_known(refine: int, tmp_path: Path) -> None:
+    plain, stage = started(tmp_path, refine=refine)
     for known in (None, half()):
         torch.testing.assert_close(denoised(stage, known), denoised(plain, None), rtol=1e-4, atol=1e-4)
 

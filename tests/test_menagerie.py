@@ -212,6 +212,18 @@ def test_always_names_what_it_is_told_to() -> None:
         assert "headwear" in named or scene.headwear is None
 
 
+def test_brief_captions_name_one_or_two_things_and_every_attribute_often() -> None:
+    known, counts = vocabulary(), dict.fromkeys(VALUES, 0)
+    for i in range(2000):
+        scene = sample(6, i)
+        made = caption(scene, rng_for("brief", i), brief=True)
+        things = made.named - {"headwear_colour", "garment_colour", "setting_colour"}  # a colour names its thing too
+        assert 1 <= len(things) <= 2 and len(made.named) <= 4 and set(words(made.text)) <= known, made
+        for key in made.named:
+            counts[key] += 1
+    assert min(counts.values()) > 200 and counts["subject"] < 800, counts
+
+
 def test_captions_vary_in_words_and_order() -> None:
     texts = {caption(SCENE, random.Random(i)).text for i in range(300)}
     assert len(texts) > 200

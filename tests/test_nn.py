@@ -200,6 +200,21 @@ def test_patches_make_the_network_cheaper_not_smaller() -> None:
     assert sizes[1] - sizes[0] == 2 * 9 * 32 * 3 * 15 + 3 * 15
 
 
+def test_a_refined_network_starts_as_the_plain_one_and_looks_across_the_borders_of_patches() -> None:
+    plain = lively(UNet(UNetConfig(**SMALL, patch=4), 6, 3))
+    fresh = UNet(UNetConfig(**SMALL, patch=4, refine=16), 6, 3)
+    fresh.load_state_dict({**fresh.state_dict(), **plain.state_dict()})
+    x, t = torch.randn(1, 6, 16, 16), torch.tensor([5])
+    torch.testing.assert_close(fresh(x, t), plain(x, t))
+    refine = lively(fresh).refine
+    assert refine is not None
+    out, embed = torch.zeros(1, 3, 16, 16), torch.randn(1, fresh.embed_width)
+    moved = x.clone()
+    moved[..., 8, 8] += 1
+    changed = (refine(out, moved, embed) != refine(out, x, embed)).any(dim=1)[0]
+    assert changed[7, 7] and changed[6, 6] and not changed[5, 8]  # two convolutions reach two pixels
+
+
 def test_deeper_networks_fit_together() -> None:
     config = UNetConfig(channels=32, multipliers=(1, 1, 2, 3), depth=2, attention=(0, 2, 3), head_channels=16)
     assert lively(UNet(config, 3, 6, context=8))(torch.randn(1, 3, 16, 16), torch.tensor([1])).shape == (1, 6, 16, 16)

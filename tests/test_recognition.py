@@ -16,7 +16,8 @@ from unclip.cli import cli
 from unclip.clip import Clip, Text
 from unclip.errors import DataError, RequestError
 from unclip.evaluate.pictures import Found
-from unclip.evaluate.recognition import name_embeddings, probe, zeroshot
+from unclip.evaluate.recognition import name_embeddings, probe, probe_scenes, zeroshot
+from unclip.menagerie.scene import HELD_OUT, VALUES, sample
 
 NAMES = ["ant", "bee", "cow", "dog", "elk", "fox", "gnu"]
 
@@ -70,6 +71,30 @@ def test_a_probe_reads_what_is_linear_and_not_what_is_not() -> None:
     assert missed.top[1].rate is not None and missed.top[1].rate < 0.65
 
 
+def test_scenes_are_probed_by_attribute_and_held_out_pairs_apart() -> None:
+    """Features that say everything, but call every hat of a held-out pair by another name."""
+    trained = [sample(0, i).attributes() for i in range(500)]
+    tested = [sample(1, i, held_out=i % 2 == 0).attributes() for i in range(40)]
+    axes = [(key, value) for key, values in VALUES.items() for value in (*values, None)]
+
+    def features(scenes: list[dict[str, str | None]]) -> Tensor:
+        rows = []
+        for scene in scenes:
+            hidden = (scene["subject"], scene["headwear"]) in HELD_OUT
+            seen = {**scene, "headwear": "cap" if scene["headwear"] != "cap" else "crown"} if hidden else scene
+            rows.append([float(seen[key] == value) for key, value in axes])
+        return torch.tensor(rows)
+
+    found = probe_scenes(features(trained), trained, features(tested), tested)
+    assert list(found.scores) == list(VALUES)
+    apart = found.scores["headwear"]
+    assert apart["training pairs"].of == apart["held-out pairs"].of == 20
+    assert apart["training pairs"].rate == 1 and apart["held-out pairs"].rate == 0
+    assert all(score.rate == 1 for key in ("subject", "garment", "style") for score in found.scores[key].values())
+    assert json.loads(json.dumps(found.to_dict()))["attributes"]["headwear"]["held-out pairs"]["right"] == 0
+    assert "| headwear | 100.0 %" in found.markdown() and found.table().splitlines()[0].startswith("attribute")
+
+
 def test_what_cannot_be_recognised_is_said(dictionary: Clip) -> None:
     with pytest.raises(RequestError, match=r"all of one class \(ant\)"):
         zeroshot(axis(0, 0), ["ant", "ant"], dictionary)
@@ -101,3 +126,6 @@ def test_classes_are_folders_or_what_the_json_says(train_shards: str, tmp_path: 
     assert "| top 1 | " in (tmp_path / "out/report.md").read_text()
     with Image.open(tmp_path / "out/sheet.png") as sheet:
         assert sheet.width > 64
+    assert all(scene.keys() >= VALUES.keys() for scene in Found.at(train_shards).scenes())
+    with pytest.raises(DataError, match="its JSON has no 'scene'"):
+        Found.at(str(tmp_path / "p")).scenes()

@@ -1,7 +1,7 @@
 """Makes the bundled model `mini` from nothing: data, stages, bundle, figures, model card.
 
 Unattended and resumable: every step is skipped when its result is there, and a stage's training resumes at its last
-checkpoint (only the words, a quarter of an hour, start again).
+checkpoint.
 
     python tools/make_mini.py --work runs/mini                  # everything
     python tools/make_mini.py --work runs/mini --minutes 60     # stop training after an hour; call again to go on
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / "tools"
 CONFIGS = ROOT / "configs/mini"
 BUNDLE = ROOT / "unclip/models/mini"
-LIMIT = 32 * 2**20  # bytes
+LIMIT = 40 * 2**20  # bytes
 
 # name of the set: (pictures, their side in pixels, seed of the stream, siblings in a row)
 SETS = {
@@ -31,13 +31,12 @@ SETS = {
     "train-256": (6_000, 256, 1, 1),
     "train-1024": (1_000, 1024, 2, 1),
 }
-# Words, then sentences: pictures that the CLIP sees against single phrases before its stage proper.
-WORDS = 500_000
+CLIP_STEPS = 2200  # of tools/teach_clip.py
 # The inpainting decoder goes on from the plain one and takes its place.
-STAGES = ("clip", "prior", "decoder", "inpaint", "upsampler-256", "upsampler-1024")
-# What a trial has of pictures, words, steps and captions.
+STAGES = ("prior", "decoder", "inpaint", "upsampler-256", "upsampler-1024")
+# What a trial has of pictures, steps and captions.
 TRIAL_PICTURES = 50
-TRIAL_WORDS = 512
+TRIAL_CLIP_STEPS = 4
 TRIAL = ("train.steps=4", "data.batch=8", "data.calibration=32")
 TRIAL_COUNT = 4
 
@@ -58,27 +57,28 @@ def main() -> None:
         unclip("data", "menagerie", "--out", work / "data" / name, "--count", drawn, "--size", size, "--seed", seed,
                "--siblings", siblings, "--jobs", args.jobs)  # fmt: skip
     left = None if args.minutes is None else args.minutes * 60
-    words = work / "words"
-    if not args.further and not words.exists():
-        shards = f"{work}/data/{data_of('clip')}/*.tar"
-        images = TRIAL_WORDS if args.trial else WORDS
-        left = run([TOOLS / "teach_words.py", CONFIGS / "clip.yaml", shards, "--out", words, "--images", images], left)
+    if not args.further:
+        steps = TRIAL_CLIP_STEPS if args.trial else CLIP_STEPS
+        shards = [f"--shards={work}/data/train-64/*.tar", f"--siblings={work}/data/siblings-64/*.tar"]
+        left = run(
+            [TOOLS / "teach_clip.py", CONFIGS / "clip.yaml", *shards, "--out", work / "clip", "--steps", steps], left
+        )
     for stage in STAGES:
         overrides = [f"data.shards={work}/data/{data_of(stage)}/*.tar", *(TRIAL if args.trial else ())]
         if stage in ("prior", "decoder", "inpaint"):
             overrides.append(f"clip={BUNDLE if args.further else work}/clip")
         if args.further:
-            if stage in ("clip", "decoder"):
+            if stage == "decoder":
                 continue
             overrides.append(f"init={BUNDLE}/{stage.replace('inpaint', 'decoder')}")
-        elif stage in ("clip", "inpaint"):
-            overrides.append(f"init={words if stage == 'clip' else work / 'decoder'}")
+        elif stage == "inpaint":
+            overrides.append(f"init={work / 'decoder'}")
         config = CONFIGS / f"{stage}.yaml"
         left = run(["-m", "unclip", "train", config, "--out", work / stage, *overrides], left)
     # The bundle is replaced whole, so a CLIP that is kept is set aside first.
     if args.further:
         shutil.copytree(BUNDLE / "clip", work / "clip", dirs_exist_ok=True)
-    runs = [work / stage for stage in STAGES if stage != "decoder"]
+    runs = [work / stage for stage in ("clip", *STAGES) if stage != "decoder"]
     unclip("assemble", *runs, "-o", bundle, "--name", "mini", "--half", "--world", "menagerie", "--overwrite")
     size = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file())
     if size > LIMIT:

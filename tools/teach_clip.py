@@ -30,7 +30,7 @@ from unclip.clip.openclip import MEAN, STD, normalised
 from unclip.data.sample import picture
 from unclip.data.tar import find_shards, read_samples
 from unclip.device import quick_in_bf16
-from unclip.files import new_folder, read_json, read_weights, stage_folder, write_json, write_weights
+from unclip.files import new_folder, read_weights, stage_folder, write_weights
 from unclip.menagerie.captions import WORDS, caption
 from unclip.menagerie.scene import COLOURS, VALUES, Scene
 from unclip.stages.clip import ClipStage
@@ -42,7 +42,7 @@ TOGETHER = 12  # of them in a batch
 SAVE_EVERY = 250  # steps
 SHIFT = 3  # pixels by which pictures are moved at most
 TEXT_RATE = 0.25  # of the learning rate, for a text tower that is trained already
-NO_WEIGHT_DECAY = ("logit_scale", "positional_embedding", "bias", "norm", "ln_")
+METRICS = "metrics.jsonl"  # as the trainer's, but the last line alone
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,8 @@ def main() -> None:
     optimizer = torch.optim.AdamW(groups(teacher, args.lr, 0.05, bool(args.text)), betas=(0.9, 0.98), fused=True)
     ema = Ema(teacher, 0.995)  # type: ignore[arg-type]
     done = resume(args.out, teacher, ema, optimizer)
+    if done >= args.steps:
+        return
     singles, siblings = gather(args.shards), gather(args.siblings)
     quick = quick_in_bf16(torch.device("cpu"))
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -146,7 +148,8 @@ def main() -> None:
             figures = {key: f"{value:.2f}" for key, value in zip(VALUES, words.tolist(), strict=True)}
             bar.set_postfix({**figures, "said": f"{said.item():.2f}"})
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == args.steps:
-            keep(args.out, step + 1, teacher, ema, optimizer)
+            progress = {"step": step + 1, "images": (step + 1) * args.batch, "loss": round(words.mean().item(), 4)}
+            keep(args.out, progress, teacher, ema, optimizer)
 
 
 def groups(teacher: Teacher, rate: float, decay: float, trained: bool) -> list[dict[str, object]]:
@@ -212,8 +215,8 @@ def gather(shards: str) -> Pictures:
     return Pictures(torch.stack(pixels), torch.tensor(truth), scenes)
 
 
-def keep(out: Path, step: int, teacher: Teacher, ema: Ema, optimizer: torch.optim.Optimizer) -> None:
-    """Writes the averaged stage, and beside it what the training needs to go on."""
+def keep(out: Path, progress: dict[str, float], teacher: Teacher, ema: Ema, optimizer: torch.optim.Optimizer) -> None:
+    """Writes the averaged stage, and beside it how far it is and what the training needs to go on."""
     averaged = {k.removeprefix("stage."): v for k, v in ema.tensors.items() if k.startswith("stage.")}
     with torch.device("meta"):
         twin = ClipStage(teacher.stage.config)  # type: ignore[arg-type]
@@ -225,12 +228,12 @@ def keep(out: Path, step: int, teacher: Teacher, ema: Ema, optimizer: torch.opti
     with new_folder(out, replaces="config.json") as temporary:
         twin.save(temporary)
         write_weights({k: v.contiguous() for k, v in state.items()}, temporary / "training.safetensors")
-        write_json(temporary / "training.json", {"step": step})
+        (temporary / METRICS).write_text(json.dumps(progress) + "\n", encoding="utf-8")
 
 
 def resume(out: Path, teacher: Teacher, ema: Ema, optimizer: torch.optim.Optimizer) -> int:
     """Goes on from what `keep` wrote; returns the steps done."""
-    if not (out / "training.json").is_file():
+    if not (out / METRICS).is_file():
         return 0
     state = read_weights(out / "training.safetensors")
     teacher.load_state_dict({k: state[f"weights.{k}"] for k in teacher.state_dict()})
@@ -241,7 +244,7 @@ def resume(out: Path, teacher: Teacher, ema: Ema, optimizer: torch.optim.Optimiz
             for k in ("step", "exp_avg", "exp_avg_sq")
             if (v := state[f"adam.{i}.{k}"]) is not None
         }
-    return int(read_json(out / "training.json")["step"])
+    return int(json.loads((out / METRICS).read_text(encoding="utf-8"))["step"])
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ class Found:
             DataError: one of them has none.
         """
         found = [_label(sample, "scene", self.name) for sample in self._samples()]
-        if any(not isinstance(scene, dict) or scene.keys() < VALUES.keys() for scene in found):
+        if any(not isinstance(scene, dict) or not scene.keys() >= VALUES.keys() for scene in found):
             raise DataError(
                 f"{self.name}: its scenes are not the menagerie's; `unclip data menagerie` draws such pictures"
             )
