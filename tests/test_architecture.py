@@ -20,12 +20,12 @@ LONGEST = 450  # lines
 # Each imports from those above it, or from its own folder.
 LEVELS = [
     {"errors"},
-    {"config", "hub", "presets", "provenance"},
+    {"config", "hub", "provenance"},
     {"device", "diffusion", "files", "images", "menagerie", "nn"},
     {"clip"},
     {"stages"},
-    {"convert", "generation"},
-    {"edits", "parts"},
+    {"convert"},
+    {"parts"},
     {"data", "pipeline"},
     {"assemble", "evaluate", "serve", "train"},
     {"cli"},

@@ -16,11 +16,11 @@ from unclip.diffusion.inversion import invert
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import ddim, ddpm
 from unclip.diffusion.schedule import Schedule
-from unclip.edits.extension import _windows
-from unclip.edits.masks import known_at, read_mask
-from unclip.edits.slerp import slerp, weighted_mean
 from unclip.errors import Cancelled, RequestError
 from unclip.pipeline import Pipeline
+from unclip.pipeline.masks import known_at, read_mask
+from unclip.pipeline.outpaint import _windows
+from unclip.pipeline.slerp import slerp, weighted_mean
 
 FEW = {"decoder": {"steps": 3}}
 

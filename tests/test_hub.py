@@ -222,4 +222,4 @@ def test_a_repository_may_hold_one_stage(fake: Hub) -> None:
         name.removeprefix("prior/"): data for name, data in fake.files.items()
     }
     alone = Pipeline.from_pretrained(f"{MODEL}@main", device="cpu")
-    assert (list(alone.links), alone.name) == (["prior"], MODEL.partition("/")[2])
+    assert (list(alone.stages), alone.name) == (["prior"], MODEL.partition("/")[2])

@@ -27,7 +27,7 @@ COUNT, BATCH = 7, 3
 @pytest.fixture(autouse=True)
 def _prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys.modules["unclip.cli.generate"], "BATCH", BATCH)
+    monkeypatch.setattr(sys.modules["unclip.cli.jobs"], "BATCH", BATCH)
     write_prompts(COUNT)
 
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from unclip.generation import TOGETHER
 from unclip.pipeline import Pipeline
+from unclip.pipeline.call import TOGETHER
 from unclip.serve.request import GenerationRequest
 from unclip.serve.worker import Worker
 
@@ -53,7 +53,7 @@ def stages(pipe: Pipeline, size: int, most: int, rounds: int) -> None:
     """How quick each stage's network is with the inputs of one picture, and of as many as it draws at a time."""
     print("| stage | GFLOP a picture | alone, GFLOP/s | together, GFLOP/s |\n|---|---|---|---|")
     called: dict[str, list[tuple[Any, Any]]] = {}
-    networks = {role: stage.network for role, stage in pipe.links.items()}
+    networks = {role: stage.network for role, stage in pipe.stages.items()}
     hooks = [
         network.register_forward_pre_hook(
             lambda _, args, kwargs, role=role: called.setdefault(role, []).append((args, kwargs)), with_kwargs=True

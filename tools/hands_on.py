@@ -14,13 +14,12 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from unclip.edits.inversion import see
 from unclip.evaluate.classifier import load_judge
-from unclip.generation import Call
-from unclip.images import grid, to_tensor
+from unclip.images import grid
 from unclip.menagerie.drawing import draw
 from unclip.menagerie.scene import SUBJECTS, Scene, sample
-from unclip.pipeline import Pipeline
+from unclip.pipeline import Pipeline, SamplingOptions
+from unclip.pipeline.call import Call
 
 SEED, SIZE, SHOWN = 78, 256, 96  # of a stream of scenes of its own; sides drawn and shown, in pixels
 COMPONENTS = (1, 2, 5, 10, 20, 40, 80)
@@ -89,16 +88,15 @@ def halves(images: Sequence[Image.Image]) -> list[Image.Image]:
 
 def decoded(pipe: Pipeline, z_i: Tensor, seed: int = 1, size: int = SIZE) -> list[Image.Image]:
     """z_i alone as pictures, all from one noise and without a caption."""
-    call = Call(pipe, [seed] * len(z_i), size)
+    call = Call(pipe, [seed] * len(z_i), SamplingOptions(size=size))
     with torch.inference_mode():
-        made = call.enlarge(call.decode(z_i, *call.encode([""] * len(z_i))))
+        made = call.upsample(call.decode(z_i, *call.encode([""] * len(z_i))))
     return call.finish(made, z_i, [{}] * len(z_i)).images
 
 
 def embedded(pipe: Pipeline, images: Sequence[Image.Image]) -> Tensor:
-    call = Call(pipe, [0], pipe.sizes[0])
     with torch.inference_mode():
-        return see(call, [to_tensor(image)[None].to(pipe.device) for image in images])
+        return Call(pipe, [0]).encode_images(images)
 
 
 def components(pipe: Pipeline, count: int) -> list[list[Image.Image]]:

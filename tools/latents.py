@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from unclip.edits.inversion import latents, redraw
 from unclip.evaluate.classifier import load_judge
-from unclip.generation import Call
 from unclip.images import to_pil
 from unclip.menagerie.captions import WORDS
 from unclip.menagerie.drawing import draw
 from unclip.menagerie.scene import SETTINGS, STYLES, Scene, sample
-from unclip.pipeline import Pipeline
+from unclip.pipeline import Pipeline, SamplingOptions
+from unclip.pipeline.call import Call
+from unclip.pipeline.invert import latents, redraw
 
 SEED = 77  # of a stream of scenes of its own
 THETAS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.5)
@@ -45,7 +45,7 @@ def inversion(pipe: Pipeline, scenes: list[Scene]) -> None:
     for steps in (10, 20, 50, 100):
         for evaluations in (1, 2, 3):
             options = {"decoder": {"sampler": "ddim", "steps": steps, "guidance": 1.0}}
-            call = Call(pipe, [0] * len(images), pipe.sizes[0], options)
+            call = Call(pipe, [0] * len(images), SamplingOptions(size=pipe.sizes[0], stages=options))
             with torch.inference_mode():
                 found = latents(call, images, evaluations)
                 made = redraw(call, found.image_embeds, found.noise)

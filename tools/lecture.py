@@ -26,13 +26,13 @@ from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import ddpm
 from unclip.diffusion.schedule import CLEAN, Schedule
 from unclip.diffusion.sde import SDES, VP, Score, Sde, at, guided, sample, score_matching, score_of
-from unclip.edits.slerp import slerp
 from unclip.evaluate.recognition import name_embeddings
 from unclip.images import grid, to_tensor
 from unclip.menagerie.drawing import draw
 from unclip.menagerie.scene import Scene
 from unclip.nn.mlp import TimedMlp
 from unclip.pipeline import Pipeline
+from unclip.pipeline.slerp import slerp
 
 BATCH = 512
 POINTS = 1500

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import ddim, ddpm
-from unclip.edits.slerp import slerp
 from unclip.files import stage_folder
 from unclip.images import grid, save_png, to_pil
+from unclip.pipeline.slerp import slerp
 from unclip.stages.pixels import Pixels
 
 FRAMES, STEPS, SCALE = 9, 50, 6

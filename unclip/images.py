@@ -91,25 +91,25 @@ def to_tensor(image: Image.Image) -> Tensor:
     return from_bytes(to_bytes(image))
 
 
-def to_pil(image: Tensor, *, marked: bool = False) -> Image.Image:
+def to_pil(image: Tensor, *, marked: bool = False, painted: Tensor | None = None) -> Image.Image:
     """float [3, H, W] in [−1, 1] (clamped) as a picture.
 
     Args:
         marked: with the invisible watermark, for pictures that a model made.
+        painted: True where the model did, [H, W], if it did not make all of it; the mark leaves the other pixels alone.
     """
     pixels = ((image.detach().float().clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).cpu().numpy()
     # The mark goes in before the one rounding: a picture and its twin from a batch stay within 1/255.
-    return Image.fromarray((watermark.embed(pixels) if marked else pixels).round().astype(np.uint8))
+    return Image.fromarray((_watermarked(pixels, painted) if marked else pixels).round().astype(np.uint8))
 
 
 def mark(image: Image.Image, painted: Tensor | None = None) -> Image.Image:
-    """The picture with the invisible watermark that says a model made it.
+    """The picture with the invisible watermark that says a model made it; `painted` as in `to_pil`."""
+    return Image.fromarray(_watermarked(np.asarray(image.convert("RGB")), painted).round().astype(np.uint8))
 
-    Args:
-        painted: True where the model did, [H, W], if it did not make all of it; the other pixels stay bit for bit.
-    """
-    where = None if painted is None else painted.cpu().numpy()
-    return Image.fromarray(watermark.embed(np.asarray(image.convert("RGB")), where).round().astype(np.uint8))
+
+def _watermarked(pixels: Any, painted: Tensor | None) -> Any:
+    return watermark.embed(pixels, None if painted is None else painted.cpu().numpy())
 
 
 def resize(images: Tensor, size: int) -> Tensor:
@@ -143,12 +143,16 @@ def check_animation(path: Path) -> None:
         raise RequestError(f"{path}: MP4 is written by ffmpeg, which is not installed; .gif and .webp need nothing")
 
 
-def save_animation(images: Sequence[Image.Image], path: Path, *, bounce: bool = False, rate: int = 12) -> None:
+def save_animation(
+    images: Sequence[Image.Image], path: Path, *, bounce: bool = False, rate: int = 12,
+    settings: Mapping[str, Any] | None = None, source: metadata.Source | None = None,
+) -> None:  # fmt: skip
     """Writes a GIF, WebP or MP4 by the path's suffix, whole or not at all.
 
     Args:
         bounce: play it forwards and then backwards, so that it repeats without a jump.
         rate: pictures per second.
+        settings, source: for the metadata, as in `save_picture`; of WebP alone.
     """
     check_animation(path)
     film = [*images, *images[-2:0:-1]] if bounce else list(images)
@@ -158,7 +162,11 @@ def save_animation(images: Sequence[Image.Image], path: Path, *, bounce: bool = 
         if path.suffix.lower() == ".mp4":
             _encode_mp4(film, temporary, rate)
         else:
-            film[0].save(temporary, save_all=True, append_images=film[1:], duration=round(1000 / rate), loop=0)
+            text = json.dumps(settings, ensure_ascii=False) if settings else None
+            about: dict[str, Any] = (
+                {"xmp": metadata.xmp_packet(source, text).encode()} if path.suffix.lower() == ".webp" and source else {}
+            )
+            film[0].save(temporary, save_all=True, append_images=film[1:], duration=round(1000 / rate), loop=0, **about)
         temporary.replace(path)
     except (OSError, subprocess.CalledProcessError) as error:
         raise RequestError(f"{path}: cannot be written ({error})") from None

@@ -402,7 +402,8 @@ def test_the_last_step_is_safe_in_half_precision(converted: Path, dtype: torch.d
         stage.network.to(precision, memory_format=torch.channels_last)
         with torch.inference_mode():
             x = torch.cat([draw(1, 3, HIGH, HIGH), draw(2, 3, HIGH, HIGH)[:1]]).tanh()
-            denoise = stage.denoiser(torch.nn.functional.interpolate(x, (LOW, LOW)), stage.config.sampling)
+            low = stage.condition(torch.nn.functional.interpolate(x, (LOW, LOW)), HIGH)
+            denoise = stage.denoiser(low, None, stage.config.sampling)
             made.append(denoise(x, 0))
     exact, half = made
     assert exact.eps.abs().max() > 10 and half.x0.dtype == torch.float32
@@ -416,7 +417,7 @@ def test_karlo_runs_in_bfloat16_where_that_is_quick(
     karlo: Path, converted: Path, native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("unclip.pipeline.quick_in_bf16", lambda _: native)
+    monkeypatch.setattr("unclip.pipeline.pipeline.quick_in_bf16", lambda _: native)
     pipe = Pipeline.from_pretrained(str(karlo), device="cpu")
     weight = next(pipe.decoder.network.parameters())
     assert weight.dtype == (torch.bfloat16 if native else torch.float32)
@@ -525,22 +526,22 @@ def parts(karlo: Path, varying: Any, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_diffusers_networks_run_by_themselves_and_together_draw_the_same(
     ours: Pipeline, karlo: Path, parts: Path
 ) -> None:
-    steps = {role: {"steps": 2} for role in ours.links}
-    few = {role: {role: {"steps": 2}} for role in ours.links}
+    steps = {role: {"steps": 2} for role in ours.stages}
+    few = {role: {role: {"steps": 2}} for role in ours.stages}
     prior, decoder, upsampler = (
         Pipeline.from_pretrained(str(parts / part), device="cpu", dtype=torch.float32)
         for part in ("prior", "decoder", "super_res_first")
     )
-    assert [list(one.links) for one in (prior, decoder, upsampler)] == [["prior"], ["decoder"], [f"upsampler-{HIGH}"]]
+    assert [list(one.stages) for one in (prior, decoder, upsampler)] == [["prior"], ["decoder"], [f"upsampler-{HIGH}"]]
     assert prior.clip.identity == decoder.clip.identity == ours.clip.identity
     whole = Pipeline.from_pretrained(str(karlo), device="cpu", dtype=torch.float32)
     made = whole.generate("a hat", seed=4, options=steps, keep_stages=True)
-    z_i = prior.imagine("a hat", seed=4, options=few["prior"])
+    z_i = prior.sample_prior("a hat", seed=4, options=few["prior"])
     drawn = decoder.decode(z_i, "a hat", seed=4, options=few["decoder"])
     assert torch.equal(z_i, made.image_embeds)
     assert drawn.images[0].tobytes() == made.stages[LOW][0].tobytes()
     assert decoder.vary(drawn.images[0], fresh_noise=True, seed=1, options=few["decoder"]).images[0].size == (LOW, LOW)
-    large = upsampler.enlarge(drawn.images, seed=4, options=few[f"upsampler-{HIGH}"])
+    large = upsampler.upsample(drawn.images, seed=4, options=few[f"upsampler-{HIGH}"])
     assert large.images[0].size == (HIGH, HIGH)
 
 
@@ -553,4 +554,4 @@ def test_a_single_network_is_converted_once_and_again_when_what_it_needs_changed
     alone = Pipeline.from_pretrained(str(parts / "prior"), device="cpu")
     assert alone.folder != first.folder
     with pytest.raises(RequestError, match="comes without the CLIP"):
-        alone.imagine("a hat")
+        alone.sample_prior("a hat")

@@ -260,12 +260,12 @@ def test_a_checkpoint_by_itself_is_a_pipeline_of_its_stage(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     alone = Pipeline.from_pretrained(str(folder / FILES["upsampler-256"]), device="cpu")
-    assert list(alone.links) == ["upsampler-256"]
+    assert list(alone.stages) == ["upsampler-256"]
     one = tmp_path / "one.ckpt"
     torch.save({"state_dict": Payload()}, one)
     with pytest.raises(CheckpointError, match="refused"):
         Pipeline.from_pretrained(str(one), device="cpu")
     prior = folder / FILES["prior"]
-    monkeypatch.setattr("unclip.pipeline.load_clip", lambda ref: pytest.fail(f"asked for {ref}"))
+    monkeypatch.setattr("unclip.pipeline.pipeline.load_clip", lambda ref: pytest.fail(f"asked for {ref}"))
     with pytest.raises(pytest.fail.Exception, match="asked for openclip:ViT-L-14/openai"):
         Pipeline.from_pretrained(str(prior), device="cpu")

@@ -75,8 +75,8 @@ def serve(
         raise RequestError(f"serving needs {error.name}: pip install 'unclip[{extra}]'") from None
     import tempfile
 
-    from unclip.generation import WITHOUT
     from unclip.pipeline import Pipeline
+    from unclip.pipeline.call import WITHOUT
     from unclip.provenance.credentials import Signer
     from unclip.serve.pictures import Marks
     from unclip.serve.store import Store
@@ -92,7 +92,7 @@ def serve(
         PROMPTS.addHandler(logging.StreamHandler())
         PROMPTS.setLevel(logging.INFO)
     pipes = [Pipeline.from_pretrained(model, device=place) for place in places]
-    if "decoder" not in pipes[0].links:
+    if "decoder" not in pipes[0].stages:
         raise RequestError(f"--model {model}: has no decoder, {WITHOUT['decoder']}")
     policy = Policy(
         keys=keys,

@@ -14,13 +14,13 @@ from unclip.errors import RequestError
 from unclip.evaluate.classifier import SIZE, load_judge
 from unclip.evaluate.compose import HeldOutCaption, held_out_captions
 from unclip.evaluate.report import Score
-from unclip.generation import Call
 from unclip.images import to_pil, to_tensor
 from unclip.menagerie.drawing import draw
-from unclip.pipeline import Pipeline
+from unclip.pipeline import Pipeline, SamplingOptions
+from unclip.pipeline.call import Call
 from unclip.stages.base import PriorRole
 
-Imagine = Callable[[Call, Text, Text], Tensor]
+SamplePrior = Callable[[Call, Text, Text], Tensor]
 
 
 @dataclass(frozen=True)
@@ -64,25 +64,25 @@ def compare_priors(
             raise RequestError(f"{name}: was trained for CLIP {prior.config.clip}, not {pipeline.clip.identity}")
     if pipeline.prior is None:
         raise RequestError(f"{pipeline.name}: has no prior to compare")
-    ways: dict[str, Imagine] = {pipeline.prior.config.kind: _by(pipeline.prior)}
+    ways: dict[str, SamplePrior] = {pipeline.prior.config.kind: _by(pipeline.prior)}
     ways |= {name: _by(prior.to(pipeline.device)) for name, prior in others.items()}
     ways["no prior: z_t"] = lambda call, text, null: text.embed.float()
     asked = held_out_captions(count, seed)
-    reports = [_report(pipeline, name, imagine, asked, batch) for name, imagine in ways.items()]
+    reports = [_report(pipeline, name, sample, asked, batch) for name, sample in ways.items()]
     return [*reports, _report(pipeline, "no z_i: caption only", None, asked, batch)]
 
 
-def _by(prior: PriorRole) -> Imagine:
-    def imagine(call: Call, text: Text, null: Text) -> Tensor:
+def _by(prior: PriorRole) -> SamplePrior:
+    def sample(call: Call, text: Text, null: Text) -> Tensor:
         used = prior.config.sampling
         return call.run("prior", prior.sample(text, null, used, call.noise("prior")), prior.length(used))
 
-    return imagine
+    return sample
 
 
 @torch.inference_mode()
 def _report(
-    pipeline: Pipeline, name: str, imagine: Imagine | None, asked: Sequence[HeldOutCaption], batch: int
+    pipeline: Pipeline, name: str, sample: SamplePrior | None, asked: Sequence[HeldOutCaption], batch: int
 ) -> PriorReport:
     judge, decoder = load_judge(), pipeline.decoder
     cosines: list[Tensor] = []
@@ -90,12 +90,12 @@ def _report(
     seconds = 0.0
     for start in range(0, len(asked), batch):
         part = asked[start : start + batch]
-        call = Call(pipeline, [one.seed for one in part], pipeline.sizes[0])
+        call = Call(pipeline, [one.seed for one in part], SamplingOptions(size=pipeline.sizes[0]))
         text, null = call.encode([one.text for one in part])
-        if imagine is None:
+        if sample is None:
             z_i = decoder.null_embed.expand(len(part), -1).float()
         else:
-            z_i = imagine(call, text, null)
+            z_i = sample(call, text, null)
             true = torch.stack([to_tensor(draw(one.scene, SIZE)) for one in part]).to(pipeline.device)
             cosines.append(torch.cosine_similarity(z_i, pipeline.clip.encode_image(true).float()))
         seconds += call.seconds.get("prior", 0.0)

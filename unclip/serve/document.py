@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from unclip.presets import PRESETS
+from unclip.pipeline.presets import PRESETS
 from unclip.serve.request import LONGEST_PROMPT, MOST_GUIDANCE, MOST_IMAGES, MOST_PARTIAL, MOST_STEPS, SIZES
 
 Schema = dict[str, Any]

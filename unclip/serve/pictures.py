@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from unclip import images
-from unclip.edits.masks import read_mask
 from unclip.errors import RequestError
+from unclip.pipeline.masks import read_mask
 from unclip.provenance import metadata
 from unclip.provenance.credentials import Signer
 from unclip.serve.envelope import ApiError

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from unclip.generation import check_prompt
-from unclip.presets import PRESETS
+from unclip.pipeline import check_prompt
+from unclip.pipeline.presets import PRESETS
 from unclip.serve.envelope import ApiError
 from unclip.serve.pictures import check_edit, check_variation, read_upload
 

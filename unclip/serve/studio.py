@@ -17,7 +17,7 @@ from PIL import Image, ImageChops
 
 from unclip import images
 from unclip.errors import RequestError, UnclipError
-from unclip.generation import check_prompt
+from unclip.pipeline import check_prompt
 from unclip.serve.answers import Artist, UnderWay
 from unclip.serve.pictures import KEPT_SIDE, check_edit, check_variation
 from unclip.serve.request import (

@@ -29,8 +29,7 @@ from unclip.serve.request import (
 
 if TYPE_CHECKING:
     from unclip.diffusion.samplers import Step
-    from unclip.generation import Generation
-    from unclip.pipeline import Pipeline
+    from unclip.pipeline import Generation, Pipeline
 
 log = logging.getLogger(__name__)
 PROMPTS = logging.getLogger("unclip.prompts")
@@ -200,7 +199,8 @@ def _make(pipeline: Pipeline, jobs: list[Job], seeds: list[int]) -> Generation:
     options: dict[str, dict[str, Any]] = {}
     for role, name, value in jobs[0].request.options:
         options.setdefault(role, {})[name] = value
-    how: dict[str, Any] = {"size": jobs[0].size, "options": options, "on_step": _watch(jobs)}
+    # Unmarked: the server still changes their sizes, and marks what it sends (`pictures.encode`).
+    how: dict[str, Any] = {"size": jobs[0].size, "options": options, "on_step": _watch(jobs), "watermark": False}
     each = [job.request for job in jobs for _ in range(job.request.n)]
     match first := jobs[0].request:
         case EditRequest():
@@ -218,7 +218,7 @@ def _make(pipeline: Pipeline, jobs: list[Job], seeds: list[int]) -> Generation:
             pictures = [one.image for one in each if isinstance(one, VariationRequest)]
             return pipeline.vary(pictures, fresh_noise=True, seed=seeds, **how)
     prompts = [one.prompt for one in each]
-    return pipeline.generate(prompts, seeds=seeds, preset=first.preset, watermark=False, **how)
+    return pipeline.generate(prompts, seeds=seeds, preset=first.preset, **how)
 
 
 def _rows(jobs: Sequence[Job]) -> list[slice]:

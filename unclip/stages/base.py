@@ -24,6 +24,7 @@ from unclip.config import Config, parse
 from unclip.diffusion.diffusion import Cond, Denoise, Diffusion, DiffusionConfig, Guidance
 from unclip.diffusion.noise import Chance, Noise
 from unclip.diffusion.samplers import Step, find_sampler
+from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
 from unclip.errors import CheckpointError, ConfigError, RequestError
 from unclip.files import load_weights, read_json, save_weights, write_json
 from unclip.nn.transformer import TransformerConfig
@@ -263,25 +264,34 @@ class DiffusionStage(Stage):
         """A time and noise for every example."""
         return chance.integers(self.diffusion.schedule.times), chance.normal(x0)
 
-    def _walk(
-        self, shape: tuple[int, ...], cond: Cond, null: Cond | None, options: SamplingConfig, noise: Noise
-    ) -> Iterator[Step]:
-        """From pure noise of that shape to data."""
+    def walk(
+        self, shape: tuple[int, ...], cond: Cond, null: Cond | None, options: SamplingConfig, noise: Noise,
+        trajectory: Trajectory = FROM_NOISE,
+    ) -> Iterator[Step]:  # fmt: skip
+        """Samples x of that shape: the one place where a stage walks, in whichever way.
+
+        Args:
+            cond, null: the network's condition, and the one that guidance leads away from.
+            noise: for shape[0] examples.
+            trajectory: start, direction and known part of the walk.
+
+        Raises:
+            RequestError: no such sampler.
+        """
         sampler = find_sampler(options.sampler, options.eta)
-        schedule = self.diffusion.schedule
-        times = schedule.grid(options.steps)
 
         def steps() -> Iterator[Step]:
             with self.in_place():
-                denoise = self._denoiser(cond, null, options)
+                denoise = self.denoiser(cond, null, options)
                 # At least float32: half precision is for the network alone, its sum of many small steps drifts.
                 finest = torch.promote_types(next(self.network.parameters()).dtype, torch.float32)
-                x = noise(torch.empty(shape, device=self.device, dtype=finest))
-                yield from sampler(denoise, x, schedule, times, noise)
+                like = torch.empty(shape, device=self.device, dtype=finest)
+                yield from trajectory.walk(sampler, denoise, self.diffusion.schedule, options.steps, noise, like)
 
         return steps()
 
-    def _denoiser(self, cond: Cond, null: Cond | None, options: SamplingConfig) -> Denoise:
+    def denoiser(self, cond: Cond, null: Cond | None, options: SamplingConfig) -> Denoise:
+        """The guided network as the samplers see it: (x_t, t) → Prediction. Only inside `in_place`."""
         guidance = Guidance(options.guidance, options.interval, options.rescale)
         return self.diffusion.denoiser(self.network, cond, null, guidance)
 

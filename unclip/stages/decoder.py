@@ -12,10 +12,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unclip.clip import Text
-from unclip.diffusion.diffusion import Cond, Denoise, DiffusionConfig
+from unclip.diffusion.diffusion import Cond, DiffusionConfig
 from unclip.diffusion.inpainting import Known
 from unclip.diffusion.noise import Chance, Noise
 from unclip.diffusion.samplers import Step
+from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
 from unclip.nn.transformer import TextEncoder, TransformerConfig
 from unclip.nn.unet import UNet, UNetConfig
 from unclip.stages.base import Batch, DiffusionStage, DiffusionStageConfig, SamplingConfig, drop_text, same_length
@@ -151,30 +152,23 @@ class Decoder(DiffusionStage):
         return self.diffusion.loss(self.network, batch.image, cond, *self._draw(chance, batch.image), keep)
 
     def sample(
-        self, image_embed: Tensor, text: Text, null: Text, options: SamplingConfig, noise: Noise
-    ) -> Iterator[Step]:
-        """Walks from noise to pictures [B, 3, size, size].
+        self, image_embed: Tensor, text: Text, null: Text, options: SamplingConfig, noise: Noise,
+        trajectory: Trajectory = FROM_NOISE,
+    ) -> Iterator[Step]:  # fmt: skip
+        """Walks to pictures [B, 3, size, size], from noise unless `trajectory` says otherwise.
 
         Args:
             image_embed: z_i, [B, D].
             text: captions, B rows.
             null: what guidance leads away from, B rows (the empty or a negative caption).
             noise: for B images.
+            trajectory: start, direction and known part of the walk; an inpainting decoder's network sees that part.
         """
-        cond, null_cond = self._conditions(image_embed, text, null, None)
-        return self._walk((len(image_embed), 3, self.size, self.size), cond, null_cond, options, noise)
+        cond, null_cond = self.conditions(image_embed, text, null, trajectory.known)
+        return self.walk((len(image_embed), 3, self.size, self.size), cond, null_cond, options, noise, trajectory)
 
-    def denoiser(
-        self, image_embed: Tensor, text: Text, null: Text, options: SamplingConfig, known: Known | None = None
-    ) -> Denoise:
-        """What `sample` walks with, for those who walk otherwise: (x_t [B, 3, size, size], t) → Prediction.
-
-        Args:
-            known: what is kept of the pictures; only an inpainting decoder looks at it.
-        """
-        return self._denoiser(*self._conditions(image_embed, text, null, known), options)
-
-    def _conditions(self, image_embed: Tensor, text: Text, null: Text, known: Known | None) -> tuple[Cond, Cond]:
+    def conditions(self, image_embed: Tensor, text: Text, null: Text, known: Known | None) -> tuple[Cond, Cond]:
+        """The network's condition, and the one that guidance leads away from; arguments as in `sample`."""
         text, null = same_length(text, null)
         seen = self._seen(known, image_embed.new_empty(len(image_embed), 3, self.size, self.size))
         away = self.null_embed.to(image_embed).expand(len(image_embed), -1)

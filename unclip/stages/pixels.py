@@ -147,7 +147,7 @@ class Pixels(DiffusionStage):
             raise RequestError("the model was trained without classes: it can neither be asked for one nor be guided")
         null: Cond | None = {"label": torch.full((count,), self.classes, device=self.device)} if self.classes else None
         cond = null or {} if label is None else self.condition(label)
-        return self._walk((count, self.channels, self.size, self.size), cond, null, options, noise)
+        return self.walk((count, self.channels, self.size, self.size), cond, null, options, noise)
 
     def score(self, label: Tensor | None) -> Score:
         """∇ log p_t(x) of the VP SDE, for x [B, channels, size, size] of the classes [B] and real times 0 < t ≤ 1.

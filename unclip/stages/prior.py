@@ -117,7 +117,7 @@ class Prior(DiffusionStage, PriorRole):
             assert batch.image_embed is not None and batch.text is not None
             chance = batch.chance(batch.image_embed)
             x0 = (batch.image_embed.float() - self.mean) / self.std
-            denoise = self._denoiser(_cond(batch.text), None, self.config.sampling.updated({"guidance": 1}))
+            denoise = self.denoiser(_cond(batch.text), None, self.config.sampling.updated({"guidance": 1}))
             for i, t in enumerate(grid):
                 alpha, sigma = self.diffusion.schedule.at(t)
                 guess = denoise(alpha * x0 + sigma * chance.normal(x0), t).x0
@@ -139,7 +139,7 @@ class Prior(DiffusionStage, PriorRole):
         text, null = same_length(text, null)
         cond, null_cond = _cond(text.repeat(n)), _cond(null.repeat(n))
         shape = (len(text.embed) * n, self.width)
-        for step in self._walk(shape, cond, null_cond, options, noise.candidates(n)):
+        for step in self.walk(shape, cond, null_cond, options, noise.candidates(n)):
             x0 = step.x0 * self.std + self.mean
             rows = _nearest(x0, text.embed.float(), n)
             yield Step(step.t, (step.x * self.std + self.mean)[rows], x0[rows])

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from unclip.diffusion.diffusion import Denoise, DiffusionConfig
+from unclip.diffusion.diffusion import DiffusionConfig
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step
+from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
 from unclip.errors import ConfigError
 from unclip.images import resize
 from unclip.nn.unet import UNet, UNetConfig
@@ -101,21 +102,25 @@ class Upsampler(DiffusionStage):
         side = batch.image.shape[-1]
         chance = batch.chance(batch.image)
         low = degrade(resize(batch.image, side // self.factor), self.degradation, chance.integers(2**62).tolist())
-        cond = {"low": self._enlarged(low, side), **batch.dropout()}
+        cond = {**self.condition(low, side), **batch.dropout()}
         return self.diffusion.loss(self.network, batch.image, cond, *self._draw(chance, batch.image))
 
-    def sample(self, low: Tensor, options: SamplingConfig, noise: Noise, *, size: int | None = None) -> Iterator[Step]:
-        """Walks from noise to pictures [B, 3, size, size], given smaller ones [B, 3, h, h].
+    def sample(
+        self, low: Tensor, options: SamplingConfig, noise: Noise, *, size: int | None = None,
+        trajectory: Trajectory = FROM_NOISE,
+    ) -> Iterator[Step]:  # fmt: skip
+        """Walks to pictures [B, 3, size, size], given smaller ones [B, 3, h, h].
 
         Args:
             size: side of the result, if not the stage's own: the network is convolution-only.
+            trajectory: start, direction and known part of the walk. Default: from noise.
         """
-        low = self._enlarged(low, size or self.size)
-        return self._walk(tuple(low.shape), {"low": low}, None, options, noise)
+        cond = self.condition(low, size or self.size)
+        return self.walk(tuple(cond["low"].shape), cond, None, options, noise, trajectory)
 
-    def denoiser(self, low: Tensor, options: SamplingConfig) -> Denoise:
-        """What `sample` walks with, for those who walk otherwise: (x_t [B, 3, size, size], t) → Prediction."""
-        return self._denoiser({"low": self._enlarged(low, self.size)}, None, options)
+    def condition(self, low: Tensor, side: int) -> dict[str, Tensor]:
+        """The network's condition: the smaller pictures, resized to that side."""
+        return {"low": self._enlarged(low, side)}
 
     def _enlarged(self, low: Tensor, side: int) -> Tensor:
         if not self.catmull_rom:

@@ -9,41 +9,26 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from unclip import files
 from unclip.clip import Clip, load_clip
 from unclip.device import best_device, quick_in_bf16
-from unclip.edits.differences import diff
-from unclip.edits.extension import outpaint
-from unclip.edits.interpolation import interpolate
-from unclip.edits.inversion import invert
-from unclip.edits.mixing import mix
-from unclip.edits.painting import edit
-from unclip.edits.variations import vary
 from unclip.errors import CheckpointError, RequestError
-from unclip.generation import (
-    MAX_SEED,
-    WITHOUT,
-    Call,
-    Generation,
-    OnStep,
-    Options,
-    Seed,
-    check_negative,
-    check_prompt,
-    choose_seeds,
-    preset_for,
-)
-from unclip.images import centre_square, on_white, plain, to_tensor
 from unclip.parts import find_parts
+from unclip.pipeline.call import WITHOUT
+from unclip.pipeline.diff import diff
+from unclip.pipeline.edit import edit
+from unclip.pipeline.generate import decode, generate, sample_prior, upsample
+from unclip.pipeline.interpolate import interpolate
+from unclip.pipeline.invert import invert
+from unclip.pipeline.mix import mix
+from unclip.pipeline.outpaint import outpaint
+from unclip.pipeline.vary import vary
 from unclip.stages import load_stage
 from unclip.stages.base import DiffusionStage, PriorRole, Stage
 from unclip.stages.decoder import Decoder
 from unclip.stages.upsampler import Upsampler
-
-__all__ = ["MAX_SEED", "Generation", "OnStep", "Options", "Pipeline", "check_prompt", "prompt_words"]
 
 S = TypeVar("S", bound=Stage)
 
@@ -52,7 +37,7 @@ class Pipeline:
     """A CLIP, a prior, a decoder and upsamplers that were trained for each other.
 
     Or some of them: a model that only varies pictures (Karlo's second repository) has no prior and refuses captions, and a
-    stage by itself does its own part of the way: `imagine`, `decode` or `enlarge`.
+    stage by itself does its own part of the way: `sample_prior`, `decode` or `upsample`.
 
     Example:
         >>> pipe = Pipeline.from_pretrained("mini")
@@ -106,6 +91,9 @@ class Pipeline:
         clip = None if parts.clip_reference is None else load_clip(parts.clip_reference)
         kept = None if offload else torch.float32  # offloaded weights wait in their file, as they are stored
         stages = {name: load_stage(folder / name, dtype=kept) for name in parts.stages}
+        for stage in stages.values():
+            if not isinstance(stage, DiffusionStage):
+                stage.float()  # never offloaded, so never in its file's precision
         for name, stage in stages.items():
             trained_for = stage.config.clip
             if clip is not None and trained_for is not None and trained_for != clip.identity:
@@ -134,14 +122,14 @@ class Pipeline:
         """Writes the model as a folder that loads back to the same bits."""
         with files.new_folder(Path(folder), replaces="model_index.json") as out:
             names = [f"upsampler-{u.size}" for u in self.upsamplers]
-            for name, stage in self.links.items():
+            for name, stage in self.stages.items():
                 (out / name).mkdir()
                 stage.save(out / name)
             index = dict(self.index)
             if index["clip"] is not None and (source := self.folder / index["clip"]).is_dir():
                 files.copy_folder(source, out / "clip")
                 index["clip"] = "clip"
-            roles = {role: role if role in self.links else None for role in ("prior", "decoder")}
+            roles = {role: role if role in self.stages else None for role in ("prior", "decoder")}
             files.write_json(out / "model_index.json", {**index, **roles, "upsamplers": names})
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Pipeline:
@@ -151,7 +139,7 @@ class Pipeline:
             self.dtype = torch.bfloat16 if dtype is None and self.quick and quick_in_bf16(self.device) else dtype
             if self._clip is not None:
                 self._clip.to(self.device, self.dtype)
-            for stage in self.links.values():
+            for stage in self.stages.values():
                 if not (self.offload and isinstance(stage, DiffusionStage)):
                     self._place(stage)
         except (RuntimeError, AssertionError) as error:
@@ -216,7 +204,7 @@ class Pipeline:
         self._decoder = decoder
 
     @property
-    def links(self) -> dict[str, PriorRole | DiffusionStage]:
+    def stages(self) -> dict[str, PriorRole | DiffusionStage]:
         """The stages by role, in the order of the chain."""
         prior: dict[str, PriorRole | DiffusionStage] = {} if self.prior is None else {"prior": self.prior}
         decoder = {} if self._decoder is None else {"decoder": self._decoder}
@@ -238,143 +226,11 @@ class Pipeline:
             return []
         return [word for word in dict.fromkeys(prompt_words(prompt)) if word not in self.vocabulary]
 
-    def generate(
-        self,
-        prompt: str | Sequence[str],
-        *,
-        num_images: int = 1,
-        seed: int | None = None,
-        seeds: Sequence[int] | None = None,
-        size: int | None = None,
-        negative: str = "",
-        preset: str = "balanced",
-        options: Options | None = None,
-        keep_stages: bool = False,
-        watermark: bool = True,
-        on_step: OnStep | None = None,
-    ) -> Generation:
-        """Pictures of each prompt.
-
-        Args:
-            prompt: one caption or several.
-            num_images: of each.
-            seed: of the first image of each prompt; the next ones count up. Random if not given.
-            seeds: one per image instead, in the order of the result.
-            size: side at which to stop, one of `sizes`; the largest if not given.
-            negative: what guidance leads away from.
-            preset: how the stages are sampled: "fast", "balanced" (the model's own numbers) or "paper".
-            options: changes to the preset, {"prior": {"steps": 10}, "upsampler-256": …, "decoder": …}.
-            keep_stages: also return the pictures of the earlier stages.
-            watermark: mark the pictures, invisibly, as made by a model (docs/provenance.md).
-            on_step: called after every step; may raise `Cancelled`.
-
-        Raises:
-            RequestError: something impossible was asked for.
-        """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        captions = [check_prompt(p) for p in prompts for _ in range(num_images)]
-        negative = check_negative(negative)
-        call = Call(
-            self,
-            choose_seeds(num_images, seed if seeds is None else seeds, prompts=len(prompts)),
-            size,
-            options,
-            on_step,
-            defaults=preset_for(self, preset),
-            needs=("decoder", "prior"),
-        )
-        with torch.inference_mode():
-            text, null = call.encode(captions, negative)
-            z_i = call.imagine(text, null)
-            made = call.enlarge(call.decode(z_i, text, null))
-        asked = [{"prompt": caption, "negative": negative} for caption in captions]
-        return call.finish(made, z_i, asked, keep_stages=keep_stages, watermark=watermark)
-
-    def imagine(
-        self, prompt: str | Sequence[str], *, num_images: int = 1, seed: Seed = None, negative: str = "",
-        preset: str = "balanced", options: Options | None = None, on_step: OnStep | None = None,
-    ) -> Tensor:  # fmt: skip
-        """z_i [N, D] of each prompt, on the CPU: the prior's part of `generate`, of which the arguments are.
-
-        Args:
-            seed: of the first embedding of each prompt, the next ones count up; or one per embedding.
-
-        Raises:
-            RequestError: as in `generate`; no prior, or no CLIP to read the prompt with.
-        """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        captions = [check_prompt(p) for p in prompts for _ in range(num_images)]
-        drawn = choose_seeds(num_images, seed, prompts=len(prompts))
-        call = Call(self, drawn, None, options, on_step, defaults=preset_for(self, preset), needs=["prior"])
-        with torch.inference_mode():
-            return call.imagine(*call.encode(captions, check_negative(negative))).float().cpu()
-
-    def decode(
-        self, image_embeds: Tensor, prompt: str | Sequence[str] = "", *, seed: Seed = None, size: int | None = None,
-        negative: str = "", preset: str = "balanced", options: Options | None = None, keep_stages: bool = False,
-        watermark: bool = True, on_step: OnStep | None = None,
-    ) -> Generation:  # fmt: skip
-        """Pictures of embeddings, which `imagine` or CLIP made: what is left of `generate`, of which the arguments are.
-
-        Args:
-            image_embeds: z_i, [N, D].
-            prompt: what the decoder reads beside z_i, one for all or one each; "" for nothing.
-            seed: of the first picture, the next ones count up; or one per picture. The seed of `imagine` gives the picture
-                that `generate` draws with it.
-
-        Raises:
-            RequestError: as in `generate`; embeddings of another shape, no decoder.
-        """
-        embed = self.clip.width
-        if image_embeds.ndim != 2 or image_embeds.shape[1] != embed:
-            raise RequestError(f"image_embeds of shape {tuple(image_embeds.shape)}: {self.name} decodes [N, {embed}]")
-        n = len(image_embeds)
-        prompts = [prompt] * n if isinstance(prompt, str) else list(prompt)
-        if len(prompts) != n:
-            raise RequestError(f"{len(prompts)} prompts for {n} embeddings")
-        captions, negative = [check_negative(p) for p in prompts], check_negative(negative)
-        call = Call(self, choose_seeds(n, seed), size, options, on_step, defaults=preset_for(self, preset))
-        with torch.inference_mode():
-            z_i = image_embeds.to(self.device, torch.float32)
-            made = call.enlarge(call.decode(z_i, *call.encode(captions, negative)))
-        asked = [{"verb": "decode", "prompt": caption, "negative": negative} for caption in captions]
-        return call.finish(made, z_i, asked, keep_stages=keep_stages, watermark=watermark)
-
-    def enlarge(
-        self, images: Image.Image | Sequence[Image.Image], *, seed: Seed = None, size: int | None = None,
-        preset: str = "balanced", options: Options | None = None, keep_stages: bool = False, watermark: bool = True,
-        on_step: OnStep | None = None,
-    ) -> Generation:  # fmt: skip
-        """Larger pictures of pictures, by the upsamplers alone. The other arguments are those of `generate`.
-
-        Args:
-            images: the middle square of each is brought to the largest side that an upsampler starts from and it fills.
-            size: side in pixels at which to stop, larger than that; the largest there is if not given.
-            seed: of the first picture, the next ones count up; or one per picture.
-
-        Raises:
-            RequestError: as in `generate`; no upsampler.
-        """
-        pictures = [images] if isinstance(images, Image.Image) else list(images)
-        if not self.upsamplers:
-            raise RequestError(f"{self.name}: has no upsampler, so it enlarges no pictures")
-        squares = [centre_square(on_white(plain(one))) for one in pictures]
-        starts = [u.size // u.factor for u in self.upsamplers]
-        side = max((s for s in starts if all(s <= one.width for one in squares)), default=starts[0])
-        call = Call(
-            self, choose_seeds(len(squares), seed), size, options, on_step, defaults=preset_for(self, preset), needs=[]
-        )
-        call.chain = [u for u in call.chain if u.size > side]
-        if not call.chain:
-            raise RequestError(f"size {call.size}: {self.name} enlarges these pictures from {side} pixels")
-        with torch.inference_mode():
-            x = torch.stack([to_tensor(one.resize((side, side), Image.Resampling.LANCZOS)) for one in squares])
-            made = call.enlarge(x.to(self.device))
-        asked = [{"verb": "enlarge"}] * len(squares)
-        nothing = torch.empty(len(squares), 0)
-        return call.finish(made, nothing, asked, keep_stages=keep_stages, watermark=watermark)
-
+    generate = generate
     __call__ = generate
+    sample_prior = sample_prior
+    decode = decode
+    upsample = upsample
     invert = invert
     vary = vary
     interpolate = interpolate

@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
+from typing import Unpack
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from unclip.edits.inversion import DDIM, latents, redraw
-from unclip.edits.slerp import slerp
 from unclip.errors import RequestError
-from unclip.generation import Call, Generation, Model, OnStep, Options, check_prompt, choose_seeds
+from unclip.pipeline.call import Call, Model
+from unclip.pipeline.generation import Generation
+from unclip.pipeline.invert import DDIM, STEPS, latents, redraw
+from unclip.pipeline.options import OptionKeywords, check_prompt, choose_seeds, collect
+from unclip.pipeline.slerp import slerp
 
 
 def interpolate(
     model: Model, keys: Sequence[Image.Image | str], frames: int = 16, *, fixed_noise: bool = False,
-    seed: int | None = None, size: int | None = None, options: Options | None = None, on_step: OnStep | None = None,
+    **options: Unpack[OptionKeywords],
 ) -> Generation:  # fmt: skip
-    """Frames on the way from the first key to the next ones, by slerp of z_i and x_T (Ramesh et al. 2022, §3.2).
+    """Generate frames from the first key to the next ones, by slerp of z_i and x_T (Ramesh et al. 2022, §3.2).
 
     Args:
-        keys: pictures (their middle squares), or prompts, whose z_i the prior draws and whose x_T is noise. Two make a
+        keys: pictures (their middle squares), or prompts, whose z_i the prior samples and whose x_T is noise. Two make a
             path that ends in both; more make a loop back to the first.
-        frames: of each part of the way; of a path both ends are frames, of a loop each key begins its part.
-        fixed_noise: one random x_T for all frames, instead of the way between the keys' own. The ends then are
+        frames: of each part of the way; both ends of a path are frames, each key of a loop begins its part.
+        fixed_noise: one random x_T for all frames, instead of the way between the keys' own. The ends are then
             variations of the pictures and not the pictures.
-        seed: of whatever noise there is; random if not given.
-        size: side in pixels at which to stop; the largest if not given.
-        options: changes to the stages' sampling; DDIM in 50 steps without guidance for the decoder if not given.
-        on_step: called after every step; may raise `Cancelled`.
+        options: see `SamplingOptions`. One seed serves all frames. The decoder takes 50 steps of DDIM without guidance
+            unless they say otherwise.
 
     Raises:
         RequestError: fewer than two keys or frames, a picture that cannot be used, a model without an image encoder.
@@ -43,18 +45,16 @@ def interpolate(
     loop = len(keys) > 2
     thetas = [i / frames for i in range(frames)] if loop else [i / (frames - 1) for i in range(frames)]
     parts = list(pairwise([*range(len(keys)), 0] if loop else range(len(keys))))
-    first = choose_seeds(1, seed)[0]
+    chosen = collect(options)
+    first = choose_seeds(1, chosen.seed)[0]
     # One seed for all frames: the upsamplers' noise must not flicker.
-    call = Call(model, [first] * (len(parts) * frames), size, options, on_step, defaults=DDIM)
+    call = Call(model, [first] * (len(parts) * frames), chosen, defaults=STEPS, forced=DDIM)
     with torch.inference_mode():
         z_i, x_T = _ends(call, keys, captions, first)
         way = [(a, b, theta) for a, b in parts for theta in thetas]
         z = torch.cat([slerp(z_i[a][None], z_i[b][None], theta) for a, b, theta in way])
-        if fixed_noise:
-            x = call.noise("decoder")(torch.empty(len(way), *x_T.shape[1:], device=model.device))
-        else:
-            x = torch.cat([slerp(x_T[a][None], x_T[b][None], theta) for a, b, theta in way])
-        made = call.enlarge(redraw(call, z, x))
+        x = None if fixed_noise else torch.cat([slerp(x_T[a][None], x_T[b][None], theta) for a, b, theta in way])
+        made = call.upsample(redraw(call, z, x))
     asked = [
         {"verb": "interpolate", "from": _name(keys[a]), "to": _name(keys[b]), "theta": theta} for a, b, theta in way
     ]
@@ -66,16 +66,17 @@ def _ends(call: Call, keys: Sequence[Image.Image | str], captions: list[str], se
     pictures = [key for key in keys if not isinstance(key, str)]
     found = latents(call, pictures) if pictures else None
     if captions:
-        part = Call(call.model, [seed + i for i in range(len(captions))], call.model.sizes[0], on_step=call.on_step)
-        part.sampling = call.sampling
-        imagined = part.imagine(*part.encode(captions))
+        part = Call(
+            call.model, [seed + i for i in range(len(captions))], replace(call.options, size=call.model.sizes[0])
+        )
+        sampled = part.sample_prior(*part.encode(captions))
         side = call.model.decoder.size
         noise = part.noise("decoder")(torch.empty(len(captions), 3, side, side, device=call.model.device))
         call.seconds["prior"] = part.seconds["prior"]
     z_i, x_T, pictures_seen, prompts_seen = [], [], 0, 0
     for key in keys:
         if isinstance(key, str):
-            z_i.append(imagined[prompts_seen])
+            z_i.append(sampled[prompts_seen])
             x_T.append(noise[prompts_seen])
             prompts_seen += 1
         else:

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil, hypot
+from typing import Unpack
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from unclip.edits.masks import known_at, read_mask, resized_mask
-from unclip.edits.painting import SINGLE_STEPS, default_repeats, paint_over
 from unclip.errors import RequestError
-from unclip.generation import (
-    MAX_SEED,
-    Call,
-    Generation,
-    Model,
-    OnStep,
-    Options,
-    Seed,
-    check_negative,
-    check_prompt,
-    choose_seeds,
-)
-from unclip.images import LARGEST, plain, resize, to_pil, to_tensor
+from unclip.images import LARGEST, plain, resize, to_tensor
+from unclip.pipeline.call import Call, Model
+from unclip.pipeline.edit import SINGLE_STEPS, default_repeats, paint_over
+from unclip.pipeline.generation import Generation
+from unclip.pipeline.masks import read_mask, resized_mask
+from unclip.pipeline.options import MAX_SEED, OptionKeywords, check_prompt, choose_seeds, collect
 
 
 def outpaint(
-    model: Model, image: Image.Image, prompt: str, to: tuple[int, int], num_images: int = 1, *,
-    repeats: int | None = None, negative: str = "", seed: Seed = None, options: Options | None = None, on_step: OnStep | None = None,
+    model: Model, image: Image.Image, prompt: str, to: tuple[int, int], num_images: int = 1, *, repeats: int | None = None,
+    **options: Unpack[OptionKeywords],
 ) -> Generation:  # fmt: skip
-    """The picture in the middle of a larger canvas, whose rest is painted to go with it; its own pixels stay bit for bit.
+    """Extend a picture to a larger canvas around it, painted to go with it; its own pixels stay bit for bit.
 
     Square windows as large as the picture go from it outwards; each is an edit (see `edit`) that keeps what is there.
     They overlap by three quarters: a model puts what a prompt names into the middle, which is then never free.
@@ -39,12 +32,14 @@ def outpaint(
         image: of any shape. Its transparent pixels are painted, too.
         prompt: of the whole picture.
         to: (width, height) of the canvas in pixels, not below the picture's.
-        repeats, negative, seed, options, on_step: as in `edit`.
+        num_images: canvases.
+        repeats: as in `edit`.
+        options: see `SamplingOptions`. The decoder's sampler is ddpm unless they say otherwise.
 
     Raises:
         RequestError: a canvas too small, too large or no larger than an opaque picture.
     """
-    caption, negative = check_prompt(prompt), check_negative(negative)
+    caption, chosen = check_prompt(prompt), collect(options, verb="outpaint", unused=("size", "keep_stages"))
     repeats = default_repeats(model) if repeats is None else repeats
     image = plain(image)
     width, height = to
@@ -55,17 +50,17 @@ def outpaint(
     canvas, known = _canvas(image, width, height)
     if known.all():
         raise RequestError(f"to {width}x{height}: that is the picture itself, and nothing of it is transparent")
-    drawn = choose_seeds(num_images, seed)
     # As large as the picture: in a larger window it would be a detail, and its subject painted once more around it. But
     # from half the canvas on, or a small picture would take hundreds.
     window = min(width, height, model.sizes[-1], max(*image.size, model.sizes[0], min(width, height) // 2))
     size = next(side for side in model.sizes if side >= window)
-    results: list[Image.Image] = []
-    call = Call(model, drawn, size, options, on_step, defaults=SINGLE_STEPS)
+    results: list[Tensor] = []
+    chosen = replace(chosen, size=size, keep_stages=False)
+    call = Call(model, choose_seeds(num_images, chosen.seed), chosen, forced=SINGLE_STEPS)
     with torch.inference_mode():
-        text, null = call.encode([caption] * num_images, negative)
-        z_i = call.imagine(text, null)
-        for i, first in enumerate(drawn):
+        text, null = call.encode([caption] * num_images)
+        z_i = call.sample_prior(text, null)
+        for i, first in enumerate(call.seeds):
             painted, there = canvas.clone(), known.clone()
             for number, (left, top) in enumerate(_windows(width, height, window)):
                 box = (slice(top, top + window), slice(left, left + window))
@@ -73,20 +68,23 @@ def outpaint(
                 if not missing.any():
                     continue
                 # Noise of its own for every window, or the same thing would appear in each.
-                part = Call(model, [(first + number) % MAX_SEED], size, options, on_step, defaults=SINGLE_STEPS)
+                part = Call(model, [(first + number) % MAX_SEED], chosen, forced=SINGLE_STEPS)
                 part.seconds = call.seconds
                 view = painted[:, *box]  # writes go through to the canvas
                 seen, paint = resize(view[None], size).to(model.device), resized_mask(missing, size).to(model.device)
-                denoise = model.decoder.denoiser(
-                    z_i[i : i + 1], text.rows(i, i + 1), null.rows(i, i + 1), part.sampling["decoder"],
-                    known_at(model.decoder.size, seen, paint),
-                )  # fmt: skip
-                made = paint_over(part, denoise, seen, paint, 1.0, repeats)[size]
+                texts = text.rows(i, i + 1), null.rows(i, i + 1)
+                made = paint_over(part, z_i[i : i + 1], texts, seen, paint, 1.0, repeats)[size]
                 view.copy_(torch.where(missing, resize(made, window)[0].to(view), view))
                 there[box] = True
-            results.append(to_pil(painted))
-    how = {"verb": "outpaint", "prompt": caption, "negative": negative, "to": f"{width}x{height}", "repeats": repeats}
-    return Generation(results, drawn, call.sign(results, [how] * num_images), call.seconds, z_i, painted=~known)
+            results.append(painted)
+    how = {
+        "verb": "outpaint",
+        "prompt": caption,
+        "negative": call.negative,
+        "to": f"{width}x{height}",
+        "repeats": repeats,
+    }
+    return call.finish({size: torch.stack(results)}, z_i, [how] * num_images, ~known)
 
 
 def _canvas(image: Image.Image, width: int, height: int) -> tuple[Tensor, Tensor]:
