@@ -117,7 +117,10 @@ def test_every_verb_marks_what_it_makes_unless_it_is_told_not_to(run: Any) -> No
         (["vary", "in.png", "-o", "{name}.png"], "a pattern knows {prompt}, {seed} and {index} only"),
         (["interpolate", "in.png", "a fox", "-o", "{seed}.png"], "several pictures would get one name"),
         (["vary", "in.png", "--steps", "prior=fast"], "prior: steps"),
-        (["edit", "in.png", "a fox", "--size", "100", "--strength", "0.5"], "--size 100: tiny makes pictures of 64, 256"),
+        (
+            ["edit", "in.png", "a fox", "--size", "100", "--strength", "0.5"],
+            "--size 100: tiny makes pictures of 64, 256",
+        ),
         (["vary", "in.png", "-n", "0"], "at least 1"),
         (["interpolate", "in.png", "none.png"], "none.png: no such file"),
         (["interpolate", "in.png"], "two"),

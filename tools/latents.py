@@ -58,7 +58,7 @@ def ends(pipe: Pipeline, scenes: list[Scene]) -> None:
     images = [draw(scene, pipe.decoder.size) for scene in scenes]
     quality = []
     for i, pair in enumerate(zip(images[::2], images[1::2], strict=True)):
-        made = pipe.interpolate(pair, 2, seed=i, size=pipe.sizes[0]).images
+        made = pipe.interpolate(pair, 2, seed=i, size=pipe.sizes[0], watermark=False).images
         quality += [psnr(a, b) for a, b in zip(made, pair, strict=True)]
     print(f"\nends of interpolations: {np.mean(quality):.1f} dB, the worst of {len(quality)} {min(quality):.1f} dB")
 
@@ -72,7 +72,8 @@ def diffs(pipe: Pipeline, scenes: list[Scene]) -> None:
         for i, scene in enumerate(scenes):
             target = random.Random(i).choice([v for v in values if v != getattr(scene, key)])
             changed = replace(scene, **{key: target}, **({"setting_colour": None} if key == "setting" else {}))
-            made = pipe.diff(draw(scene, 64), sentence(scene), sentence(changed), THETAS, seed=0, size=pipe.sizes[0])
+            options = SamplingOptions(seed=0, size=pipe.sizes[0], watermark=False)
+            made = pipe.diff(draw(scene, 64), sentence(scene), sentence(changed), THETAS, options=options)
             for theta, seen in zip(THETAS, judge.read(made.images), strict=True):
                 read[theta].append((seen[key] == target, seen["subject"] == scene.subject))
         for theta, pairs in read.items():
@@ -94,7 +95,7 @@ def seams(pipe: Pipeline, scenes: list[Scene]) -> None:
     images = [draw(scene, side) for scene in scenes]
     for repeats in (1, 4, 8):
         made = [
-            pipe.edit(image, sentence(scene), mask, seed=i, size=side, repeats=repeats).images[0]
+            pipe.edit(image, sentence(scene), mask, seed=i, size=side, repeats=repeats, watermark=False).images[0]
             for i, (image, scene) in enumerate(zip(images, scenes, strict=True))
         ]
         print(f"| {repeats} | {seam(made):.2f} | {seam(images):.2f} |", flush=True)

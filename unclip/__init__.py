@@ -30,7 +30,7 @@ __all__ = [
     "load_clip",
 ]
 
-_HOMES = {"Pipeline": "unclip.pipeline", "SamplingOptions": "unclip.pipeline", "load_clip": "unclip.clip"}  # else errors
+_HOMES = {"Pipeline": "unclip.pipeline", "SamplingOptions": "unclip.pipeline", "load_clip": "unclip.clip"}
 
 
 def __getattr__(name: str) -> object:

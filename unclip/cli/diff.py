@@ -32,13 +32,10 @@ def diff(common: ImageOptions, image: Path, before: str, after: str, theta: str,
 
 
 def _thetas(text: str, count: int) -> list[float]:
-    first, colon, last = text.partition(":")
     try:
-        low, high = float(first), float(last if colon else first)
+        low, *high = [float(part) for part in text.split(":", 1)]
     except ValueError:
         raise RequestError(f"--theta {text}: write 0.4, or 0.25:0.5") from None
-    if not colon:
-        return [low]
-    if count < 2:
+    if high and count < 2:
         raise RequestError("--num-images must be at least 2 for a theta FROM:TO")
-    return [low + (high - low) * i / (count - 1) for i in range(count)]
+    return [low + (high[0] - low) * i / (count - 1) for i in range(count)] if high else [low]
