@@ -17,7 +17,7 @@ from torch import Tensor
 from unclip.edits.inversion import see
 from unclip.evaluate.classifier import load_judge
 from unclip.generation import Call
-from unclip.images import grid, to_tensor
+from unclip.images import grid
 from unclip.menagerie.drawing import draw
 from unclip.menagerie.scene import SUBJECTS, Scene, sample
 from unclip.pipeline import Pipeline
@@ -98,7 +98,7 @@ def decoded(pipe: Pipeline, z_i: Tensor, seed: int = 1, size: int = SIZE) -> lis
 def embedded(pipe: Pipeline, images: Sequence[Image.Image]) -> Tensor:
     call = Call(pipe, [0], pipe.sizes[0])
     with torch.inference_mode():
-        return see(call, [to_tensor(image)[None].to(pipe.device) for image in images])
+        return see(call, images)
 
 
 def components(pipe: Pipeline, count: int) -> list[list[Image.Image]]:

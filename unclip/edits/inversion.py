@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unclip.clip import encode_pictures
 from unclip.diffusion.diffusion import Denoise
 from unclip.diffusion.inversion import invert as walk_back
 from unclip.diffusion.samplers import Step, find_sampler
@@ -41,7 +42,7 @@ def invert(
     """The latents (z_i, x_T) of pictures, by DDIM inversion of the decoder given z_i (Ramesh et al. 2022, §3).
 
     Args:
-        image: one or several of any size; the middle square of each is used.
+        image: one or several of any size; CLIP sees each by its own rule, x_T is of its middle square.
         evaluations: of the decoder per step. 1 is the usual inversion; each further one takes away most of the error.
         options: changes to the decoder's sampling, DDIM in 50 steps without guidance if not given.
 
@@ -64,18 +65,19 @@ def latents(call: Call, images: Sequence[Image.Image], evaluations: int = 2) -> 
     if used.sampler != "ddim":
         raise RequestError(f"decoder: only ddim can be run backwards, not {used.sampler}")
     decoder = call.model.decoder
-    pictures = [to_tensor(centre_square(on_white(plain(image))))[None].to(call.model.device) for image in images]
+    pictures = [on_white(plain(image)) for image in images]
     z_i = see(call, pictures)
-    x = torch.cat([resize(picture, decoder.size) for picture in pictures])
+    squares = [to_tensor(centre_square(picture))[None].to(call.model.device) for picture in pictures]
+    x = torch.cat([resize(square, decoder.size) for square in squares])
     schedule = decoder.diffusion.schedule
     steps = walk_back(_denoiser(call, z_i), x, schedule, schedule.grid(used.steps), evaluations=evaluations)
     return Inversion(z_i, call.run("inversion", steps, total=used.steps))
 
 
-def see(call: Call, pictures: Sequence[Tensor]) -> Tensor:
-    """z_i [N, D] of pictures [1, 3, H, W] of any sizes."""
+def see(call: Call, pictures: Sequence[Image.Image]) -> Tensor:
+    """z_i [N, D] of whole pictures of any sizes; each by itself, so that none depends on the others."""
     with call.timed("clip"):
-        return torch.cat([call.model.clip.encode_image(picture) for picture in pictures]).float()
+        return torch.cat([encode_pictures(call.model.clip, [one]) for one in pictures]).float()
 
 
 def redraw(call: Call, z_i: Tensor, x_T: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Literal
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from unclip.edits.inversion import see
 from unclip.edits.slerp import weighted_mean
@@ -24,7 +23,6 @@ from unclip.generation import (
     check_prompt,
     choose_seeds,
 )
-from unclip.images import centre_square, on_white, plain, to_tensor
 
 
 def mix(
@@ -38,7 +36,7 @@ def mix(
     `generate` draws of it. The decoder reads no caption, for none says what the mean is; it goes by z_i alone.
 
     Args:
-        keys: prompts, or pictures (their middle squares), whose z_i is what CLIP sees.
+        keys: prompts, or pictures, whose z_i is what CLIP sees.
         weights: one per key, not negative, of any sum; all alike if not given.
         num_images: how many.
         by: "slerp" for the mean along great circles (of two keys, `slerp` between them), "sum" for the weighted sum,
@@ -64,7 +62,7 @@ def mix(
     call = Call(model, drawn, size, options, on_step)
     with torch.inference_mode():
         imagined = iter([call.imagine(*call.encode([caption] * num_images, negative)) for caption in captions])
-        each = [next(imagined) if isinstance(key, str) else _seen(call, key).expand(num_images, -1) for key in keys]
+        each = [next(imagined) if isinstance(key, str) else see(call, [key]).expand(num_images, -1) for key in keys]
         z_i = weighted_mean(torch.stack(each), shares, straight=by == "sum")
         made = call.enlarge(call.decode(z_i, *call.encode([""] * num_images, negative)))
     names = [key if isinstance(key, str) else "a picture" for key in keys]
@@ -83,8 +81,3 @@ def _shares(weights: Sequence[float], count: int) -> list[float]:
     if total == 0:
         raise RequestError("all weights are 0: at least one prompt must count")
     return [weight / total for weight in weights]
-
-
-def _seen(call: Call, picture: Image.Image) -> Tensor:
-    """z_i [1, D] of a picture's middle square."""
-    return see(call, [to_tensor(centre_square(on_white(plain(picture))))[None].to(call.model.device)])

@@ -9,7 +9,6 @@ from PIL import Image
 
 from unclip.edits.inversion import DDIM, latents, redraw, see
 from unclip.generation import Call, Generation, Model, OnStep, Options, Seed, choose_seeds
-from unclip.images import centre_square, on_white, plain, to_tensor
 
 
 def vary(
@@ -19,7 +18,7 @@ def vary(
     """Variations of a picture: the same z_i, decoded with noise of their own (Ramesh et al. 2022, §3.1).
 
     Args:
-        image: one or several of any size; the middle square of each is used.
+        image: one or several of any size; CLIP sees each by its own rule, x_T is of its middle square.
         num_images: of each.
         eta: in [0, 1], DDIM's share of fresh noise on the way from the picture's own x_T. 0 gives the picture back; the
             more, the more is new of what z_i does not hold.
@@ -41,8 +40,7 @@ def vary(
     call = Call(model, drawn, size, changes, on_step, defaults=None if fresh_noise else DDIM)
     with torch.inference_mode():
         if fresh_noise:
-            squares = [to_tensor(centre_square(on_white(plain(one))))[None].to(model.device) for one in pictures]
-            z_i = see(call, squares).repeat_interleave(num_images, dim=0)
+            z_i = see(call, pictures).repeat_interleave(num_images, dim=0)
             x = call.decode(z_i, *call.encode([""] * len(drawn)))
         else:
             found = latents(call, pictures)
