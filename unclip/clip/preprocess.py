@@ -54,13 +54,16 @@ class Preprocess:
         return seen
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] in [−1, 1] of any size → normalised ones, float32 [B, 3, size, size], on their device."""
+        """Images [B, 3, H, W] in [−1, 1] of any size → normalised ones, float32 [B, 3, size, size], on their device.
+
+        Images of just that size are taken for views, which need only be normalised.
+        """
         height, width = images.shape[-2:]
-        target = self._target(width, height)
         images = images.float()
-        if (width, height) != target:
-            images = F.interpolate(images, target[::-1], mode=self.interpolation, antialias=True).clamp(-1, 1)
-        if target != (self.size, self.size):
+        if (width, height) != (self.size, self.size):
+            target = self._target(width, height)
+            if (width, height) != target:
+                images = F.interpolate(images, target[::-1], mode=self.interpolation, antialias=True).clamp(-1, 1)
             left, top = self._start(target[0]), self._start(target[1])
             margins = (-left, left + self.size - target[0], -top, top + self.size - target[1])  # negative ones crop
             images = F.pad(images, margins, value=self.fill / 127.5 - 1)
