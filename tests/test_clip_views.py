@@ -124,6 +124,9 @@ def test_a_folder_says_how_its_pictures_are_prepared_or_is_refused(tmp_path: Pat
         with pytest.raises(CheckpointError, match=message) as error:
             read_preprocess(tmp_path, 336)
         assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+    (tmp_path / "preprocessor_config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="its preprocessor_config.json cannot be read"):
+        read_preprocess(tmp_path, 336)
     wide = SimpleNamespace(preprocess_cfg={"size": (224, 336)})
     with pytest.raises(CheckpointError, match=r"openclip:wide: reads images of \(224, 336\) pixels"):
         preprocess_of(wide, "openclip:wide")

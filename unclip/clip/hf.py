@@ -86,11 +86,13 @@ def read_preprocess(name: str | Path, size: int) -> Preprocess:
         size: side in pixels of what the model's image tower sees.
 
     Raises:
-        CheckpointError: the config asks for what no CLIP does, or for another size than the model's.
+        CheckpointError: the config is damaged, asks for what no CLIP does, or for another size than the model's.
     """
     try:
         tree, _ = transformers.CLIPImageProcessor.get_image_processor_dict(str(name))
-    except OSError:
+    except OSError as error:
+        if any((Path(name) / file).is_file() for file in ("preprocessor_config.json", "processor_config.json")):
+            raise CheckpointError(f"{name}: its preprocessor_config.json cannot be read ({_short(error)})") from None
         log.warning(
             "%s: no preprocessor_config.json; pictures are prepared as OpenAI's CLIP does, at %d px", name, size
         )

@@ -186,8 +186,7 @@ class Stream(IterableDataset[Item]):
         """The stage's picture and the frozen CLIP's, of one decoding."""
         if self.preprocess is None:
             return None if self.size is None else self._cropped(picture(sample, self.size), rng), None
-        side = self.preprocess.size
-        whole = picture(sample, side)  # as `unclip data embed` decodes it, whatever the stage's size
+        whole = picture(sample, side := self.preprocess.size)  # as `unclip data embed` decodes it, for every stage
         clip_image = to_bytes(self.preprocess.view(whole))
         if self.size is None:
             return None, clip_image
@@ -196,7 +195,7 @@ class Stream(IterableDataset[Item]):
         return self._cropped(whole, rng), clip_image
 
     def _cropped(self, whole: Image.Image, rng: random.Random) -> Tensor:
-        assert self.size is not None and self.crop is not None
+        assert self.size and self.crop
         image = scaled(whole, self.size)
         if self.crop < self.size:
             left, top = rng.randint(0, image.width - self.crop), rng.randint(0, image.height - self.crop)
