@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from unclip.clip import Clip, Text, load_clip
-from unclip.clip.openclip import MEAN, STD, SimpleTokenizer, load_folder, normalised, text_states, tokenizer_with
+from unclip.clip.openclip import SimpleTokenizer, load_folder, text_states, tokenizer_with
+from unclip.clip.preprocess import MEAN, STD, Preprocess
 from unclip.errors import CheckpointError, ConfigError
 from unclip.stages.clip import ClipStage
 
@@ -164,19 +165,19 @@ def test_pictures_of_any_size_are_read(side: tuple[int, int], tiny_clip: Clip) -
 
 
 def test_pictures_are_normalised_by_clips_statistics() -> None:
-    grey = normalised(torch.zeros(1, 3, 8, 8), 8, MEAN, STD)
+    grey = Preprocess(8)(torch.zeros(1, 3, 8, 8))
     torch.testing.assert_close(grey[0, :, 0, 0], torch.tensor([(0.5 - m) / s for m, s in zip(MEAN, STD, strict=True)]))
 
 
 def test_wide_pictures_are_cropped_to_their_middle() -> None:
     wide = torch.full((1, 3, 8, 24), -1.0)
     wide[..., 8:16] = 1
-    assert torch.equal(normalised(wide, 8, (0.5,) * 3, (0.5,) * 3), torch.ones(1, 3, 8, 8))
+    assert torch.equal(Preprocess(8, (0.5,) * 3, (0.5,) * 3)(wide), torch.ones(1, 3, 8, 8))
 
 
 def test_picture_embedding_is_open_clips_own(tiny_clip: Any) -> None:
     image = torch.rand(2, 3, 32, 32) * 2 - 1
-    theirs = tiny_clip.model.encode_image(normalised(image, 32, MEAN, STD))
+    theirs = tiny_clip.model.encode_image(Preprocess(32)(image))
     torch.testing.assert_close(F.normalize(tiny_clip.encode_image(image), dim=-1), F.normalize(theirs, dim=-1))
 
 
@@ -304,9 +305,7 @@ def test_transformers_clip_tokenizes_as_ours(hf_clip: Any) -> None:
 def test_transformers_clip_agrees_with_its_own_methods(hf_clip: Any) -> None:
     image, text = torch.rand(2, 3, 32, 32) * 2 - 1, hf_clip.encode_text(["a red fox", "an owl"])
     with torch.inference_mode():
-        theirs = hf_clip.model(
-            input_ids=text.ids, attention_mask=text.mask.long(), pixel_values=normalised(image, 32, MEAN, STD)
-        )
+        theirs = hf_clip.model(input_ids=text.ids, attention_mask=text.mask.long(), pixel_values=Preprocess(32)(image))
     torch.testing.assert_close(F.normalize(text.embed, dim=-1), theirs.text_embeds)
     torch.testing.assert_close(F.normalize(hf_clip.encode_image(image), dim=-1), theirs.image_embeds)
 

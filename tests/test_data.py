@@ -29,6 +29,7 @@ from unclip.data.sample import BadSample, captions, described, picture, scaled
 from unclip.data.shards import DataConfig, Item, Stream, batches, embed
 from unclip.data.tar import find_shards, read_samples, read_shard
 from unclip.errors import DataError
+from unclip.images import from_bytes
 from unclip.menagerie.drawing import draw
 from unclip.menagerie.scene import HELD_OUT, sample
 from unclip.stages.base import Batch
@@ -56,10 +57,8 @@ def write_tar(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-def stream(pattern: Path | str, *, resolution: int = 64, crop: int = 64, shuffle: int = 10, **more: Any) -> Stream:
-    return Stream(
-        DataConfig(shards=str(pattern), batch=4, workers=0, shuffle=shuffle), resolution=resolution, crop=crop, **more
-    )
+def stream(pattern: Path | str, *, size: int = 64, crop: int | None = None, shuffle: int = 10, **more: Any) -> Stream:
+    return Stream(DataConfig(shards=str(pattern), batch=4, workers=0, shuffle=shuffle), size=size, crop=crop, **more)
 
 
 # --- writing the menagerie ---
@@ -214,7 +213,7 @@ def test_batches_are_the_stream_in_pieces(shards: Path) -> None:
 def test_workers_read_different_things_and_the_same_each_time(shards: Path) -> None:
     def read() -> list[tuple[str, ...]]:
         config = DataConfig(shards=str(shards / "*.tar"), batch=2, workers=2, shuffle=10)
-        return [b.captions for b in islice(batches(Stream(config, resolution=64, crop=64)), 4)]
+        return [b.captions for b in islice(batches(Stream(config, size=64)), 4)]
 
     made = read()
     assert made == read()
@@ -225,7 +224,7 @@ def test_a_program_that_left_a_loader_open_ends(shards: Path) -> None:
     program = f"""
 from unclip.data.shards import DataConfig, Stream, batches
 config = DataConfig(shards={str(shards / "*.tar")!r}, batch=2, workers=1, shuffle=10)
-left_open = batches(Stream(config, resolution=64, crop=64))
+left_open = batches(Stream(config, size=64))
 next(left_open)
 kept = left_open.gi_yieldfrom  # as a traceback somewhere may do
 """
@@ -239,7 +238,7 @@ def test_pictures_of_other_shapes_are_scaled_and_cut_from_the_middle(tmp_path: P
     file = io.BytesIO()
     wide.save(file, "PNG")
     write_tar(tmp_path / "a.tar", {"a.png": file.getvalue(), "a.txt": b"wide"})
-    image = next(iter(stream(tmp_path / "a.tar", resolution=16, crop=16))).image
+    image = next(iter(stream(tmp_path / "a.tar", size=16))).image
     assert image is not None and image.shape == (16, 16, 3)
     assert image[:, 2:-2].min() > 240
 
@@ -356,7 +355,7 @@ def test_bad_samples_are_skipped_and_counted_by_reason_and_shard(tmp_path: Path)
 def test_batches_carry_what_was_skipped_out_of_every_worker(tmp_path: Path, workers: int) -> None:
     write_tar(tmp_path / "a.tar", {"a.png": png(), "a.txt": b"good", "b.png": png()[:40], "b.txt": b"cut off"})
     config = DataConfig(shards=str(tmp_path / "a.tar"), batch=4, workers=workers, shuffle=1)
-    made = list(islice(batches(Stream(config, resolution=64, crop=64)), 6))
+    made = list(islice(batches(Stream(config, size=64)), 6))
     assert 20 <= sum(batch.skipped.total() for batch in made) <= 24
     assert all(set(batch.skipped) == {(config.shards, "unreadable picture")} for batch in made)
 
@@ -384,7 +383,7 @@ def test_shards_of_bad_samples_only_are_an_error_and_not_read_for_ever(
     path = write_tar(tmp_path / "a.tar", {"a.png": png()[:40], "a.txt": b"cut off"})
     config = DataConfig(shards=str(path), batch=4, workers=workers, shuffle=1, max_bad=max_bad)
     with pytest.raises(DataError, match=r"of 1000 samples cannot be used.*a\.tar: \d+ unreadable picture$") as error:
-        next(batches(Stream(config, resolution=64, crop=64)))
+        next(batches(Stream(config, size=64)))
     assert "\n" not in str(error.value)
 
 
@@ -396,7 +395,7 @@ def test_a_run_goes_on_below_the_share_that_is_allowed_and_stops_above(
 
     def read(max_bad: float) -> list[Item]:
         config = DataConfig(shards=str(tmp_path / "a.tar"), batch=1, workers=0, shuffle=1, max_bad=max_bad)
-        return list(islice(Stream(config, resolution=64, crop=64, needs=frozenset()), 100))
+        return list(islice(Stream(config, size=64, needs=frozenset()), 100))
 
     assert len(read(0.3)) == 100
     with pytest.raises(DataError, match="max_bad allows 20%.*a.tar: 5 no caption"):
@@ -421,7 +420,7 @@ def test_no_damage_to_a_picture_stops_the_stream(tmp_path: Path) -> None:
         files |= {f"{i:03d}.png": bytes(damaged), f"{i:03d}.txt": b"damaged"}
     write_tar(tmp_path / "a.tar", {**files, "end.png": good, "end.txt": b"good"})
     skipped: Counter[tuple[str, str]] = Counter()
-    for item in stream(tmp_path / "a.tar", shuffle=1, resolution=16, crop=16):
+    for item in stream(tmp_path / "a.tar", shuffle=1, size=16):
         skipped.update(item.skipped)
         if item.caption == "good":
             break
@@ -483,11 +482,16 @@ def test_a_command_that_fails_is_a_bad_sample_and_an_unknown_protocol_an_error(s
 
 
 def test_embed_fills_in_what_the_stage_needs(tiny_clip: Clip) -> None:
-    batch = Batch(captions=("a cat", "a corgi in space"), image=torch.full((2, 64, 64, 3), 51, dtype=torch.uint8))
+    seen = torch.randint(256, (2, 32, 32, 3), dtype=torch.uint8)
+    batch = Batch(
+        captions=("a cat", "a corgi in space"), image=torch.full((2, 64, 64, 3), 51, dtype=torch.uint8), clip_image=seen
+    )
     plain = embed(batch, None, frozenset({"image"}))
     assert plain.image is not None and plain.image_embed is None
     torch.testing.assert_close(plain.image, torch.full((2, 3, 64, 64), -0.6))
     full = embed(batch, tiny_clip, frozenset({"image_embed", "text"}))
+    assert full.clip_image is None  # one copy of the pictures is enough from here on
+    torch.testing.assert_close(full.image_embed, tiny_clip.encode_image(from_bytes(seen)).clone())
     assert full.image_embed is not None and full.image_embed.shape == (2, tiny_clip.width)
     assert full.text is not None and full.null is not None
     assert full.text.captions == ["a cat", "a corgi in space"] and len(full.null.embed) == 1

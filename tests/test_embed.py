@@ -182,7 +182,7 @@ def test_two_processes_share_the_shards(pictures: Path, embedded: Path, tiny_cli
 def test_batches_are_the_ones_that_pictures_would_give(pictures: Path, embedded: Path, tiny_clip: Clip) -> None:
     def read(folder: Path) -> list[Any]:
         config = DataConfig(shards=str(folder / "[0-9].tar"), batch=4, workers=0, shuffle=1)
-        stream = Stream(config, resolution=32, crop=32, needs=NEEDS)
+        stream = Stream(config, needs=NEEDS, preprocess=tiny_clip.preprocess)
         return [embed(batch, tiny_clip, NEEDS) for batch in islice(batches(stream), 2)]
 
     for stored, online in zip(read(embedded), read(pictures)):
@@ -260,9 +260,9 @@ def test_what_cannot_be_embedded_is_refused(
 
 
 def test_embeddings_are_no_pictures_and_a_stage_that_needs_these_says_so(embedded: Path) -> None:
-    with pytest.raises(DataError, match="hold embeddings, and the stage needs pictures"):
+    with pytest.raises(DataError, match="hold embeddings, and the stage needs pictures.*--keep-pictures"):
         config = DataConfig(shards=str(embedded / "*.tar"), batch=4)
-        Stream(config, resolution=32, crop=32, needs=frozenset({"image", "text"}))
+        Stream(config, size=32, needs=frozenset({"image", "text"}))
 
 
 def test_damaged_embeddings_are_bad_samples(embedded: Path, tmp_path: Path) -> None:

@@ -236,9 +236,9 @@ def test_a_stream_gives_the_labels_that_are_asked_for(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", train_images=GREY, train_labels=LABELS)
     write_labelled(str(tmp_path / "a.npz"), tmp_path / "out")
     config = DataConfig(shards=str(tmp_path / "out/*.tar"), batch=1, workers=0, shuffle=7)
-    items = list(islice(Stream(config, resolution=12, crop=12, needs=frozenset({"image", "label"})), 7))
+    items = list(islice(Stream(config, size=12, needs=frozenset({"image", "label"})), 7))
     assert [item.label for item in items] == [LABELS[int(item.key)] for item in items]
-    plain = next(iter(Stream(config, resolution=12, crop=12)))
+    plain = next(iter(Stream(config, size=12)))
     assert plain.label is None
 
 
@@ -251,6 +251,6 @@ def test_a_label_that_is_no_number_is_skipped(tmp_path: Path) -> None:
         tmp_path / "a.tar", ({"__key__": str(i), **good, "json": json.dumps(a).encode()} for i, a in enumerate(abouts))
     )
     config = DataConfig(shards=str(tmp_path / "a.tar"), batch=1, workers=0, shuffle=1)
-    item = next(iter(Stream(config, resolution=12, crop=12, needs=frozenset({"image", "label"}))))
+    item = next(iter(Stream(config, size=12, needs=frozenset({"image", "label"}))))
     assert (item.label, item.skipped.total()) == (2, 4)
     assert {reason for _, reason in item.skipped} == {"unreadable label"}

@@ -542,7 +542,7 @@ def test_upsampler_looks_at_the_small_picture() -> None:
 
 def test_upsampler_trains_on_crops() -> None:
     stage = upsampler(size=64, crop_fraction=0.25)
-    assert (stage.resolution, stage.crop) == (64, 16)
+    assert (stage.size, stage.crop) == (64, 16)
 
 
 def test_upsampler_is_conditioned_on_the_reduced_picture() -> None:

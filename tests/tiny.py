@@ -23,10 +23,10 @@ ARCHITECTURE = Architecture(
 )  # fmt: skip
 
 
-def build(folder: Path) -> Path:
+def build(folder: Path, architecture: Architecture = ARCHITECTURE) -> Path:
     """Writes the model to `folder`, which must not exist yet."""
     torch.manual_seed(0)
-    clip = ClipStage(ClipConfig(name="tiny", architecture=ARCHITECTURE))
+    clip = ClipStage(ClipConfig(name="tiny", architecture=architecture))
     parts = folder.with_name(folder.name + "-parts")
     _save(clip, parts / "clip")
     identity = ClipStage.load(parts / "clip").config.clip

@@ -59,7 +59,7 @@ def bare(pool: multiprocessing.pool.Pool, pictures: list[bytes], side: int, seco
 
 def loader(folder: Path, side: int, seconds: float, workers: int) -> float:
     config = DataConfig(shards=str(folder / "*.tar"), batch=BATCH, workers=workers, shuffle=100)
-    source = batches(Stream(config, resolution=side, crop=side))
+    source = batches(Stream(config, size=side))
     for _ in range(4 * workers + 4):  # what the workers made while they started must not count
         next(source)
     done, started = 0, time.perf_counter()

@@ -18,11 +18,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from unclip.clip import Clip, load_clip
+from unclip.clip import Clip, encode_pictures, load_clip
 from unclip.data.sample import picture
 from unclip.data.tar import find_shards, read_samples
 from unclip.files import stage_folder
-from unclip.images import to_tensor
 from unclip.stages import load_stage
 from unclip.stages.decoder import Decoder, DecoderNetwork
 from unclip.stages.prior import Prior, PriorNetwork
@@ -78,7 +77,7 @@ def features(clip: Clip, shards: str, count: int) -> tuple[Tensor, Tensor, Tenso
     for start in tqdm(range(0, len(samples), 250), desc=clip.identity, mininterval=10):
         group = samples[start : start + 250]
         text = clip.encode_text([sample["txt"].decode() for sample in group])
-        found[0].append(clip.encode_image(torch.stack([to_tensor(picture(sample)) for sample in group])).float())
+        found[0].append(encode_pictures(clip, [picture(sample) for sample in group]).float())
         found[1].append(text.embed.float())
         found[2].append(text.tokens[text.mask].float())
     embeds, texts, tokens = (torch.cat(parts) for parts in found)

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 
+from unclip.clip import encode_pictures
 from unclip.diffusion.chains import BinomialChain, GaussianChain
 from unclip.diffusion.diffusion import Diffusion, DiffusionConfig
 from unclip.diffusion.flow import exact_divergence, flow, log_likelihood
@@ -27,7 +28,7 @@ from unclip.diffusion.samplers import ddpm
 from unclip.diffusion.schedule import CLEAN, Schedule
 from unclip.diffusion.sde import SDES, VP, Score, Sde, at, guided, sample, score_matching, score_of
 from unclip.evaluate.recognition import name_embeddings
-from unclip.images import grid, to_tensor
+from unclip.images import grid
 from unclip.menagerie.drawing import draw
 from unclip.menagerie.scene import Scene
 from unclip.nn.mlp import TimedMlp
@@ -275,9 +276,7 @@ def clip(args: argparse.Namespace) -> Figure:
     names = ["astronaut", "teddy bear", "panda", "shiba inu", "cat", "koala"]
     pictures = [portrait(name) for name in names]
     with torch.inference_mode():
-        z_i = nn.functional.normalize(
-            encoder.encode_image(torch.stack([to_tensor(one) for one in pictures])).float(), dim=1
-        )
+        z_i = nn.functional.normalize(encode_pictures(encoder, pictures).float(), dim=1)
     cosines = z_i @ name_embeddings(encoder, names).T
     figure = Figure(figsize=(5.5, 4.5), layout="constrained")
     panel = figure.subplots()

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from unclip.clip.openclip import MEAN, STD, normalised, text_states, tokenize
+from unclip.clip.openclip import text_states, tokenize
 from unclip.data.sample import picture
 from unclip.data.tar import find_shards, read_samples
 from unclip.files import stage_folder
@@ -83,7 +83,7 @@ def contests(stage: ClipStage, pixels: Tensor, truth: Tensor, rng: random.Random
     flat = [text for texts in phrases.values() for text in texts]
     ids, _ = tokenize(stage.tokenizer, flat, stage.architecture.context)
     z_t = F.normalize(text_states(stage.model, ids, stage.tokenizer.eot_token_id)[1], dim=-1)
-    images = normalised(pixels.float() / 127.5 - 1, stage.resolution, MEAN, STD)
+    images = stage.preprocess(pixels.float() / 127.5 - 1)
     z_i = F.normalize(stage.model.encode_image(images.contiguous(memory_format=torch.channels_last)), dim=-1)
     logits = stage.model.logit_scale.exp().clamp(max=100) * z_i @ z_t.T
     split = logits.split([len(values) for values in VALUES.values()], dim=1)

@@ -126,7 +126,10 @@ def check(shards: str, as_json: bool) -> None:
 )
 @click.option("--batch", default=256, show_default=True, help="Pictures encoded together.")
 @click.option("--no-tokens", is_flag=True, help="Leave out the captions' token states: far smaller shards.")
-def embed(shards: str, out: Path, clip: str, batch: int, no_tokens: bool) -> None:
+@click.option(
+    "--keep-pictures", is_flag=True, help="Keep the pictures beside them, for decoders to be trained on both."
+)
+def embed(shards: str, out: Path, clip: str, batch: int, no_tokens: bool, keep_pictures: bool) -> None:
     """Run CLIP over shards once, and store what it makes of them. The same call again goes on where it stopped.
 
     \b
@@ -139,7 +142,9 @@ def embed(shards: str, out: Path, clip: str, batch: int, no_tokens: bool) -> Non
     from unclip.device import join_processes
 
     with _bar("shard") as progress:
-        embed_shards(shards, out, clip, batch=batch, tokens=not no_tokens, progress=progress)
+        embed_shards(
+            shards, out, clip, batch=batch, tokens=not no_tokens, keep_pictures=keep_pictures, progress=progress
+        )
     if join_processes().is_main_process:
         click.echo(str(out))
 

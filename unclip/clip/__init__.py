@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from unclip.clip.preprocess import Preprocess
 from unclip.errors import CheckpointError, ConfigError
-from unclip.files import stage_folder
+from unclip.files import read_json, stage_folder
+from unclip.images import from_bytes, to_bytes
 
 
 class Text(NamedTuple):
@@ -75,8 +78,12 @@ class Clip(ClipSizes, Protocol):
     """A frozen CLIP. Never an attribute of a stage: it is not trained with it and not saved in it."""
 
     @property
-    def image_size(self) -> int:
-        """Side in pixels of what the image tower sees."""
+    def preprocess(self) -> Preprocess:
+        """How a picture becomes what the image tower sees.
+
+        Raises:
+            RequestError: it has no image tower.
+        """
 
     def encode_text(self, captions: Sequence[str]) -> Text:
         """Captions → Text; longer ones are cut at the context."""
@@ -85,10 +92,22 @@ class Clip(ClipSizes, Protocol):
         """The caption as (what is read, what the context cuts off)."""
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] in [−1, 1] of any size → z_i [B, D], not normalised; resizes by itself."""
+        """Images [B, 3, H, W] in [−1, 1] of any size and on any device → z_i [B, D], not normalised.
+
+        They are preprocessed here. Pictures from files go through `encode_pictures`, as those of training do.
+        """
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """On another device or in another precision."""
+
+
+def encode_pictures(clip: Clip, pictures: Sequence[Image.Image]) -> Tensor:
+    """z_i [N, D] of whole RGB pictures of any sizes, the same for training, stored embeddings and edits.
+
+    Raises:
+        RequestError: the CLIP has no image tower.
+    """
+    return clip.encode_image(from_bytes(torch.stack([to_bytes(clip.preprocess.view(one)) for one in pictures])))
 
 
 def load_clip(ref: str) -> Clip:
@@ -113,3 +132,12 @@ def load_clip(ref: str) -> Clip:
         raise ConfigError(f"{ref}: no CLIP backend {backend!r}; there are openclip, hf")
     clip: Clip = load(name)
     return clip
+
+
+def clip_identity(ref: str) -> str:
+    """The identity of the CLIP that `ref` names; of a folder, without reading its weights."""
+    if ref and Path(ref).is_dir():
+        folder = Path(ref) if (Path(ref) / "text_encoder").is_dir() else stage_folder(Path(ref))
+        if identity := read_json(folder / "config.json").get("identity"):
+            return str(identity)
+    return load_clip(ref).identity

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from unclip.clip import Text
+from unclip.clip.preprocess import Preprocess
 from unclip.config import parse
 from unclip.errors import CheckpointError, ConfigError, RequestError
 from unclip.files import load_weights, read_json
@@ -49,30 +50,30 @@ class ConvertedClip:
     """Those parts as a `Clip`.
 
     Args:
-        vision: transformers' image encoder; None where the model has none.
+        vision: transformers' image encoder; None where the model has none. preprocess: of its images.
     """
 
     def __init__(
-        self, config: TextTowerConfig, text: TextTower, tokenizer: Tokenizer, vision: Any | None, identity: str
-    ) -> None:
+        self, config: TextTowerConfig, text: TextTower, tokenizer: Tokenizer, vision: Any | None, identity: str,
+        preprocess: Preprocess | None = None,
+    ) -> None:  # fmt: skip
         self.text = text.eval().requires_grad_(False)
-        self.vision = vision
+        self.vision, self._preprocess = vision, preprocess
         self.tokenizer, self.identity = tokenizer, identity
         self.tokenizer.no_padding()
         self.end: int = tokenizer.encode("").ids[-1]
         self.context, self.token_width, self.width = config.context, config.width, config.embed
 
     @property
-    def image_size(self) -> int:
+    def preprocess(self) -> Preprocess:
         """See `Clip`.
 
         Raises:
             RequestError: nothing here reads pictures.
         """
-        if self.vision is None:
+        if self._preprocess is None:
             raise RequestError(f"{self.identity}: has no image encoder, it reads captions only")
-        size: int = self.vision.config.image_size
-        return size
+        return self._preprocess
 
     def encode_text(self, captions: Sequence[str]) -> Text:
         """See `Clip`."""
@@ -102,7 +103,7 @@ class ConvertedClip:
         """See `Clip`."""
         from unclip.clip.hf import encode_image
 
-        return encode_image(self.vision, images, self.image_size)
+        return encode_image(self.vision, images, self.preprocess)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """See `Clip`."""
@@ -131,9 +132,15 @@ def load_folder(folder: Path) -> ConvertedClip:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # it raises nothing finer
         raise CheckpointError(f"{path}: not a tokenizer ({' '.join(str(error).split())[:200]})") from None
-    vision = None
-    if (folder / "image_encoder").is_dir():
-        from unclip.clip.hf import load_image_encoder  # imports transformers
+    identity = str(read_json(folder / "config.json").get("identity"))
+    encoder = folder / "image_encoder"
+    if not encoder.is_dir():
+        return ConvertedClip(config, text, tokenizer, None, identity)
+    from unclip.clip.hf import load_image_encoder, read_preprocess  # imports transformers
 
-        vision = load_image_encoder(folder / "image_encoder")
-    return ConvertedClip(config, text, tokenizer, vision, str(read_json(folder / "config.json").get("identity")))
+    vision = load_image_encoder(encoder)
+    size = vision.config.image_size
+    # diffusers keeps the preprocessing beside the encoder; models converted without it were OpenAI's (Karlo).
+    known = (encoder / "preprocessor_config.json").is_file()
+    preprocess = read_preprocess(encoder, size) if known else Preprocess(size, rounds_crop=False)
+    return ConvertedClip(config, text, tokenizer, vision, identity, preprocess)

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unclip.clip import Text
+from unclip.clip.preprocess import Preprocess
 from unclip.clip.torchvision_schemas import declare_missing_schemas
 from unclip.config import Config
 from unclip.errors import CheckpointError
@@ -24,9 +25,6 @@ declare_missing_schemas()
 import open_clip  # noqa: E402  (needs the schemas)
 from open_clip.tokenizer import SimpleTokenizer  # noqa: E402
 
-# Of OpenAI's CLIP; open_clip's other models carry their own.
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
 NORM_GROUPS = 8  # of our own ResNets
 
 
@@ -111,12 +109,11 @@ class OpenClip:
     """An open_clip model as a `Clip`."""
 
     def __init__(
-        self, model: nn.Module, tokenizer: SimpleTokenizer, identity: str,
-        mean: Sequence[float] = MEAN, std: Sequence[float] = STD, *, unit: bool = False,
-    ) -> None:  # fmt: skip
+        self, model: nn.Module, tokenizer: SimpleTokenizer, identity: str, preprocess: Preprocess, *, unit: bool = False
+    ) -> None:
         self.model: Any = model.eval().requires_grad_(False)
         self.tokenizer, self.identity = tokenizer, identity
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.preprocess = preprocess
         # The contrastive loss sees directions only. Our own CLIPs therefore give embeddings of root mean square 1;
         # foreign ones theirs as they are, since Karlo and its kin were trained on those.
         self.unit = unit
@@ -126,8 +123,6 @@ class OpenClip:
         self.context: int = text.positional_embedding.shape[0]
         self.token_width: int = text.positional_embedding.shape[1]
         self.width: int = _projected_width(text.text_projection)
-        visual: Any = model.visual
-        self.image_size: int = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
 
     @property
     def parameter(self) -> Tensor:
@@ -155,33 +150,17 @@ class OpenClip:
     def encode_image(self, images: Tensor) -> Tensor:
         """See `Clip`."""
         with torch.inference_mode():
-            features: Tensor = self.model.encode_image(self.preprocess(images))
+            seen = self.preprocess(images.to(self.parameter.device)).to(self.parameter.dtype)
+            features: Tensor = self.model.encode_image(seen)
         return self._scaled(features)
 
     def _scaled(self, embed: Tensor) -> Tensor:
         return F.normalize(embed, dim=-1) * self.width**0.5 if self.unit else embed
 
-    def preprocess(self, images: Tensor) -> Tensor:
-        """[−1, 1] of any size → the encoder's size and normalisation, in the model's precision."""
-        return normalised(images, self.image_size, self.mean, self.std).to(self.parameter.dtype)
-
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """See `Clip`."""
         self.model.to(device, dtype)
         return self
-
-
-def normalised(images: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """[−1, 1] images as a CLIP vision tower wants them: short side to `size`, centre crop, per-channel statistics."""
-    height, width = images.shape[-2:]
-    if (height, width) != (size, size):
-        scale = size / min(height, width)
-        target = (max(size, round(height * scale)), max(size, round(width * scale)))
-        images = F.interpolate(images, target, mode="bicubic", antialias=True).clamp(-1, 1)
-        top, left = (target[0] - size) // 2, (target[1] - size) // 2
-        images = images[..., top : top + size, left : left + size]
-    mean_, std_ = (torch.tensor(list(x), device=images.device).view(3, 1, 1) for x in (mean, std))
-    return ((images + 1) / 2 - mean_) / std_
 
 
 def tokenize(tokenizer: SimpleTokenizer, captions: Sequence[str], context: int) -> tuple[Tensor, Tensor]:
@@ -229,14 +208,23 @@ def load(name: str) -> OpenClip:
         ) from None
     if not isinstance(tokenizer, SimpleTokenizer):
         raise CheckpointError(f"openclip:{name}: it has another tokenizer than CLIP's; load it through hf: instead")
-    visual: Any = model.visual
-    return OpenClip(
-        model,
-        tokenizer,
-        f"openclip:{name}",
-        getattr(visual, "image_mean", None) or MEAN,
-        getattr(visual, "image_std", None) or STD,
-    )
+    return OpenClip(model, tokenizer, f"openclip:{name}", preprocess_of(model.visual, f"openclip:{name}"))
+
+
+def preprocess_of(visual: Any, name: str) -> Preprocess:
+    """The preprocessing that open_clip notes on a vision tower.
+
+    Raises:
+        CheckpointError: it is for images that are not square.
+    """
+    config = open_clip.transform.PreprocessCfg(**visual.preprocess_cfg)
+    size = config.size if isinstance(config.size, int) else config.size[0]
+    if config.size not in (size, (size, size), [size, size]):
+        raise CheckpointError(f"{name}: reads images of {config.size} pixels; only square ones are supported")
+    interpolation: Any = "bilinear" if config.interpolation == "bilinear" else "bicubic"  # "random" in training only
+    mode: Any = config.resize_mode
+    mean, std = tuple(config.mean), tuple(config.std)
+    return Preprocess(size, mean, std, mode, interpolation=interpolation, fill=config.fill_color)
 
 
 def load_folder(folder: Path) -> OpenClip:
@@ -250,7 +238,8 @@ def load_folder(folder: Path) -> OpenClip:
         model = build(architecture)
     model.attn_mask = causal_mask(architecture.context)
     load_weights(model, folder / "model.safetensors", prefix="model.")
-    return OpenClip(model, tokenizer_with(architecture.merges, architecture.context), identity, unit=True)
+    tokenizer = tokenizer_with(architecture.merges, architecture.context)
+    return OpenClip(model, tokenizer, identity, Preprocess(architecture.image_size), unit=True)
 
 
 def _projected_width(projection: Any) -> int:

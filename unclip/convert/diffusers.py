@@ -22,7 +22,7 @@ PIPELINES = ("UnCLIPPipeline", "UnCLIPImageVariationPipeline")
 # What of a pipeline's folders is read for one of its networks.
 COMPONENTS = (
     "decoder", "decoder_scheduler", "text_proj", "super_res_first", "super_res_last", "super_res_scheduler",
-    "text_encoder", "tokenizer", "image_encoder",
+    "text_encoder", "tokenizer", "image_encoder", "feature_extractor",
 )  # fmt: skip
 
 # x0 of the prior stays within this in Karlo's own code, and in Kandinsky's; diffusers' Karlo says 5.
@@ -154,6 +154,8 @@ def copy_clip(source: Path, out: Path, *, pictures: bool) -> str:
     if pictures:
         (out / "image_encoder").mkdir()
         shutil.copyfile(pixels / "config.json", out / "image_encoder" / "config.json")
+        if (preprocess := source / "feature_extractor" / "preprocessor_config.json").is_file():
+            shutil.copyfile(preprocess, out / "image_encoder" / preprocess.name)
         images = {name: tensor.contiguous() for name, tensor in read_component(pixels).items()}
         files.write_weights(images, out / "image_encoder" / "model.safetensors")
     files.write_json(out / "config.json", {"kind": "clip", "identity": identity})

@@ -76,11 +76,11 @@ def check(paths: Sequence[str], progress: Progress = lambda done, of: None) -> R
     Raises:
         DataError: pictures and embeddings are mixed.
     """
-    report, embedded = Report(), find_embeddings(paths) is not None
+    report, stored = Report(), find_embeddings(paths)
     for path in paths:
         for sample in read_shard(path):
             try:
-                _add(sample, report, embedded)
+                _add(sample, report, embedded=stored is not None, pictures=stored is None or stored.pictures)
             except BadSample as error:
                 report.skipped[path, error.reason] += 1
                 if len(report.bad) < NAMED:
@@ -90,11 +90,10 @@ def check(paths: Sequence[str], progress: Progress = lambda done, of: None) -> R
     return report
 
 
-def _add(sample: Sample, report: Report, embedded: bool) -> None:
-    if embedded:
-        said = read_embedded(sample).captions
-    else:
-        image, said = picture(sample), captions(sample)
+def _add(sample: Sample, report: Report, *, embedded: bool, pictures: bool) -> None:
+    image = picture(sample) if pictures else None  # first, as training does: a sample is counted by its first fault
+    said = read_embedded(sample).captions if embedded else captions(sample)
+    if image is not None:
         report.sides[min(image.size)] += 1
         report.hashes[content_hash(sample[image_suffix(sample)])] += 1
     report.samples += 1

@@ -1,6 +1,7 @@
-"""What CLIP made of a data set, as `unclip data embed` stored it: read back in place of pictures.
+"""What CLIP made of a data set, as `unclip data embed` stored it: read back in place of pictures, or beside them.
 
-A sample is `KEY.safetensors` beside `KEY.json` with its captions. The tensors: `image_embed` [D]; `text_embed` [n, D],
+A sample is `KEY.safetensors` beside `KEY.json` with its captions; or beside the picture and caption files that it was made
+of, where these were kept. The tensors, in float32 but for the token states, which are float16: `image_embed` [D]; `text_embed` [n, D],
 one row per caption; and, unless they were left out, `ids` and `tokens` [L, W], all captions' tokens in a row, of which
 each caption has its share of `lengths` [n]. The folder's shards.json says of which CLIP they are.
 """
@@ -33,6 +34,7 @@ class Embeddings:
         identity, width, token_width, context: of the CLIP, see `Clip`.
         count: of pictures. moments: of their embeddings z_i.
         null: the encoded empty caption; None where the token states were left out, and the text tower must run.
+        pictures: whether the shards hold the pictures as well.
     """
 
     identity: str
@@ -42,6 +44,7 @@ class Embeddings:
     count: int
     moments: Moments
     null: Text | None
+    pictures: bool = False
 
 
 def find_embeddings(paths: Iterable[str]) -> Embeddings | None:
@@ -67,7 +70,8 @@ def _joined(records: list[Embeddings]) -> Embeddings | None:
     variance = (count * (stds.square() + (means - mean).square())).sum(0) / count.sum()
     null = records[0].null if all(record.null for record in records) else None
     moments = Moments(mean.float(), variance.sqrt().float())
-    return replace(records[0], count=int(count.sum()), moments=moments, null=null)
+    pictures = all(record.pictures for record in records)
+    return replace(records[0], count=int(count.sum()), moments=moments, null=null, pictures=pictures)
 
 
 def _read(url: str) -> Embeddings | None:
@@ -84,7 +88,7 @@ def _read(url: str) -> Embeddings | None:
         )
         return Embeddings(
             str(tree["clip"]), int(tree["width"]), int(tree["token_width"]), int(tree["context"]), int(tree["count"]),
-            Moments(torch.tensor(tree["mean"]), torch.tensor(tree["std"])), null,
+            Moments(torch.tensor(tree["mean"]), torch.tensor(tree["std"])), null, tree.get("pictures") is True,
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, IndexError):
         raise DataError(f"{url}: damaged; run `unclip data embed` again") from None

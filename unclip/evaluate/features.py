@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from unclip.clip import Clip
+from unclip.clip import Clip, encode_pictures
 from unclip.clip.torchvision_schemas import declare_missing_schemas
 from unclip.convert.weights import read_pickle
 from unclip.data.sample import scaled
@@ -35,24 +35,26 @@ class Extractor:
 
     Attributes:
         identity: names its weights: features of two identities are never compared.
-        encode: equally large pictures [B, 3, H, W] in [−1, 1] → [B, D].
+        encode: B equally large pictures → [B, D].
         classifies: whether what it gives are a classifier's logits.
     """
 
     identity: str
-    encode: Callable[[Tensor], Tensor]
+    encode: Callable[[Sequence[Image.Image]], Tensor]
     classifies: bool = False
 
 
 def clip_extractor(clip: Clip) -> Extractor:
-    """CLIP's image embedding, as its tower gives it."""
-    return Extractor(f"clip {clip.identity}", lambda images: clip.encode_image(images.to(_device())).float().cpu())
+    """CLIP's image embedding, as its tower gives it of the picture that its own preprocessing makes."""
+    return Extractor(f"clip {clip.identity}", lambda pictures: encode_pictures(clip, pictures).float().cpu())
 
 
 def judge_extractor() -> Extractor:
     """The bundled judge's logits of the subject: the Inception Score of the menagerie, offline."""
     judge = load_judge()
-    return Extractor("judge", lambda images: judge(resize(images, SIZE))["subject"].float(), classifies=True)
+    return Extractor(
+        "judge", lambda pictures: judge(resize(_stacked(pictures), SIZE))["subject"].float(), classifies=True
+    )
 
 
 def inception_extractor(weights: Path | None, *, logits: bool) -> Extractor:
@@ -87,8 +89,8 @@ def inception_extractor(weights: Path | None, *, logits: bool) -> Extractor:
         ) from None
     network.to(_device()).eval()
 
-    def encode(images: Tensor) -> Tensor:
-        (found,) = network(((images + 1) * 127.5).round().to(_device(), torch.uint8))
+    def encode(pictures: Sequence[Image.Image]) -> Tensor:
+        (found,) = network(((_stacked(pictures) + 1) * 127.5).round().to(_device(), torch.uint8))
         features: Tensor = found.float().cpu()
         return features
 
@@ -130,7 +132,7 @@ def encode(pictures: Pictures, extractor: Extractor, *, size: int | None, batch:
             several = ", ".join(f"{width} × {height}" for width, height in sorted(sizes))
             raise DataError(f"{pictures.name}: pictures of several sizes ({several}); --size N brings all to one")
         with torch.inference_mode():
-            rows += extractor.encode(torch.stack([to_tensor(image) for image in part]))
+            rows += extractor.encode(part)
         sheet += part[: SHEET - len(sheet)]
     shares = gather_object([rows]) if state.num_processes > 1 else [rows]
     # Process r read pictures r, r + n, …: dealt out again in turn, they are in their order.
@@ -153,8 +155,7 @@ def encode_texts(clip: Clip, captions: Sequence[str], batch: int) -> Tensor:
 @torch.inference_mode()
 def features_of(images: Sequence[Image.Image], extractor: Extractor, batch: int) -> Tensor:
     """The features [N, D] of equally large pictures that are in memory already."""
-    tensors = (torch.stack([to_tensor(one) for one in images[i : i + batch]]) for i in range(0, len(images), batch))
-    return torch.cat([extractor.encode(part) for part in tensors])
+    return torch.cat([extractor.encode(images[i : i + batch]) for i in range(0, len(images), batch)])
 
 
 def default_cache() -> Path:
@@ -189,6 +190,11 @@ def _write(path: Path, features: Tensor) -> None:
 
 def _brought(image: Image.Image, size: int | None) -> Image.Image:
     return image if size is None else scaled(centre_square(image), size)
+
+
+def _stacked(pictures: Sequence[Image.Image]) -> Tensor:
+    """[B, 3, H, W] in [−1, 1]."""
+    return torch.stack([to_tensor(one) for one in pictures])
 
 
 def _device() -> torch.device:

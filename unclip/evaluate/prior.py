@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unclip.clip import Text
+from unclip.clip import Text, encode_pictures
 from unclip.errors import RequestError
 from unclip.evaluate.classifier import SIZE, load_judge
 from unclip.evaluate.compose import HeldOutCaption, held_out_captions
 from unclip.evaluate.report import Score
-from unclip.images import to_pil, to_tensor
+from unclip.images import to_pil
 from unclip.menagerie.drawing import draw
 from unclip.pipeline import Pipeline, SamplingOptions
 from unclip.pipeline.call import Call
@@ -96,8 +96,9 @@ def _report(
             z_i = decoder.null_embed.expand(len(part), -1).float()
         else:
             z_i = sample(call, text, null)
-            true = torch.stack([to_tensor(draw(one.scene, SIZE)) for one in part]).to(pipeline.device)
-            cosines.append(torch.cosine_similarity(z_i, pipeline.clip.encode_image(true).float()))
+            side = max(SIZE, pipeline.clip.preprocess.size)
+            true = encode_pictures(pipeline.clip, [draw(one.scene, side) for one in part])
+            cosines.append(torch.cosine_similarity(z_i, true.float()))
         seconds += call.seconds.get("prior", 0.0)
         readings = judge.read([to_pil(x) for x in call.decode(z_i, text, null)])
         for one, reading in zip(part, readings, strict=True):

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unclip.clip import Clip, Text
+from unclip.clip import Clip, Text, encode_pictures
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step, find_sampler
 from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
 from unclip.errors import RequestError
-from unclip.images import centre_square, lanczos, on_white, plain, to_pil, to_tensor
+from unclip.images import centre_square, lanczos, on_white, plain, to_pil
 from unclip.pipeline.generation import Generation
 from unclip.pipeline.masks import resized_mask
 from unclip.pipeline.options import SamplingOptions, StageChanges, check_negative
@@ -123,10 +123,10 @@ class Call:
         return both.rows(None, -1), both.rows(-1, None).repeat(len(captions))
 
     def encode_images(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """z_i [N, D] of the middle squares of pictures of any size."""
-        squares = [to_tensor(middle_square(one))[None].to(self.model.device) for one in pictures]
+        """z_i [N, D] of whole pictures of any sizes; each is encoded by itself, so that none depends on the others."""
+        whole = [on_white(plain(one)) for one in pictures]
         with self.timed("clip"):
-            return torch.cat([self.model.clip.encode_image(one) for one in squares]).float()
+            return torch.cat([encode_pictures(self.model.clip, [one]) for one in whole]).float()
 
     def noise(self, role: str) -> Noise:
         """The noise of a stage, image by image."""
@@ -240,7 +240,7 @@ def reachable(model: Model) -> tuple[int, ...]:
 
 
 def middle_square(picture: Image.Image) -> Image.Image:
-    """The middle square of a picture as CLIP sees it: RGB, on white, turned as its EXIF says."""
+    """The middle square of a picture: RGB, on white, turned as its EXIF says."""
     return centre_square(on_white(plain(picture)))
 
 

@@ -26,7 +26,7 @@ def diff(
     z_d = norm(z_t − z_t0), and z_i is slerped to it by theta, with the picture's own x_T for all frames.
 
     Args:
-        image: of any size; its middle square is used.
+        image: of any size. CLIP crops it by its own rule; x_T is of its middle square.
         before: what the picture shows, or a neutral "a photo", or nothing ("").
         after: what it should show.
         theta: how far to go, each in [0, 1], one image per value; 0 gives the picture back. The paper goes to 0.25 to

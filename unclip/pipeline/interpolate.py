@@ -26,7 +26,7 @@ def interpolate(
     """Generate frames from the first key to the next ones, by slerp of z_i and x_T (Ramesh et al. 2022, §3.2).
 
     Args:
-        keys: pictures (their middle squares), or prompts, whose z_i the prior samples and whose x_T is noise. Two make a
+        keys: pictures, or prompts, whose z_i the prior samples and whose x_T is noise. Two make a
             path that ends in both; more make a loop back to the first.
         frames: of each part of the way; both ends of a path are frames, each key of a loop begins its part.
         fixed_noise: one random x_T for all frames, instead of the way between the keys' own. The ends are then

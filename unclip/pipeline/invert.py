@@ -40,7 +40,7 @@ def invert(
     """Find the latents (z_i, x_T) of pictures, by DDIM inversion of the decoder given z_i (Ramesh et al. 2022, §3).
 
     Args:
-        image: one or several of any size; the middle square of each is used.
+        image: one or several of any size. CLIP crops each by its own rule; x_T is of its middle square.
         evaluations: of the decoder per step. 1 is the usual inversion; each further one removes most of the error.
         options: see `SamplingOptions`. The decoder takes 50 steps of DDIM without guidance unless they say otherwise.
 

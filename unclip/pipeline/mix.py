@@ -26,7 +26,7 @@ def mix(
     `generate` samples of it. The decoder reads no caption, because none describes the mean.
 
     Args:
-        keys: prompts, or pictures (their middle squares), whose z_i is CLIP's embedding.
+        keys: prompts, or pictures, whose z_i is CLIP's embedding.
         weights: one per key, not negative, of any sum. Default: equal.
         num_images: images of the mix.
         by: "slerp" for the mean along great circles (of two keys, `slerp` between them), "sum" for the weighted sum,

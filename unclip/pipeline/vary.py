@@ -21,7 +21,7 @@ def vary(
     """Generate variations of a picture: the same z_i, decoded with noise of their own (Ramesh et al. 2022, §3.1).
 
     Args:
-        image: one or several of any size; the middle square of each is used.
+        image: one or several of any size. CLIP crops each by its own rule; x_T is of its middle square.
         num_images: variations of each.
         eta: in [0, 1], DDIM's share of fresh noise on the way from the picture's own x_T. 0 gives the picture back; the
             more, the more differs of what z_i does not hold.

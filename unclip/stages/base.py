@@ -36,10 +36,11 @@ class Batch:
 
     Attributes:
         captions: [B] strings.
-        image: [B, 3, H, W] in [−1, 1].
+        image: [B, 3, H, W] in [−1, 1], at the stage's size.
         image_embed: z_i, [B, D].
         text: the encoded captions.
         null: the encoded empty caption (one row), which stands in where the text is dropped.
+        clip_image: the whole picture as the frozen CLIP sees it, uint8 [B, S, S, 3]. Only until `image_embed` is made of it.
         label: number of the picture's class, int64 [B] on the CPU; None where a sample has none.
         keys: [B] names of the samples, for messages.
         seeds: of what is drawn for each example, int64 [B] on the CPU; without them torch's generator decides.
@@ -51,6 +52,7 @@ class Batch:
     image_embed: Tensor | None = None
     text: Text | None = None
     null: Text | None = None
+    clip_image: Tensor | None = None
     label: Tensor | None = None
     keys: tuple[str, ...] = ()
     seeds: Tensor | None = None
@@ -67,9 +69,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """On another device."""
-        moved = {
-            k: v.to(device) for k in ("image", "image_embed", "text", "null") if (v := getattr(self, k)) is not None
-        }
+        fields = ("image", "clip_image", "image_embed", "text", "null")
+        moved = {k: v.to(device) for k in fields if (v := getattr(self, k)) is not None}
         return replace(self, **moved)
 
 
@@ -130,6 +131,7 @@ class Stage(nn.Module, ABC):
 
     Config: ClassVar[type[StageConfig]]
     needs: ClassVar[frozenset[str]]
+    size: int | None = None  # side in pixels of the pictures it is trained on; None if it needs none
 
     def __init__(self, config: StageConfig) -> None:
         super().__init__()
@@ -137,14 +139,9 @@ class Stage(nn.Module, ABC):
         self.context: int | None = None  # tokens of the longest caption it can read; None if any length will do
 
     @property
-    def resolution(self) -> int:
-        """Side in pixels of the pictures it is trained on."""
-        return 64
-
-    @property
-    def crop(self) -> int:
-        """Side in pixels of the random crops taken of them."""
-        return self.resolution
+    def crop(self) -> int | None:
+        """Side in pixels of the random crops taken of them; `size` takes whole ones."""
+        return self.size
 
     @property
     def device(self) -> torch.device:

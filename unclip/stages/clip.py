@@ -13,17 +13,15 @@ from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
 from unclip.clip.openclip import (
-    MEAN,
-    STD,
     Architecture,
     build,
     causal_mask,
-    normalised,
     text_states,
     tokenize,
     tokenizer_with,
     weights_identity,
 )
+from unclip.clip.preprocess import Preprocess
 from unclip.files import load_weights, read_json, save_weights, write_json
 from unclip.stages.base import Batch, Stage, StageConfig, parse_checkpoint
 
@@ -42,23 +40,21 @@ class ClipStage(Stage):
     """Both encoders and the temperature. The loss is the symmetric InfoNCE over the global batch."""
 
     Config = ClipConfig
+    size: int
     needs: ClassVar[frozenset[str]] = frozenset({"image", "captions"})
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__(config)
         self.architecture = config.architecture
-        self.name = config.name
+        self.name, self.size = config.name, config.architecture.image_size
+        self.preprocess = Preprocess(self.size)
         self.model = build(config.architecture)
         self.tokenizer = tokenizer_with(config.architecture.merges, config.architecture.context)
-
-    @property
-    def resolution(self) -> int:
-        return self.architecture.image_size
 
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image is not None
         z_t = self._encode_text(batch.captions)
-        z_i = self.model.encode_image(normalised(batch.image, self.resolution, MEAN, STD))
+        z_i = self.model.encode_image(self.preprocess(batch.image))
         z_t, z_i = F.normalize(z_t.float(), dim=-1), F.normalize(z_i.float(), dim=-1)
         all_t, all_i, first = z_t, z_i, 0
         if dist.is_initialized() and dist.get_world_size() > 1:

@@ -114,6 +114,7 @@ class Decoder(DiffusionStage):
     """z_i and Text → pictures."""
 
     Config = DecoderConfig
+    size: int
     needs: ClassVar[frozenset[str]] = frozenset({"image", "image_embed", "text"})
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -133,10 +134,6 @@ class Decoder(DiffusionStage):
         name = "network.unet.enter.weight"
         missing = self.state_dict()[name].shape[1] - state[name].shape[1] if self.inpaints else 0
         return {**state, name: F.pad(state[name], (0, 0, 0, 0, 0, missing))} if missing > 0 else state
-
-    @property
-    def resolution(self) -> int:
-        return self.size
 
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image is not None and batch.image_embed is not None

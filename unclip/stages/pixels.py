@@ -79,6 +79,7 @@ class Pixels(DiffusionStage):
     """A class, or nothing → a picture of a few pixels."""
 
     Config = PixelsConfig
+    size: int
     needs: ClassVar[frozenset[str]] = frozenset({"image", "label"})
 
     def __init__(self, config: PixelsConfig) -> None:
@@ -87,10 +88,6 @@ class Pixels(DiffusionStage):
         self.label_drop, self.continuous = config.label_drop, config.continuous
         self.flips, self.dequantise = config.flips, config.dequantise
         self.network = PixelsNetwork(config, outputs=config.channels * (2 if self.diffusion.learned else 1))
-
-    @property
-    def resolution(self) -> int:
-        return self.size
 
     def forward(self, batch: Batch) -> Tensor:
         x0 = self.data(batch)

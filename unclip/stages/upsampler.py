@@ -77,6 +77,7 @@ class Upsampler(DiffusionStage):
     """low → high. Unconditional on text, hence without guidance."""
 
     Config = UpsamplerConfig
+    size: int
     needs: ClassVar[frozenset[str]] = frozenset({"image"})
 
     def __init__(self, config: UpsamplerConfig) -> None:
@@ -84,10 +85,6 @@ class Upsampler(DiffusionStage):
         self.size, self.factor, self.degradation = config.size, config.factor, config.degradation
         self.crop_fraction, self.catmull_rom, self.expert = config.crop_fraction, config.catmull_rom, config.expert
         self.network = UpsamplerNetwork(config, outputs=6 if self.diffusion.learned else 3)
-
-    @property
-    def resolution(self) -> int:
-        return self.size
 
     @property
     def crop(self) -> int:

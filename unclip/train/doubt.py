@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 
-from unclip.clip import Clip, load_clip
+from unclip.clip import Clip
 from unclip.data.shards import DataConfig, Shards, Stream, batches, embed
 from unclip.errors import RequestError
 from unclip.files import stage_folder, write_json
 from unclip.stages import load_stage
 from unclip.stages.base import Batch
 from unclip.stages.prior import Prior
+from unclip.train.encoders import Sources, frozen_clip, needed_preprocess
 
 BATCH = 64
 
@@ -37,23 +38,22 @@ def calibrate(folder: Path, shards: str, ref: str | None = None, *, count: int =
         raise RequestError(f"{found}: is a {stage.config.kind}; Analytic-DPM is for the diffusion prior")
     if count < BATCH:
         raise RequestError(f"--count {count}: must be at least {BATCH}")
-    source = Shards.find(shards, stage.needs)
-    stored = source.embeddings
-    if stored is None and ref is None:
-        raise RequestError(f"{shards}: holds no embeddings; say with which --clip to make them")
-    clip = None if ref is None else load_clip(ref)
-    identity = clip.identity if clip else stored.identity if stored else None
-    if stage.config.clip not in (None, identity):
-        raise RequestError(f"{found}: was trained for CLIP {stage.config.clip}, not {identity}")
+    data = DataConfig(shards=shards, batch=BATCH, workers=0)
+    sources = Sources.find(data, stage)
+    if ref is None and (sources.training.embeddings is None or sources.training.embeddings.null is None):
+        raise RequestError(f"{shards}: does not hold all embeddings; say with which --clip to make them")
+    clip, sizes = frozen_clip(ref, stage, sources)
+    assert sizes is not None
+    if stage.config.clip not in (None, sizes.identity):
+        raise RequestError(f"{found}: was trained for CLIP {stage.config.clip}, not {sizes.identity}")
     with torch.inference_mode():
-        stage.measure_doubt(
-            _read(stage, DataConfig(shards=shards, batch=BATCH, workers=0), source, clip, count // BATCH)
-        )
+        stage.measure_doubt(_read(stage, data, sources.training, clip, count // BATCH))
     write_json(found / "config.json", stage.config.model_dump(mode="json"))
     return found
 
 
 def _read(stage: Prior, data: DataConfig, shards: Shards, clip: Clip | None, number: int) -> Iterator[Batch]:
-    stream = Stream(data, resolution=stage.resolution, crop=stage.crop, needs=stage.needs, shards=shards)
+    preprocess = needed_preprocess(clip, stage, shards)
+    stream = Stream(data, needs=stage.needs, size=stage.size, crop=stage.crop, preprocess=preprocess, shards=shards)
     for i, batch in enumerate(islice(batches(stream), number)):
         yield replace(embed(batch, clip, stage.needs), seeds=i * BATCH + torch.arange(BATCH))

@@ -15,9 +15,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from tqdm import tqdm
 
-from unclip.clip import Clip, load_clip
-from unclip.data.embeddings import Embeddings
-from unclip.data.shards import Shards
+from unclip.clip import Clip
 from unclip.device import join_processes, peak_flops, quick_in_bf16
 from unclip.errors import ConfigError
 from unclip.files import stage_folder
@@ -28,6 +26,7 @@ from unclip.train.blocks import prepare_blocks
 from unclip.train.checkpoint import Progress
 from unclip.train.config import OptimConfig, RunConfig
 from unclip.train.ema import Ema, full
+from unclip.train.encoders import Sources, frozen_clip
 from unclip.train.feed import Feed, draw_seed, streams_fit
 from unclip.train.guard import Guard, StopSignal
 from unclip.train.log import Log, Meter, start_trackers
@@ -57,20 +56,21 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
     main, optim, options = accelerator.is_main_process, config.optim, config.train
     torch.manual_seed(options.seed)
     stage = stage_class(config.stage.kind)(config.stage)
-    shards = Shards.find(config.data.shards, stage.needs)
-    clip = _clip_for(stage, config, shards.embeddings, accelerator)
+    sources = Sources.find(config.data, stage)
+    clip = _clip_for(stage, config, sources, accelerator)
     stage.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     # --- go on from a checkpoint, or measure what a fresh stage must know of its data ---
     folders = checkpoint.step_folders(run)
     saved = folders[-1] if folders else None
     done = _where(saved, config, accelerator.num_processes)
-    feed = Feed(config, stage, clip, accelerator, done.streams, shards)
+    feed = Feed(config, stage, clip, accelerator, done.streams, sources)
     if saved:
         checkpoint.refuse_another(saved, stage, config)
         checkpoint.load_weights_into(saved, stage)
     elif config.init is None or start_from(stage, Path(config.init)):
-        stage.calibrate(feed.calibration(), shards.embeddings.moments if shards.embeddings else None)
+        stored = sources.training.embeddings
+        stage.calibrate(feed.calibration(), stored.moments if stored else None)
     prepare_blocks(stage, options)
     optimizer = torch.optim.AdamW(
         stage.parameters(),
@@ -195,25 +195,15 @@ def start_from(stage: Stage, source: Path) -> bool:
     return another
 
 
-def _clip_for(stage: Stage, config: RunConfig, stored: Embeddings | None, accelerator: Accelerator) -> Clip | None:
-    if not stage.needs & {"image_embed", "text"}:
-        return None
-    clip = load_clip(config.clip).to(accelerator.device) if config.clip is not None else None
-    if clip is None and (stored is None or stored.null is None):
-        raise ConfigError(
-            f"{config.name}: a {config.stage.kind} needs `clip`, the reference of the CLIP it is trained with"
-        )
-    if clip and stored and clip.identity != stored.identity:
-        raise ConfigError(
-            f"{config.name}: {config.data.shards} hold embeddings of CLIP {stored.identity}, not of {clip.identity}"
-        )
-    sizes = stored or clip
-    assert sizes is not None
+def _clip_for(stage: Stage, config: RunConfig, sources: Sources, accelerator: Accelerator) -> Clip | None:
+    """The frozen CLIP that runs in training, on the device; the stage records the one that it is trained with."""
     try:
-        stage.for_clip(sizes)
+        clip, sizes = frozen_clip(config.clip, stage, sources)
+        if sizes is not None:
+            stage.for_clip(sizes)
     except ConfigError as error:
         raise ConfigError(f"{config.name}: {error}") from None
-    return None if stored and stored.null else clip  # with the token states in the shards, neither tower runs
+    return clip and clip.to(accelerator.device)
 
 
 def _accelerator(config: RunConfig, run: Path) -> Accelerator:

@@ -104,8 +104,9 @@ def _on_meta(config: RunConfig) -> tuple[Stage, Batch]:
             ("",), torch.zeros(1, length, dtype=torch.long), torch.ones(1, length, dtype=torch.bool),
             torch.zeros(1, embed), torch.zeros(1, length, width),
         )  # fmt: skip
+        image = None if stage.crop is None else torch.zeros(1, 3, stage.crop, stage.crop)
         batch = Batch(
-            (" ".join(["word"] * CAPTION),), torch.zeros(1, 3, stage.crop, stage.crop), torch.zeros(1, embed), text, text,
+            (" ".join(["word"] * CAPTION),), image, torch.zeros(1, embed), text, text,
             label=torch.zeros(1, dtype=torch.long, device="cpu"), seeds=torch.zeros(1, dtype=torch.long, device="cpu"),
         )  # fmt: skip
     return stage, batch
