@@ -22,9 +22,8 @@ from unclip.convert.weights import read_pickle
 from unclip.data.sample import scaled
 from unclip.device import join_processes
 from unclip.errors import DataError, RequestError
-from unclip.evaluate.classifier import SIZE, load_judge
 from unclip.evaluate.pictures import Pictures
-from unclip.images import centre_square, resize, to_tensor
+from unclip.images import centre_square, to_tensor
 
 SHEET = 64  # pictures of a contact sheet
 
@@ -47,12 +46,6 @@ class Extractor:
 def clip_extractor(clip: Clip) -> Extractor:
     """CLIP's image embedding, as its tower gives it."""
     return Extractor(f"clip {clip.identity}", lambda images: clip.encode_image(images.to(_device())).float().cpu())
-
-
-def judge_extractor() -> Extractor:
-    """The bundled judge's logits of the subject: the Inception Score of the menagerie, offline."""
-    judge = load_judge()
-    return Extractor("judge", lambda images: judge(resize(images, SIZE))["subject"].float(), classifies=True)
 
 
 def inception_extractor(weights: Path | None, *, logits: bool) -> Extractor:
