@@ -53,7 +53,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def train_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Forty menagerie pictures of 64 pixels."""
-    from unclip.data.menagerie import write_shards
+    from unclip.menagerie.shards import write_shards
 
     folder = tmp_path_factory.mktemp("train-shards")
     list(write_shards(folder, count=40, size=64))

@@ -21,13 +21,14 @@ LONGEST = 450  # lines
 LEVELS = [
     {"errors"},
     {"config", "hub", "provenance"},
-    {"device", "diffusion", "files", "images", "menagerie", "nn"},
+    {"device", "diffusion", "files", "images", "nn", "vocabulary"},
     {"clip"},
     {"stages"},
     {"convert"},
     {"parts"},
     {"data", "pipeline"},
     {"assemble", "evaluate", "serve", "train"},
+    {"menagerie"},
     {"cli"},
     {"__init__", "__main__"},
 ]

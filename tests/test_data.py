@@ -22,16 +22,17 @@ import torch
 from PIL import Image
 
 from unclip.clip import Clip
-from unclip.data import menagerie, tar
 from unclip.data import shards as streams
-from unclip.data.menagerie import write_shards
+from unclip.data import tar
 from unclip.data.sample import BadSample, captions, described, picture, scaled
 from unclip.data.shards import DataConfig, Item, Stream, batches, embed
 from unclip.data.tar import find_shards, read_samples, read_shard
 from unclip.errors import DataError
 from unclip.images import from_bytes
+from unclip.menagerie import shards as menagerie_shards
 from unclip.menagerie.drawing import draw
 from unclip.menagerie.scene import HELD_OUT, sample
+from unclip.menagerie.shards import write_shards
 from unclip.stages.base import Batch
 
 
@@ -71,7 +72,7 @@ def test_shards_hold_the_scenes_their_pictures_and_their_captions(shards: Path) 
         scene = sample(0, i)
         assert picture(one).tobytes() == draw(scene, 64).tobytes()
         assert json.loads(one["json"])["scene"] == scene.attributes()
-        assert len(captions(one)) == menagerie.CAPTIONS and captions(one)[0] == one["txt"].decode()
+        assert len(captions(one)) == menagerie_shards.CAPTIONS and captions(one)[0] == one["txt"].decode()
 
 
 def test_the_same_call_writes_the_same_samples(shards: Path, tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_the_same_call_writes_the_same_samples(shards: Path, tmp_path: Path) -> 
 
 
 def test_writing_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(menagerie, "SHARD_SIZE", 10)
+    monkeypatch.setattr(menagerie_shards, "SHARD_SIZE", 10)
     steps = write_shards(tmp_path, count=25, size=32)
     assert next(steps) == 10
     steps.close()
@@ -106,7 +107,7 @@ def test_a_shard_that_fails_half_way_is_not_there(tmp_path: Path, monkeypatch: p
             raise KeyboardInterrupt
         return Image.new("RGB", (size, size))
 
-    monkeypatch.setattr(menagerie, "draw", stop_at_5)
+    monkeypatch.setattr(menagerie_shards, "draw", stop_at_5)
     with pytest.raises(KeyboardInterrupt):
         list(write_shards(tmp_path, count=10, size=32))
     assert list(tmp_path.iterdir()) == []

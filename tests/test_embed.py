@@ -22,13 +22,13 @@ from unclip.clip.openclip import OpenClip
 from unclip.data.check import check
 from unclip.data.embed import embed_shards
 from unclip.data.embeddings import find_embeddings, read_embedded
-from unclip.data.menagerie import write_shards
 from unclip.data.sample import captions, picture
 from unclip.data.shards import DataConfig, Stream, batches, embed
 from unclip.data.tar import find_shards, read_record, read_samples, write_shard
 from unclip.errors import ConfigError, DataError
 from unclip.files import read_weights
 from unclip.images import to_tensor
+from unclip.menagerie.shards import write_shards
 from unclip.stages import load_stage
 from unclip.train.config import RunConfig
 from unclip.train.loop import train

@@ -13,13 +13,12 @@ import torch
 from PIL import Image
 
 from unclip.errors import CheckpointError, DataError, RequestError
-from unclip.evaluate import evaluate_compose
-from unclip.evaluate.classifier import CLASSES, SIZE, Judge, JudgeConfig, labels, load_judge
-from unclip.evaluate.compose import ALWAYS_NAMED, Paint, compose, held_out_captions
 from unclip.evaluate.report import ALL_NAMED, COMPOSITION, Example, Report, Score
-from unclip.evaluate.training import disturb, train_judge
 from unclip.files import BUNDLED, read_json, write_json
+from unclip.menagerie.compose import ALWAYS_NAMED, Paint, compose, evaluate_compose, held_out_captions
 from unclip.menagerie.drawing import draw
+from unclip.menagerie.judge.model import CLASSES, SIZE, Judge, JudgeConfig, labels, load_judge
+from unclip.menagerie.judge.train import disturb, train_judge
 from unclip.menagerie.scene import HEADWEAR, VALUES, Scene, is_held_out, sample
 
 COUNT = 96
@@ -112,7 +111,7 @@ def test_training_writes_a_judge_that_loads(tmp_path: Path) -> None:
 
 
 def test_training_reads_shards(tmp_path: Path) -> None:
-    from unclip.data.menagerie import write_shards
+    from unclip.menagerie.shards import write_shards
 
     list(write_shards(tmp_path / "shards", count=4, size=SIZE))
     train_judge(tmp_path / "judge", shards=str(tmp_path / "shards" / "*.tar"), steps=1)

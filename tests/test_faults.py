@@ -180,7 +180,7 @@ def test_a_run_reads_the_same_however_it_was_interrupted(workers: int, run_of: A
 
 
 def test_kills_at_random_moments_lose_nothing() -> None:
-    tool = Path(__file__).parent.parent / "tools/stress_resume.py"
+    tool = Path(__file__).parent.parent / "tools/benchmarks/stress_resume.py"
     done = subprocess.run([sys.executable, tool, "--kills", "3"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "the same bits as the run that was never killed" in done.stdout

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unclip.menagerie.captions import _STYLE_LAST, WORDS, caption, vocabulary, words
+from unclip.menagerie.captions import _STYLE_LAST, WORDS, caption, vocabulary
 from unclip.menagerie.drawing import draw
 from unclip.menagerie.scene import (
     ACTIVITIES,
@@ -31,6 +31,7 @@ from unclip.menagerie.scene import (
     rng_for,
     sample,
 )
+from unclip.vocabulary import prompt_words
 
 ROOT = Path(__file__).parent.parent
 SCENE = Scene("corgi", "crown", "yellow", "scarf", "red", "reading a book", "beach", None, "flat illustration", pose=5)
@@ -169,7 +170,7 @@ def test_captions_use_no_word_outside_the_vocabulary() -> None:
     known = vocabulary()
     used: set[str] = set()
     for i in range(5000):
-        used.update(words(caption(sample(2, i, held_out=i % 5 == 0), rng_for("words", i)).text))
+        used.update(prompt_words(caption(sample(2, i, held_out=i % 5 == 0), rng_for("words", i)).text))
     assert used <= known, sorted(used - known)
     assert len(used) > 0.9 * len(known)
     assert "pterodactyl" not in known
@@ -234,7 +235,7 @@ def test_captions_vary_in_words_and_order() -> None:
     ],
 )
 def test_words_are_split_and_lowered(text: str, expected: list[str]) -> None:
-    assert words(text) == expected
+    assert prompt_words(text) == expected
 
 
 # --- drawing ---

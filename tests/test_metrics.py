@@ -19,10 +19,11 @@ from torch import Tensor
 from unclip.cli import cli
 from unclip.errors import DataError, RequestError
 from unclip.evaluate import features, metrics
-from unclip.evaluate.features import Extractor, encode, judge_extractor
+from unclip.evaluate.features import Extractor, encode
 from unclip.evaluate.pictures import Found, Painted, read_prompts
 from unclip.evaluate.quality import Settings, against_reference, inception_score
 from unclip.images import to_tensor
+from unclip.menagerie.judge.features import judge_extractor
 
 
 def cloud(n: int, d: int, seed: int = 0) -> Tensor:

@@ -325,7 +325,7 @@ def test_bodies_that_are_no_forms_get_an_envelope(running: Running) -> None:
 
 def test_whatever_is_sent_is_answered_with_a_well_formed_4xx(running: Running) -> None:
     spec = importlib.util.spec_from_file_location(
-        "fuzz_serve", Path(__file__).parent.parent / "tools" / "fuzz_serve.py"
+        "fuzz_serve", Path(__file__).parent.parent / "tools/benchmarks/fuzz_serve.py"
     )
     assert spec and spec.loader
     fuzz = importlib.util.module_from_spec(spec)

@@ -17,7 +17,7 @@ from unclip.cli import cli
 from unclip.errors import RequestError
 from unclip.evaluate.metrics import Estimate
 from unclip.evaluate.report import Score
-from unclip.evaluate.sweep import Point, plot
+from unclip.menagerie.sweep import Point, plot
 
 
 def run(model: Path, out: Path, *arguments: str) -> Result:
@@ -82,7 +82,7 @@ def test_the_model_card_measures_what_it_paints(
     shutil.copytree(tiny_model, bundle)
     work.mkdir()
     (work / "sharpness.json").write_text("{}")
-    tool = str(Path(__file__).parent.parent / "tools/model_card.py")
+    tool = str(Path(__file__).parent.parent / "tools/recipes/model_card.py")
 
     def measure(count: int) -> None:
         monkeypatch.setattr(sys, "argv", [tool, "--work", str(work), "--bundle", str(bundle), "--measure", str(count)])

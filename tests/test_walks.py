@@ -101,7 +101,7 @@ def test_the_readmes_training_of_the_menagerie(fresh: Path) -> None:
 
 @pytest.mark.slow
 def test_mini_from_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "tools/make_mini.py"), "--work", str(tmp_path), "--trial"]
+    command = [sys.executable, str(ROOT / "tools/recipes/make_mini.py"), "--work", str(tmp_path), "--trial"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     card = (tmp_path / "bundle/README.md").read_text(encoding="utf-8")

@@ -31,7 +31,7 @@ def menagerie(out: Path, count: int, size: int, seed: int, held_out: bool, sibli
         raise RequestError("--count, --siblings and --jobs must be at least 1, --size between 16 and 4096")
     from tqdm import tqdm
 
-    from unclip.data.menagerie import write_shards
+    from unclip.menagerie.shards import write_shards
 
     with tqdm(total=count, unit="picture", disable=not sys.stderr.isatty()) as bar:
         for done in write_shards(

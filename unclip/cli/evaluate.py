@@ -34,7 +34,7 @@ def compose(model: str, count: int, seed: int, batch: int, out: Path | None, as_
     """Truth to the caption: does the picture show what a never-trained composition asks for?"""
     if count < 1 or batch < 1:
         raise RequestError("--count and --batch must be at least 1")
-    from unclip.evaluate import evaluate_compose
+    from unclip.menagerie.compose import evaluate_compose
     from unclip.pipeline import Pipeline
 
     report = evaluate_compose(Pipeline.from_pretrained(model, device=device), count=count, seed=seed, batch=batch)
@@ -61,8 +61,8 @@ def prior(
     \b
     unclip evaluate prior --prior runs/mini/prior-ar --prior runs/mini/prior-onepass
     """
-    from unclip.evaluate.prior import compare_priors, table
     from unclip.files import stage_folder
+    from unclip.menagerie.priors import compare_priors, table
     from unclip.pipeline import Pipeline
     from unclip.stages import load_stage
     from unclip.stages.base import PriorRole

@@ -220,12 +220,14 @@ def _pictures(source: str, prompts: str | None, options: dict[str, Any]) -> Pict
 
 
 def _extractor(features: str, device: str | None, *, logits: bool) -> Any:
-    from unclip.evaluate.features import clip_extractor, inception_extractor, judge_extractor
+    from unclip.evaluate.features import clip_extractor, inception_extractor
 
     kind, _, weights = features.partition(":")
     if kind == "inception":
         return inception_extractor(Path(weights) if weights else None, logits=logits)
     if kind == "judge" and logits:
+        from unclip.menagerie.judge.features import judge_extractor
+
         return judge_extractor()
     return clip_extractor(_clip(features, device))
 

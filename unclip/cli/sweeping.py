@@ -42,8 +42,8 @@ def sweep(
         "steps": _list("steps", steps, int),
         "guidances": _list("guidance", guidance, float),
     }
-    from unclip.evaluate import sweep as measuring
     from unclip.images import save_png
+    from unclip.menagerie import sweep as measuring
     from unclip.pipeline import Pipeline
 
     points: list[measuring.Point] = []

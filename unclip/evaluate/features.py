@@ -22,9 +22,8 @@ from unclip.convert.weights import read_pickle
 from unclip.data.sample import scaled
 from unclip.device import join_processes
 from unclip.errors import DataError, RequestError
-from unclip.evaluate.classifier import SIZE, load_judge
 from unclip.evaluate.pictures import Pictures
-from unclip.images import centre_square, resize, to_tensor
+from unclip.images import centre_square, to_tensor
 
 SHEET = 64  # pictures of a contact sheet
 
@@ -47,14 +46,6 @@ class Extractor:
 def clip_extractor(clip: Clip) -> Extractor:
     """CLIP's image embedding, as its tower gives it of the picture that its own preprocessing makes."""
     return Extractor(f"clip {clip.identity}", lambda pictures: encode_pictures(clip, pictures).float().cpu())
-
-
-def judge_extractor() -> Extractor:
-    """The bundled judge's logits of the subject: the Inception Score of the menagerie, offline."""
-    judge = load_judge()
-    return Extractor(
-        "judge", lambda pictures: judge(resize(_stacked(pictures), SIZE))["subject"].float(), classifies=True
-    )
 
 
 def inception_extractor(weights: Path | None, *, logits: bool) -> Extractor:
@@ -90,7 +81,7 @@ def inception_extractor(weights: Path | None, *, logits: bool) -> Extractor:
     network.to(_device()).eval()
 
     def encode(pictures: Sequence[Image.Image]) -> Tensor:
-        (found,) = network(((_stacked(pictures) + 1) * 127.5).round().to(_device(), torch.uint8))
+        (found,) = network(((stacked(pictures) + 1) * 127.5).round().to(_device(), torch.uint8))
         features: Tensor = found.float().cpu()
         return features
 
@@ -192,8 +183,8 @@ def _brought(image: Image.Image, size: int | None) -> Image.Image:
     return image if size is None else scaled(centre_square(image), size)
 
 
-def _stacked(pictures: Sequence[Image.Image]) -> Tensor:
-    """[B, 3, H, W] in [−1, 1]."""
+def stacked(pictures: Sequence[Image.Image]) -> Tensor:
+    """Pictures of one size as a tensor [B, 3, H, W] in [−1, 1]."""
     return torch.stack([to_tensor(one) for one in pictures])
 
 

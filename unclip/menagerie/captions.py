@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-import re
 from dataclasses import dataclass
 from typing import Final
 
 from unclip.menagerie.scene import VALUES, Scene
+from unclip.vocabulary import prompt_words
 
 # Every way to say a value, the plainest first; a value that is missing here is said as it is called.
 WORDS: Final[dict[str, tuple[str, ...]]] = {
@@ -160,9 +160,4 @@ def vocabulary() -> frozenset[str]:
     sentences += [way for ways in WORDS.values() for way in ways]
     sentences += [*_PLAIN, *_OPENINGS, *(way for ways in _STYLE_LAST.values() for way in ways)]
     sentences += ["a an and in with wearing someone character"]
-    return frozenset(words(" ".join(sentences)))
-
-
-def words(text: str) -> list[str]:
-    """The text's words in lower case, without punctuation."""
-    return re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", text.lower())
+    return frozenset(prompt_words(" ".join(sentences)))

@@ -29,6 +29,7 @@ from unclip.stages import load_stage
 from unclip.stages.base import DiffusionStage, PriorRole, Stage
 from unclip.stages.decoder import Decoder
 from unclip.stages.upsampler import Upsampler
+from unclip.vocabulary import prompt_words
 
 S = TypeVar("S", bound=Stage)
 
@@ -238,13 +239,6 @@ class Pipeline:
     diff = diff
     edit = edit
     outpaint = outpaint
-
-
-def prompt_words(text: str) -> list[str]:
-    """The text's words as the model's vocabulary lists them."""
-    from unclip.menagerie.captions import words
-
-    return words(text)
 
 
 def _role(stage: Stage, kind: type[S], folder: Path) -> S:
