@@ -116,6 +116,7 @@ def test_another_request_does_not_go_on_in_the_same_folder(generate: Any) -> Non
         (("--seed", "8", "--steps", "1"), "seed 7, now it is 8"),
         (("--seed", "7", "--steps", "2"), "options"),
         (("--seed", "7", "--steps", "1", "-n", "2"), "num_images 1, now it is 2"),
+        (("--seed", "7", "--steps", "1", "--preset", "fast"), "preset 'balanced', now it is 'fast'"),
     ):
         with pytest.raises(RequestError, match=f"{RECORD}: the pictures there were asked for with {says}"):
             generate(*changed)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from unclip import Pipeline, SamplingOptions
-from unclip.errors import RequestError
+from unclip.errors import Cancelled, RequestError
 from unclip.pipeline.options import OptionKeywords, collect
 
 
@@ -70,7 +70,7 @@ def test_a_verb_refuses_the_keywords_that_it_has_no_use_for(pipe: Pipeline) -> N
         (lambda: pipe.diff(PICTURE, "", "a fox", seeds=[1, 2]), "2 seeds for 1 images"),
         (lambda: pipe.vary(PICTURE, preset="slow"), "no preset 'slow'"),
         (lambda: pipe.vary(PICTURE, options={"painter": {}}), "options for 'painter': the stages are prior, decoder"),
-        (lambda: pipe.vary(PICTURE, options={"decoder": {"sampler": "unipc"}}), "only ddim can be run backwards, not unipc"),
+        (lambda: pipe.invert(PICTURE, options={"decoder": {"sampler": "unipc"}}), "only ddim can be run backwards, not unipc"),
         (lambda: pipe.edit(PICTURE, "a fox", size=100, strength=0.5), "size 100: tiny makes pictures of 64, 256"),
     ]  # fmt: skip
     for call, says in refused:
@@ -84,7 +84,15 @@ def test_presets_reach_the_verbs_whose_sampler_is_their_own(pipe: Pipeline) -> N
         return used["sampler"], used["steps"], used["guidance"]
 
     few = {"size": 64, "seed": 1}
-    assert decoder(pipe.vary(PICTURE, **few)) == ("ddim", 50, 1.0)
+    totals: list[int] = []
+
+    def stop(role: str, number: int, total: int, step: object) -> None:
+        totals.append(total)
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        pipe.vary(PICTURE, on_step=stop, **few)
+    assert totals == [50]
     assert decoder(pipe.vary(PICTURE, preset="fast", **few)) == ("ddim", 12, 1.0)
     assert decoder(pipe.vary(PICTURE, preset="fast", options={"decoder": {"steps": 3, "guidance": 2}}, **few)) == (
         "ddim",

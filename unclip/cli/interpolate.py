@@ -36,4 +36,3 @@ def interpolate(
         write_animation(common, made, animation, bounce=len(keys) == 2)
     if strip is not None:
         write_sheet(common, made.images, strip, {"strip": made.settings}, columns=len(made.images))
-        click.echo(str(strip))

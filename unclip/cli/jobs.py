@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import click
 
 from unclip.cli.options import ImageOptions
 from unclip.cli.outputs import (
@@ -197,9 +194,7 @@ def generate_all(
         for number, i in enumerate(batch):
             write(common, made, number, paths[i])
     if grid:
-        write_sheet(common, sheet, paths[0], {"grid": settings})
-        line = {"path": str(paths[0]), "images": total, "seed": first}
-        click.echo(json.dumps(line) if common.as_json else line["path"])
+        write_sheet(common, sheet, paths[0], {"grid": settings}, seed=first)
 
 
 def _pattern(common: ImageOptions, total: int, *, grid: bool, numbered: bool) -> str:

@@ -127,24 +127,22 @@ def write(common: ImageOptions, made: Generation, number: int, path: Path) -> No
     for side in made.stages:
         made.save(number, _stage_path(path, side), size=side, metadata=told)
     made.save(number, path, metadata=told)  # last: where it is, all of them are
-    if not common.as_json:
-        click.echo(str(path))
-        return
     settings = made.settings[number]
     prompt = {"prompt": settings["prompt"]} if "prompt" in settings else {}
     seconds = {role: round(s / len(made.images), 3) for role, s in made.seconds.items()}
-    line = {"path": str(path), **prompt, "seed": made.seeds[number], "settings": settings, "seconds": seconds}
-    click.echo(json.dumps(line, ensure_ascii=False))
+    say(common, path, **prompt, seed=made.seeds[number], settings=settings, seconds=seconds)
+
+
+def say(common: ImageOptions, path: Path, **more: Any) -> None:
+    """Print the path of a file, or with --json a line of JSON that says more."""
+    click.echo(json.dumps({"path": str(path), **more}, ensure_ascii=False) if common.as_json else str(path))
 
 
 def write_sheet(
-    common: ImageOptions,
-    images: Sequence[Image.Image],
-    path: Path,
-    settings: dict[str, Any],
-    columns: int | None = None,
-) -> None:
-    """Write a contact sheet: one picture, with one watermark over all of it."""
+    common: ImageOptions, images: Sequence[Image.Image], path: Path, settings: dict[str, Any], *, columns: int | None = None,
+    **more: Any,
+) -> None:  # fmt: skip
+    """Write a contact sheet: one picture, with one watermark over all of it. With --json, `more` is printed, too."""
     from unclip.images import grid, mark, save_picture
 
     sheet = grid(images, columns)
@@ -153,6 +151,7 @@ def write_sheet(
         save_picture(sheet, path)
     else:
         save_picture(sheet, path, settings=settings, source="trainedAlgorithmicMedia")
+    say(common, path, images=len(images), **more)
 
 
 def check_extra_outputs(common: ImageOptions, animation: Path | None, strip: Path | None) -> None:
@@ -175,7 +174,7 @@ def write_animation(common: ImageOptions, made: Generation, path: Path, *, bounc
         save_animation(made.images, path, bounce=bounce)
     else:
         save_animation(made.images, path, bounce=bounce, settings={"frames": made.settings}, source=made.source)
-    click.echo(str(path))
+    say(common, path, images=len(made.images))
 
 
 def read_key(key: str) -> Image.Image | str:
