@@ -20,14 +20,14 @@ LONGEST = 450  # lines
 # Each imports from those above it, or from its own folder.
 LEVELS = [
     {"errors"},
-    {"config", "hub", "presets", "provenance"},
+    {"config", "presets", "provenance"},
     {"device", "diffusion", "files", "images", "menagerie", "nn"},
     {"clip"},
     {"stages"},
-    {"convert", "generation"},
-    {"edits", "parts"},
+    {"generation", "models"},
+    {"edits"},
     {"data", "pipeline"},
-    {"assemble", "evaluate", "serve", "train"},
+    {"evaluate", "serve", "train"},
     {"cli"},
     {"__init__", "__main__"},
 ]

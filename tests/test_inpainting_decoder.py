@@ -135,7 +135,7 @@ def pipe(tiny_model: Path) -> Pipeline:
     model = Pipeline.from_pretrained(str(tiny_model), device="cpu")
     config = model.decoder.config.model_dump()
     stage = Decoder(DecoderConfig(**{**config, "inpaint": True}))
-    stage.load_state_dict(stage.adopted(model.decoder.state_dict()))
+    stage.load_state_dict(stage.adapt_state_dict(model.decoder.state_dict()))
     with torch.no_grad():
         stage.network.unet.enter.weight[:, 3:] += 0.2
     model.decoder = stage.eval()

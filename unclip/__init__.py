@@ -12,8 +12,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from unclip.clip import load_clip
     from unclip.errors import Cancelled, CheckpointError, ConfigError, DataError, RequestError, UnclipError
+    from unclip.models.resolve import load_clip
     from unclip.pipeline import Pipeline
 
 __version__ = "0.1.0"
@@ -29,7 +29,7 @@ __all__ = [
     "load_clip",
 ]
 
-_HOMES = {"Pipeline": "unclip.pipeline", "load_clip": "unclip.clip"}  # all others live in unclip.errors
+_HOMES = {"Pipeline": "unclip.pipeline", "load_clip": "unclip.models.resolve"}  # all others live in unclip.errors
 
 
 def __getattr__(name: str) -> object:

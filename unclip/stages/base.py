@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from unclip.clip import ClipSizes, Text
+from unclip.clip import ClipSizes, Text, same_clip
 from unclip.config import Config, parse
 from unclip.diffusion.diffusion import Cond, Denoise, Diffusion, DiffusionConfig, Guidance
 from unclip.diffusion.noise import Chance, Noise
@@ -162,8 +162,8 @@ class Stage(nn.Module, ABC):
             moments: of z_i over the whole data set, where its embeddings were computed beforehand.
         """
 
-    def adopted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weights of another stage of its kind, as this one begins with them where training starts from that."""
+    def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Adapts another stage's state dict so that this stage can be initialised from it."""
         return state
 
     def for_clip(self, clip: ClipSizes) -> None:
@@ -172,7 +172,7 @@ class Stage(nn.Module, ABC):
         Raises:
             ConfigError: the stage is for another one, its widths are not that CLIP's, or it reads shorter captions.
         """
-        if self.config.clip not in (None, clip.identity):
+        if self.config.clip is not None and not same_clip(self.config.clip, clip):
             raise ConfigError(f"the stage is trained with CLIP {self.config.clip}, not with {clip.identity}")
         for key, theirs in (("embed", clip.width), ("token_width", clip.token_width)):
             ours = getattr(self.config, key, theirs)

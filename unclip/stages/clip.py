@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
+from unclip.clip.identity import weights_identity
 from unclip.clip.openclip import (
     MEAN,
     STD,
@@ -22,7 +23,6 @@ from unclip.clip.openclip import (
     text_states,
     tokenize,
     tokenizer_with,
-    weights_identity,
 )
 from unclip.files import load_weights, read_json, save_weights, write_json
 from unclip.stages.base import Batch, Stage, StageConfig, parse_checkpoint

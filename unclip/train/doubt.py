@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
-from unclip.clip import Clip, load_clip
+from unclip.clip import Clip, same_clip
 from unclip.data.shards import DataConfig, Shards, Stream, batches, embed
 from unclip.errors import RequestError
-from unclip.files import stage_folder, write_json
+from unclip.files import write_json
+from unclip.models.resolve import load_clip, resolve
 from unclip.stages import load_stage
 from unclip.stages.base import Batch
 from unclip.stages.prior import Prior
@@ -20,18 +21,18 @@ from unclip.stages.prior import Prior
 BATCH = 64
 
 
-def calibrate(folder: Path, shards: str, ref: str | None = None, *, count: int = 512) -> Path:
+def calibrate(prior: str | Path, shards: str, ref: str | None = None, *, count: int = 512) -> Path:
     """Measures the doubt of a saved diffusion prior on shards, and writes it into its config.json; returns its folder.
 
     Args:
-        folder: a saved stage or a run, whose newest checkpoint is taken.
+        prior: reference of the stage: a saved stage, a run, whose newest checkpoint is taken, or a model folder.
         ref: of its CLIP, where the shards hold no embeddings.
         count: samples to measure on.
 
     Raises:
         RequestError: another kind of stage, another CLIP than it was trained with, or none.
     """
-    found = stage_folder(folder)
+    found = resolve(str(prior)).stage("prior")
     stage = load_stage(found)
     if not isinstance(stage, Prior):
         raise RequestError(f"{found}: is a {stage.config.kind}; Analytic-DPM is for the diffusion prior")
@@ -42,9 +43,10 @@ def calibrate(folder: Path, shards: str, ref: str | None = None, *, count: int =
     if stored is None and ref is None:
         raise RequestError(f"{shards}: holds no embeddings; say with which --clip to make them")
     clip = None if ref is None else load_clip(ref)
-    identity = clip.identity if clip else stored.identity if stored else None
-    if stage.config.clip not in (None, identity):
-        raise RequestError(f"{found}: was trained for CLIP {stage.config.clip}, not {identity}")
+    sizes = clip or stored
+    assert sizes is not None
+    if stage.config.clip is not None and not same_clip(stage.config.clip, sizes):
+        raise RequestError(f"{found}: was trained for CLIP {stage.config.clip}, not {sizes.identity}")
     with torch.inference_mode():
         stage.measure_doubt(
             _read(stage, DataConfig(shards=shards, batch=BATCH, workers=0), source, clip, count // BATCH)
