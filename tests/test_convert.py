@@ -68,8 +68,8 @@ def karlo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / part).mkdir()
         name = "scheduler_config.json" if part.endswith("scheduler") else "config.json"
         (tmp_path / part / name).write_text(json.dumps(config))
-    monkeypatch.setattr(diffusers, "read_component", lambda folder: {})
-    monkeypatch.setattr(diffusers, "filled", lambda stage, name, weights, where: stage)
+    monkeypatch.setattr(diffusers_stages, "read_component", lambda folder: {})
+    monkeypatch.setattr(diffusers_stages, "filled", lambda stage, name, weights, where: stage)
     return tmp_path
 
 

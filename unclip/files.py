@@ -65,11 +65,6 @@ def new_folder(folder: Path, *, replaces: str | None = None) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def copy_folder(source: Path, target: Path) -> None:
-    """Plain copies of the files, whatever links a cache keeps."""
-    shutil.copytree(source, target)
-
-
 def save_weights(module: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:
     """The module's state as safetensors, floating-point tensors in `dtype` if given."""
     write_weights(

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from unclip import files
-from unclip.clip import Clip, same_clip
+from unclip.clip import Clip, copy_clip, same_clip
 from unclip.device import best_device, quick_in_bf16
 from unclip.edits.differences import diff
 from unclip.edits.extension import outpaint
@@ -161,7 +161,7 @@ class Pipeline:
                 (out / role).mkdir()
                 stage.save(out / role)
             if source:
-                files.copy_folder(source, out / CLIP)
+                copy_clip(source, out / CLIP)
             made.model_copy(update=self.index.model_extra).write(out)
 
     def _with_its_clip(self, role: str, stage: PriorRole | DiffusionStage) -> PriorRole | DiffusionStage:

@@ -7,15 +7,25 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from unclip.errors import CheckpointError, ConfigError
 from unclip.files import read_json
+
+# What a folder with a CLIP consists of, by what saved it.
+_FILES = {
+    "stage": ("config.json", "model.safetensors"),
+    "conversion": ("config.json", "tokenizer.json", "text_encoder/*", "image_encoder/*"),
+    "transformers": ("*.json", "*.txt", "*.safetensors"),
+    "open_clip": ("*.json", "*.txt", "*.safetensors"),
+    None: (),
+}
 
 
 class Text(NamedTuple):
@@ -123,6 +133,15 @@ def is_clip(folder: Path) -> bool:
     return _saved_by(folder) is not None
 
 
+def copy_clip(folder: Path, out: Path) -> None:
+    """Copies a CLIP's folder to `out`, without what else may lie in it: a run's optimizer state, pickles of the weights."""
+    for pattern in _FILES[_saved_by(folder)]:
+        for path in folder.glob(pattern):
+            target = out / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
+
 def read_clip(ref: str) -> Clip:
     """The CLIP in a folder, or that of another library, `backend:name`. `unclip.load_clip` takes more references.
 
@@ -165,7 +184,7 @@ def _read_backend(ref: str) -> Clip:
     return clip
 
 
-def _saved_by(folder: Path) -> Literal["conversion", "stage", "transformers", "open_clip"] | None:
+def _saved_by(folder: Path) -> str | None:
     if (folder / "open_clip_config.json").is_file():
         return "open_clip"
     tree = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from unclip import files
-from unclip.clip import is_backend, local_weights, read_clip
+from unclip.clip import copy_clip, is_backend, local_weights, read_clip
 from unclip.errors import CheckpointError
 from unclip.models.index import FILE, ModelIndex
 from unclip.models.resolve import find_clip, resolve, role_of
@@ -54,7 +54,7 @@ def assemble(
             (folder / role).mkdir()
             stage.save(folder / role, dtype)
         if source:
-            files.copy_folder(source, folder / CLIP)
+            copy_clip(source, folder / CLIP)
         roles = {role: role for role in stages if role != CLIP}
         ModelIndex.of(name or out.name, roles, clip=public or CLIP, vocabulary=vocabulary).write(folder)
 
@@ -66,13 +66,15 @@ def clip_to_save(reference: str) -> tuple[str | None, Path | None]:
         reference: as `read_clip` takes it.
 
     Raises:
-        CheckpointError: its weights are a single file, which no folder can be copied of.
+        CheckpointError: its weights are a single file or a pickle, which a model folder does not hold.
     """
     if not is_backend(reference):
         return None, Path(reference)
     local = local_weights(reference)
-    if local is not None and not local.is_dir():
-        raise CheckpointError(f"{reference}: its weights are a single file; save this CLIP as a folder and name that")
+    if local is not None and not (local.is_dir() and any(local.glob("*.safetensors"))):
+        raise CheckpointError(
+            f"{reference}: its weights are no safetensors in a folder of their own; save this CLIP as that"
+        )
     return (reference, None) if local is None else (None, local)
 
 

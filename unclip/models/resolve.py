@@ -160,10 +160,10 @@ def role_of(kind: type[Stage], size: object = None) -> str | None:
 
 
 def _is_model(folder: Path) -> bool:
-    """Whether a model, a stage or a run may be there: ours, diffusers' or Karlo's."""
-    return any((folder / name).is_file() for name in (FILE, "config.json")) or any(
-        found for pattern in ("*.ckpt", "step-*") for found in folder.glob(pattern)
-    )
+    """Whether a model, a stage or a run may be there: ours, diffusers' or Karlo's; or a CLIP."""
+    names = (FILE, "config.json", "open_clip_config.json")
+    found = any((folder / name).is_file() for name in names)
+    return found or any(path for pattern in ("*.ckpt", "step-*") for path in folder.glob(pattern))
 
 
 def _part(model: Path, part: str, name: str) -> Path:
@@ -207,4 +207,10 @@ def _clip_beside(folder: Path) -> str | None:
 
 
 def _clip_of(folder: Path, clip: str) -> str:
-    return str(folder / clip) if (folder / clip).is_dir() else clip
+    if (folder / clip).is_dir():
+        return str(folder / clip)
+    if not encoders.is_backend(clip):
+        raise CheckpointError(
+            f"{folder / FILE}: clip is {clip!r}: no CLIP there, and not one of another library, as openclip:NAME/TAG"
+        )
+    return clip

@@ -72,7 +72,7 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
     if saved:
         checkpoint.refuse_another(saved, stage, config)
         checkpoint.load_weights_into(saved, stage)
-    elif config.init is None or start_from(stage, config.init):
+    elif config.init is None or start_from(stage, config.init, config.clip):
         stage.calibrate(feed.calibration(), shards.embeddings.moments if shards.embeddings else None)
     prepare_blocks(stage, options)
     optimizer = torch.optim.AdamW(
@@ -174,11 +174,12 @@ def learning_rate(step: int, config: OptimConfig, steps: int) -> float:
     return config.lr * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def start_from(stage: Stage, source: str | Path) -> bool:
+def start_from(stage: Stage, source: str | Path, clip: str | None = None) -> bool:
     """Copies a saved stage's weights into this one, which must have its shape or be able to adapt them.
 
     Args:
         source: reference of the stage, or of a model with a stage of this one's role.
+        clip: reference of this run's CLIP.
 
     Returns:
         Whether they were learned with another CLIP, so that what the stage knows of embeddings must be measured anew.
@@ -192,7 +193,7 @@ def start_from(stage: Stage, source: str | Path) -> bool:
     except RuntimeError as error:
         differ = shape_keys(found, stage) or [str(error).splitlines()[-1].strip()]
         raise ConfigError(f"{folder}: has another shape than this run's stage: {'; '.join(differ)}") from None
-    another = found.config.clip is not None and found.config.clip != stage.config.clip
+    another = found.config.clip not in (None, stage.config.clip, clip)  # older stages may name it by its reference
     if another:
         log.warning(
             "%s: was trained with CLIP %s; training goes on with %s", folder, found.config.clip, stage.config.clip
