@@ -84,7 +84,8 @@ def resolve(ref: str, *, revision: str | None = None, token: str | None = None) 
     Raises:
         CheckpointError: nothing there, something else there, or an index that this version does not read.
     """
-    folder = converted(locate(ref, revision=revision, token=token))
+    folder = locate(ref, revision=revision, token=token)
+    folder = folder if encoders.is_clip(folder) else converted(folder)
     if (folder / FILE).is_file():
         index = ModelIndex.read(folder)
         return Model(ref, folder, index, None if index.clip is None else _clip_of(folder, index.clip))
