@@ -23,10 +23,7 @@ from unclip.models import hub
 from unclip.models.convert import converted
 from unclip.models.index import FILE, ModelIndex
 from unclip.stages import stage_class
-from unclip.stages.base import PriorRole, Stage
-from unclip.stages.clip import ClipStage
-from unclip.stages.decoder import Decoder
-from unclip.stages.upsampler import Upsampler
+from unclip.stages.base import Stage
 
 RUN = "run.yaml"
 
@@ -154,10 +151,7 @@ def locate(ref: str, *, revision: str | None = None, token: str | None = None) -
 
 def role_of(kind: type[Stage], size: object = None) -> str | None:
     """Role of a stage in a model: "clip", "prior", "decoder", "upsampler-SIZE"; None if models have no place for it."""
-    if issubclass(kind, Upsampler):
-        return f"upsampler-{size}"
-    roles: tuple[tuple[type[Stage], str], ...] = ((ClipStage, "clip"), (PriorRole, "prior"), (Decoder, "decoder"))
-    return next((role for base, role in roles if issubclass(kind, base)), None)
+    return f"upsampler-{size}" if kind.role == "upsampler" else kind.role
 
 
 def _is_model(folder: Path) -> bool:
@@ -177,7 +171,7 @@ def _part(model: Path, part: str, name: str) -> Path:
 
 def _newest(folder: Path) -> Path:
     """The folder of a saved stage: the folder itself, or a run's newest complete checkpoint."""
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() or encoders.is_clip(folder):
         return folder
     complete = sorted(path for path in folder.glob("step-*") if (path / "progress.json").is_file())
     if not complete:

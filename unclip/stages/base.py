@@ -125,8 +125,13 @@ class Moments(NamedTuple):
 
 
 class Stage(nn.Module, ABC):
-    """One trainable link, built from its config alone."""
+    """One trainable link, built from its config alone.
 
+    Attributes:
+        role: what it is in a model: "clip", "prior", "decoder" or "upsampler"; None for a stage of no model.
+    """
+
+    role: ClassVar[str | None] = None
     Config: ClassVar[type[StageConfig]]
     needs: ClassVar[frozenset[str]]
 
@@ -215,6 +220,7 @@ class PriorRoleConfig(StageConfig, TransformerConfig):
 class PriorRole(Stage):
     """Whatever makes z_i of a caption: the diffusion prior and those that take its place in a pipeline."""
 
+    role = "prior"
     network: nn.Module
 
     @abstractmethod

@@ -41,6 +41,7 @@ class ClipConfig(StageConfig):
 class ClipStage(Stage):
     """Both encoders and the temperature. The loss is the symmetric InfoNCE over the global batch."""
 
+    role = "clip"
     Config = ClipConfig
     needs: ClassVar[frozenset[str]] = frozenset({"image", "captions"})
 

@@ -112,6 +112,7 @@ class DecoderNetwork(nn.Module):
 class Decoder(DiffusionStage):
     """z_i and Text → pictures."""
 
+    role = "decoder"
     Config = DecoderConfig
     needs: ClassVar[frozenset[str]] = frozenset({"image", "image_embed", "text"})
 

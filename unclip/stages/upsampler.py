@@ -75,6 +75,7 @@ class UpsamplerNetwork(nn.Module):
 class Upsampler(DiffusionStage):
     """low → high. Unconditional on text, hence without guidance."""
 
+    role = "upsampler"
     Config = UpsamplerConfig
     needs: ClassVar[frozenset[str]] = frozenset({"image"})
 
