@@ -36,7 +36,7 @@ def tiny_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_clip(tiny_clip_folder: Path) -> Clip:
     """That CLIP, loaded. Shared: never move it."""
-    from unclip.clip import load_clip
+    from unclip.models.resolve import load_clip
 
     return load_clip(str(tiny_clip_folder))
 

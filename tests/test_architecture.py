@@ -20,14 +20,13 @@ LONGEST = 450  # lines
 # Each imports from those above it, or from its own folder.
 LEVELS = [
     {"errors"},
-    {"config", "hub", "provenance"},
+    {"config", "provenance"},
     {"device", "diffusion", "files", "images", "nn", "vocabulary"},
     {"clip"},
     {"stages"},
-    {"convert"},
-    {"parts"},
+    {"models"},
     {"data", "pipeline"},
-    {"assemble", "evaluate", "serve", "train"},
+    {"evaluate", "serve", "train"},
     {"menagerie"},
     {"cli"},
     {"__init__", "__main__"},

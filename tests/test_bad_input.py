@@ -298,7 +298,7 @@ def test_a_pickle_inside_a_model_is_never_loaded(refused: Any, copy: Path) -> No
 
 
 def test_pickles_are_read_in_two_places_that_run_none() -> None:
-    weights, arrays = ROOT / "unclip/convert/weights.py", ROOT / "unclip/data/arrays.py"
+    weights, arrays = ROOT / "unclip/models/convert/weights.py", ROOT / "unclip/data/arrays.py"
     text = weights.read_text(encoding="utf-8")
     assert text.count("torch.load(") == 1
     assert 'torch.load(path, map_location="cpu", weights_only=True)' in text

@@ -11,10 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unclip.clip import Clip, Text, load_clip
+from unclip.clip import Clip, Text
 from unclip.clip.openclip import SimpleTokenizer, load_folder, text_states, tokenizer_with
 from unclip.clip.preprocess import MEAN, STD, Preprocess
 from unclip.errors import CheckpointError, ConfigError
+from unclip.models.resolve import load_clip
 from unclip.stages.clip import ClipStage
 
 CAPTIONS = ["a red fox wearing a tall hat", "an owl", "", "a very long caption " * 3]

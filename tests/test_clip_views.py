@@ -20,7 +20,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from unclip.cli import cli
-from unclip.clip import Clip, encode_pictures, hf, load_clip, openclip
+from unclip.clip import Clip, encode_pictures, hf, openclip
 from unclip.clip.hf import read_preprocess
 from unclip.clip.openclip import OpenClip, preprocess_of
 from unclip.clip.preprocess import Preprocess
@@ -32,6 +32,7 @@ from unclip.data.shards import DataConfig, Stream
 from unclip.data.tar import find_shards, read_samples, write_shard
 from unclip.errors import CheckpointError, ConfigError, DataError
 from unclip.images import to_tensor
+from unclip.models.resolve import load_clip
 from unclip.stages.base import Batch
 from unclip.train import feed
 from unclip.train.config import RunConfig
@@ -254,7 +255,8 @@ def test_a_decoder_on_stored_embeddings_loads_no_clip_and_resumes_to_the_bit(
         raise AssertionError("CLIP was loaded")
 
     monkeypatch.setattr("unclip.train.encoders.load_clip", never)
-    monkeypatch.setattr("unclip.clip.load_clip", never)
+    monkeypatch.setattr("unclip.clip.read_clip", never)
+    monkeypatch.setattr("unclip.models.resolve.read_clip", never)
     validated = {"validation": str(data / "both/*.tar")}
     named = train(
         run_config("decoder", data / "both", str(model / "clip"), 4, **validated), tmp_path / "a", progress=False

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from unclip.cli import cli
-from unclip.convert import diffusers, names
 from unclip.errors import CheckpointError, RequestError
+from unclip.models.convert import diffusers_keys, diffusers_stages
 from unclip.stages.base import Stage
 from unclip.train.config import read_run
 
@@ -68,8 +68,8 @@ def karlo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / part).mkdir()
         name = "scheduler_config.json" if part.endswith("scheduler") else "config.json"
         (tmp_path / part / name).write_text(json.dumps(config))
-    monkeypatch.setattr(diffusers, "read_component", lambda folder: {})
-    monkeypatch.setattr(diffusers, "filled", lambda stage, name, weights, where: stage)
+    monkeypatch.setattr(diffusers_stages, "read_component", lambda folder: {})
+    monkeypatch.setattr(diffusers_stages, "filled", lambda stage, name, weights, where: stage)
     return tmp_path
 
 
@@ -84,18 +84,21 @@ def tensors(stage: Stage, name: Any) -> dict[str, int]:
 
 
 def test_prior(karlo: Path) -> None:
-    prior = diffusers.read_prior(karlo / "prior", karlo / "prior_scheduler")
+    prior = diffusers_stages.read_prior(karlo / "prior", karlo / "prior_scheduler")
     assert count(prior) + 2 * 768 == 1_022_030_080  # theirs has the embeddings' statistics among its parameters
-    assert tensors(prior, names.prior) == {"prior": 338}
+    assert tensors(prior, diffusers_keys.prior) == {"prior": 338}
     published = read_run(KARLO / "prior.yaml").stage
     assert prior.config.model_copy(update={"clip": published.clip}) == published
-    assert diffusers.read_prior(karlo / "prior", karlo / "prior_scheduler", parity=True).diffusion.config.clamp == 5.0
+    assert (
+        diffusers_stages.read_prior(karlo / "prior", karlo / "prior_scheduler", parity=True).diffusion.config.clamp
+        == 5.0
+    )
 
 
 def test_decoder(karlo: Path) -> None:
-    decoder = diffusers.read_decoder(karlo)
+    decoder = diffusers_stages.read_decoder(karlo)
     assert count(decoder) == 885_439_686 + 7_878_400
-    assert tensors(decoder, names.decoder) == {"decoder": 716, "text_proj": 11}
+    assert tensors(decoder, diffusers_keys.decoder) == {"decoder": 716, "text_proj": 11}
     published: Any = read_run(KARLO / "decoder.yaml").stage
     # diffusers' config has forgotten the dropout of the training.
     unet = published.unet.model_copy(update={"dropout": 0.0})
@@ -103,9 +106,9 @@ def test_decoder(karlo: Path) -> None:
 
 
 def test_upsampler(karlo: Path) -> None:
-    upsampler = diffusers.read_upsampler(karlo)
+    upsampler = diffusers_stages.read_upsampler(karlo)
     assert count(upsampler) == 2 * 691_579_523
-    assert tensors(upsampler, names.upsampler) == {"super_res_first": 408, "super_res_last": 408}
+    assert tensors(upsampler, diffusers_keys.upsampler) == {"super_res_first": 408, "super_res_last": 408}
     published: Any = read_run(KARLO / "upsampler-256.yaml").stage
     assert upsampler.config.unet == published.unet
     assert upsampler.config.sampling == published.sampling
@@ -129,9 +132,9 @@ def test_what_is_not_karlos_shape_is_refused(karlo: Path, part: str, changes: di
     path = next((karlo / part).iterdir())
     path.write_text(json.dumps({**CONFIGS[part], **changes}))
     with pytest.raises(CheckpointError, match=said) as caught:
-        diffusers.read_prior(karlo / "prior", karlo / "prior_scheduler")
-        diffusers.read_decoder(karlo)
-        diffusers.read_upsampler(karlo)
+        diffusers_stages.read_prior(karlo / "prior", karlo / "prior_scheduler")
+        diffusers_stages.read_decoder(karlo)
+        diffusers_stages.read_upsampler(karlo)
     assert "\n" not in str(caught.value)
 
 

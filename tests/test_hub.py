@@ -15,7 +15,8 @@ import pytest
 from huggingface_hub import constants
 
 from unclip.errors import CheckpointError
-from unclip.files import find_model, read_json
+from unclip.files import read_json
+from unclip.models.resolve import locate
 from unclip.pipeline import Pipeline
 
 MODEL, COMMITS = "someone/tiny", {"main": "a" * 40, "v2": "b" * 40}
@@ -114,7 +115,7 @@ def fake(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 def refused(ref: str, **options: Any) -> str:
     with pytest.raises(CheckpointError) as caught:
-        find_model(ref, **options)
+        locate(ref, **options)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
     return str(caught.value)
 
@@ -122,20 +123,20 @@ def refused(ref: str, **options: Any) -> str:
 def test_a_model_is_fetched_once_without_its_pickles_and_then_needs_no_network(
     fake: Hub, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = find_model(MODEL)
+    folder = locate(MODEL)
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert names == {str(path.relative_to(tiny_model)) for path in tiny_model.rglob("*") if path.is_file()}
     asked = len(fake.seen)
-    assert find_model(MODEL) == folder
+    assert locate(MODEL) == folder
     assert not [line for line, _ in fake.seen[asked:] if line.startswith("GET") and "/resolve/" in line]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert find_model(MODEL) == folder and find_model(f"{MODEL}@main") == folder
+    assert locate(MODEL) == folder and locate(f"{MODEL}@main") == folder
 
 
 def test_a_revision_is_named_behind_an_at_sign_or_by_itself(fake: Hub) -> None:
-    named = [read_json(find_model(ref) / "model_index.json")["name"] for ref in (MODEL, f"{MODEL}@v2")]
+    named = [read_json(locate(ref) / "model_index.json")["name"] for ref in (MODEL, f"{MODEL}@v2")]
     assert named == ["tiny", "second"]
-    assert find_model(MODEL, revision="v2") == find_model(f"{MODEL}@{'b' * 40}")
+    assert locate(MODEL, revision="v2") == locate(f"{MODEL}@{'b' * 40}")
     assert refused(f"{MODEL}@v3") == f"{MODEL}: has no revision 'v3'"
 
 
@@ -148,7 +149,7 @@ def test_a_token_opens_what_is_private(fake: Hub) -> None:
     fake.token = "hf_secret"
     line = refused(MODEL)
     assert line == f"{MODEL}: the Hub has no such model, or shows it to others only (HF_TOKEN)"
-    assert find_model(MODEL, token="hf_secret").is_dir()
+    assert locate(MODEL, token="hf_secret").is_dir()
     assert {said for line, said in fake.seen if "/resolve/" in line} == {"Bearer hf_secret"}
 
 
@@ -169,7 +170,7 @@ def test_a_typo_gives_the_nearest_known_models(
 
 
 def test_what_is_in_the_cache_is_known_too(fake: Hub) -> None:
-    find_model(MODEL)
+    locate(MODEL)
     assert refused("somone/tiny").endswith("; did you mean someone/tiny?")
     assert "did you mean" not in refused("nobody/nothing-of-that-name")
 
@@ -192,7 +193,7 @@ def test_what_can_be_no_id_is_refused_without_asking(fake: Hub, ref: str) -> Non
 def test_a_download_goes_on_where_it_broke_off(fake: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)  # what a break costs at most; these files are small
     fake.cuts = 1
-    folder = find_model(MODEL)
+    folder = locate(MODEL)
     half = len(fake.files["decoder/model.safetensors"]) // 2
     assert half - 2**16 <= max(fake.starts) <= half
     assert (folder / "decoder/model.safetensors").read_bytes() == fake.files["decoder/model.safetensors"]
@@ -205,7 +206,7 @@ def test_a_half_download_is_no_model_and_is_finished_the_next_time(fake: Hub, mo
     assert "the Hub cannot be reached" in refused(MODEL)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     fake.cuts, fake.starts = 0, []
-    folder = find_model(MODEL)
+    folder = locate(MODEL)
     assert fake.starts == [0]  # the one file that was missing
     assert (folder / "decoder/model.safetensors").read_bytes() == fake.files["decoder/model.safetensors"]
 

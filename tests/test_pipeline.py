@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from unclip.assemble import assemble
 from unclip.errors import Cancelled, CheckpointError, RequestError
 from unclip.files import read_weights
+from unclip.models.assemble import assemble
 from unclip.pipeline import MAX_SEED, Pipeline, check_prompt, prompt_words
 from unclip.pipeline.call import preset_for
 from unclip.provenance.watermark import detect

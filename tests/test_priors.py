@@ -14,11 +14,11 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor
 
-from unclip.assemble import assemble
 from unclip.cli import cli
 from unclip.clip import Text
 from unclip.diffusion.noise import Noise
 from unclip.errors import RequestError
+from unclip.models.assemble import assemble
 from unclip.pipeline import Pipeline
 from unclip.stages import load_stage
 from unclip.stages.base import Batch, PriorRole

@@ -21,7 +21,7 @@ from unclip.clip import Clip, Text
 from unclip.diffusion.diffusion import DiffusionConfig
 from unclip.diffusion.noise import Noise
 from unclip.errors import CheckpointError, ConfigError, RequestError
-from unclip.files import stage_folder
+from unclip.models.resolve import resolve
 from unclip.nn.unet import UNetConfig
 from unclip.stages import load_stage, stage_class
 from unclip.stages.base import Batch, SamplingConfig, Stage, drop_text, same_length
@@ -260,9 +260,10 @@ def test_a_run_stands_for_its_newest_complete_checkpoint(tmp_path: Path) -> None
         (tmp_path / name).mkdir()
         if complete:
             (tmp_path / name / "progress.json").write_text("{}")
-    assert stage_folder(tmp_path) == tmp_path / "step-00000200"
+            (tmp_path / name / "config.json").write_text('{"kind": "pixels"}')
+    assert resolve(str(tmp_path)).stage("pixels") == tmp_path / "step-00000200"
     with pytest.raises(CheckpointError, match="neither a saved stage nor a run"):
-        stage_folder(tmp_path / "step-00003000")
+        resolve(str(tmp_path / "step-00003000"))
 
 
 # --- the loss ---

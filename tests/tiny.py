@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from unclip.assemble import assemble
 from unclip.clip.openclip import Architecture
 from unclip.diffusion.diffusion import DiffusionConfig
 from unclip.menagerie.captions import vocabulary
+from unclip.models.assemble import assemble
 from unclip.nn.unet import UNetConfig
 from unclip.stages.base import SamplingConfig, Stage
 from unclip.stages.clip import ClipConfig, ClipStage

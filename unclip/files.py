@@ -1,4 +1,4 @@
-"""Files and folders: JSON, safetensors, folders that are written whole or not at all, and references to models."""
+"""Files and folders: JSON, safetensors, and folders that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from unclip import hub
 from unclip.errors import CheckpointError
 
-BUNDLED = Path(__file__).parent / "models"
-FORMAT = 1  # of model_index.json
+BUNDLED = Path(__file__).parent / "bundled"  # the models that come with the package
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -65,11 +63,6 @@ def new_folder(folder: Path, *, replaces: str | None = None) -> Iterator[Path]:
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def copy_folder(source: Path, target: Path) -> None:
-    """Plain copies of the files, whatever links a cache keeps."""
-    shutil.copytree(source, target)
 
 
 def save_weights(module: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:
@@ -153,59 +146,3 @@ def read_ahead(path: Path) -> None:
 def cache_folder() -> Path:
     """Where what can be made again is kept: XDG's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unclip"
-
-
-def stage_folder(path: Path) -> Path:
-    """The folder of a saved stage: the path itself, or a run's newest complete checkpoint."""
-    if (path / "config.json").is_file():
-        return path
-    complete = sorted(p for p in path.glob("step-*") if (p / "progress.json").is_file())
-    if not complete:
-        raise CheckpointError(f"{path}: neither a saved stage nor a run with a checkpoint")
-    return complete[-1]
-
-
-def check_inside(folder: Path, name: str) -> None:
-    """Refuses a part of a model's folder that is none: its index leads out of it."""
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise CheckpointError(f"{folder}/model_index.json: {name!r} points outside the folder")
-
-
-def find_model(ref: str, *, revision: str | None = None, token: str | None = None) -> Path:
-    """A model folder: one of the package's own, a local folder, or a Hub repository (fetched and cached).
-
-    Or one stage of a model: the folder it is saved in, a run's, that of one of diffusers' networks, or a `.ckpt` of Karlo's.
-
-    Args:
-        ref: for the Hub, owner/name or owner/name@revision.
-        revision: the same, given by itself.
-        token: see `hub.fetch`.
-    """
-    folder = Path(ref)
-    bundled = (BUNDLED / ref / "model_index.json").is_file() and ref.isidentifier()
-    if revision is not None and (bundled or folder.exists()):
-        raise CheckpointError(f"{ref}: is a folder; a revision is a Hub repository's")
-    if bundled:
-        return BUNDLED / ref
-    if (folder / "model_index.json").is_file() or any(folder.glob("*.ckpt")):  # ours or diffusers'; Karlo's own
-        return folder
-    if (
-        (folder / "config.json").is_file()
-        or any(folder.glob("step-*"))
-        or (folder.suffix == ".ckpt" and folder.is_file())
-    ):
-        return folder
-    if folder.exists():
-        if folder.is_file():
-            raise CheckpointError(
-                f"{ref}: is a file, not a model folder; a pickle or single file is never loaded as a model"
-            )
-        raise CheckpointError(f"{ref}: no model_index.json in it; `unclip assemble` makes model folders")
-    if not hub.is_id(ref):
-        raise CheckpointError(
-            f"{ref}: no such model; there is the bundled 'mini', or give a folder or a Hub id owner/name"
-        )
-    fetched = hub.fetch(ref if revision is None else f"{ref}@{revision}", token)
-    if not any((fetched / name).is_file() for name in ("model_index.json", "config.json")):
-        raise CheckpointError(f"{ref}: that Hub repository holds no unclip model (no model_index.json)")
-    return fetched

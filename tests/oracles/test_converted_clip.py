@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from unclip.clip import load_clip
 from unclip.clip.openclip import tokenizer_with
 from unclip.clip.torchvision_schemas import declare_missing_schemas
-from unclip.convert.diffusers import copy_clip
 from unclip.errors import CheckpointError
+from unclip.models.convert.diffusers_stages import copy_clip
+from unclip.models.resolve import load_clip
 
 declare_missing_schemas()
 transformers = pytest.importorskip("transformers")
@@ -111,7 +111,7 @@ def test_what_is_cut_is_told_in_the_captions_own_words(clip: Any) -> None:
 def test_nothing_of_transformers_is_imported_to_read_a_caption(converted: Path) -> None:
     code = f"""
 import sys
-from unclip.clip import load_clip
+from unclip.models.resolve import load_clip
 load_clip({str(converted)!r}).encode_text(["an owl"])
 print(*sorted({{"transformers", "open_clip", "torch._dynamo"}} & set(sys.modules)))
 """

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from unclip.clip.openclip import MEAN, STD
 from unclip.clip.torchvision_schemas import declare_missing_schemas
-from unclip.convert import convert
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step
 from unclip.diffusion.schedule import cosine_betas
 from unclip.errors import Cancelled, CheckpointError, RequestError
+from unclip.models.convert import convert
 from unclip.pipeline import Pipeline
 from unclip.stages import load_stage
 
@@ -58,7 +58,7 @@ def tokenizer(folder: Path) -> Any:
 
 def text_config(end: int) -> Any:
     return transformers.CLIPTextConfig(
-        vocab_size=end + 1, hidden_size=WIDTH, intermediate_size=4 * WIDTH, projection_dim=WIDTH, num_hidden_layers=2,
+        vocab_size=end + 1, hidden_size=WIDTH, intermediate_size=64, projection_dim=WIDTH, num_hidden_layers=2,
         num_attention_heads=2, max_position_embeddings=CONTEXT, bos_token_id=end - 1, eos_token_id=end, pad_token_id=end,
     )  # fmt: skip
 
@@ -381,7 +381,7 @@ def test_of_several_embeddings_the_nearest_to_the_caption_is_kept(ours: Pipeline
         made = ours.generate(PROMPTS, seed=1, size=LOW, options=options)
         scores.append((made.image_embeds * z_t).sum(1))
     assert (scores[1] >= scores[0] - 1e-4).all() and (scores[2] >= scores[1] - 1e-4).all()
-    assert (scores[2] > scores[0] + 3e-4).any()  # beyond rounding
+    assert (scores[2] > scores[0] + 1e-3).any()
 
 
 def test_a_seed_is_a_pictures_own(converted: Path) -> None:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from unclip.clip.torchvision_schemas import declare_missing_schemas
-from unclip.convert import convert
-from unclip.convert.original import read_checkpoint
 from unclip.errors import CheckpointError
 from unclip.files import read_json
+from unclip.models.convert import convert
+from unclip.models.convert.karlo_ckpt import read_checkpoint
 from unclip.pipeline import Pipeline
 from unclip.stages import load_stage
 

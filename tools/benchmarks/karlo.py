@@ -48,7 +48,7 @@ def make(folder: Path) -> None:
     import transformers
     from parity_karlo import build_decoder, build_prior, build_projection, build_upsampler
 
-    from unclip.convert import convert
+    from unclip.models.convert import convert
 
     theirs = folder / "theirs"
     (theirs / "tokenizer").mkdir(parents=True)

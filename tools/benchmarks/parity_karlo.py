@@ -28,9 +28,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unclip.clip.torchvision_schemas import declare_missing_schemas
-from unclip.convert import names
-from unclip.convert.weights import filled
 from unclip.diffusion.samplers import Step
+from unclip.models.convert import diffusers_keys
+from unclip.models.convert.weights import filled
 from unclip.stages import stage_class
 from unclip.stages.base import Stage
 from unclip.stages.upsampler import UpsamplerConfig
@@ -112,7 +112,7 @@ def draw(*shape: int) -> Tensor:
 def compare_prior() -> list[tuple[Tensor, Tensor]]:
     """Ours and theirs at each of TIMES."""
     theirs = randomised(build_prior())
-    ours = stage_of("prior", names.prior, {"prior": theirs}).network
+    ours = stage_of("prior", diffusers_keys.prior, {"prior": theirs}).network
     x, z_t, tokens, mask = (
         draw(2, 768),
         draw(2, 768) + 1,
@@ -131,7 +131,7 @@ def compare_prior() -> list[tuple[Tensor, Tensor]]:
 def compare_decoder() -> list[tuple[Tensor, Tensor]]:
     """Ours and theirs at each of TIMES."""
     theirs, projection = randomised(build_decoder()), randomised(build_projection())
-    ours = stage_of("decoder", names.decoder, {"decoder": theirs, "text_proj": projection}).network
+    ours = stage_of("decoder", diffusers_keys.decoder, {"decoder": theirs, "text_proj": projection}).network
     x, z_i, z_t, tokens = draw(1, 3, 64, 64), draw(1, 768), draw(1, 768) + 1, draw(1, 77, 768)
     mask = torch.arange(77)[None] < 9
     context, embed = projection(
@@ -148,7 +148,9 @@ def compare_decoder() -> list[tuple[Tensor, Tensor]]:
 def compare_upsampler(side: int) -> list[tuple[Tensor, Tensor]]:
     """Ours and theirs at each of TIMES; both of Karlo's networks are given one's weights, to hold one only."""
     theirs = randomised(build_upsampler())
-    ours = stage_of("upsampler-256", names.upsampler, {"super_res_first": theirs, "super_res_last": theirs}).network
+    ours = stage_of(
+        "upsampler-256", diffusers_keys.upsampler, {"super_res_first": theirs, "super_res_last": theirs}
+    ).network
     x, low = draw(1, 3, side, side), draw(1, 3, side, side) / 2
     return [(ours(x, torch.full((1,), t), low=low), theirs(torch.cat([x, low], dim=1), t).sample) for t in TIMES]
 

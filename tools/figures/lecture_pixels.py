@@ -17,8 +17,8 @@ from torch import Tensor
 
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import ddim, ddpm
-from unclip.files import stage_folder
 from unclip.images import grid, save_png, to_pil
+from unclip.models.resolve import resolve
 from unclip.pipeline.slerp import slerp
 from unclip.stages.pixels import Pixels
 
@@ -33,7 +33,7 @@ def sheet(images: Tensor, columns: int, scale: int) -> Image.Image:
 
 @torch.inference_mode()
 def main(run: Path, out: Path) -> None:
-    stage = Pixels.load(stage_folder(run))
+    stage = Pixels.load(resolve(str(run)).stage("pixels"))
     schedule = stage.diffusion.schedule
     times = schedule.grid(STEPS)
     shape = (stage.channels, stage.size, stage.size)

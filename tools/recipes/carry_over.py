@@ -4,7 +4,7 @@ The old CLIP's embeddings and token states are fitted as linear functions of the
 pictures, and the maps are multiplied into the layers that read them. The result is a start for training
 (`init=FOLDER`), not a finished stage.
 
-    python tools/recipes/carry_over.py unclip/models/mini/decoder --old unclip/models/mini/clip --new runs/mini/clip \\
+    python tools/recipes/carry_over.py unclip/bundled/mini/decoder --old unclip/bundled/mini/clip --new runs/mini/clip \\
         "runs/mini/data/train-64/*.tar" --out runs/mini/decoder-start
 """
 
@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from unclip.clip import Clip, encode_pictures, load_clip
+from unclip.clip import Clip, encode_pictures
 from unclip.data.sample import picture
 from unclip.data.tar import find_shards, read_samples
-from unclip.files import stage_folder
+from unclip.models.resolve import load_clip, resolve
 from unclip.stages import load_stage
 from unclip.stages.decoder import Decoder, DecoderNetwork
 from unclip.stages.prior import Prior, PriorNetwork
@@ -29,14 +29,14 @@ from unclip.stages.prior import Prior, PriorNetwork
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", type=Path, help="folder of a prior or decoder")
+    parser.add_argument("stage", help="reference of a prior or decoder")
     parser.add_argument("shards", help="of captioned pictures")
     parser.add_argument("--old", required=True, help="reference of the CLIP it was trained with")
     parser.add_argument("--new", required=True, help="reference of the CLIP it is to be trained with")
     parser.add_argument("--out", type=Path, required=True, help="folder for the result")
     parser.add_argument("--count", type=int, default=8000, help="pictures that the maps are fitted on")
     args = parser.parse_args()
-    stage, new = load_stage(stage_folder(args.stage)), load_clip(args.new)
+    stage, new = load_stage(resolve(args.stage).folder), load_clip(args.new)
     ours, theirs = features(load_clip(args.old), args.shards, args.count), features(new, args.shards, args.count)
     names = ("image_embed", "text_embed", "tokens")
     maps = {name: fit(b, a, name) for name, a, b in zip(names, ours, theirs, strict=True)}

@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = Path(__file__).resolve().parent
 CONFIGS = ROOT / "configs/mini"
-BUNDLE = ROOT / "unclip/models/mini"
+BUNDLE = ROOT / "unclip/bundled/mini"
 LIMIT = 32 * 2**20  # bytes
 
 # name of the set: (pictures, their side in pixels, seed of the stream, siblings in a row)

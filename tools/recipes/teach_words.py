@@ -25,9 +25,9 @@ from tqdm import tqdm
 from unclip.clip.openclip import text_states, tokenize
 from unclip.data.sample import picture
 from unclip.data.tar import find_shards, read_samples
-from unclip.files import stage_folder
 from unclip.menagerie.captions import WORDS
 from unclip.menagerie.scene import COLOURS, VALUES
+from unclip.models.resolve import resolve
 from unclip.stages.clip import ClipStage
 from unclip.train.config import read_run
 from unclip.train.ema import Ema
@@ -51,7 +51,7 @@ def main() -> None:
     config = read_run(args.config)
     torch.manual_seed(config.train.seed)
     rng = random.Random(config.train.seed)
-    stage = ClipStage.load(stage_folder(args.init)) if args.init else ClipStage(config.stage)  # type: ignore[arg-type]
+    stage = ClipStage.load(resolve(str(args.init)).stage("clip")) if args.init else ClipStage(config.stage)  # type: ignore[arg-type]
     pixels, truth = gather(args.shards)
     stage.train().model.visual.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(stage.parameters(), args.lr, betas=(0.9, 0.98), weight_decay=0.05)

@@ -122,7 +122,9 @@ def check(shards: str, as_json: bool) -> None:
 @click.argument("shards")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
-    "--clip", required=True, help="Reference of the CLIP: a run or folder of the clip stage, openclip:…, hf:…"
+    "--clip",
+    required=True,
+    help="Reference of the CLIP: mini, a run or folder of the CLIP stage, a model, openclip:NAME/TAG or hf:NAME.",
 )
 @click.option("--batch", default=256, show_default=True, help="Pictures encoded together.")
 @click.option("--no-tokens", is_flag=True, help="Leave out the captions' token states: far smaller shards.")

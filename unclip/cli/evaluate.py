@@ -45,34 +45,32 @@ def compose(model: str, count: int, seed: int, batch: int, out: Path | None, as_
 
 @evaluate.command()
 @click.option("--model", default="mini", show_default=True, help="The bundled mini, a folder, or a Hub id.")
-@click.option(
-    "--prior", "folders", multiple=True, type=click.Path(path_type=Path), help="Another prior: a run or stage."
-)
+@click.option("--prior", "refs", multiple=True, help="Another prior: a run, a saved stage or a model's.")
 @click.option("--count", default=256, show_default=True, help="Held-out captions, one picture each.")
 @click.option("--seed", default=0, show_default=True, help="Of the captions and the pictures.")
 @click.option("--batch", default=32, show_default=True, help="Pictures made together.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--device", help="cpu, cuda, … [default: the best one there is]")
 def prior(
-    model: str, folders: tuple[Path, ...], count: int, seed: int, batch: int, as_json: bool, device: str | None
+    model: str, refs: tuple[str, ...], count: int, seed: int, batch: int, as_json: bool, device: str | None
 ) -> None:
     """Priors side by side, and what the decoder does without one: z_t in z_i's place, and the caption alone.
 
     \b
     unclip evaluate prior --prior runs/mini/prior-ar --prior runs/mini/prior-onepass
     """
-    from unclip.files import stage_folder
     from unclip.menagerie.priors import compare_priors, table
+    from unclip.models.resolve import resolve
     from unclip.pipeline import Pipeline
     from unclip.stages import load_stage
     from unclip.stages.base import PriorRole
 
     others = {}
-    for folder in folders:
-        stage = load_stage(stage_folder(folder))
+    for ref in refs:
+        stage = load_stage(resolve(ref).stage("prior"))
         if not isinstance(stage, PriorRole):
-            raise RequestError(f"{folder}: is a {stage.config.kind}, not a prior")
-        others[f"{stage.config.kind} ({folder})"] = stage
+            raise RequestError(f"{ref}: is a {stage.config.kind}, not a prior")
+        others[f"{stage.config.kind} ({ref})"] = stage
     reports = compare_priors(
         Pipeline.from_pretrained(model, device=device), others, count=count, seed=seed, batch=batch
     )

@@ -41,14 +41,18 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 _CLIP = click.option(
-    "--clip", "ref", default="mini", show_default=True, help="mini's own (mini), a folder, openclip:… or hf:…."
+    "--clip",
+    "ref",
+    default="mini",
+    show_default=True,
+    help="Reference of the CLIP: mini, a run or folder of the CLIP stage, a model, openclip:NAME/TAG or hf:NAME.",
 )
 
 
 def _features(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return click.option(
         "--features", default=default, show_default=True,
-        help="mini's CLIP (mini), any CLIP (a folder, openclip:…, hf:…), inception[:WEIGHTS]; for `is` also judge.",
+        help="Any CLIP, by a reference as for --clip of `clip`; inception[:WEIGHTS]; for `is` also judge.",
     )  # fmt: skip
 
 
@@ -233,11 +237,10 @@ def _extractor(features: str, device: str | None, *, logits: bool) -> Any:
 
 
 def _clip(ref: str, device: str | None) -> Clip:
-    from unclip.clip import load_clip
     from unclip.device import join_processes
-    from unclip.files import BUNDLED
+    from unclip.models.resolve import load_clip
 
-    return load_clip(str(BUNDLED / "mini/clip") if ref == "mini" else ref).to(device or join_processes().device)
+    return load_clip(ref).to(device or join_processes().device)
 
 
 def report(found: Quality | Recognised, options: dict[str, Any]) -> None:

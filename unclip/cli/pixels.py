@@ -126,11 +126,11 @@ def nll(
 def _stage(run: Path, device: str | None) -> Pixels:
     """The trained stage of a run or a folder, ready to use."""
     from unclip.device import join_processes
-    from unclip.files import stage_folder
+    from unclip.models.resolve import resolve
     from unclip.stages import load_stage
     from unclip.stages.pixels import Pixels
 
-    stage = load_stage(stage_folder(run))
+    stage = load_stage(resolve(str(run)).stage("pixels"))
     if not isinstance(stage, Pixels):
         raise RequestError(f"{run}: is a {stage.config.kind}, not a pixels stage")
     return stage.to(device or join_processes().device)

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -26,11 +27,19 @@ ACTIVATIONS: dict[str, Activation] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 
 
 class TextTowerConfig(TransformerConfig):
-    """Attributes: vocabulary: of the tokenizer. context: the longest caption in tokens. embed: width D of z_t."""
+    """The shape of CLIP's text encoder.
+
+    Attributes:
+        vocabulary: of the tokenizer.
+        context: the longest caption in tokens.
+        embed: width D of z_t.
+        mlp_width: of the blocks' hidden layer; None for four times the width.
+    """
 
     vocabulary: int
     context: int
     embed: int
+    mlp_width: int | None = Field(None, ge=1)
     activation: Literal["quick_gelu", "gelu"]
 
 
@@ -41,7 +50,7 @@ class TextTower(nn.Module):
         super().__init__()
         self.encoder = TextEncoder(
             config.vocabulary, config.context, config.width, config.depth, config.heads, causal=True,
-            activation=ACTIVATIONS[config.activation],
+            activation=ACTIVATIONS[config.activation], mlp_width=config.mlp_width,
         )  # fmt: skip
         self.projection = nn.Linear(config.width, config.embed, bias=False)
 
@@ -52,6 +61,8 @@ class ConvertedClip:
     Args:
         vision: transformers' image encoder; None where the model has none. preprocess: of its images.
     """
+
+    reference: str | None = None
 
     def __init__(
         self, config: TextTowerConfig, text: TextTower, tokenizer: Tokenizer, vision: Any | None, identity: str,

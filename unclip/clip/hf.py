@@ -1,4 +1,4 @@
-"""The transformers backend: `hf:openai/clip-vit-large-patch14`, or any folder saved by CLIPModel."""
+"""The transformers backend: `hf:openai/clip-vit-large-patch14`, or any folder that transformers' CLIPModel saved."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from unclip.clip import Text
+from unclip.clip.identity import stored_identity
 from unclip.clip.preprocess import Preprocess
 from unclip.clip.torchvision_schemas import declare_missing_schemas
 from unclip.errors import CheckpointError
+from unclip.files import read_weights
 
 declare_missing_schemas()
 
@@ -24,6 +26,8 @@ log = logging.getLogger(__name__)
 
 class HfClip:
     """A transformers CLIPModel as a `Clip`."""
+
+    reference: str | None = None
 
     def __init__(self, model: Any, tokenizer: Any, identity: str, preprocess: Preprocess) -> None:
         self.model = model.eval().requires_grad_(False)
@@ -69,14 +73,15 @@ def encode_image(model: Any, images: Tensor, preprocess: Preprocess) -> Tensor:
 
 
 def load(name: str) -> HfClip:
-    """A Hub id or a local folder with a CLIPModel and its tokenizer."""
+    """A Hub id, whose identity is its name, or a local folder with a CLIPModel and its tokenizer, named by its weights."""
     try:
         model = transformers.CLIPModel.from_pretrained(name, use_safetensors=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"hf:{name}: transformers cannot load it ({_short(error)})") from None
     vision: Any = model.config.vision_config
-    return HfClip(model, tokenizer, f"hf:{name}", read_preprocess(name, vision.image_size))
+    identity = _folder_identity(Path(name)) if Path(name).is_dir() else f"hf:{name}"
+    return HfClip(model, tokenizer, identity, read_preprocess(name, vision.image_size))
 
 
 def read_preprocess(name: str | Path, size: int) -> Preprocess:
@@ -116,6 +121,17 @@ def read_preprocess(name: str | Path, size: int) -> Preprocess:
             filters[int(processor.resample)], rounds_crop=False,
         )  # fmt: skip
     raise CheckpointError(f"{name}: its image processor {wrong}")
+
+
+def _folder_identity(folder: Path) -> str:
+    whole = folder / "model.safetensors"
+    paths = [whole] if whole.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
+
+    def state() -> dict[str, Tensor]:
+        found = {name: tensor for path in paths for name, tensor in read_weights(path).items()}
+        return {name: tensor for name, tensor in found.items() if not name.endswith("position_ids")}  # 0, 1, 2, …
+
+    return stored_identity("hf", paths, state)
 
 
 def load_image_encoder(folder: Path) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unclip.clip import Text
+from unclip.clip.identity import stored_identity
 from unclip.clip.preprocess import Preprocess
 from unclip.clip.torchvision_schemas import declare_missing_schemas
 from unclip.config import Config
@@ -26,6 +26,7 @@ import open_clip  # noqa: E402  (needs the schemas)
 from open_clip.tokenizer import SimpleTokenizer  # noqa: E402
 
 NORM_GROUPS = 8  # of our own ResNets
+WEIGHTS = (".safetensors", ".bin", ".pt")  # suffixes of weights in a folder that open_clip saved
 
 
 class Architecture(Config):
@@ -108,6 +109,8 @@ def causal_mask(context: int) -> Tensor:
 class OpenClip:
     """An open_clip model as a `Clip`."""
 
+    reference: str | None = None
+
     def __init__(
         self, model: nn.Module, tokenizer: SimpleTokenizer, identity: str, preprocess: Preprocess, *, unit: bool = False
     ) -> None:
@@ -187,20 +190,17 @@ def text_states(text: Any, ids: Tensor, end: int) -> tuple[Tensor, Tensor]:
     return x, projection(pooled) if isinstance(projection, nn.Module) else pooled @ projection
 
 
-def weights_identity(name: str, state: dict[str, Tensor]) -> str:
-    """A name for exactly these weights: `name@` and a digest."""
-    digest = hashlib.sha256()
-    for key in sorted(state):
-        digest.update(key.encode())
-        digest.update(state[key].detach().float().cpu().numpy().tobytes())
-    return f"{name}@{digest.hexdigest()[:12]}"
-
-
 def load(name: str) -> OpenClip:
-    """One of open_clip's own: `ViT-L-14/openai` (model/pretrained tag) or `hf-hub:owner/name`."""
-    model_name, _, tag = name.partition("/") if not name.startswith("hf-hub:") else (name, "", "")
+    """One of open_clip's own models, `ViT-L-14/openai` (model/tag) or `hf-hub:owner/name`, or a folder that it saved.
+
+    Public weights have their name as identity; those of a local folder or file are named by what they are.
+
+    Raises:
+        CheckpointError: no such model, no tag, weights that cannot be loaded, or another tokenizer than CLIP's.
+    """
+    model_name, tag, local = _source(name)
     try:
-        model = open_clip.create_model(model_name, pretrained=tag or None)
+        model = open_clip.create_model(model_name, pretrained=tag)
         tokenizer = open_clip.get_tokenizer(model_name)
     except Exception as error:  # open_clip and the Hub raise what they like
         raise CheckpointError(
@@ -208,7 +208,8 @@ def load(name: str) -> OpenClip:
         ) from None
     if not isinstance(tokenizer, SimpleTokenizer):
         raise CheckpointError(f"openclip:{name}: it has another tokenizer than CLIP's; load it through hf: instead")
-    return OpenClip(model, tokenizer, f"openclip:{name}", preprocess_of(model.visual, f"openclip:{name}"))
+    identity = stored_identity("openclip", local, model.state_dict) if local else f"openclip:{name}"
+    return OpenClip(model, tokenizer, identity, preprocess_of(model.visual, f"openclip:{name}"))
 
 
 def preprocess_of(visual: Any, name: str) -> Preprocess:
@@ -225,6 +226,24 @@ def preprocess_of(visual: Any, name: str) -> Preprocess:
     mode: Any = config.resize_mode
     mean, std = tuple(config.mean), tuple(config.std)
     return Preprocess(size, mean, std, mode, interpolation=interpolation, fill=config.fill_color)
+
+
+def _source(name: str) -> tuple[str, str | None, list[Path]]:
+    """open_clip's name of a model, the tag or file of its weights, and the local files that they are read from."""
+    folder = Path(name.removeprefix("local-dir:"))
+    if name.startswith("local-dir:") or (folder / "open_clip_config.json").is_file():
+        return f"local-dir:{folder}", None, [path for suffix in WEIGHTS for path in folder.glob(f"*{suffix}")]
+    if name.startswith("hf-hub:"):
+        return name, None, []
+    model, _, tag = name.partition("/")
+    if tag and Path(tag).is_file():
+        return model, tag, [Path(tag)]
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if model in open_clip.list_models() and tag.lower().replace("-", "_") not in tags:
+        said = f"has no weights called {tag!r}" if tag else "names no weights, and without them it is a random network"
+        rest = f"give one of its tags, as openclip:{model}/{tags[0]}: {', '.join(tags)}" if tags else "it has no tags"
+        raise CheckpointError(f"openclip:{name}: {said}; {rest}")
+    return model, tag or None, []
 
 
 def load_folder(folder: Path) -> OpenClip:

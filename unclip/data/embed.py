@@ -18,13 +18,14 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from unclip.clip import Clip, load_clip
+from unclip.clip import Clip
 from unclip.data.embeddings import RECORD, find_embeddings
 from unclip.data.sample import BadSample, Skipped, captions, described, image_suffix, picture
 from unclip.data.tar import Progress, Sample, find_shards, read_record, read_shard, write_record, write_shard
 from unclip.device import join_processes
 from unclip.errors import DataError
 from unclip.images import from_bytes, to_bytes
+from unclip.models.resolve import load_clip
 
 NOTES = ".embed"  # the folder of what each shard came to
 
@@ -36,7 +37,7 @@ def embed_shards(
     """Embeds the shards into ones of the same names in `out`; progress is that of this process's share.
 
     Args:
-        ref: of the CLIP.
+        ref: reference of the CLIP, see `unclip.models.resolve`.
         batch: pictures encoded together.
         tokens: store the captions' token states too; without them training still runs the text tower.
         keep_pictures: store each sample's picture and caption files too, for stages that are trained on both.

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from unclip.clip import Clip, encode_pictures
 from unclip.clip.torchvision_schemas import declare_missing_schemas
-from unclip.convert.weights import read_pickle
 from unclip.data.sample import scaled
 from unclip.device import join_processes
 from unclip.errors import DataError, RequestError
 from unclip.evaluate.pictures import Pictures
 from unclip.images import centre_square, to_tensor
+from unclip.models.convert.weights import read_pickle
 
 SHEET = 64  # pictures of a contact sheet
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unclip.clip import Text, encode_pictures
+from unclip.clip import Text, encode_pictures, same_clip
 from unclip.errors import RequestError
 from unclip.evaluate.report import Score
 from unclip.images import to_pil
@@ -60,7 +60,7 @@ def compare_priors(
     if count < 1 or batch < 1:
         raise RequestError(f"{count} captions in batches of {batch}: there must be at least 1")
     for name, prior in others.items():
-        if prior.config.clip != pipeline.clip.identity:
+        if not same_clip(prior.config.clip, pipeline.clip):
             raise RequestError(f"{name}: was trained for CLIP {prior.config.clip}, not {pipeline.clip.identity}")
     if pipeline.prior is None:
         raise RequestError(f"{pipeline.name}: has no prior to compare")

@@ -37,9 +37,9 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Self-attention and a GELU MLP of four times the width, each on a normalised residual stream."""
+    """Self-attention and an MLP with one hidden layer, `mlp_width` or else 4 · width wide, each on a normalised residual stream."""
 
-    def __init__(self, width: int, heads: int, activation: Activation = F.gelu) -> None:
+    def __init__(self, width: int, heads: int, activation: Activation = F.gelu, mlp_width: int | None = None) -> None:
         super().__init__()
         self.heads, self.activation = heads, activation
         self.norm_1 = nn.LayerNorm(width)
@@ -48,8 +48,8 @@ class Block(nn.Module):
         self.v = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
         self.norm_2 = nn.LayerNorm(width)
-        self.up = nn.Linear(width, 4 * width)
-        self.down = nn.Linear(4 * width, width)
+        self.up = nn.Linear(width, mlp_width or 4 * width)
+        self.down = nn.Linear(mlp_width or 4 * width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         h = self.norm_1(x)
@@ -64,13 +64,16 @@ class Transformer(nn.Module):
 
     Args:
         causal: each position sees itself and what came before.
-        activation: of the MLPs.
+        activation, mlp_width: of the MLPs, see `Block`.
     """
 
-    def __init__(self, width: int, depth: int, heads: int, *, causal: bool, activation: Activation = F.gelu) -> None:
+    def __init__(
+        self, width: int, depth: int, heads: int, *, causal: bool, activation: Activation = F.gelu,
+        mlp_width: int | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.causal = causal
-        self.blocks = nn.ModuleList(Block(width, heads, activation) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, activation, mlp_width) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
@@ -132,12 +135,12 @@ class TextEncoder(nn.Module):
 
     def __init__(
         self, vocabulary: int, context: int, width: int, depth: int, heads: int, *, causal: bool = False,
-        activation: Activation = F.gelu,
+        activation: Activation = F.gelu, mlp_width: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.tokens = embedding(vocabulary, width)
         self.positions = position_table(context, width)
-        self.body = Transformer(width, depth, heads, causal=causal, activation=activation)
+        self.body = Transformer(width, depth, heads, causal=causal, activation=activation, mlp_width=mlp_width)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         out: Tensor = self.body(self.tokens(ids) + self.positions[: ids.shape[1]], seen=mask)

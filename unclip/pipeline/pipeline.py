@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from unclip import files
-from unclip.clip import Clip, load_clip
+from unclip.clip import Clip, copy_clip, same_clip
 from unclip.device import best_device, quick_in_bf16
-from unclip.errors import CheckpointError, RequestError
-from unclip.parts import find_parts
+from unclip.errors import CheckpointError, ConfigError, RequestError
+from unclip.models.assemble import CLIP, clip_to_save
+from unclip.models.index import FILE, ModelIndex
+from unclip.models.resolve import load_clip, resolve
 from unclip.pipeline.call import WITHOUT
 from unclip.pipeline.diff import diff
 from unclip.pipeline.edit import edit
@@ -32,6 +36,7 @@ from unclip.stages.upsampler import Upsampler
 from unclip.vocabulary import prompt_words
 
 S = TypeVar("S", bound=Stage)
+log = logging.getLogger(__name__)
 
 
 class Pipeline:
@@ -53,12 +58,11 @@ class Pipeline:
         upsamplers: Sequence[Upsampler],
         *,
         folder: Path,
-        index: Mapping[str, Any],
-        name: str,
-        vocabulary: frozenset[str] | None = None,
+        index: ModelIndex,
     ) -> None:
         self._clip, self.prior, self._decoder, self.upsamplers = clip, prior, decoder, tuple(upsamplers)
-        self.folder, self.index, self.name, self.vocabulary = folder, index, name, vocabulary
+        self.folder, self.index, self.name = folder, index, index.name
+        self.vocabulary = frozenset(index.vocabulary) if index.vocabulary else None
         self.offload, self.quick = False, False
 
     # --- loading and saving ---
@@ -68,7 +72,7 @@ class Pipeline:
         cls, ref: str, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None,
         offload: bool = False, revision: str | None = None, token: str | None = None,
     ) -> Pipeline:  # fmt: skip
-        """The model that `ref` names: the bundled "mini", a folder, or a Hub repository id.
+        """The model or the single stage that `ref` names: the bundled "mini", a folder, a Hub repository's id, mini/decoder, ….
 
         diffusers' unCLIP folders and Karlo's own checkpoints are converted on first use, into the user's cache. A prior,
         decoder or upsampler by itself (a saved stage, a run, the folder of one of diffusers' networks, one of Karlo's .ckpt
@@ -77,7 +81,7 @@ class Pipeline:
         Args:
             device: the first CUDA device, Apple's, or the CPU, if not given.
             dtype: of the networks. If not given, float32, so that a seed gives the same picture everywhere; but bfloat16 for
-                a model whose index says `"precision": "quick"` (Karlo) on a device that is quick in it.
+                a model whose index says `"precision": "bfloat16"` (Karlo) on a device that is quick in it.
             revision: of a Hub repository: a branch, a tag or a commit; `ref` may say it, too, as owner/name@revision.
             token: for the Hub, if not HF_TOKEN's.
             offload: a stage is read from disk when its turn comes and dropped after it, so that no two are in memory.
@@ -85,53 +89,86 @@ class Pipeline:
         Raises:
             CheckpointError: nothing there, damaged files, or stages that do not belong together.
         """
-        parts = find_parts(ref, revision=revision, token=token)
-        folder, index, prior, decoder = parts.folder, parts.index, parts.prior, parts.decoder
+        found = resolve(ref, revision=revision, token=token)
+        folder, index = found.folder, found.index
+        if not index.stages:
+            raise CheckpointError(f"{folder}: is a {found.kind} by itself, of which no pipeline is made")
         if offload:
-            files.read_ahead(folder / parts.stages[0] / "model.safetensors")
-        clip = None if parts.clip_reference is None else load_clip(parts.clip_reference)
+            files.read_ahead(folder / index.stages[0] / "model.safetensors")
+        clip = None if found.clip is None else load_clip(found.clip)
         kept = None if offload else torch.float32  # offloaded weights wait in their file, as they are stored
-        stages = {name: load_stage(folder / name, dtype=kept) for name in parts.stages}
+        stages = {name: load_stage(folder / name, dtype=kept) for name in index.stages}
         for stage in stages.values():
             if not isinstance(stage, DiffusionStage):
                 stage.float()  # never offloaded, so never in its file's precision
         for name, stage in stages.items():
             trained_for = stage.config.clip
-            if clip is not None and trained_for is not None and trained_for != clip.identity:
+            if clip is not None and trained_for is not None and not same_clip(trained_for, clip):
                 raise CheckpointError(
                     f"{folder}/{name}: was trained for CLIP {trained_for}, this model has {clip.identity}"
                 )
-        words = index.get("vocabulary")
         pipeline = cls(
             clip,
-            None if prior is None else _role(stages[prior], PriorRole, folder / prior),  # type: ignore[type-abstract]
-            None if decoder is None else _role(stages[decoder], Decoder, folder / decoder),
-            sorted((_role(stages[n], Upsampler, folder / n) for n in parts.upsamplers), key=lambda u: u.size),
+            None if index.prior is None else _role(stages[index.prior], PriorRole, folder / index.prior),  # type: ignore[type-abstract]
+            None if index.decoder is None else _role(stages[index.decoder], Decoder, folder / index.decoder),
+            sorted((_role(stages[n], Upsampler, folder / n) for n in index.upsamplers), key=lambda u: u.size),
             folder=folder,
             index=index,
-            name=str(index.get("name", folder.name)),
-            vocabulary=frozenset(words) if words else None,
         )
         if offload:
             for name, stage in stages.items():
                 if isinstance(stage, DiffusionStage):
                     stage.in_place = partial(pipeline._in_place, stage, folder / name / "model.safetensors")
-        pipeline.offload, pipeline.quick = offload, dtype is None and index.get("precision") == "quick"
+        pipeline.offload, pipeline.quick = offload, dtype is None and index.precision == "bfloat16"
         return pipeline.to(device or best_device(), dtype)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the model as a folder that loads back to the same bits."""
-        with files.new_folder(Path(folder), replaces="model_index.json") as out:
-            names = [f"upsampler-{u.size}" for u in self.upsamplers]
-            for name, stage in self.stages.items():
-                (out / name).mkdir()
-                stage.save(out / name)
-            index = dict(self.index)
-            if index["clip"] is not None and (source := self.folder / index["clip"]).is_dir():
-                files.copy_folder(source, out / "clip")
-                index["clip"] = "clip"
-            roles = {role: role if role in self.stages else None for role in ("prior", "decoder")}
-            files.write_json(out / "model_index.json", {**index, **roles, "upsamplers": names})
+        """Writes the model as it is now, exchanged parts included, as a folder that loads back to the same bits.
+
+        A public CLIP is named in it; the weights of another one are copied. Stages that were trained with another CLIP than
+        the pipeline has now are saved as stages of this one, with a warning.
+
+        Raises:
+            CheckpointError: `folder` holds something else, or the CLIP cannot be saved. Nothing is written then.
+        """
+        public, source = None, None
+        if self._clip is not None:
+            reference: str | None = getattr(self._clip, "reference", None)
+            if reference is None:
+                raise CheckpointError(
+                    f"{folder}: cannot be saved with CLIP {self._clip.identity}, which was made in Python; save that as a "
+                    "folder, and set pipe.clip to load_clip of it"
+                )
+            public, source = clip_to_save(reference)
+        stages = {role: self._with_its_clip(role, stage) for role, stage in self.stages.items()}
+        made = ModelIndex.of(
+            self.name, {role: role for role in stages}, clip=CLIP if source else public,
+            vocabulary=self.index.vocabulary, precision=self.index.precision,
+        )  # fmt: skip
+        with files.new_folder(Path(folder), replaces=FILE) as out:
+            for role, stage in stages.items():
+                (out / role).mkdir()
+                stage.save(out / role)
+            if source:
+                copy_clip(source, out / CLIP)
+            made.model_copy(update=self.index.model_extra).write(out)
+
+    def _with_its_clip(self, role: str, stage: PriorRole | DiffusionStage) -> PriorRole | DiffusionStage:
+        """The stage as one of this pipeline's CLIP; its weights are shared."""
+        clip, recorded = self._clip, stage.config.clip
+        if clip is None or recorded in (None, clip.identity):
+            return stage
+        twin = copy(stage)
+        twin.config = stage.config.model_copy(update={"clip": None})
+        if not same_clip(recorded, clip):
+            log.warning(
+                "%s: its %s was trained with CLIP %s; it is saved with %s", self.name, role, recorded, clip.identity
+            )
+        try:
+            twin.for_clip(clip)
+        except ConfigError as error:
+            raise CheckpointError(f"{role}: cannot be saved with this CLIP ({error})") from None
+        return twin
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Pipeline:
         """Moves everything; with `dtype`, also the networks' precision, which is else `from_pretrained`'s."""

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from unclip.clip import ClipSizes, Text
+from unclip.clip import ClipSizes, Text, same_clip
 from unclip.config import Config, parse
 from unclip.diffusion.diffusion import Cond, Denoise, Diffusion, DiffusionConfig, Guidance
 from unclip.diffusion.noise import Chance, Noise
@@ -127,8 +127,13 @@ class Moments(NamedTuple):
 
 
 class Stage(nn.Module, ABC):
-    """One trainable link, built from its config alone."""
+    """One trainable link, built from its config alone.
 
+    Attributes:
+        role: what it is in a model: "clip", "prior", "decoder" or "upsampler"; None for a stage of no model.
+    """
+
+    role: ClassVar[str | None] = None
     Config: ClassVar[type[StageConfig]]
     needs: ClassVar[frozenset[str]]
     size: int | None = None  # side in pixels of the pictures it is trained on; None if it needs none
@@ -160,8 +165,8 @@ class Stage(nn.Module, ABC):
             moments: of z_i over the whole data set, where its embeddings were computed beforehand.
         """
 
-    def adopted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weights of another stage of its kind, as this one begins with them where training starts from that."""
+    def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Adapts another stage's state dict so that this stage can be initialised from it."""
         return state
 
     def for_clip(self, clip: ClipSizes) -> None:
@@ -170,7 +175,7 @@ class Stage(nn.Module, ABC):
         Raises:
             ConfigError: the stage is for another one, its widths are not that CLIP's, or it reads shorter captions.
         """
-        if self.config.clip not in (None, clip.identity):
+        if self.config.clip is not None and not same_clip(self.config.clip, clip):
             raise ConfigError(f"the stage is trained with CLIP {self.config.clip}, not with {clip.identity}")
         for key, theirs in (("embed", clip.width), ("token_width", clip.token_width)):
             ours = getattr(self.config, key, theirs)
@@ -213,6 +218,7 @@ class PriorRoleConfig(StageConfig, TransformerConfig):
 class PriorRole(Stage):
     """Whatever makes z_i of a caption: the diffusion prior and those that take its place in a pipeline."""
 
+    role = "prior"
     network: nn.Module
 
     @abstractmethod

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
+from unclip.clip.identity import weights_identity
 from unclip.clip.openclip import (
     Architecture,
     build,
@@ -19,7 +20,6 @@ from unclip.clip.openclip import (
     text_states,
     tokenize,
     tokenizer_with,
-    weights_identity,
 )
 from unclip.clip.preprocess import Preprocess
 from unclip.files import load_weights, read_json, save_weights, write_json
@@ -39,6 +39,7 @@ class ClipConfig(StageConfig):
 class ClipStage(Stage):
     """Both encoders and the temperature. The loss is the symmetric InfoNCE over the global batch."""
 
+    role = "clip"
     Config = ClipConfig
     size: int
     needs: ClassVar[frozenset[str]] = frozenset({"image", "captions"})

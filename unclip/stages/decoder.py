@@ -113,6 +113,7 @@ class DecoderNetwork(nn.Module):
 class Decoder(DiffusionStage):
     """z_i and Text → pictures."""
 
+    role = "decoder"
     Config = DecoderConfig
     size: int
     needs: ClassVar[frozenset[str]] = frozenset({"image", "image_embed", "text"})
@@ -129,11 +130,15 @@ class Decoder(DiffusionStage):
             with torch.no_grad():
                 self.network.unet.enter.weight[:, 3 * config.unet.patch**2 :] = 0
 
-    def adopted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A plain decoder's weights fit an inpainting one: the channels it did not have are zero."""
+    def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Adds zeros for the channels of what is known to a plain decoder's first convolution, or drops an inpainting one's."""
         name = "network.unet.enter.weight"
-        missing = self.state_dict()[name].shape[1] - state[name].shape[1] if self.inpaints else 0
-        return {**state, name: F.pad(state[name], (0, 0, 0, 0, 0, missing))} if missing > 0 else state
+        ours, theirs = self.state_dict()[name].shape[1], state[name].shape[1]
+        if self.inpaints and theirs * (3 + EXTRA_CHANNELS) == ours * 3:
+            return {**state, name: F.pad(state[name], (0, 0, 0, 0, 0, ours - theirs))}
+        if not self.inpaints and ours * (3 + EXTRA_CHANNELS) == theirs * 3:
+            return {**state, name: state[name][:, :ours]}
+        return state
 
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image is not None and batch.image_embed is not None

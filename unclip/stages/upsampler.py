@@ -76,6 +76,7 @@ class UpsamplerNetwork(nn.Module):
 class Upsampler(DiffusionStage):
     """low → high. Unconditional on text, hence without guidance."""
 
+    role = "upsampler"
     Config = UpsamplerConfig
     size: int
     needs: ClassVar[frozenset[str]] = frozenset({"image"})

@@ -131,7 +131,9 @@ def refuse_another(folder: Path, stage: Stage, config: RunConfig) -> None:
         )
     tree.pop("identity", None)  # of a CLIP's own weights
     saved = parse_checkpoint(type(stage.config), folder, tree)
-    before, now = (dict(_flat(c.model_dump(mode="json"), "stage")) for c in (saved, stage.config))
+    if saved.clip == config.clip:  # earlier versions named a CLIP in a local folder by its reference
+        saved = saved.model_copy(update={"clip": stage.config.clip})
+    before, now = (dict(flat(c.model_dump(mode="json"), "stage")) for c in (saved, stage.config))
     differ = [
         f"{'clip' if key == 'stage.clip' else key} was {before.get(key)}, is {now.get(key)}"
         for key in sorted(before.keys() | now.keys())
@@ -189,10 +191,11 @@ def _gathered(tensors: dict[str, Tensor], wanted: bool) -> dict[str, Tensor]:
     return {name: tensor.cpu().contiguous() for name, tensor in whole if wanted}
 
 
-def _flat(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def flat(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Keys and values of a nested config, `prefix.key.sub` each."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}.{key}")
+            yield from flat(value, f"{prefix}.{key}")
         else:
             yield f"{prefix}.{key}", value
 

@@ -109,8 +109,10 @@ class RunConfig(Config):
 
     Attributes:
         name: of the run's folder.
-        clip: reference of the frozen CLIP (a folder saved by the clip stage, openclip:…, hf:…); not for stages that need none.
-        init: a saved stage or run whose weights a fresh run starts from, instead of from chance.
+        clip: reference of the frozen CLIP: mini, a run or folder of the CLIP stage, a model folder or Hub id, whose CLIP is
+            taken, openclip:NAME/TAG, hf:NAME. None for stages that need no CLIP.
+        init: reference of the stage whose weights a fresh run starts from: a run, a saved stage, mini/decoder, or a model,
+            whose stage of the same role is taken. None starts from random weights.
     """
 
     name: str = Field(pattern=r"^[\w.-]+$")

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
-from unclip.clip import Clip
+from unclip.clip import Clip, same_clip
 from unclip.data.shards import DataConfig, Shards, Stream, batches, embed
 from unclip.errors import RequestError
-from unclip.files import stage_folder, write_json
+from unclip.files import write_json
+from unclip.models.resolve import resolve
 from unclip.stages import load_stage
 from unclip.stages.base import Batch
 from unclip.stages.prior import Prior
@@ -21,18 +22,18 @@ from unclip.train.encoders import Sources, frozen_clip, needed_preprocess
 BATCH = 64
 
 
-def calibrate(folder: Path, shards: str, ref: str | None = None, *, count: int = 512) -> Path:
+def calibrate(prior: str | Path, shards: str, ref: str | None = None, *, count: int = 512) -> Path:
     """Measures the doubt of a saved diffusion prior on shards, and writes it into its config.json; returns its folder.
 
     Args:
-        folder: a saved stage or a run, whose newest checkpoint is taken.
+        prior: reference of the stage: a saved stage, a run, whose newest checkpoint is taken, or a model folder.
         ref: of its CLIP, where the shards hold no embeddings.
         count: samples to measure on.
 
     Raises:
         RequestError: another kind of stage, another CLIP than it was trained with, or none.
     """
-    found = stage_folder(folder)
+    found = resolve(str(prior)).stage("prior")
     stage = load_stage(found)
     if not isinstance(stage, Prior):
         raise RequestError(f"{found}: is a {stage.config.kind}; Analytic-DPM is for the diffusion prior")
@@ -44,7 +45,7 @@ def calibrate(folder: Path, shards: str, ref: str | None = None, *, count: int =
         raise RequestError(f"{shards}: does not hold all embeddings; say with which --clip to make them")
     clip, sizes = frozen_clip(ref, stage, sources)
     assert sizes is not None
-    if stage.config.clip not in (None, sizes.identity):
+    if stage.config.clip is not None and not same_clip(stage.config.clip, sizes):
         raise RequestError(f"{found}: was trained for CLIP {stage.config.clip}, not {sizes.identity}")
     with torch.inference_mode():
         stage.measure_doubt(_read(stage, data, sources.training, clip, count // BATCH))

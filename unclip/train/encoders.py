@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple, Self
 
-from unclip.clip import Clip, ClipSizes, clip_identity, load_clip
+from unclip.clip import Clip, ClipSizes
 from unclip.clip.preprocess import Preprocess
 from unclip.data.shards import DataConfig, Shards
 from unclip.errors import ConfigError
+from unclip.models.resolve import clip_identity, load_clip
 from unclip.stages.base import Stage
 
 
@@ -46,7 +47,7 @@ def frozen_clip(ref: str | None, stage: Stage, sources: Sources) -> tuple[Clip |
     assert sizes is not None
     identity = sizes.identity if clip or ref is None else clip_identity(ref)
     for source in found:
-        if source.embeddings is not None and source.embeddings.identity != identity:
+        if source.embeddings is not None and source.embeddings.identity not in (identity, ref):
             held = source.embeddings.identity
             raise ConfigError(f"{source.pattern} hold embeddings of CLIP {held}, not of {identity}")
     return clip, sizes

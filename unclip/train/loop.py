@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+import json
 import logging
 import math
 from dataclasses import replace
@@ -16,9 +18,10 @@ from accelerate.utils import DistributedType
 from tqdm import tqdm
 
 from unclip.clip import Clip
+from unclip.config import override_key
 from unclip.device import join_processes, peak_flops, quick_in_bf16
 from unclip.errors import ConfigError
-from unclip.files import stage_folder
+from unclip.models.resolve import resolve, role_of
 from unclip.stages import load_stage, stage_class
 from unclip.stages.base import Stage
 from unclip.train import checkpoint
@@ -68,7 +71,7 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
     if saved:
         checkpoint.refuse_another(saved, stage, config)
         checkpoint.load_weights_into(saved, stage)
-    elif config.init is None or start_from(stage, Path(config.init)):
+    elif config.init is None or start_from(stage, config.init, config.clip):
         stored = sources.training.embeddings
         stage.calibrate(feed.calibration(), stored.moments if stored else None)
     prepare_blocks(stage, options)
@@ -171,28 +174,54 @@ def learning_rate(step: int, config: OptimConfig, steps: int) -> float:
     return config.lr * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def start_from(stage: Stage, source: Path) -> bool:
-    """Copies a saved stage's weights into this one, which must have its shape.
+def start_from(stage: Stage, source: str | Path, clip: str | None = None) -> bool:
+    """Copies a saved stage's weights into this one, which must have its shape or be able to adapt them.
+
+    Args:
+        source: reference of the stage, or of a model with a stage of this one's role.
+        clip: reference of this run's CLIP.
 
     Returns:
         Whether they were learned with another CLIP, so that what the stage knows of embeddings must be measured anew.
     """
-    folder = stage_folder(source)
+    folder = resolve(str(source)).stage(role_of(type(stage), getattr(stage.config, "size", None)) or stage.config.kind)
     found = load_stage(folder)
     if type(found) is not type(stage):
         raise ConfigError(f"{folder}: is a {found.config.kind}, not a {stage.config.kind}")
     try:
-        stage.load_state_dict(stage.adopted(found.state_dict()))
+        stage.load_state_dict(stage.adapt_state_dict(found.state_dict()))
     except RuntimeError as error:
-        raise ConfigError(
-            f"{folder}: has another shape than this run's stage ({str(error).splitlines()[-1].strip()})"
-        ) from None
-    another = found.config.clip is not None and found.config.clip != stage.config.clip
+        differ = shape_keys(found, stage) or [str(error).splitlines()[-1].strip()]
+        raise ConfigError(f"{folder}: has another shape than this run's stage: {'; '.join(differ)}") from None
+    another = found.config.clip not in (None, stage.config.clip, clip)  # older stages may name it by its reference
     if another:
         log.warning(
             "%s: was trained with CLIP %s; training goes on with %s", folder, found.config.clip, stage.config.clip
         )
     return another
+
+
+def shape_keys(found: Stage, stage: Stage) -> list[str]:
+    """The config keys that give the tensors of two stages of one kind different shapes, with both values.
+
+    Each key that differs is tried by itself: with it, the stage is built without weights as the other one was.
+    """
+    tree = stage.config.model_dump(mode="json")
+    there, here = (dict(checkpoint.flat(one.config.model_dump(mode="json"), "stage")) for one in (found, stage))
+    wanted = {name: tensor.shape for name, tensor in stage.state_dict().items()}
+
+    def fits(key: str) -> bool:
+        changed = {"stage": copy.deepcopy(tree)}
+        try:
+            override_key(changed, f"{key}={json.dumps(there.get(key))}")
+            with torch.device("meta"):
+                state = type(stage)(stage.Config.model_validate(changed["stage"])).state_dict()
+        except (ValueError, ConfigError):  # by itself it makes no valid config: it goes with another key that differs
+            return False
+        return {name: tensor.shape for name, tensor in stage.adapt_state_dict(state).items()} == wanted
+
+    differ = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+    return [f"{key} is {there.get(key)} there, {here.get(key)} here" for key in differ if not fits(key)]
 
 
 def _clip_for(stage: Stage, config: RunConfig, sources: Sources, accelerator: Accelerator) -> Clip | None:

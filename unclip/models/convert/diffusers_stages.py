@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from unclip import files
-from unclip.convert import foreign, names
-from unclip.convert.weights import filled, read_component
 from unclip.errors import CheckpointError
+from unclip.models.convert import diffusers_configs, diffusers_keys
+from unclip.models.convert.weights import filled, read_component
 from unclip.stages.base import Stage, parse_checkpoint
 from unclip.stages.decoder import Decoder
 from unclip.stages.prior import Prior
@@ -43,7 +43,7 @@ def read_prior(folder: Path, scheduler: Path | None = None, *, parity: bool = Fa
         scheduler: folder of its UnCLIPScheduler; Karlo's and Kandinsky's numbers without one.
         parity: clamp as the scheduler says, where Karlo's own code clamps at ±10.
     """
-    theirs = foreign.read_config(foreign.PriorTransformer, folder / "config.json")
+    theirs = diffusers_configs.read_config(diffusers_configs.PriorTransformer, folder / "config.json")
     diffusion: dict[str, Any] = _diffusion(scheduler) if scheduler else {"predict": "x0"}
     if not (parity and scheduler):
         diffusion["clamp"] = PRIOR_CLAMP
@@ -54,7 +54,7 @@ def read_prior(folder: Path, scheduler: Path | None = None, *, parity: bool = Fa
     })  # fmt: skip
     with torch.device("meta"):
         stage = Prior(config)
-    return filled(stage, names.prior, _prefixed("prior", folder), folder)
+    return filled(stage, diffusers_keys.prior, _prefixed("prior", folder), folder)
 
 
 def read_stage(folder: Path, *, parity: bool = False) -> Stage:
@@ -79,8 +79,8 @@ def is_prior(folder: Path) -> bool:
 def read_decoder(source: Path) -> Decoder:
     """A pipeline's UNet2DConditionModel and the UnCLIPTextProjModel before it."""
     folder, projection, scheduler = source / "decoder", source / "text_proj", source / "decoder_scheduler"
-    theirs = foreign.read_config(foreign.UNet2DConditionModel, folder / "config.json")
-    condition = foreign.read_config(foreign.UnCLIPTextProjModel, projection / "config.json")
+    theirs = diffusers_configs.read_config(diffusers_configs.UNet2DConditionModel, folder / "config.json")
+    condition = diffusers_configs.read_config(diffusers_configs.UnCLIPTextProjModel, projection / "config.json")
     attention = [i for i, kind in enumerate(theirs.down_block_types) if kind.startswith("SimpleCrossAttn")]
     mirrored = [
         len(theirs.up_block_types) - 1 - i for i, kind in enumerate(theirs.up_block_types) if "CrossAttn" in kind
@@ -104,15 +104,17 @@ def read_decoder(source: Path) -> Decoder:
     with torch.device("meta"):
         stage = Decoder(config)
     weights = {**_prefixed("decoder", folder), **_prefixed("text_proj", projection)}
-    return filled(stage, names.decoder, weights, folder)
+    return filled(stage, diffusers_keys.decoder, weights, folder)
 
 
 def read_upsampler(source: Path) -> Upsampler:
     """A pipeline's two UNet2DModels of one shape, the second of which takes the last step."""
     first, last, scheduler = source / "super_res_first", source / "super_res_last", source / "super_res_scheduler"
-    low = foreign.read_config(foreign.UNet2DConditionModel, source / "decoder" / "config.json").sample_size
-    theirs = foreign.read_config(foreign.UNet2DModel, first / "config.json")
-    expert = foreign.read_config(foreign.UNet2DModel, last / "config.json")
+    low = diffusers_configs.read_config(
+        diffusers_configs.UNet2DConditionModel, source / "decoder" / "config.json"
+    ).sample_size
+    theirs = diffusers_configs.read_config(diffusers_configs.UNet2DModel, first / "config.json")
+    expert = diffusers_configs.read_config(diffusers_configs.UNet2DModel, last / "config.json")
     if expert.model_copy(update={"sample_size": theirs.sample_size}) != theirs:
         raise CheckpointError(f"{last}/config.json: another architecture than {first.name}'s")
     if theirs.sample_size is None or low is None or theirs.sample_size % low:
@@ -123,7 +125,9 @@ def read_upsampler(source: Path) -> Upsampler:
     })  # fmt: skip
     with torch.device("meta"):
         stage = Upsampler(config)
-    return filled(stage, names.upsampler, {**_prefixed(first.name, first), **_prefixed(last.name, last)}, first.parent)
+    return filled(
+        stage, diffusers_keys.upsampler, {**_prefixed(first.name, first), **_prefixed(last.name, last)}, first.parent
+    )
 
 
 def copy_clip(source: Path, out: Path, *, pictures: bool) -> str:
@@ -133,23 +137,25 @@ def copy_clip(source: Path, out: Path, *, pictures: bool) -> str:
     """
     from unclip.clip.converted import TextTower, TextTowerConfig
     from unclip.clip.hf import save_tokenizer  # heavy, and a single stage needs none of it
-    from unclip.clip.openclip import weights_identity
+    from unclip.clip.identity import weights_identity
 
     text, pixels = source / "text_encoder", source / "image_encoder"
     weights = read_component(text)
     identity = weights_identity("clip", weights)
     weights.pop("text_model.embeddings.position_ids", None)  # 0, 1, 2, … in what older versions of transformers wrote
-    theirs = foreign.read_config(foreign.CLIPTextModelWithProjection, text / "config.json")
+    theirs = diffusers_configs.read_config(diffusers_configs.CLIPTextModelWithProjection, text / "config.json")
     config = TextTowerConfig(
         width=theirs.hidden_size, depth=theirs.num_hidden_layers, heads=theirs.num_attention_heads,
         vocabulary=theirs.vocab_size, context=theirs.max_position_embeddings, embed=theirs.projection_dim,
-        activation=theirs.hidden_act,
+        activation=theirs.hidden_act, mlp_width=theirs.intermediate_size,
     )  # fmt: skip
     with torch.device("meta"):
         tower = TextTower(config)
     (out / "text_encoder").mkdir(parents=True)
     files.write_json(out / "text_encoder" / "config.json", config.model_dump(mode="json"))
-    files.save_weights(filled(tower, names.text_tower, weights, text), out / "text_encoder" / "model.safetensors")
+    files.save_weights(
+        filled(tower, diffusers_keys.text_tower, weights, text), out / "text_encoder" / "model.safetensors"
+    )
     save_tokenizer(source / "tokenizer", out / "tokenizer.json")
     if pictures:
         (out / "image_encoder").mkdir()
@@ -167,7 +173,7 @@ def _prefixed(part: str, folder: Path) -> dict[str, Tensor]:
 
 
 def _diffusion(folder: Path) -> dict[str, Any]:
-    theirs = foreign.read_config(foreign.UnCLIPScheduler, folder / "scheduler_config.json")
+    theirs = diffusers_configs.read_config(diffusers_configs.UnCLIPScheduler, folder / "scheduler_config.json")
     learned = theirs.variance_type == "learned_range"
     return {
         "schedule": "cosine", "times": theirs.num_train_timesteps,
@@ -177,7 +183,7 @@ def _diffusion(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _unet(theirs: foreign.UNet, folder: Path) -> dict[str, Any]:
+def _unet(theirs: diffusers_configs.UNet, folder: Path) -> dict[str, Any]:
     base, *_ = widths = theirs.block_out_channels
     if base < 1 or any(width % base for width in widths):
         raise CheckpointError(f"{folder}/config.json: block_out_channels {widths} are no multiples of the first")

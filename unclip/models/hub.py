@@ -16,8 +16,20 @@ PATTERNS = ["*.json", "*.safetensors", "*.md", "*/merges.txt"]  # no pickle is e
 
 
 def is_id(ref: str) -> bool:
-    """Whether that can be a repository: owner/name, with @revision or without."""
-    return ref.partition("@")[0].count("/") == 1 and not ref.startswith((".", "/", "~"))
+    """Whether that can be a repository or a folder in it: owner/name or owner/name/folder, with @revision or without.
+
+    A path of three parts whose first is a local folder is taken for a mistyped path.
+    """
+    parts = ref.partition("@")[0].split("/")
+    path = ref.startswith((".", "/", "~")) or ".." in parts or (len(parts) == 3 and Path(parts[0]).is_dir())
+    return len(parts) in (2, 3) and all(parts) and not path
+
+
+def split(ref: str) -> tuple[str, str]:
+    """owner/name/folder@revision → (owner/name@revision, folder), with "" for no folder."""
+    path, at, revision = ref.partition("@")
+    owner, name, *rest = path.split("/")
+    return f"{owner}/{name}{at}{revision}", "/".join(rest)
 
 
 def fetch(ref: str, token: str | None = None) -> Path:

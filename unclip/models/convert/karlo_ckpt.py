@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unclip.convert.diffusers import PRIOR_CLAMP, SAMPLING
-from unclip.convert.weights import filled, read_pickle, tensors
 from unclip.errors import CheckpointError
+from unclip.models.convert.diffusers_stages import PRIOR_CLAMP, SAMPLING
+from unclip.models.convert.weights import filled, read_pickle, tensors
 from unclip.nn.unet import UNetConfig
 from unclip.stages.base import DiffusionStage, parse_checkpoint
 from unclip.stages.decoder import EXTRA_TOKENS, Decoder
