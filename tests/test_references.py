@@ -359,7 +359,7 @@ def test_a_public_clip_is_saved_as_its_reference(here: Path) -> None:
 
 def test_a_clip_that_cannot_be_saved_is_named_before_anything_is_written(here: Path, own_clip: Any) -> None:
     pipe = Pipeline.from_pretrained("model", device="cpu")
-    pipe.clip = OpenClip(own_clip.model, own_clip.tokenizer, "mine@1", unit=True)
+    pipe.clip = OpenClip(own_clip.model, own_clip.tokenizer, "mine@1", own_clip.preprocess, unit=True)
     with pytest.raises(CheckpointError, match="saved: cannot be saved with CLIP mine@1, which was made in Python"):
         pipe.save_pretrained("saved")
     own_clip.width = 48
