@@ -53,7 +53,8 @@ def find_arrays(source: str, split: str) -> Arrays | None:
     if path.suffix == ".npz":
         return _checked(source, *_npz(path, split))
     if path.is_dir() and any(path.glob("*-images[-.]idx3-ubyte*")):
-        return _checked(source, *(_read_idx(_idx_file(path, split, what)) for what in ("images-idx3", "labels-idx1")))
+        images, labels = (_read_idx(_idx_file(path, split, what)) for what in ("images-idx3", "labels-idx1"))
+        return _checked(source, images, labels)
     if (path / "batches.meta").is_file():
         files = [f"data_batch_{i}" for i in range(1, 6)] if split == "train" else ["test_batch"]
         return _cifar(path, files, "batches.meta", "label_names", "labels")
