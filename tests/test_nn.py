@@ -100,6 +100,7 @@ def test_group_norm_with_channels_last_is_torchs(
 def test_group_norm_in_another_layout_is_the_same() -> None:
     norm, x = GroupNorm(4, 8), torch.randn(2, 8, 3, 3)
     scale, shift = torch.randn(2, 2, 8)
+    assert type(norm(x).grad_fn) is not type(norm(x.to(memory_format=torch.channels_last)).grad_fn)
     last = norm(x.to(memory_format=torch.channels_last), scale, shift)
     torch.testing.assert_close(norm(x, scale, shift), last, rtol=1e-5, atol=1e-5)
 
