@@ -31,7 +31,7 @@ format: $(VENV)/.dev ## Format the code
 wheel: $(VENV)/.dev ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel
 
-# Skia, which draws the menagerie, loads these two although nothing here opens a window.
+# Skia draws the menagerie. It links to these two libraries, although nothing here opens a window.
 libraries: $(VENV)/.dev
 	@$(BIN)/python -c 'import skia' || { \
 	  echo "error: skia-python cannot load; it needs the system libraries libEGL.so.1 and libGL.so.1." >&2; \

@@ -83,3 +83,10 @@ def test_public_names_are_sorted_and_importable() -> None:
         assert getattr(importlib.import_module("unclip"), name).__name__ == name
     with pytest.raises(AttributeError, match="nothing_of_the_kind"):
         unclip.nothing_of_the_kind  # noqa: B018
+
+
+def test_nothing_but_the_menagerie_imports_it_at_the_top() -> None:
+    for path in MODULES:
+        if unit(path) != "menagerie":
+            tops = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+            assert "menagerie" not in imported(ast.Module(tops, [])), path

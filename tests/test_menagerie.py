@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import random
 import re
 import subprocess
@@ -285,3 +287,31 @@ def test_a_scene_looks_the_same_at_every_size(style: str) -> None:
 def test_any_size_up_to_1024_is_exact(size: int) -> None:
     for style in STYLES:
         assert draw(replace(SCENE, style=style), size).size == (size, size)
+
+
+def test_pictures_are_those_that_mini_learned_from() -> None:
+    # Skia's own versions may round an edge otherwise, so the pictures are compared as coarse colours, not as bytes.
+    scenes = [replace(sample(7, i), style=style) for i, style in enumerate(STYLES)]
+    coarse = [np.asarray(draw(scene, 64).resize((4, 4), Image.Resampling.BOX)).astype(int) for scene in scenes]
+    expected = np.array(json.loads((ROOT / "tests/renderings.json").read_text()))
+    assert np.abs(np.stack(coarse).reshape(len(STYLES), -1) - expected).max() <= 2
+
+
+WITHOUT_SKIA = (
+    "import sys; sys.modules['skia'] = None; import unclip.pipeline, unclip.train.loop, unclip.serve.worker; "
+)
+
+
+def test_only_drawing_needs_skia(tmp_path: Path) -> None:
+    code = WITHOUT_SKIA + "from unclip.cli import main; sys.exit(main())"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    arguments = ["data", "menagerie", "--out", str(tmp_path / "out"), "--count", "1"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode != 0 and 'pip install "unclip[menagerie]"' in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "out").exists()
+    code = (
+        WITHOUT_SKIA
+        + "import unclip.menagerie.captions, unclip.menagerie.judge.model; print('unclip.menagerie.drawing' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from unclip.cli import cli
 from unclip.data.tar import write_shard
+from unclip.diffusion.gaussian import broadcast_to
 from unclip.diffusion.likelihood import bound
 from unclip.diffusion.noise import Chance, Noise
-from unclip.diffusion.sde import VP, spread
+from unclip.diffusion.sde import VP
 from unclip.errors import DataError, RequestError
 from unclip.evaluate.nll import NllSettings, nll
 from unclip.evaluate.pictures import Found
@@ -51,7 +52,7 @@ class GaussianNoise(nn.Module):
     """ε's mean given x_t of Gaussian data, at times i of 1,000: what a network would learn of it."""
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = (spread(one, x) for one in VP().marginal((t.double() + 1) / 1000))
+        alpha, sigma = (broadcast_to(one, x) for one in VP().marginal((t.double() + 1) / 1000))
         return x * sigma / ((alpha * STD) ** 2 + sigma**2)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from unclip.diffusion.diffusion import Network
+from unclip.diffusion.gaussian import broadcast_to, gaussian_kl, prior_kl
 from unclip.diffusion.samplers import NoiseSource
 from unclip.diffusion.schedule import CLEAN, Schedule
 
@@ -58,21 +59,17 @@ class GaussianChain:
         alpha, sigma = self.schedule.coefficients(t, x0)
         x_t = alpha * x0 + sigma * eps
         p = reverse(x_t, t)
-        off = (x_weight * x_t + x0_weight * x0 - p.mean) ** 2
-        first = (t == 0).to(x0.device).reshape(-1, *[1] * (x0.ndim - 1))
-        # At t = 0 q is a point: what is left of the divergence is −log p at it.
-        variance, log_variance = (
-            torch.where(first, 0.0, small),
-            torch.where(first, -math.log(2 * math.pi) - 1, small.log()),
-        )
-        divergence = (p.log_variance - log_variance + (variance + off) * torch.exp(-p.log_variance) - 1) / 2
+        off = x_weight * x_t + x0_weight * x0 - p.mean
+        # At t = 0 q is a point, and what is left of the divergence is −log p(x_0 | x_1).
+        nll = 0.5 * (p.log_variance + off.square() * torch.exp(-p.log_variance) + math.log(2 * math.pi))
+        first = broadcast_to(t == 0, x0, torch.bool)
+        divergence = torch.where(first, nll, gaussian_kl(off, small.log(), p.log_variance))
         return divergence.flatten(1).sum(1)
 
     def prior_term(self, x0: Tensor) -> Tensor:
         """L_T of each example in nats [B]: KL(q(x_T | x_0) ‖ N(0, 1)), with nothing in it to learn."""
         alpha, sigma = self.schedule.at(self.schedule.times - 1)
-        divergence = ((alpha * x0) ** 2 + sigma**2 - 1) / 2 - math.log(sigma)
-        return divergence.flatten(1).sum(1)
+        return prior_kl(x0, alpha, sigma).flatten(1).sum(1)
 
     @torch.no_grad()
     def bound(self, reverse: Reverse, x0: Tensor, noise: NoiseSource) -> Tensor:
@@ -91,8 +88,7 @@ class GaussianChain:
             yield x
 
     def _columns(self, t: Tensor, like: Tensor) -> tuple[Tensor, ...]:
-        shape = (-1, *[1] * (like.ndim - 1))
-        return tuple(column.to(like).reshape(shape) for column in self._posterior[t.cpu()].unbind(1))
+        return tuple(broadcast_to(column, like) for column in self._posterior[t.cpu()].unbind(1))
 
 
 Flips = Callable[[Tensor, Tensor], Tensor]  # x_t [B, n] of 0 and 1, t int64 [B] → P(x_{t-1} = 1 | x_t) [B, n]

@@ -16,6 +16,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from unclip.config import Config
+from unclip.diffusion.gaussian import broadcast_to, gaussian_kl
 from unclip.diffusion.schedule import BETAS, CLEAN, Schedule
 
 Cond = Mapping[str, Tensor]
@@ -168,20 +169,13 @@ class Diffusion:
         KL(q(x_{t-1} | x_t, x_0) ‖ p(x_{t-1} | x_t)) for t > 0; the discretised negative log-likelihood of the data at
         t = 0 (Ho et al. 2020, eq. 5 and 13).
         """
-        shape = (-1, *[1] * (x0.ndim - 1))
         x_weight, x0_weight, log_small, log_large = (
-            table[t.cpu()].to(x0.device, torch.float32).reshape(shape) for table in self._bounds
+            broadcast_to(table[t.cpu()], x0, torch.float32) for table in self._bounds
         )
         true_mean = x_weight * x_t + x0_weight * x0
         mean = x_weight * x_t + x0_weight * x0_hat
         log_variance = spread * log_large + (1 - spread) * log_small
-        kl = 0.5 * (
-            log_variance
-            - log_small
-            + torch.exp(log_small - log_variance)
-            + (true_mean - mean) ** 2 * torch.exp(-log_variance)
-            - 1
-        )
+        kl = gaussian_kl(true_mean - mean, log_small, log_variance)
         nll = -_discretised_log_likelihood(x0, mean, 0.5 * log_variance, self.config.levels)
         return torch.where(t.to(x0.device) == 0, _mean(nll), _mean(kl)) / math.log(2)
 

@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unclip.diffusion.gaussian import broadcast_to
 from unclip.diffusion.samplers import NoiseSource
-from unclip.diffusion.sde import Score, Sde, spread
+from unclip.diffusion.sde import Score, Sde
 from unclip.errors import RequestError
 
 TOLERANCE = 1e-5  # relative and absolute; the paper's, appendix D.4
@@ -129,7 +130,7 @@ class Hutchinson:
 
 
 def _velocity(sde: Sde, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
-    return spread(sde.rate(t), x) * x - spread(sde.diffusion(t) ** 2 / 2, x) * score
+    return broadcast_to(sde.rate(t), x) * x - broadcast_to(sde.diffusion(t) ** 2 / 2, x) * score
 
 
 def _solve(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unclip.diffusion.diffusion import Cond, Diffusion, Network
+from unclip.diffusion.gaussian import prior_kl
 from unclip.diffusion.noise import Chance
 
 
@@ -61,5 +62,4 @@ def bound(
 def _prior(diffusion: Diffusion, x0: Tensor) -> Tensor:
     """KL(q(x_T | x_0) ‖ N(0, I)), in bits per dimension."""
     alpha, sigma = diffusion.schedule.at(diffusion.schedule.times - 1)
-    kl = ((alpha * x0) ** 2 + sigma**2 - 1) / 2 - math.log(sigma)
-    return kl.flatten(1).mean(1) / math.log(2)
+    return prior_kl(x0, alpha, sigma).flatten(1).mean(1) / math.log(2)

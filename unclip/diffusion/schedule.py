@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unclip.diffusion.gaussian import broadcast_to
 from unclip.errors import ConfigError
 
 CLEAN = -1  # the time below t = 0, where alpha = 1 and sigma = 0
@@ -78,10 +79,7 @@ class Schedule:
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha_t, sigma_t) for a batch of times [B], shaped to broadcast over `like` [B, ...]."""
-        shape = (-1, *[1] * (like.ndim - 1))
-        alpha, sigma = (
-            table[t.cpu()].to(like.device, torch.float32).reshape(shape) for table in (self.alpha, self.sigma)
-        )
+        alpha, sigma = (broadcast_to(table[t.cpu()], like, torch.float32) for table in (self.alpha, self.sigma))
         return alpha, sigma
 
     def posterior(self, t: int, s: int) -> Posterior:

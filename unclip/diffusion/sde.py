@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from unclip.diffusion.diffusion import Cond, Network
+from unclip.diffusion.gaussian import broadcast_to
 from unclip.diffusion.inpainting import Known
 from unclip.diffusion.samplers import NoiseSource
 
@@ -46,7 +47,7 @@ class Sde(ABC):
     def perturb(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x_t [B, ...] of clean data x0 [B, ...] and noise shaped as it."""
         alpha, sigma = self.marginal(t)
-        return spread(alpha, x0) * x0 + spread(sigma, x0) * eps
+        return broadcast_to(alpha, x0) * x0 + broadcast_to(sigma, x0) * eps
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def score_of(sde: Sde, network: Network, cond: Cond | None = None) -> Score:
 
     def score(x: Tensor, t: Tensor) -> Tensor:
         eps: Tensor = network(x, t, **(cond or {}))
-        return -eps / spread(sde.marginal(t)[1], x)
+        return -eps / broadcast_to(sde.marginal(t)[1], x)
 
     return score
 
@@ -230,11 +231,6 @@ def tweedie(sde: Sde, score: Score, x: Tensor, t: float) -> Tensor:
 def at(t: float, x: Tensor) -> Tensor:
     """The time t for each of a batch: float64 [B] on the device of x [B, ...]."""
     return torch.full((len(x),), t, dtype=torch.float64, device=x.device)
-
-
-def spread(values: Tensor, like: Tensor) -> Tensor:
-    """Values [B] shaped to broadcast over `like` [B, ...], in its dtype."""
-    return values.to(like).reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _impute(sde: Sde, x: Tensor, t: float, noise: NoiseSource, known: Known | None) -> Tensor:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from unclip.diffusion.diffusion import Cond, DiffusionConfig
 from unclip.diffusion.flow import START
+from unclip.diffusion.gaussian import broadcast_to
 from unclip.diffusion.noise import Noise
 from unclip.diffusion.samplers import Step
-from unclip.diffusion.sde import VP, Score, score_matching, spread
+from unclip.diffusion.sde import VP, Score, score_matching
 from unclip.errors import DataError, RequestError
 from unclip.nn.transformer import embedding
 from unclip.nn.unet import UNet, UNetConfig
@@ -158,7 +159,7 @@ class Pixels(DiffusionStage):
         cond, sde = self.condition(label), VP()
 
         def score(x: Tensor, t: Tensor) -> Tensor:
-            alpha, sigma = (spread(one, x) for one in sde.marginal(t))
+            alpha, sigma = (broadcast_to(one, x) for one in sde.marginal(t))
             output = self._at_real_times(x, t, **cond)
             if self.diffusion.learned:
                 output = output.chunk(2, dim=1)[0]
