@@ -26,7 +26,9 @@ def wanted(name: str) -> set[str]:
 def main() -> int:
     """Returns the number of modules that cannot be imported."""
     broken = 0
-    names = [found.name for found in pkgutil.walk_packages(unclip.__path__, "unclip.") if found.name != "unclip.__main__"]
+    names = [
+        found.name for found in pkgutil.walk_packages(unclip.__path__, "unclip.") if found.name != "unclip.__main__"
+    ]
     for name in names:
         try:
             importlib.import_module(name)
