@@ -535,7 +535,8 @@ def test_a_write_that_fails_half_way_leaves_nothing(tiny_model: Path, verb: str)
 @pytest.fixture
 def interrupted(tiny_model: Path) -> Iterator[subprocess.Popen[str]]:
     """The program, stopped by Ctrl-C after its first pictures of many."""
-    process = program("generate", "a cat", "-n", "64", "--seed", "0", "-o", "{seed}.png", "--model", str(tiny_model))
+    many = ["-n", "256", "--size", "256", "--seed", "0", "-o", "{seed}.png"]
+    process = program("generate", "a cat", *many, "--model", str(tiny_model))
     assert process.stdout is not None
     first = process.stdout.readline()
     assert first == "0.png\n"
@@ -551,11 +552,11 @@ def test_ctrl_c_keeps_what_is_finished_and_nothing_else(interrupted: subprocess.
     assert interrupted.returncode == 130
     assert err.strip() == "stopped; what was finished is kept"
     made = sorted(Path().iterdir())
-    assert 1 <= len(made) < 64 and all(path.suffix == ".png" and not path.name.startswith(".") for path in made)
+    assert 1 <= len(made) < 256 and all(path.suffix == ".png" and not path.name.startswith(".") for path in made)
     for path in made:
         with Image.open(path) as image:
             image.load()  # whole
-            assert image.size == (1024, 1024)
+            assert image.size == (256, 256)
 
 
 def test_ctrl_c_in_the_middle_of_a_write_leaves_nothing(

@@ -114,13 +114,13 @@ def test_a_shard_that_fails_half_way_is_not_there(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_two_processes_write_what_one_does(tmp_path: Path) -> None:
-    # Shards are of 1,000 samples, so two need 1,001: small ones.
-    done = list(write_shards(tmp_path / "two", count=1001, size=16, jobs=2))
-    assert done == [1000, 1001]
+def test_two_processes_write_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(menagerie, "SHARD_SIZE", 10)
+    done = list(write_shards(tmp_path / "two", count=11, size=16, jobs=2))
+    assert done == [10, 11]
     last = list(read_samples([str(tmp_path / "two/000001.tar")]))
-    assert [s["__key__"] for s in last] == ["00001000"]
-    assert picture(last[0]).tobytes() == draw(sample(0, 1000), 16).tobytes()
+    assert [s["__key__"] for s in last] == ["00000010"]
+    assert picture(last[0]).tobytes() == draw(sample(0, 10), 16).tobytes()
 
 
 def test_held_out_shards_hold_held_out_compositions_only(tmp_path: Path) -> None:

@@ -68,12 +68,6 @@ def test_the_mixs_command_runs(
     assert "keeps 0.710 of the norm, slerp 1.001" in " ".join(PAGE.split())
 
 
-@pytest.mark.slow
-def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
-    run(tmp_path, monkeypatch, "--model", str(tiny_model))
-    assert len(list(tmp_path.glob("*.webp"))) == len(COMMANDS)
-
-
 def test_the_slides_factor_of_the_error_is_beta() -> None:
     tables = Schedule.named("linear")
     (alpha, sigma), (alpha_s, _) = tables.at(500), tables.at(499)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def says(text: str, value: str) -> bool:
 def with_value(attribute: str, value: str, style: str) -> Scene:
     """A scene that shows the value, otherwise as plain as can be."""
     plain = Scene("cat", None, None, None, None, None, "plain", "white", style, pose=3)
-    changes: dict[str, str | None] = {attribute: value}
+    changes: dict[str, Any] = {attribute: value}
     if attribute == "headwear":
         changes["headwear_colour"] = "red"
     elif attribute == "headwear_colour":

@@ -83,7 +83,8 @@ class Mixture:
         generator = torch.Generator().manual_seed(seed)
         which = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         z = torch.randn(count, 2, 1, generator=generator, dtype=torch.float64)
-        return self.means[which] + (torch.linalg.cholesky(self.covariances)[which] @ z)[..., 0]
+        drawn: Tensor = self.means[which] + (torch.linalg.cholesky(self.covariances)[which] @ z)[..., 0]
+        return drawn
 
     def moments(self) -> tuple[Tensor, Tensor]:
         mean = self.weights @ self.means

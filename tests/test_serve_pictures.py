@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.client
 import importlib.util
@@ -13,7 +14,9 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,7 @@ from PIL import Image
 
 pytest.importorskip("fastapi", reason="needs unclip[serve]")
 openai = pytest.importorskip("openai")
+from fastapi import Request  # noqa: E402
 from serving import KEY, PROMPT, Running, picture  # noqa: E402
 
 from unclip.pipeline import Pipeline  # noqa: E402
@@ -30,6 +34,7 @@ from unclip.provenance.metadata import settings_text  # noqa: E402
 from unclip.provenance.watermark import detect  # noqa: E402
 from unclip.serve.app import Policy  # noqa: E402
 from unclip.serve.envelope import ApiError  # noqa: E402
+from unclip.serve.http import read_form  # noqa: E402
 from unclip.serve.pictures import Marks, encode  # noqa: E402
 from unclip.serve.request import parse_edit, parse_variation  # noqa: E402
 from unclip.serve.store import Store  # noqa: E402
@@ -121,10 +126,11 @@ def test_the_cookbooks_program_runs_unchanged(
     mask.putalpha(Image.new("L", (width, height), 255))
     mask.paste((0, 0, 0, 0), (0, height // 2, width, height))
     mask.save(tmp_path / "bottom_half_mask.png")
-    edit = client.images.edit(
-        model="dall-e-2", image=generated.open("rb"), mask=(tmp_path / "bottom_half_mask.png").open("rb"),
-        prompt="a monkey", n=1, size="1024x1024", response_format="url",
-    )  # fmt: skip
+    with generated.open("rb") as image, (tmp_path / "bottom_half_mask.png").open("rb") as bottom_half:
+        edit = client.images.edit(
+            model="dall-e-2", image=image, mask=bottom_half, prompt="a monkey", n=1, size="1024x1024",
+            response_format="url",
+        )  # fmt: skip
     edited = Image.open(save(edit.data[0].url, "edited_image.png"))
     apart = difference(edited, Image.open(generated))
     assert apart[:512].max() <= 24 < apart[512:].mean()  # the watermark, and something else
@@ -321,6 +327,28 @@ def test_bodies_that_are_no_forms_get_an_envelope(running: Running) -> None:
         for route in ("/v1/images/variations", "/images/edits"):
             status, _, answer = running.ask("POST", route, body, headers)
             assert status == expected and set(answer["error"]) == {"message", "type", "param", "code"}, body[:50]
+
+
+@pytest.mark.parametrize("rest", [b"", b"abc", b"abc\r\n--x--\r\n", b"\r\n--x\r\nA: b\r\n\r\n1", bytes(10 << 20)])
+def test_no_uploaded_file_stays_open(rest: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    def make(*arguments: Any, **how: Any) -> Any:
+        made.append(SpooledTemporaryFile(*arguments, **how))  # noqa: SIM115
+        return made[-1]
+
+    head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+    parts = iter([(head, True), (rest, False)])
+
+    async def body() -> dict[str, Any]:
+        part, more = next(parts)
+        return {"type": "http.request", "body": part, "more_body": more}
+
+    monkeypatch.setattr("starlette.formparsers.SpooledTemporaryFile", make)
+    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"multipart/form-data; boundary=x")]}
+    with suppress(ApiError):
+        asyncio.run(read_form(Request(scope, body)))
+    assert made and all(file.closed for file in made)
 
 
 def test_whatever_is_sent_is_answered_with_a_well_formed_4xx(running: Running) -> None:

@@ -18,7 +18,7 @@ declare_missing_schemas()
 schedulers = pytest.importorskip("diffusers.schedulers")
 
 PREDICTION = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
-EXACT = {"rtol": 0, "atol": 1e-9}
+EXACT: Any = {"rtol": 0, "atol": 1e-9}
 
 
 def network(x: Tensor, t: Tensor, *, learned: bool = False) -> Tensor:

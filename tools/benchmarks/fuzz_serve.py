@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -179,15 +179,15 @@ def multipart_case(rng: random.Random) -> Case:
         return Case(
             "multipart", form(path, part("image", rng.choice([b"http://127.0.0.1:9/a.png", b"file:///etc/passwd"])))
         )
-    body = bytearray(part("image", b"no picture", "a.png") + part("mask", MISFIT, "m"))
+    broken = bytearray(part("image", b"no picture", "a.png") + part("mask", MISFIT, "m"))
     for _ in range(rng.randrange(1, 30)):
-        body[rng.randrange(len(body))] = rng.randrange(256)
-    return Case("multipart", request(path, bytes(body), "multipart/form-data; boundary=x"))
+        broken[rng.randrange(len(broken))] = rng.randrange(256)
+    return Case("multipart", request(path, bytes(broken), "multipart/form-data; boundary=x"))
 
 
 def json_case(rng: random.Random) -> Case:
     whole = json.dumps({"prompt": "a cat", "n": 1, "size": "256x256"}).encode()
-    odd = rng.choice([None, True, 0, -1, 11, 1e300, "", "x" * 1001, [], {}, [[]], "\0", "0x0", "\ud800"])
+    odd: Any = rng.choice([None, True, 0, -1, 11, 1e300, "", "x" * 1001, [], {}, [[]], "\0", "0x0", "\ud800"])
     field = rng.choice(["prompt", "n", "size", "response_format", "seed", "steps", "guidance_scale", "model"])
     fine = {("n", None), ("size", None), ("response_format", None), ("seed", None), ("model", None)}  # and are left out
     body = rng.choice(

@@ -21,6 +21,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import openai
@@ -55,7 +56,7 @@ async def client(api: openai.AsyncOpenAI, number: int, end: float, fields: dict[
             return
         started = time.perf_counter()
         try:
-            made = await api.images.generate(
+            made: Any = await api.images.generate(
                 prompt=PROMPT, size="256x256", response_format="b64_json", extra_body={"seed": seed, **fields}
             )
         except openai.APIError as error:
@@ -77,7 +78,7 @@ async def load(port: int, clients: int, seconds: float, fields: dict[str, int], 
         await asyncio.gather(*(client(api, number, end, fields, seen) for number in range(clients)))
         alone, few = Seen(), sorted(seen.pictures)[:: max(1, len(seen.pictures) // AGAIN)][:AGAIN]
         for seed in few:
-            made = await api.images.generate(
+            made: Any = await api.images.generate(
                 prompt=PROMPT, size="256x256", response_format="b64_json", extra_body={"seed": seed, **fields}
             )
             alone.pictures[seed] = base64.b64decode(made.data[0].b64_json)

@@ -123,13 +123,10 @@ async def read_form(request: Request) -> Form:
     parser = MultiPartParser(
         request.headers, _limited(request, LARGEST_FORM), max_files=16, max_fields=64, max_part_size=1 << 16
     )
-    try:
-        form = await parser.parse()
-    except (MultiPartException, FormParserError) as error:
-        raise ApiError(f"We could not parse the multipart body of your request: {error}") from None
     fields: dict[str, str] = {}
     files: dict[str, bytes] = {}
     try:
+        form = await parser.parse()
         for key, value in form.multi_items():
             name = key.removesuffix("[]")
             if isinstance(value, UploadFile):
@@ -137,8 +134,12 @@ async def read_form(request: Request) -> Form:
                     files[name] = await value.read()
             else:
                 fields.setdefault(name, value)
+    except (MultiPartException, FormParserError) as error:
+        raise ApiError(f"We could not parse the multipart body of your request: {error}") from None
     finally:
-        await form.close()
+        # All of them, not the form's alone: a file that the body breaks off in is not part of the form.
+        for file in parser._files_to_close_on_error:
+            file.close()
     return fields, files
 
 

@@ -101,7 +101,7 @@ def test_who_waits_longer_than_the_server_is_told_that_it_ends(tiny_model: Path,
 @pytest.mark.slow
 def test_the_cookbooks_program_runs_unchanged_with_mini(tmp_path: Path, port: int) -> None:
     pytest.importorskip("openai")
-    program = Path(__file__).parent.parent / "tools/benchmarks/clients/cookbook.py"
+    program = Path(__file__).parents[2] / "tools/benchmarks/clients/cookbook.py"
     surroundings = {"OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1", "OPENAI_API_KEY": "none", "SIZE": "256x256"}
     with process("mini", tmp_path / "images", port):
         ran = subprocess.run(

@@ -64,7 +64,7 @@ def launch(hosts: list[str], commands: list[list[str]]) -> list[str]:
         ]  # fmt: skip
         environment = {
             **os.environ, "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": cable, "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(Path(__file__).parent.parent),
+            "PYTHONPATH": str(Path(__file__).parents[2]),
         }  # fmt: skip
         processes.append(
             subprocess.Popen(launched, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -87,7 +87,7 @@ def test_two_hosts_have_the_curve_of_one_process(
 ) -> None:
     tree = tiny_runs.tree("upsampler", train_shards, tiny_clip_folder, streams=2)
     (tmp_path / "runs.json").write_text(json.dumps({str(tmp_path / "together"): tree}))
-    worker = Path(__file__).parent / "distributed_worker.py"
+    worker = Path(__file__).parents[1] / "distributed_worker.py"
     launch(hosts, [[str(worker), str(tmp_path / "runs.json")]] * 2)
     monkeypatch.setattr(loop, "LOG_EVERY", 1)
     tree["data"]["batch"] *= 2

@@ -10,7 +10,7 @@ import pytest
 from unclip.train.config import read_run
 from unclip.train.loop import train
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared/data"
 CONFIGS = ROOT / "configs/emoji"
 

@@ -19,7 +19,7 @@ from PIL import Image
 from unclip.data.sample import captions, picture
 from unclip.data.tar import find_shards, read_samples
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TRIAL = "train.steps=4 data.batch=8 data.calibration=32"
 OWN = "With pictures of your own"  # where the README leaves the menagerie
 STARTS = {"unclip": ["-m", "unclip"], "accelerate-launch": ["-m", "accelerate.commands.launch"]}
