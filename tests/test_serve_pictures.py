@@ -22,7 +22,7 @@ from PIL import Image
 
 pytest.importorskip("fastapi", reason="needs unclip[serve]")
 openai = pytest.importorskip("openai")
-from serving import KEY, PROMPT, Running, picture  # noqa: E402
+from serving import KEY, PROMPT, Running, parse_edit, parse_variation, picture  # noqa: E402
 
 from unclip.pipeline import Pipeline  # noqa: E402
 from unclip.provenance.header import read_header  # noqa: E402
@@ -31,7 +31,6 @@ from unclip.provenance.watermark import detect  # noqa: E402
 from unclip.serve.app import Policy  # noqa: E402
 from unclip.serve.envelope import ApiError  # noqa: E402
 from unclip.serve.pictures import Marks, encode  # noqa: E402
-from unclip.serve.request import parse_edit, parse_variation  # noqa: E402
 from unclip.serve.store import Store  # noqa: E402
 from unclip.serve.worker import Worker  # noqa: E402
 
