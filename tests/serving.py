@@ -36,13 +36,17 @@ class Running:
     """A server in a thread, with what `more` puts onto it."""
 
     def __init__(
-        self, worker: Worker, store: Store, policy: Policy, more: Callable[[FastAPI], None] = lambda app: None
+        self,
+        worker: Worker,
+        store: Store,
+        policy: Policy,
+        more: Callable[[FastAPI], None] = lambda app: None,
+        **config: Any,
     ) -> None:
         self.worker = worker
         self.app = app = create_app(worker, store, policy)
         more(app)
-        config = uvicorn.Config(app, port=0, log_level="warning", access_log=False)
-        self.server = uvicorn.Server(config)
+        self.server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", access_log=False, **config))
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
         while not self.server.started:

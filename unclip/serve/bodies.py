@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from typing import Final
@@ -15,6 +16,7 @@ from unclip.serve.envelope import ApiError
 
 LARGEST_JSON: Final = 1 << 20  # bytes
 LARGEST_FORM: Final = 9 << 20  # bytes: two images and the fields
+BODY_DEADLINE: Final = 120.0  # seconds in which a body must arrive
 
 
 async def read_json(request: Request) -> object:
@@ -59,9 +61,18 @@ async def read_form(request: Request) -> dict[str, str | bytes]:
 
 
 async def _limited(request: Request, most: int) -> AsyncGenerator[bytes, None]:
-    """Yields the body's parts; stops with an error after `most` bytes."""
+    """Yields the body's parts; stops with an error after `most` bytes or at the deadline."""
     length = 0
-    async for part in request.stream():
+    parts = request.stream()
+    deadline = asyncio.get_running_loop().time() + BODY_DEADLINE
+    while True:
+        try:
+            async with asyncio.timeout_at(deadline):
+                part = await anext(parts, None)
+        except TimeoutError:
+            raise ApiError(f"The body did not arrive within {BODY_DEADLINE:.0f} seconds.", status=408) from None
+        if part is None:
+            return
         length += len(part)
         if length > most:
             raise ApiError(f"The body is larger than {most} bytes.", status=413)
