@@ -320,7 +320,9 @@ def test_a_client_that_goes_away_is_noticed_and_health_never_waits(painter: Pain
     server = Running(worker, Store(tmp_path), Policy())
     try:
         connection = http.client.HTTPConnection("127.0.0.1", server.port)
-        connection.request("POST", "/v1/images/generations", json.dumps({"prompt": "a cat"}))
+        connection.request(
+            "POST", "/v1/images/generations", json.dumps({"prompt": "a cat"}), {"Content-Type": "application/json"}
+        )
         assert painter.started.wait(10)
         assert server.ask("GET", "/health")[0] == 200
         connection.close()

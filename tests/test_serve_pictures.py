@@ -222,7 +222,12 @@ def test_a_stream_that_nobody_reads_any_more_is_stopped_and_a_failure_is_an_even
         with pytest.raises(openai.APIError, match="had an error"):
             list(server.client().images.generate(prompt="fail", stream=True))
         connection = http.client.HTTPConnection("127.0.0.1", server.port)
-        connection.request("POST", "/v1/images/generations", json.dumps({"prompt": "a cat", "stream": True}))
+        connection.request(
+            "POST",
+            "/v1/images/generations",
+            json.dumps({"prompt": "a cat", "stream": True}),
+            {"Content-Type": "application/json"},
+        )
         assert connection.getresponse().status == 200 and pipeline.started.wait(10)
         connection.close()
         deadline = time.monotonic() + 5

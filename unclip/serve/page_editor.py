@@ -51,7 +51,9 @@ class EditorUploads:
         """Returns a drawing and forgets it."""
         with self._lock:
             found = self._drawings.pop(drawing, None)
-        return found and {"background": found.background, "layers": [data for _, data in sorted(found.layers.items())]}
+        if found is None:
+            return None
+        return {"background": found.background, "layers": [data for _, data in sorted(found.layers.items())]}
 
 
 def undecoded(image: gr.Image) -> gr.Image:
@@ -64,12 +66,12 @@ def bound_editor(editor: gr.ImageEditor) -> gr.ImageEditor:
     """Makes an editor keep its uploads within bounds, and hand them on as files."""
     uploads = EditorUploads()
 
-    @server
+    @server  # type: ignore[untyped-decorator]
     def accept_blobs(data: Any) -> None:
         fields, files = getattr(data, "data", None), getattr(data, "files", None)
         if isinstance(fields, dict) and files:
-            names = (str(fields.get(key, "")) for key in ("id", "type", "index"))
-            uploads.add(*names, data=files[0][1])
+            drawing, kind, index = (str(fields.get(key, "")) for key in ("id", "type", "index"))
+            uploads.add(drawing, kind, index, files[0][1])
 
     def preprocess(payload: Any) -> dict[str, Any] | None:
         if payload is None:
