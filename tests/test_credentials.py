@@ -84,7 +84,11 @@ def test_the_command_line_makes_signs_and_verifies(folder: Path, picture: Image.
     picture.save(path)
     run = CliRunner()
     assert run.invoke(cli, ["provenance", "init", str(mine), "--name", STUDIO]).exit_code == 0
-    signed = run.invoke(cli, ["provenance", "sign", str(path), "--credentials", str(mine)], catch_exceptions=False)
+    sign = ["provenance", "sign", str(path), "--credentials", str(mine)]
+    before = path.read_bytes()
+    refused = run.invoke(cli, sign)  # nothing says that a model made it, so nothing may be signed that says so
+    assert "--assert-generated" in str(refused.exception) and path.read_bytes() == before
+    signed = run.invoke(cli, [*sign, "--assert-generated"], catch_exceptions=False)
     assert signed.exit_code == 0 and signed.output == f"{path}\n"
     tree = json.loads(run.invoke(cli, ["verify", "--json", str(path)]).output)
     assert tree["generated"] and tree["manifest"] == {"state": "Valid", "issuer": STUDIO}

@@ -83,3 +83,11 @@ def test_they_wait_for_the_pictures_under_way() -> None:
     [drain] = [option.default for option in cli.get_command(None, "serve").params if option.name == "drain_timeout"]
     [unit] = re.findall(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE)
     assert int(SERVICE["stop_grace_period"].removesuffix("s")) > drain and int(unit) > drain
+
+
+def test_the_service_may_open_as_many_files_as_the_server_wants() -> None:
+    pytest.importorskip("uvicorn", reason="needs unclip[serve]")
+    from unclip.serve.connections import MAX_CONNECTIONS, RESERVED_FILES
+
+    [limit] = re.findall(r"^LimitNOFILE=(\d+)$", UNIT, re.MULTILINE)
+    assert int(limit) >= MAX_CONNECTIONS + RESERVED_FILES

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -331,3 +333,25 @@ def test_verify_goes_on_after_a_file_it_cannot_read(tmp_path: Path) -> None:
     assert "plain.png: no mark found" in said.stdout
     with pytest.raises(RequestError, match="no such file"):
         verify(tmp_path / "none.png")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of the memory from /proc")
+def test_a_huge_picture_is_verified_with_bounded_memory(tmp_path: Path) -> None:
+    flat = Image.new("L", (13_000, 13_000), 128)
+    code = (
+        "import re, sys; from pathlib import Path; from unclip.provenance.verify import verify;"
+        "found = verify(Path(sys.argv[1])); assert not found.generated;"
+        r"print(found.watermark is not None, re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1])"
+    )
+    for name, expected in (("flat.png", "False"), ("flat.jpg", "True")):  # a JPEG is decoded at a quarter of its size
+        flat.save(tmp_path / name)
+        command = [sys.executable, "-W", "error", "-c", code, tmp_path / name]
+        ran = subprocess.run(command, capture_output=True, text=True)
+        looked, kilobytes = ran.stdout.split()
+        assert looked == expected and int(kilobytes) < 150_000, ran.stderr  # the pixels alone are 169 MB
+    assert "not looked for" in CliRunner().invoke(cli, ["verify", str(tmp_path / "flat.png")]).output
+
+
+def test_the_watermark_of_a_large_picture_is_found() -> None:
+    assert watermark.detect(mark(photograph(1, 2600, 2400))).found
+    assert not watermark.detect(photograph(2, 2600, 2400)).found

@@ -22,7 +22,7 @@ from PIL import Image
 
 pytest.importorskip("fastapi", reason="needs unclip[serve]")
 openai = pytest.importorskip("openai")
-from serving import KEY, PROMPT, Running, picture  # noqa: E402
+from serving import KEY, PROMPT, Running, parse_generation, picture  # noqa: E402
 
 from unclip.cli import cli  # noqa: E402
 from unclip.errors import Cancelled, RequestError  # noqa: E402
@@ -32,9 +32,10 @@ from unclip.provenance.metadata import settings_text  # noqa: E402
 from unclip.provenance.watermark import detect  # noqa: E402
 from unclip.serve.app import Policy  # noqa: E402
 from unclip.serve.envelope import ApiError  # noqa: E402
-from unclip.serve.request import GenerationRequest, parse_generation  # noqa: E402
+from unclip.serve.requests import GenerationRequest  # noqa: E402
+from unclip.serve.run import log_prompt  # noqa: E402
 from unclip.serve.store import Store  # noqa: E402
-from unclip.serve.worker import PROMPTS, Worker  # noqa: E402
+from unclip.serve.worker import Worker  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +196,7 @@ def test_urls_outlive_the_server_but_not_their_hour(tmp_path: Path, monkeypatch:
     with pytest.raises(ApiError, match="expired"):
         again.find(name, end, signature)
     monkeypatch.setattr(time, "time", lambda: now + 4000)
-    again.add(b"another")
+    again.sweep()
     assert not (tmp_path / name).exists()
 
 
@@ -258,12 +259,14 @@ def test_requests_of_a_kind_are_drawn_together_and_each_gets_its_own(worker: Wor
     assert results[2].seeds == [9] and results[2].images[0].getpixel((0, 0))[0] == 9
 
 
-def test_prompts_are_logged_only_where_somebody_asks_for_them(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+def test_prompts_are_logged_only_where_somebody_asks_for_them(
+    worker: Worker, painter: Painter, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)  # as a program may that logs everything
     worker.submit(wanted("a secret"))
     assert "a secret" not in caplog.text
-    with caplog.at_level(logging.INFO, PROMPTS.name):
-        worker.submit(wanted("a hat\nERROR forged", 2))
+    pipeline: Any = painter
+    Worker(pipeline, on_prompt=log_prompt).submit(wanted("a hat\nERROR forged", 2))
     assert "2 pictures of 'a hat\\nERROR forged'" in caplog.text
 
 
@@ -317,7 +320,9 @@ def test_a_client_that_goes_away_is_noticed_and_health_never_waits(painter: Pain
     server = Running(worker, Store(tmp_path), Policy())
     try:
         connection = http.client.HTTPConnection("127.0.0.1", server.port)
-        connection.request("POST", "/v1/images/generations", json.dumps({"prompt": "a cat"}))
+        connection.request(
+            "POST", "/v1/images/generations", json.dumps({"prompt": "a cat"}), {"Content-Type": "application/json"}
+        )
         assert painter.started.wait(10)
         assert server.ask("GET", "/health")[0] == 200
         connection.close()

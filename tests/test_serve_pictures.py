@@ -26,17 +26,16 @@ from PIL import Image
 pytest.importorskip("fastapi", reason="needs unclip[serve]")
 openai = pytest.importorskip("openai")
 from fastapi import Request  # noqa: E402
-from serving import KEY, PROMPT, Running, picture  # noqa: E402
+from serving import KEY, PROMPT, Running, parse_edit, parse_variation, picture  # noqa: E402
 
 from unclip.pipeline import Pipeline  # noqa: E402
 from unclip.provenance.header import read_header  # noqa: E402
 from unclip.provenance.metadata import settings_text  # noqa: E402
 from unclip.provenance.watermark import detect  # noqa: E402
 from unclip.serve.app import Policy  # noqa: E402
+from unclip.serve.bodies import read_form  # noqa: E402
 from unclip.serve.envelope import ApiError  # noqa: E402
-from unclip.serve.http import read_form  # noqa: E402
 from unclip.serve.pictures import Marks, encode  # noqa: E402
-from unclip.serve.request import parse_edit, parse_variation  # noqa: E402
 from unclip.serve.store import Store  # noqa: E402
 from unclip.serve.worker import Worker  # noqa: E402
 
@@ -229,7 +228,12 @@ def test_a_stream_that_nobody_reads_any_more_is_stopped_and_a_failure_is_an_even
         with pytest.raises(openai.APIError, match="had an error"):
             list(server.client().images.generate(prompt="fail", stream=True))
         connection = http.client.HTTPConnection("127.0.0.1", server.port)
-        connection.request("POST", "/v1/images/generations", json.dumps({"prompt": "a cat", "stream": True}))
+        connection.request(
+            "POST",
+            "/v1/images/generations",
+            json.dumps({"prompt": "a cat", "stream": True}),
+            {"Content-Type": "application/json"},
+        )
         assert connection.getresponse().status == 200 and pipeline.started.wait(10)
         connection.close()
         deadline = time.monotonic() + 5

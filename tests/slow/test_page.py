@@ -24,7 +24,6 @@ from unclip.pipeline import Pipeline  # noqa: E402
 from unclip.provenance.header import read_header  # noqa: E402
 from unclip.provenance.watermark import detect  # noqa: E402
 from unclip.serve import worker  # noqa: E402
-from unclip.serve.answers import Artist  # noqa: E402
 from unclip.serve.app import Policy  # noqa: E402
 from unclip.serve.page import mount_page  # noqa: E402
 from unclip.serve.store import Store  # noqa: E402
@@ -57,7 +56,7 @@ def running(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def serve(model: Path, folder: Path, keys: tuple[str, ...] = ()) -> Running:
     drawer, store = Worker(Pipeline.from_pretrained(str(model), device="cpu")), Store(folder / "store")
-    return Running(drawer, store, Policy(keys=keys), lambda app: mount_page(app, Artist(drawer, store), folder, keys))
+    return Running(drawer, store, Policy(keys=keys), lambda app: mount_page(app, app.state.service, folder, keys))
 
 
 class Visit:
@@ -168,7 +167,7 @@ def test_what_the_brush_covers_is_painted_and_the_rest_stays(visit: Visit) -> No
     visit.page.mouse.down()
     visit.page.mouse.move(middle[0] + 20, middle[1], steps=5)
     visit.page.mouse.up()
-    visit.set("What the whole picture should show then", "a cat")
+    visit.set("Describe the whole picture after the edit", "a cat")
     visit.press("Edit")
     visit.page.locator("#status", has_text="Drawing").wait_for()
     [after] = visit.finished(1)
@@ -190,7 +189,7 @@ def test_the_way_between_two_prompts_and_a_picture_extended(visit: Visit) -> Non
     assert np.abs(pixels(ends[0]) - pixels(ends[2])).mean() > 1
     visit.page.get_by_label("number input for How many pictures").fill("1")
     visit.press("Extend it")
-    visit.set("What the larger picture should show", "a cat")
+    visit.set("Describe the larger picture", "a cat")
     visit.press("Extend")
     visit.page.locator("#status", has_text="Drawing").wait_for()
     [wide] = visit.finished(1)

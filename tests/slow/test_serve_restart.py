@@ -51,7 +51,9 @@ def port() -> int:
 
 def ask(port: int, **fields: Any) -> dict[str, Any]:
     body = json.dumps({"prompt": "a cat", "size": "256x256", **fields}).encode()
-    asked = urllib.request.Request(f"http://127.0.0.1:{port}/v1/images/generations", body)
+    asked = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/images/generations", body, {"Content-Type": "application/json"}
+    )
     answer: dict[str, Any] = json.load(urllib.request.urlopen(asked))
     return answer
 

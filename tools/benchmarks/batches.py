@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unclip.pipeline import Pipeline
 from unclip.pipeline.call import TOGETHER
-from unclip.serve.request import GenerationRequest
+from unclip.serve.requests import GenerationRequest
 from unclip.serve.worker import Worker
 
 PROMPT = "a shiba inu wearing a red beret"
