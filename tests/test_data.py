@@ -115,7 +115,7 @@ def test_a_shard_that_fails_half_way_is_not_there(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_two_processes_write_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(menagerie, "SHARD_SIZE", 10)
+    monkeypatch.setattr(menagerie_shards, "SHARD_SIZE", 10)
     done = list(write_shards(tmp_path / "two", count=11, size=16, jobs=2))
     assert done == [10, 11]
     last = list(read_samples([str(tmp_path / "two/000001.tar")]))

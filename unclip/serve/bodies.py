@@ -45,18 +45,19 @@ async def read_form(request: Request) -> dict[str, str | bytes]:
     parser = MultiPartParser(
         request.headers, _limited(request, LARGEST_FORM), max_files=16, max_fields=64, max_part_size=1 << 16
     )
-    try:
-        form = await parser.parse()
-    except (MultiPartException, FormParserError) as error:
-        raise ApiError(f"We could not parse the multipart body of your request: {error}") from None
     parts: dict[str, str | bytes] = {}
     try:
+        form = await parser.parse()
         for key, value in form.multi_items():
             name = key.removesuffix("[]")
             if name not in parts:
                 parts[name] = await value.read() if isinstance(value, UploadFile) else value
+    except (MultiPartException, FormParserError) as error:
+        raise ApiError(f"We could not parse the multipart body of your request: {error}") from None
     finally:
-        await form.close()
+        # All of them, not the form's alone: a file that the body breaks off in is not part of the form.
+        for file in parser._files_to_close_on_error:
+            file.close()
     return parts
 
 
