@@ -158,7 +158,9 @@ def _name(annotation: object) -> str:
     if annotation is type(None):
         return "null"
     if inspect.isclass(annotation) and issubclass(annotation, Config):
-        return "a stage, by its `kind`" if annotation is StageConfig else f"[{annotation.__name__}](#{anchor(annotation)})"
+        return (
+            "a stage, by its `kind`" if annotation is StageConfig else f"[{annotation.__name__}](#{anchor(annotation)})"
+        )
     plain = {int: "integer", float: "number", str: "text", bool: "true or false"}
     return plain.get(annotation, getattr(annotation, "__name__", str(annotation)))  # type: ignore[call-overload, no-any-return]
 
@@ -170,7 +172,9 @@ def default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if isinstance(value, Config):
         changed = value.model_dump(mode="json", exclude_defaults=True)
-        return f"`{{{', '.join(f'{name}: {plain(item)}' for name, item in changed.items())}}}`" if changed else "its own"
+        return (
+            f"`{{{', '.join(f'{name}: {plain(item)}' for name, item in changed.items())}}}`" if changed else "its own"
+        )
     return f"`{plain(value)}`"
 
 
