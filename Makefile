@@ -10,7 +10,7 @@ WORKERS ?= -n logical --maxprocesses 8 --dist loadfile
 export PROMPT
 
 .DEFAULT_GOAL := help
-.PHONY: help generate test check format wheel libraries
+.PHONY: help generate test check format docs wheel libraries
 
 help: ## Say what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -29,6 +29,9 @@ check: $(VENV)/.dev ## Lint, look at the formatting, check the types
 format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: $(VENV)/.docs ## Build the documentation into build/site; broken links are errors
+	DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
 
 wheel: $(VENV)/.dev ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel
@@ -55,4 +58,8 @@ $(VENV)/.base: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.base
 	@$(PIP) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.base
+	@$(PIP) -e '.[docs]'
 	@touch $@

@@ -19,7 +19,7 @@ from unclip.diffusion.schedule import Schedule
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/lecture.md").read_text(encoding="utf-8")
 QUOTED = re.findall(r"`([^`]+)` · \[`([\w.]+)`\]\(\.\./([\w./]+)\)", PAGE)
-COMMANDS = re.findall(r"`python tools/lecture\.py --only ([\w-]+)`", PAGE)
+COMMANDS = re.findall(r"`python tools/figures/lecture\.py --only ([\w-]+)`", PAGE)
 
 
 def resolve(dotted: str) -> Any:

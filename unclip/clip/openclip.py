@@ -34,15 +34,18 @@ class Architecture(Config):
 
     Attributes:
         embed: width D of the shared embedding.
-        image_size: side in pixels of what the vision tower sees.
-        patch: of a vision transformer, in pixels.
-        vision_width, vision_depth: of the vision tower. One depth makes a transformer; four make CLIP's ResNet with so
-            many blocks per level, which learns small things (hats) from far fewer pictures.
-        text_width, text_depth: of the text transformer. head: channels per head, in both towers.
-        merges: how many of CLIP's 48,894 byte-pair merges the tokenizer keeps. The first ones are the most frequent,
-            so a prefix is a complete tokenizer of its own that only cuts rare words into more pieces; the embedding
-            table shrinks with it (49,408 rows of OpenAI's table would be most of a small model).
-        context: tokens a caption may have.
+        image_size: side of the vision tower's input in pixels.
+        patch: side of a vision transformer's patches in pixels.
+        vision_width: width of the vision tower.
+        vision_depth: depth of the vision tower. One number makes a transformer; four make CLIP's ResNet with that many blocks
+            per level, which learns small details (hats) from far fewer pictures.
+        text_width: width of the text transformer.
+        text_depth: depth of the text transformer.
+        head: channels per attention head, in both towers.
+        merges: number of CLIP's 48,894 byte-pair merges that the tokenizer keeps. The first ones are the most frequent, so a
+            prefix is a complete tokenizer that splits rare words further. The embedding table shrinks with it (OpenAI's 49,408
+            rows would be most of a small model).
+        context: largest number of tokens of a caption.
     """
 
     embed: int = Field(ge=8)

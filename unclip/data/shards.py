@@ -49,11 +49,11 @@ class DataConfig(Config):
 
     Attributes:
         shards: a path, glob or brace pattern of tar files, a `pipe:` command, or a URL that fsspec knows.
-        batch: images per step and device.
+        batch: images per process and accumulated part of a step.
         workers: processes that read and decode.
-        shuffle: samples kept in the shuffle buffer.
-        calibration: images on which a fresh stage measures its statistics; a prior on embedded shards has them in their record.
-        max_bad: share of samples that may be unusable; a run whose data are worse stops.
+        shuffle: samples in the shuffle buffer.
+        calibration: number of images on which a new stage measures its statistics; embedded shards have them in shards.json.
+        max_bad: share of samples that may be unusable; above it the run stops.
         validation: shards that are not trained on, for the validation loss.
     """
 

@@ -73,16 +73,17 @@ class DiffusionConfig(Config):
     """Which diffusion a stage uses.
 
     Attributes:
-        schedule: a key of `schedule.BETAS`.
-        times: T.
-        predict: what the network's output means.
-        variance: of the reverse step: the posterior's (β̃), the forward step's (β), or learned between the two.
+        schedule: name of the noise schedule, a key of `BETAS`: linear, cosine ….
+        times: number of timesteps T.
+        predict: what the network predicts: the noise ε, the clean x0, or v.
+        variance: variance of the reverse step: the posterior's β̃ ("fixed_small"), the forward step's β ("fixed_large"), or
+            learned between the two.
         objective: L_simple (eq. 14 of Ho et al. 2020), L_vlb (eq. 5), or their hybrid for learned variances.
-        weight: of L_simple by time: "min_snr", min(SNR, gamma) on the error of x0 (Hang et al. 2023), or "p2",
-            1 / (1 + SNR)^gamma on the error of eps (Choi et al. 2022), whatever the network predicts.
-        gamma: of that weight; None for the papers' 5 and 1.
-        clamp: bound on x0 while sampling; None for none.
-        levels: values that a pixel can take, evenly from −1 to 1; what the bound is a code length of.
+        weight: weight of L_simple by timestep: "min_snr", min(SNR, gamma) on the error of x0 (Hang et al. 2023), or "p2",
+            1 / (1 + SNR)^gamma on the error of ε (Choi et al. 2022), for any prediction.
+        gamma: exponent or bound of that weight. None for the papers' 5 (min_snr) and 1 (p2).
+        clamp: bound on |x0| while sampling; None for none.
+        levels: number of values that a pixel can take, evenly from −1 to 1, for bits per dimension.
         doubt: the mean variance of x0 given x_t that training data showed, at evenly spaced times from 0 to T − 1; for the
             sampler `analytic_dpm`. None where nobody has measured it.
     """

@@ -15,7 +15,13 @@ from unclip.nn.layers import attend
 
 
 class TransformerConfig(Config):
-    """The shape of a transformer."""
+    """Shape of a transformer.
+
+    Attributes:
+        width: width of the residual stream.
+        depth: number of blocks.
+        heads: attention heads; they divide the width.
+    """
 
     width: int
     depth: int

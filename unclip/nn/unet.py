@@ -22,22 +22,22 @@ CHANNELS = 32  # of which a network's are a multiple
 
 
 class UNetConfig(Config):
-    """The shape of a U-Net.
+    """Shape of a U-Net.
 
     Attributes:
-        channels: at the highest resolution.
-        multipliers: of the channels, one per level; each level halves the resolution.
+        channels: number of channels at the highest resolution.
+        multipliers: factors of the channels, one per level; each level halves the resolution.
         depth: residual blocks per level.
-        attention: levels (0 is the highest resolution) that attend, to themselves and to the context.
-        middle_attention: whether the lowest level's middle attends.
+        attention: levels (0 is the highest resolution) with self-attention and attention to the context.
+        middle_attention: whether the middle of the lowest level has attention.
         head_channels: channels per attention head.
         scale_shift: the time embedding scales and shifts the normalised features; otherwise it is added to them.
-        dropout: inside residual blocks, while training.
-        norm_groups: of channels that are normalised together. A group of one channel hides how bright its picture is on the
-            whole, so a narrow network wants fewer groups.
+        dropout: dropout inside residual blocks, while training.
+        norm_groups: number of groups of group normalisation. A group of one channel hides the overall brightness of a picture,
+            so a narrow network needs fewer groups.
         resampling: between levels by a residual block (ADM), or by one convolution (Ho et al. 2020).
-        patch: pixels of a patch × patch square become channels first, so that a 1024 px network costs what one at
-            1024/patch does (pixel unshuffle; Shi et al. 2016). 1 is the paper's network.
+        patch: side of the square of pixels that become channels first (pixel unshuffle; Shi et al. 2016), so that a network
+            at 1024 px costs as much as one at 1024/patch. 1 is the paper's network.
     """
 
     channels: int = Field(ge=CHANNELS, multiple_of=CHANNELS)

@@ -79,12 +79,12 @@ class SamplingConfig(Config):
 
     Attributes:
         steps: denoising steps.
-        sampler: a name in `SAMPLERS`.
+        sampler: name of the sampler: ddpm, ddim, dpmpp_2m, unipc, analytic_dpm.
         eta: DDIM's share of fresh noise.
         guidance: scale of classifier-free guidance; 1 is none.
         interval: guide only where low ≤ t/T ≤ high.
-        rescale: see `Guidance`.
-        candidates: draws of the prior of which the one nearest to the caption's z_t is kept.
+        rescale: share by which the guided prediction is rescaled to the standard deviation of the unguided one.
+        candidates: number of z_i that the prior samples; the one nearest to the caption's z_t is kept.
     """
 
     steps: int = Field(25, ge=1, le=1000)
@@ -109,9 +109,10 @@ class StageConfig(Config):
     """The part of a config that all stages share.
 
     Attributes:
-        kind: names the stage's module.
-        clip: identity of the CLIP it is trained with; stages of different CLIPs refuse to work together.
-        sampling: defaults.
+        kind: the stage's module in `unclip.stages`, or the full name of a module.
+        clip: identity of the CLIP that the stage is trained with; training fills it in. Stages of different CLIPs refuse to
+            work together.
+        sampling: how the stage is sampled by default.
     """
 
     kind: str
@@ -204,9 +205,10 @@ class PriorRoleConfig(StageConfig, TransformerConfig):
     """What the config of every prior has.
 
     Attributes:
-        embed: width D of CLIP's embeddings. token_width: of its token states. context: the longest caption in tokens.
-        width, depth, heads: of the transformer.
-        text_drop: share of the captions (with all that tells of them) dropped in training, for classifier-free guidance.
+        embed: width D of CLIP's embeddings.
+        token_width: width of CLIP's token states.
+        context: largest number of tokens of a caption.
+        text_drop: share of the captions, with their embeddings, dropped in training, for classifier-free guidance.
     """
 
     embed: int
@@ -247,7 +249,11 @@ def parse_checkpoint(kind: type[StageConfig], folder: Path, tree: dict[str, Any]
 
 
 class DiffusionStageConfig(StageConfig):
-    """A stage that denoises."""
+    """What the config of every stage that denoises has.
+
+    Attributes:
+        diffusion: the diffusion's schedule, prediction and loss.
+    """
 
     diffusion: DiffusionConfig = DiffusionConfig()
 

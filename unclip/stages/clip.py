@@ -29,7 +29,12 @@ LENGTHS = 4  # parts of a batch of captions
 
 
 class ClipConfig(StageConfig):
-    """Attributes: architecture: of both encoders. name: the first half of the trained weights' identity."""
+    """Configuration of a CLIP that is trained here.
+
+    Attributes:
+        name: first half of the identity of the trained weights; the second half is a hash of them.
+        architecture: shape of both encoders.
+    """
 
     kind: str = "clip"
     name: str = "clip"

@@ -26,24 +26,31 @@ EXTRA_CHANNELS = 4  # of an inpainting decoder's input: what is known of the pic
 
 
 class TextEncoderConfig(TransformerConfig):
-    """A text encoder of the decoder's own, trained with it (GLIDE, DALL·E 2); without one it reads CLIP's states."""
+    """Shape of the decoder's own text encoder, which is trained with it (GLIDE, DALL·E 2).
+
+    Attributes:
+        vocabulary: number of tokens.
+        context: number of tokens of a caption.
+    """
 
     vocabulary: int
     context: int
 
 
 class DecoderConfig(DiffusionStageConfig):
-    """The decoder's shape and how it is trained.
+    """Configuration of a decoder: z_i and a caption to a picture.
 
     Attributes:
-        size: of its pictures, in pixels.
-        embed: width D of CLIP's embeddings. token_width: of its token states.
-        context_width: of the tokens the U-Net attends to.
-        unet: the network.
-        text_encoder: the decoder's own, or None to read CLIP's token states.
-        embed_drop, text_drop: shares of z_i and of the captions dropped in training.
-        inpaint: it also sees the part of a picture that is to be kept, and where that is, as GLIDE's inpainting model does
-            (Nichol et al. 2021, §2.4).
+        size: side of the pictures in pixels.
+        embed: width D of CLIP's embeddings.
+        token_width: width of CLIP's token states.
+        context_width: width of the tokens that the U-Net attends to.
+        unet: shape of the network.
+        text_encoder: a text encoder of its own. None to read CLIP's token states.
+        embed_drop: share of z_i dropped in training, for classifier-free guidance.
+        text_drop: share of the captions dropped in training.
+        inpaint: whether the network also gets the known pixels and their mask, as GLIDE's inpainting model does (Nichol et
+            al. 2021, §2.4).
     """
 
     kind: str = "decoder"

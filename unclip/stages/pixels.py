@@ -26,17 +26,17 @@ from unclip.stages.base import Batch, DiffusionStage, DiffusionStageConfig, Samp
 
 
 class PixelsConfig(DiffusionStageConfig):
-    """The stage's shape and how it is trained.
+    """Configuration of a diffusion model of small pictures, unconditional or by class.
 
     Attributes:
-        size: of the pictures, in pixels; divisible by 2 for each level of the U-Net but the first.
+        size: side of the pictures in pixels; divisible by 2 for each level of the U-Net but the first.
         channels: 1 for grey pictures, 3 for coloured ones.
-        classes: how many there are; 0 for a model without condition.
+        classes: number of classes; 0 for an unconditional model.
         label_drop: share of the labels dropped in training, for classifier-free guidance.
-        continuous: train at all times of the VP SDE, whose discretisation the linear schedule is, instead of at T of them.
-        flips: half of the pictures are mirrored in training.
-        dequantise: add uniform noise of one level's width to what is trained on: data with a density, for the ODE.
-        unet: the network.
+        continuous: train at real times of the VP SDE, of which the linear schedule is a discretisation, instead of at T steps.
+        flips: mirror half of the pictures in training.
+        dequantise: add uniform noise of one level's width to the training data, so that it has a density, for the ODE.
+        unet: shape of the network.
     """
 
     kind: str = "pixels"

@@ -29,12 +29,12 @@ from unclip.stages.base import (
 
 
 class PriorConfig(DiffusionStageConfig, PriorRoleConfig):
-    """The prior's shape and how it is trained.
+    """Configuration of the diffusion prior.
 
     Attributes:
-        normalise: how embeddings become diffusion data: whitened by their measured mean and deviation (Karlo), or
-            multiplied by a fixed scale (the paper's 17.2).
-        scale: that scale.
+        normalise: how z_i is scaled for the diffusion: whitened by its measured mean and deviation (Karlo), or multiplied
+            by a fixed scale (the paper).
+        scale: the fixed scale of `normalise: scale`; the paper's is 17.2.
     """
 
     kind: str = "prior"

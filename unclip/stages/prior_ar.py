@@ -21,12 +21,13 @@ WAVES = 16.0  # half waves of the quickest of the functions that tell a bucket's
 
 
 class AutoregressiveConfig(PriorRoleConfig):
-    """The autoregressive prior's shape and how it is trained.
+    """Configuration of the autoregressive prior.
 
     Attributes:
-        explained: share of z_i's variance that the kept components must hold; it decides how many are kept (the paper
-            keeps 319 of 1,024, and loses less than 1 %).
-        buckets: of each component. dots: of the dot product z_i · z_t, equally full.
+        explained: share of z_i's variance that the kept principal components hold; it sets their number (the paper keeps 319
+            of 1,024 and loses less than 1 %).
+        buckets: number of buckets that each component is quantised into.
+        dots: number of buckets, with equal counts, of the dot product z_i · z_t.
     """
 
     kind: str = "prior_ar"

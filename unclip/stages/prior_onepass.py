@@ -27,11 +27,11 @@ from unclip.stages.base import (
 
 
 class OnePassConfig(PriorRoleConfig):
-    """The one-pass prior's shape and how it is trained.
+    """Configuration of the one-pass prior (ECLIPSE).
 
     Attributes:
         contrast: weight of the contrastive loss beside the squared error (the paper's λ).
-        temperature: of the contrastive loss.
+        temperature: temperature of the contrastive loss.
     """
 
     kind: str = "prior_onepass"

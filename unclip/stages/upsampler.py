@@ -22,18 +22,20 @@ from unclip.stages.degradation import Kind, degrade
 
 
 class UpsamplerConfig(DiffusionStageConfig):
-    """An upsampler's shape and how it is trained.
+    """Configuration of an upsampler.
 
     Attributes:
-        size: of its pictures, in pixels. factor: how many times the input's side that is.
-        crop_fraction: side of the training crops as a share of `size`; the network is convolution-only, so what it
-            learns on crops holds for whole pictures.
-        degradation: of the low-resolution input, in training.
-        residual: the network says what to add to the resized input instead of the whole x0, so that an untrained one
-            is already as good as bicubic; small networks need it. Only where x0 is predicted.
-        catmull_rom: enlarge the input by Catmull–Rom splines, free to overshoot [−1, 1], as Karlo does; otherwise by
-            torch's bicubic kernel, clamped.
-        expert: a second U-Net takes the last step, at t = 0 (Karlo, which fine-tuned it adversarially).
+        size: side of the output in pixels.
+        factor: ratio of the output's side to the input's.
+        crop_fraction: side of the training crops as a share of `size`; the network has convolutions only, so what it learns
+            on crops holds for whole pictures.
+        unet: shape of the network.
+        degradation: how the low-resolution input is degraded in training.
+        residual: predict what to add to the resized input instead of the whole x0, so that an untrained network equals
+            bicubic resampling. Small networks need it. For x0-prediction only.
+        catmull_rom: resize the input by Catmull–Rom splines without clamping, as Karlo does; otherwise by torch's bicubic
+            kernel, clamped to [−1, 1].
+        expert: use a second U-Net for the last step, at t = 0 (Karlo, which fine-tuned it adversarially).
     """
 
     kind: str = "upsampler"
