@@ -1,4 +1,4 @@
-"""docs/lecture.md against the code: each name is there, each quoted line is in it, each command makes its figure."""
+"""docs/explanation/lecture.md against the code: each name is there, each quoted line is in it, each command makes its figure."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from PIL import Image
 from unclip.diffusion.schedule import Schedule
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs/lecture.md").read_text(encoding="utf-8")
-QUOTED = re.findall(r"`([^`]+)` · \[`([\w.]+)`\]\(\.\./([\w./]+)\)", PAGE)
+PAGE = (ROOT / "docs/explanation/lecture.md").read_text(encoding="utf-8")
+QUOTED = re.findall(r"`([^`]+)` · \[`([\w.]+)`\]\(\.\./\.\./([\w./]+)\)", PAGE)
 COMMANDS = re.findall(r"`python tools/figures/lecture\.py --only ([\w-]+)`", PAGE)
 
 
@@ -37,7 +37,7 @@ def resolve(dotted: str) -> Any:
 
 
 def test_the_page_quotes_something() -> None:
-    assert len(QUOTED) > 25 and len(QUOTED) == PAGE.count("](../unclip/")
+    assert len(QUOTED) > 25 and len(QUOTED) == PAGE.count("](../../unclip/")
 
 
 @pytest.mark.parametrize(("line", "name", "path"), QUOTED)

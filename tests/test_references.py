@@ -152,7 +152,7 @@ def test_what_has_no_such_part_says_what_it_has(here: Path) -> None:
 
 
 def test_the_bundled_decoder_initialises_its_plain_config() -> None:
-    """As docs/train.md says; mini's decoder inpaints, and configs/mini/decoder.yaml does not."""
+    """As docs/how-to/train.md says; mini's decoder inpaints, and configs/mini/decoder.yaml does not."""
     config = read_run(ROOT / "configs/mini/decoder.yaml", ["init=mini/decoder", "clip=mini"])
     stage: Any = stage_class("decoder")(config.stage)
     start_from(stage, "mini/decoder")

@@ -1,6 +1,6 @@
 """The long ways of the docs, as a reader goes them: their own commands, on two processes, from a folder with nothing in it.
 
-Only the lengths are cut, by what docs/data.md itself advises for a trial.
+Only the lengths are cut, by what docs/how-to/data.md itself advises for a trial.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from unclip.data.tar import find_shards, read_samples
 
 ROOT = Path(__file__).parents[2]
 TRIAL = "train.steps=4 data.batch=8 data.calibration=32"
-OWN = "With pictures of your own"  # where the README leaves the menagerie
+DATA = ("docs/how-to/data.md", "# Prepare data", "## Where shards may be")
+TUTORIAL = "docs/tutorial/train-your-own.md"
 STARTS = {"unclip": ["-m", "unclip"], "accelerate-launch": ["-m", "accelerate.commands.launch"]}
 
 
@@ -62,15 +63,7 @@ def walk(commands: list[str], folder: Path) -> None:
 
 
 def test_the_trial_is_what_the_docs_advise() -> None:
-    assert f"`{TRIAL}`" in (ROOT / "docs/data.md").read_text(encoding="utf-8")
-
-
-def test_the_readmes_steps_for_ones_own_pictures_are_those_that_are_walked() -> None:
-    steps, walked = (
-        section("README.md", OWN, "## Measure"),
-        section("docs/data.md", "# Your own data", "## Where shards may lie"),
-    )
-    assert len(steps) == 7 and [command for command in walked if command in steps] == steps
+    assert f"`{TRIAL}`" in (ROOT / DATA[0]).read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -80,7 +73,7 @@ def test_from_a_folder_of_pictures_to_a_picture_of_ones_own(fresh: Path, train_s
     for number, sample in enumerate(read_samples(find_shards(train_shards))):
         picture(sample).save(pictures / f"{number}.jpg")
         (pictures / f"{number}.txt").write_text(captions(sample)[0])
-    commands = section("docs/data.md", "# Your own data", "## Where shards may lie")
+    commands = section(*DATA)
     assert sum(command.startswith("accelerate-launch") for command in commands) == 4
     walk(commands, fresh)
     for stage in ("clip", "prior", "decoder"):
@@ -91,11 +84,21 @@ def test_from_a_folder_of_pictures_to_a_picture_of_ones_own(fresh: Path, train_s
 
 
 @pytest.mark.slow
-def test_the_readmes_training_of_the_menagerie(fresh: Path) -> None:
-    commands = [
-        re.sub(r"--count \d+", "--count 50", command) for command in section("README.md", "## Train your own", OWN)
-    ]
-    walk(commands, fresh)
+def test_the_tutorial_trains_on_class_folders(fresh: Path, train_shards: str) -> None:
+    for number, sample in enumerate(read_samples(find_shards(train_shards))):
+        folder = fresh / "clothes" / ("dress", "hat")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        picture(sample).save(folder / f"{number}.jpg")
+    captions = section(TUTORIAL, "## 1. Write captions", "## 2. Pack")
+    subprocess.run(["bash", "-euc", "\n".join(captions)], cwd=fresh, check=True)
+    walk(section(TUTORIAL, "## 2. Pack", "## How to get a good model"), fresh)
+    assert (fresh / "my-clothes/model_index.json").is_file() and (fresh / "dress.png").is_file()
+
+
+@pytest.mark.slow
+def test_the_training_of_mini_by_hand(fresh: Path) -> None:
+    commands = section("docs/how-to/train-mini.md", "The script runs these commands", "| stage |")
+    walk([re.sub(r"--count \d+", "--count 50", command) for command in commands], fresh)
     assert (fresh / "my-menagerie/model_index.json").is_file()
 
 

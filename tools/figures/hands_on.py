@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/latents.md and docs/probing.md, and prints the figures of the probes.
+"""Makes the pictures of docs/how-to/edit.md and docs/explanation/probing.md, and prints the figures of the probes.
 
 python tools/figures/hands_on.py --out docs/images
 """

@@ -1,4 +1,4 @@
-"""Makes every figure of docs/lecture.md.
+"""Makes every figure of docs/explanation/lecture.md.
 
 python tools/figures/lecture.py
 python tools/figures/lecture.py --only swiss-roll

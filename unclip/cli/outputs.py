@@ -203,7 +203,7 @@ def warn(pipe: Pipeline, captions: Sequence[str]) -> None:
         if unknown:
             click.echo(
                 f"warning: {pipe.name} has never seen: {', '.join(unknown)}. It knows its small world only; "
-                "for open-ended prompts use --model with a model trained on captioned photographs (docs/models.md)",
+                "for open-ended prompts use --model with a model trained on captioned photographs (docs/how-to/models.md)",
                 err=True,
             )
 

@@ -233,7 +233,7 @@ class Call:
 def reachable(model: Model) -> tuple[int, ...]:
     """Sides in pixels that can be asked for: those of the stages, and 1024 where a model ends at a quarter of it.
 
-    Those last pixels are Lanczos's: on photographs an upsampler that was not trained on any does worse (docs/karlo.md).
+    Those last pixels are Lanczos's: on photographs an upsampler that was not trained on any does worse (docs/how-to/karlo.md).
     """
     sides = model.sizes
     return (*sides, LARGEST) if sides[-1] < LARGEST <= 4 * sides[-1] else sides

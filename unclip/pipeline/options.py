@@ -37,7 +37,7 @@ class SamplingOptions:
             As a keyword this is `options`.
         negative: caption that guidance leads away from.
         keep_stages: whether to return the images of the earlier stages, too.
-        watermark: whether to mark the pixels as generated, invisibly (docs/provenance.md). Kept pixels of an edit are
+        watermark: whether to mark the pixels as generated, invisibly (docs/how-to/provenance.md). Kept pixels of an edit are
             never changed.
         on_step: called after every step with the stage, the step's number from 1, the number of steps and the step; may
             raise `Cancelled`.

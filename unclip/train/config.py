@@ -115,9 +115,10 @@ class RunConfig(Config):
 
     Attributes:
         name: name of the run's folder, below runs/, if --out is not given.
-        clip: reference of the frozen CLIP: a folder or run of the clip stage, mini, openclip:MODEL/TAG, hf:NAME. Leave it out
-            for stages that need none.
-        init: reference of a saved stage whose weights a new run starts from. None for random weights.
+        clip: reference of the frozen CLIP: mini, a run or folder of the CLIP stage, a model folder or Hub id, whose CLIP is
+            taken, openclip:NAME/TAG, hf:NAME. None for stages that need no CLIP.
+        init: reference of the stage whose weights a new run starts from: a run, a saved stage, mini/decoder, or a model,
+            whose stage of the same role is taken. None for random weights.
         stage: the stage to train; its keys depend on its `kind`.
         data: where the samples are and how they are batched.
         optim: optimizer and learning rate.
