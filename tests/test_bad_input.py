@@ -29,7 +29,7 @@ from unclip.images import read_settings
 from unclip.pipeline import Pipeline
 
 ROOT = Path(__file__).parent.parent
-TENSOR = "network.leave.weight"  # of the prior
+TENSOR = "network.out_proj.weight"  # of the prior
 
 
 @pytest.fixture(autouse=True)

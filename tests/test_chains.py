@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unclip.diffusion.chains import BinomialChain, GaussianChain, Normal, Reverse
 from unclip.diffusion.schedule import Schedule
-from unclip.nn.mlp import TimedMlp
+from unclip.nn.mlp import TimestepMlp
 
 DEVIATION = 0.5
 SCHEDULE = Schedule.named("linear", 20)
@@ -60,7 +60,7 @@ def test_the_walk_has_the_variance_of_the_data() -> None:
 def test_a_network_that_says_nothing_makes_the_steps_of_pure_noise() -> None:
     chain = GaussianChain(SCHEDULE)
     x, t = torch.randn(3, 2), torch.tensor([0, 7, 19])
-    found = chain.reverse(TimedMlp(2, 4, times=20))(x, t)
+    found = chain.reverse(TimestepMlp(2, 4, times=20))(x, t)
     (alpha, _), (alpha_s, _) = SCHEDULE.at(7), SCHEDULE.at(6)
     beta = 1 - (alpha / alpha_s) ** 2
     torch.testing.assert_close(found.mean[1], math.sqrt(1 - beta) * x[1])
@@ -70,7 +70,7 @@ def test_a_network_that_says_nothing_makes_the_steps_of_pure_noise() -> None:
 def test_a_few_steps_of_training_lower_the_bound() -> None:
     torch.manual_seed(0)
     chain = GaussianChain(SCHEDULE)
-    network = TimedMlp(2, 4, width=32, times=20)
+    network = TimestepMlp(2, 4, width=32, times=20)
     reverse = chain.reverse(network)
     optimizer = torch.optim.Adam(network.parameters(), 3e-3)
     x0 = torch.tensor([[0.9, -0.9]]) + 0.1 * torch.randn(256, 2)

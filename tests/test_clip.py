@@ -123,13 +123,13 @@ def test_long_caption_is_cut_at_the_context_and_still_ends(tiny_clip: Any) -> No
 
 
 def test_short_caption_is_not_cut(tiny_clip: Clip) -> None:
-    assert tiny_clip.cut("a red fox") == ("a red fox", "")
-    assert tiny_clip.cut("") == ("", "")
+    assert tiny_clip.truncate("a red fox") == ("a red fox", "")
+    assert tiny_clip.truncate("") == ("", "")
 
 
 def test_cut_tells_what_is_read_and_what_is_lost(tiny_clip: Any) -> None:
     caption = " ".join(f"word{i} and" for i in range(60))
-    read, lost = tiny_clip.cut(caption)
+    read, lost = tiny_clip.truncate(caption)
     assert read and lost
     assert (read + lost).replace(" ", "") == caption.replace(" ", "")
     # The last word may be cut inside, and then reads otherwise.
@@ -137,7 +137,7 @@ def test_cut_tells_what_is_read_and_what_is_lost(tiny_clip: Any) -> None:
 
 
 def test_cut_inside_a_character_does_not_fail(tiny_clip: Clip) -> None:
-    read, lost = tiny_clip.cut("🦊" * 100)
+    read, lost = tiny_clip.truncate("🦊" * 100)
     assert read.startswith("🦊")
     assert lost.endswith("🦊")
 
@@ -320,8 +320,8 @@ def test_transformers_clip_reads_a_caption_the_same_beside_a_longer_one(hf_clip:
 
 
 def test_transformers_clip_tells_what_it_cuts(hf_clip: Any) -> None:
-    assert hf_clip.cut("an owl") == ("an owl", "")
-    read, lost = hf_clip.cut("red fox and cat " * 5)
+    assert hf_clip.truncate("an owl") == ("an owl", "")
+    read, lost = hf_clip.truncate("red fox and cat " * 5)
     assert (read + lost).replace(" ", "") == "redfoxandcat" * 5
     assert read and lost
 

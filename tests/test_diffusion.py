@@ -259,7 +259,7 @@ def test_without_a_clamp_x0_is_free() -> None:
 
 @pytest.mark.parametrize(("variance", "mix"), [("fixed_small", 0.0), ("fixed_large", 1.0)])
 def test_fixed_variance_is_one_of_the_bounds(variance: str, mix: float) -> None:
-    assert diffusion(variance=variance).denoiser(lambda x, t: x, {})(torch.ones(1, 2), 5).mix == mix
+    assert diffusion(variance=variance).denoiser(lambda x, t: x, {})(torch.ones(1, 2), 5).variance_mix == mix
 
 
 @pytest.mark.parametrize(("output", "mix"), [(-1.0, 0.0), (0.0, 0.5), (1.0, 1.0)])
@@ -269,7 +269,7 @@ def test_learned_variance_lies_between_the_bounds(output: float, mix: float) -> 
         torch.ones(2, 3, 4, 4), 5
     )
     assert prediction.x0.shape == (2, 3, 4, 4)
-    torch.testing.assert_close(prediction.mix, torch.full((2, 3, 4, 4), mix))
+    torch.testing.assert_close(prediction.variance_mix, torch.full((2, 3, 4, 4), mix))
 
 
 def test_prediction_has_the_precision_of_x_not_of_the_network() -> None:
@@ -330,13 +330,17 @@ def test_variance_is_the_conditional_halfs() -> None:
     guided, cond = (
         process.denoiser(network, COND, null, g)(x, 300) for null, g in ((NULL, Guidance(3.0)), (None, Guidance()))
     )
-    assert isinstance(guided.mix, Tensor) and isinstance(cond.mix, Tensor) and torch.equal(guided.mix, cond.mix)
+    assert (
+        isinstance(guided.variance_mix, Tensor)
+        and isinstance(cond.variance_mix, Tensor)
+        and torch.equal(guided.variance_mix, cond.variance_mix)
+    )
     assert not torch.equal(guided.x0, cond.x0)
 
 
 def test_full_rescale_restores_the_deviation_of_each_example() -> None:
     cond, null = torch.randn(3, 4, 8), torch.randn(3, 4, 8)
-    deviations = {r: Guidance(5.0, rescale=r).mix(cond, null).std((1, 2)) for r in (0.0, 0.5, 1.0)}
+    deviations = {r: Guidance(5.0, rescale=r).combine(cond, null).std((1, 2)) for r in (0.0, 0.5, 1.0)}
     torch.testing.assert_close(deviations[1.0], cond.std((1, 2)))
     torch.testing.assert_close(deviations[0.5], (deviations[0.0] + deviations[1.0]) / 2)
     assert (deviations[0.0] > 2 * deviations[1.0]).all()

@@ -13,7 +13,7 @@ from torch import Tensor
 from unclip.diffusion.diffusion import Prediction
 from unclip.diffusion.inpainting import Known, inpaint
 from unclip.diffusion.inversion import invert
-from unclip.diffusion.noise import Noise
+from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import ddim, ddpm
 from unclip.diffusion.schedule import Schedule
 from unclip.errors import Cancelled, RequestError
@@ -64,11 +64,11 @@ def test_inversion_undoes_ddim_and_every_evaluation_makes_it_more_exact() -> Non
     schedule = Schedule.named("cosine")
     times = schedule.grid(40)
     start = torch.randn(64, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    *_, made = ddim(curved, start, schedule, times, Noise([0] * 64))
+    *_, made = ddim(curved, start, schedule, times, SeededNoise([0] * 64))
     errors = []
     for evaluations in (1, 2, 4, 30, 100):
         *_, back = invert(curved, made.x, schedule, times, evaluations=evaluations)
-        *_, again = ddim(curved, back.x, schedule, times, Noise([0] * 64))
+        *_, again = ddim(curved, back.x, schedule, times, SeededNoise([0] * 64))
         errors.append((again.x - made.x).abs().mean().item())
     assert errors == sorted(errors, reverse=True)
     assert errors[-2] < errors[0] / 20 and errors[-1] < 1e-7
@@ -102,7 +102,7 @@ def test_inpainting_keeps_what_is_known_and_finds_what_goes_with_it() -> None:
     known = Known(torch.full((n, 2), 1.5), torch.tensor([True, False]))
     gaps = []
     for repeats in (1, 8):
-        noise = Noise(range(n))
+        noise = SeededNoise(range(n))
         start = noise(torch.empty(n, 2))
         steps = list(inpaint(ddpm, denoise, start, schedule, schedule.grid(20), noise, known, repeats=repeats))
         assert len(steps) == 20 * repeats

@@ -14,7 +14,7 @@ from torch import Tensor
 from unclip.clip import Text
 from unclip.diffusion.diffusion import Diffusion, DiffusionConfig
 from unclip.diffusion.inpainting import Known
-from unclip.diffusion.noise import Chance
+from unclip.diffusion.noise import ExampleRng
 from unclip.errors import ConfigError
 from unclip.nn.unet import UNetConfig
 from unclip.pipeline import Pipeline
@@ -35,11 +35,11 @@ def decoder(**config: Any) -> Decoder:
     shape = {"size": SIDE, "embed": D, "token_width": W, "context_width": 16, **config}
     unet = UNetConfig(channels=32, multipliers=(1, 1), depth=1, attention=(1,), patch=2)
     stage = Decoder(DecoderConfig(**shape, unet=unet))
-    new = stage.network.unet.enter.weight[:, 3 * 4 :].clone()
+    new = stage.network.unet.conv_in.weight[:, 3 * 4 :].clone()
     with torch.no_grad():
         for parameter in stage.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-        stage.network.unet.enter.weight[:, 3 * 4 :] = new
+        stage.network.unet.conv_in.weight[:, 3 * 4 :] = new
     return stage.eval()
 
 
@@ -79,7 +79,7 @@ def test_it_learns_to_look_at_what_is_known_and_not_below_the_mask(tmp_path: Pat
     _, stage = started(tmp_path)
     seen = Batch(("a", "b"), torch.rand(2, 3, SIDE, SIDE), torch.randn(2, D), text(2), text(1), seeds=torch.arange(2))
     stage(seen).mean().backward()
-    weight = stage.network.unet.enter.weight
+    weight = stage.network.unet.conv_in.weight
     assert weight.grad is not None and (weight.grad[:, 3 * 4 :] != 0).any(dim=(0, 2, 3)).all()
     with torch.no_grad():
         weight -= weight.grad
@@ -114,7 +114,7 @@ def test_a_checkpoint_says_that_it_inpaints_and_a_plain_one_starts_as_it_is_wher
     again = Decoder.load(tmp_path / "saved")
     assert again.inpaints and torch.equal(denoised(again, half()), denoised(stage, half()))
     with torch.no_grad():
-        again.network.unet.enter.weight[:, 3 * 4 :] += 0.1  # as trained: the channels of what is known are not zero
+        again.network.unet.conv_in.weight[:, 3 * 4 :] += 0.1  # as trained: the channels of what is known are not zero
     again.save(tmp_path / "saved")
     plain = decoder()
     start_from(plain, tmp_path / "saved")
@@ -125,9 +125,9 @@ def test_a_checkpoint_says_that_it_inpaints_and_a_plain_one_starts_as_it_is_wher
 
 def test_masks_are_each_examples_own_and_of_all_kinds() -> None:
     like = torch.empty(300, 3, SIDE, SIDE)
-    keep = random_keep(Chance(torch.arange(300), torch.device("cpu")), like)
+    keep = random_keep(ExampleRng(torch.arange(300), torch.device("cpu")), like)
     assert keep.shape == (300, 1, SIDE, SIDE)
-    again = random_keep(Chance(torch.tensor([7]), torch.device("cpu")), like[:1])
+    again = random_keep(ExampleRng(torch.tensor([7]), torch.device("cpu")), like[:1])
     assert torch.equal(again[0], keep[7])
     share = keep.float().mean(dim=(1, 2, 3))
     assert 0.4 < (share == 0).float().mean() < 0.6
@@ -145,7 +145,7 @@ def pipe(tiny_model: Path) -> Pipeline:
     stage = Decoder(DecoderConfig(**{**config, "inpaint": True}))
     stage.load_state_dict(stage.adapt_state_dict(model.decoder.state_dict()))
     with torch.no_grad():
-        stage.network.unet.enter.weight[:, 3:] += 0.2
+        stage.network.unet.conv_in.weight[:, 3:] += 0.2
     model.decoder = stage.eval()
     return model
 

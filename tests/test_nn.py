@@ -10,10 +10,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from unclip.nn.layers import TimeEmbedding, attend, timestep_embedding, zeroed
+from unclip.nn.layers import TimeEmbedding, attend, timestep_embedding, zero_init
 from unclip.nn.norm import GroupNorm
 from unclip.nn.transformer import TextEncoder, Transformer
-from unclip.nn.unet import UNet, UNetConfig, conv_of_enlarged
+from unclip.nn.unet import UNet, UNetConfig, upsample_conv
 from unclip.stages.prior import Prior, PriorConfig
 
 
@@ -127,15 +127,15 @@ def test_a_convolution_of_an_enlarged_picture_repeats_no_pixel(
     exact = torch.nn.functional.conv2d(
         x.double().repeat_interleave(2, 2).repeat_interleave(2, 3), conv.weight.double(), conv.bias.double(), padding=1
     )
-    torch.testing.assert_close(conv_of_enlarged(x, conv).double(), exact, rtol=0, atol=close)  # with gradients to come
+    torch.testing.assert_close(upsample_conv(x, conv).double(), exact, rtol=0, atol=close)  # with gradients to come
     if height * width > 32:
         monkeypatch.setattr(conv, "forward", None)  # is not called
     with torch.no_grad():
-        torch.testing.assert_close(conv_of_enlarged(x, conv).double(), exact, rtol=0, atol=close)
+        torch.testing.assert_close(upsample_conv(x, conv).double(), exact, rtol=0, atol=close)
 
 
 def test_zeroed_module_gives_zero() -> None:
-    assert zeroed(nn.Linear(3, 4))(torch.randn(2, 3)).abs().max() == 0
+    assert zero_init(nn.Linear(3, 4))(torch.randn(2, 3)).abs().max() == 0
 
 
 # --- the transformer ---

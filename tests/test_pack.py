@@ -19,7 +19,7 @@ from PIL import Image
 
 from unclip.cli import cli
 from unclip.data.check import check
-from unclip.data.pack import Job, Limits, pack
+from unclip.data.pack import Limits, PackJob, pack
 from unclip.data.sample import captions, picture
 from unclip.data.tar import find_shards, read_samples, write_shard
 from unclip.errors import DataError
@@ -41,8 +41,8 @@ def files(folder: Path, contents: dict[str, bytes]) -> Path:
     return folder
 
 
-def job(source: Path | str, size: int = 1000, **limits: Any) -> Job:
-    return Job(str(source), Limits(**limits), size)
+def job(source: Path | str, size: int = 1000, **limits: Any) -> PackJob:
+    return PackJob(str(source), Limits(**limits), size)
 
 
 def packed_captions(out: Path) -> list[list[str]]:
@@ -181,7 +181,7 @@ def test_duplicates_are_found_across_shards_whatever_the_number_of_processes(pic
     assert (packed.shards, packed.samples, packed.left_out) == (3, 12, {"duplicate": 1})
     report = check(find_shards(str(tmp_path / "one/*.tar")))
     assert report.samples == 12 and report.duplicates == 0
-    code = "import sys, pathlib\nfrom unclip.data.pack import *\npack(Job(sys.argv[1], Limits(), 5), pathlib.Path(sys.argv[2]), jobs=2)"
+    code = "import sys, pathlib\nfrom unclip.data.pack import *\npack(PackJob(sys.argv[1], Limits(), 5), pathlib.Path(sys.argv[2]), jobs=2)"
     subprocess.run([sys.executable, "-c", code, str(pictures), str(tmp_path / "two")], check=True)
     assert everything(tmp_path / "two") == everything(tmp_path / "one")
 
@@ -205,7 +205,7 @@ def slow(self, member, content):
         print("now", flush=True)
         time.sleep(60)
 tar.tarfile.TarFile.addfile = slow
-pack.pack(pack.Job(sys.argv[1], pack.Limits(), 2), Path(sys.argv[2]), jobs=2)
+pack.pack(pack.PackJob(sys.argv[1], pack.Limits(), 2), Path(sys.argv[2]), jobs=2)
 """
     out = tmp_path / "killed"
     child = subprocess.Popen(

@@ -168,7 +168,7 @@ def test_the_papers_preset_is_table_3_as_far_as_the_model_goes(tiny_model: Path,
     rest = {"decoder": (250, "ddpm"), "upsampler-256": (27, "ddim"), "upsampler-1024": (15, "ddim")}
     assert chosen() == {"prior": (64, "ddpm"), **rest}
     config = json.loads((model / "prior/config.json").read_text())
-    config["diffusion"]["doubt"] = [0.1, 0.5, 1.0]
+    config["diffusion"]["x0_variance"] = [0.1, 0.5, 1.0]
     (model / "prior/config.json").write_text(json.dumps(config))
     assert chosen() == {"prior": (64, "analytic_dpm"), **rest}
     made = Pipeline.from_pretrained(str(model), device="cpu")(
@@ -478,11 +478,11 @@ def test_prompts_in_any_script_work(pipe: Pipeline, prompt: str) -> None:
 
 def test_a_prompt_longer_than_the_context_draws_what_is_read(pipe: Pipeline) -> None:
     long = "a corgi " + "wearing a red beret " * 40
-    read, cut = pipe.clip.cut(long)
+    read, cut = pipe.clip.truncate(long)
     assert read and cut and len(read) + len(cut) < len(long) + 5
     a, b, c = (pipe(p, seed=1, size=64).images[0].tobytes() for p in (long, long + "in space", "in space " + long))
     assert a == b != c
-    assert pipe.clip.cut("a corgi") == ("a corgi", "")
+    assert pipe.clip.truncate("a corgi") == ("a corgi", "")
 
 
 def test_prompts_are_stripped_and_control_characters_named() -> None:

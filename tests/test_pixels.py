@@ -19,7 +19,7 @@ from unclip.cli import cli
 from unclip.data.tar import write_shard
 from unclip.diffusion.gaussian import broadcast_to
 from unclip.diffusion.likelihood import bound
-from unclip.diffusion.noise import Chance, Noise
+from unclip.diffusion.noise import ExampleRng, SeededNoise
 from unclip.diffusion.sde import VP
 from unclip.errors import DataError, RequestError
 from unclip.evaluate.nll import NllSettings, nll
@@ -109,7 +109,7 @@ def test_a_model_without_classes_reads_no_label() -> None:
     made = stage(classes=0)
     assert torch.equal(made(batch()), made(batch(label=None)))
     with pytest.raises(RequestError, match="without classes"):
-        made.sample(torch.tensor([0]), QUICK, Noise([0]))
+        made.sample(torch.tensor([0]), QUICK, SeededNoise([0]))
 
 
 def test_labels_that_are_missing_or_unknown() -> None:
@@ -192,15 +192,15 @@ def test_the_bound_of_a_known_density() -> None:
     made = knowing()
     x0 = made.data(Batch(image=STD * torch.randn(8, 3, 48, 48, generator=torch.Generator().manual_seed(0)) * 3**0.5))
     truth = cells(made, x0).flatten(1).mean(1)
-    found = bound(made.diffusion, made.network, x0, {}, Chance(torch.arange(8), x0.device))
+    found = bound(made.diffusion, made.network, x0, {}, ExampleRng(torch.arange(8), x0.device))
     gap = (found.total.double() - truth).mean().item()
     # What a thousand steps of fixed variance leave of it, for a network that takes the levels for a density.
     assert 0 < gap < 0.15
     assert found.prior.max() < 1e-3
-    few = bound(made.diffusion, made.network, x0, {}, Chance(torch.arange(8), x0.device), terms=100)
+    few = bound(made.diffusion, made.network, x0, {}, ExampleRng(torch.arange(8), x0.device), terms=100)
     assert few.steps.mean().item() == pytest.approx(found.steps.mean().item(), rel=0.05)
     # It is a bound of a wrong model too, and a looser one.
-    wrong = bound(made.diffusion, lambda x, t: 0.8 * made.network(x, t), x0, {}, Chance(torch.arange(8), x0.device))
+    wrong = bound(made.diffusion, lambda x, t: 0.8 * made.network(x, t), x0, {}, ExampleRng(torch.arange(8), x0.device))
     assert (wrong.total > found.total + 0.05).all()
 
 

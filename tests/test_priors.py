@@ -16,12 +16,12 @@ from torch import Tensor
 
 from unclip.cli import cli
 from unclip.clip import Text
-from unclip.diffusion.noise import Noise
+from unclip.diffusion.noise import SeededNoise
 from unclip.errors import RequestError
 from unclip.models.assemble import assemble
 from unclip.pipeline import Pipeline
 from unclip.stages import load_stage
-from unclip.stages.base import Batch, PriorRole
+from unclip.stages.base import BasePrior, Batch
 from unclip.stages.prior_ar import AutoregressiveConfig, AutoregressivePrior
 from unclip.stages.prior_onepass import OnePassConfig, OnePassPrior
 
@@ -87,9 +87,9 @@ def last(steps: Iterator[Any]) -> Tensor:
 
 
 @torch.inference_mode()
-def drawn(stage: PriorRole, which: Tensor, seeds: list[int], **changes: Any) -> Tensor:
+def drawn(stage: BasePrior, which: Tensor, seeds: list[int], **changes: Any) -> Tensor:
     null = text(torch.full_like(which, -1))
-    return last(stage.sample(text(which), null, stage.config.sampling.updated(changes), Noise(seeds, "prior")))
+    return last(stage.sample(text(which), null, stage.config.sampling.updated(changes), SeededNoise(seeds, "prior")))
 
 
 @pytest.mark.parametrize("make", [ar, partial(onepass, contrast=0.01)])
@@ -184,7 +184,7 @@ def test_the_contrast_counts_for_rows_with_a_caption_only() -> None:
 def test_it_takes_the_priors_place_in_a_model(kind: str, tiny_model: Path, tmp_path: Path) -> None:
     whole = Pipeline.from_pretrained(str(tiny_model), device="cpu")
     shape: dict[str, Any] = {"clip": whole.clip.identity, "embed": 32, "token_width": 32, "context": 48, "width": 32}
-    stage: PriorRole
+    stage: BasePrior
     if kind == "prior_ar":
         stage = AutoregressivePrior(AutoregressiveConfig(**shape, depth=1, heads=2, buckets=8, dots=4))
         stage.kept.fill_(6)
@@ -215,8 +215,8 @@ def test_calibrate_measures_a_prior_once_and_refuses_what_does_not_fit(
 
     clip = ("--clip", str(tiny_model / "clip"), "--count", "64")
     assert calibrate(str(tmp_path / "prior"), train_shards, *clip).exit_code == 0
-    doubt = json.loads((tmp_path / "prior/config.json").read_text())["diffusion"]["doubt"]
-    assert len(doubt) == 64 and min(doubt) >= 0 and len(set(doubt)) > 1
+    x0_variance = json.loads((tmp_path / "prior/config.json").read_text())["diffusion"]["x0_variance"]
+    assert len(x0_variance) == 64 and min(x0_variance) >= 0 and len(set(x0_variance)) > 1
     for arguments, message in (
         ((str(tmp_path / "prior"), train_shards), "--clip"),
         ((str(tiny_model / "decoder"), train_shards, *clip), "is a decoder"),

@@ -156,8 +156,8 @@ def test_the_bundled_decoder_initialises_its_plain_config() -> None:
     config = read_run(ROOT / "configs/mini/decoder.yaml", ["init=mini/decoder", "clip=mini"])
     stage: Any = stage_class("decoder")(config.stage)
     start_from(stage, "mini/decoder")
-    enter = load_stage(files.BUNDLED / "mini/decoder").state_dict()["network.unet.enter.weight"]
-    assert torch.equal(stage.network.unet.enter.weight, enter[:, : stage.network.unet.enter.weight.shape[1]])
+    enter = load_stage(files.BUNDLED / "mini/decoder").state_dict()["network.unet.conv_in.weight"]
+    assert torch.equal(stage.network.unet.conv_in.weight, enter[:, : stage.network.unet.conv_in.weight.shape[1]])
 
 
 @pytest.mark.parametrize(

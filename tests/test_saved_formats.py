@@ -22,13 +22,13 @@ from PIL import Image
 from torch import Tensor
 
 from unclip.cli import cli
-from unclip.clip import load_clip
 from unclip.data.check import check
 from unclip.data.embeddings import find_embeddings
 from unclip.data.tar import find_shards
-from unclip.diffusion.noise import Noise
-from unclip.files import read_weights, stage_folder
+from unclip.diffusion.noise import SeededNoise
+from unclip.files import read_weights
 from unclip.images import open_picture, read_settings, to_tensor
+from unclip.models.resolve import load_clip, resolve
 from unclip.pipeline import Pipeline
 from unclip.provenance import watermark
 from unclip.stages import load_stage, stage_class
@@ -86,7 +86,7 @@ def test_a_clip(saved: Path, reference: Any) -> None:
 def test_a_stage_samples_what_it_sampled(saved: Path, reference: Any, part: str) -> None:
     stage: Any = load_stage(saved / part)
     name = Path(part).name
-    noise, options = Noise([5, 6], name), stage.config.sampling
+    noise, options = SeededNoise([5, 6], name), stage.config.sampling
     clip = load_clip(str(saved / "model/clip"))
     both = clip.encode_text([*PROMPTS, ""])
     text, null = both.rows(None, -1), both.rows(-1, None).repeat(2)
@@ -120,7 +120,7 @@ def test_a_model_draws_what_it_drew(saved: Path, reference: Any, name: str) -> N
 
 
 def test_a_model_that_was_marked_quick_is_drawn_in_bfloat16(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unclip.pipeline.quick_in_bf16", lambda device: True)
+    monkeypatch.setattr("unclip.pipeline.pipeline.quick_in_bf16", lambda device: True)
     assert json.loads((saved / "karlo/model_index.json").read_text())["precision"] == "quick"
     assert Pipeline.from_pretrained(str(saved / "karlo"), device="cpu").dtype == torch.bfloat16
     assert Pipeline.from_pretrained(str(saved / "model"), device="cpu").dtype is None
@@ -148,7 +148,7 @@ def test_a_run_is_described_and_its_run_yaml_is_a_config(saved: Path, kind: str)
     told = json.loads(CliRunner().invoke(cli, ["info", str(saved / "runs" / kind), "--json"]).output)
     assert (told["run"], told["stage"], told["step"]) == (kind, kind, "2 of 2")
     assert read_run(saved / "runs" / kind / "run.yaml").stage == read_run(saved / f"configs/{kind}.yaml").stage
-    assert isinstance(load_stage(stage_folder(saved / "runs" / kind)), stage_class(kind))
+    assert isinstance(load_stage(resolve(str(saved / "runs" / kind)).folder), stage_class(kind))
 
 
 def test_the_configs_that_were_shipped(saved: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unclip.diffusion.flow import Hutchinson, bits_per_dim, exact_divergence, flow, log_likelihood
 from unclip.diffusion.inpainting import Known
-from unclip.diffusion.noise import Noise
+from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import NoiseSource
 from unclip.diffusion.schedule import Schedule
 from unclip.diffusion.sde import (
@@ -195,7 +195,7 @@ def test_the_likelihood_is_the_true_one_to_a_hundredth_of_a_bit(
     left = (sde.marginal(torch.ones(1))[0] * data.moments()[0]).norm() / sde.prior_std
     assert off.abs().max() < 0.01 + 4 * left / (2 * math.log(2))
     many = x.repeat(16, 1)  # one probe each: the estimate is right in the mean
-    guessed, _ = log_likelihood(sde, data.score(sde), many, Hutchinson(Noise(range(len(many))), many))
+    guessed, _ = log_likelihood(sde, data.score(sde), many, Hutchinson(SeededNoise(range(len(many))), many))
     deviation = (bits_per_dim(guessed, 2) - true.repeat(16)).std() / len(many) ** 0.5
     assert abs(bits_per_dim(guessed, 2).mean() - true.mean()) < 0.01 + 3 * deviation
 
@@ -207,10 +207,10 @@ def test_probes_estimate_the_divergence_and_belong_to_their_example(kind: str) -
     t = at(0.3, x)
     value, true = exact_divergence(data.score(sde), x, t)
     torch.testing.assert_close(value, data.score(sde)(x, t))
-    estimate = Hutchinson(Noise([5, 6, 7]), x, probes=2000, kind=kind)(data.score(sde), x, t)[1]  # type: ignore[arg-type]
+    estimate = Hutchinson(SeededNoise([5, 6, 7]), x, probes=2000, kind=kind)(data.score(sde), x, t)[1]  # type: ignore[arg-type]
     torch.testing.assert_close(estimate, true, rtol=0.1, atol=0.1)
-    alone = Hutchinson(Noise([6]), x[1:2], kind=kind).probes  # type: ignore[arg-type]
-    torch.testing.assert_close(alone[0, 0], Hutchinson(Noise([5, 6, 7]), x, kind=kind).probes[0, 1])  # type: ignore[arg-type]
+    alone = Hutchinson(SeededNoise([6]), x[1:2], kind=kind).probes  # type: ignore[arg-type]
+    torch.testing.assert_close(alone[0, 0], Hutchinson(SeededNoise([5, 6, 7]), x, kind=kind).probes[0, 1])  # type: ignore[arg-type]
 
 
 def test_bits_of_whole_numbers() -> None:

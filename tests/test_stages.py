@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from unclip.clip import Clip, Text
 from unclip.diffusion.diffusion import DiffusionConfig
-from unclip.diffusion.noise import Noise
+from unclip.diffusion.noise import SeededNoise
 from unclip.errors import CheckpointError, ConfigError, RequestError
 from unclip.models.resolve import resolve
 from unclip.nn.unet import UNetConfig
 from unclip.stages import load_stage, stage_class
-from unclip.stages.base import Batch, SamplingConfig, Stage, drop_text, same_length
+from unclip.stages.base import Batch, SamplingConfig, Stage, drop_text, pad_to_same_length
 from unclip.stages.clip import ClipStage
 from unclip.stages.decoder import Decoder, DecoderConfig, TextEncoderConfig
 from unclip.stages.degradation import degrade, gaussian_blur
@@ -340,7 +340,7 @@ def test_dropping_replaces_whole_rows_by_the_empty_caption() -> None:
 def test_longer_empty_caption_is_fine_too() -> None:
     dropped = drop_text(text(2, 1), text(5, seed=9), torch.tensor([True, False]))
     assert dropped.mask.tolist() == [[True, True, False, False, False], [True] * 5]
-    a, b = same_length(text(2), text(5))
+    a, b = pad_to_same_length(text(2), text(5))
     assert a.tokens.shape == b.tokens.shape == (1, 5, W)
 
 
@@ -397,12 +397,14 @@ def test_training_and_sampling_share_one_scale() -> None:
     stage.calibrate([Batch(image_embed=torch.randn(50, D) * 3 + 1)])
     wanted = torch.randn(D)
     stage.network = Fixed((wanted - stage.mean) / stage.std)
-    torch.testing.assert_close(last(stage.sample(text(3), text(2), QUICK, Noise([1])))[0], wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        last(stage.sample(text(3), text(2), QUICK, SeededNoise([1])))[0], wanted, rtol=1e-4, atol=1e-4
+    )
     exact = Batch(("a",), None, wanted[None], text(3), text(2))
     torch.testing.assert_close(stage(exact), torch.zeros(1), rtol=0, atol=1e-8)
 
 
-def test_a_priors_doubt_of_gaussian_data_is_the_closed_form(tmp_path: Path) -> None:
+def test_a_priors_x0_variance_of_gaussian_data_is_the_closed_form(tmp_path: Path) -> None:
     # A network that knows N(0, 1) per dimension says alpha · x_t; what it leaves open of z_i is sigma².
     stage = Prior(PriorConfig(embed=D, token_width=W, context=L, width=16, depth=1, heads=2))
 
@@ -415,28 +417,28 @@ def test_a_priors_doubt_of_gaussian_data_is_the_closed_form(tmp_path: Path) -> N
     data = (replace(batch(), image_embed=0.3 + 2 * torch.randn(4, D), seeds=seeds + 4 * i) for i in range(400))
     stage.mean.fill_(0.3)
     stage.std.fill_(2.0)
-    stage.measure_doubt(data, times=5)
+    stage.measure_x0_variance(data, times=5)
     sigma = stage.diffusion.schedule.sigma
     times = stage.diffusion.schedule.grid(5)[::-1]
-    assert stage.config.diffusion.doubt == pytest.approx([sigma[t].item() ** 2 for t in times], abs=0.05)
-    table = stage.diffusion.schedule.doubt
-    assert table is not None and table[times].tolist() == pytest.approx(stage.config.diffusion.doubt, abs=0.01)
+    assert stage.config.diffusion.x0_variance == pytest.approx([sigma[t].item() ** 2 for t in times], abs=0.05)
+    table = stage.diffusion.schedule.x0_variance
+    assert table is not None and table[times].tolist() == pytest.approx(stage.config.diffusion.x0_variance, abs=0.01)
     stage.network = network
     stage.save(tmp_path)
-    assert Prior.load(tmp_path).config.diffusion.doubt == stage.config.diffusion.doubt
+    assert Prior.load(tmp_path).config.diffusion.x0_variance == stage.config.diffusion.x0_variance
     assert prior_sample(stage, sampler="analytic_dpm").shape == (2, D)
 
 
 def prior_sample(stage: Prior, **changes: Any) -> Tensor:
     options = stage.config.sampling.updated({"steps": 3, **changes})
-    return last(stage.sample(text(3, 2), text(2, 2), options, Noise([1, 2], "prior")))
+    return last(stage.sample(text(3, 2), text(2, 2), options, SeededNoise([1, 2], "prior")))
 
 
 @pytest.mark.parametrize("candidates", [1, 3])
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m"])
 def test_prior_gives_one_embedding_per_caption(candidates: int, sampler: str) -> None:
     options = SamplingConfig(steps=3, candidates=candidates, guidance=2.0, sampler=sampler)
-    steps = list(prior().sample(text(4, 6), text(2, 2, seed=9), options, Noise([1, 2])))
+    steps = list(prior().sample(text(4, 6), text(2, 2, seed=9), options, SeededNoise([1, 2])))
     assert len(steps) == 3
     assert all(s.x.shape == s.x0.shape == (2, D) for s in steps)
     assert steps[-1].x.isfinite().all()
@@ -447,7 +449,7 @@ def test_of_several_draws_the_one_nearest_to_the_caption_is_kept() -> None:
     scores = []
     for n in (1, 2, 4, 8):  # more candidates contain the fewer: the score can only rise
         options = SamplingConfig(steps=3, candidates=n)
-        embeds = last(stage.sample(captions, text(2, 2, 2, seed=9), options, Noise([1, 2, 3])))
+        embeds = last(stage.sample(captions, text(2, 2, 2, seed=9), options, SeededNoise([1, 2, 3])))
         scores.append((embeds * captions.embed).sum(1))
     for fewer, more in pairwise(scores):
         assert (more >= fewer - 1e-4).all()
@@ -457,11 +459,11 @@ def test_of_several_draws_the_one_nearest_to_the_caption_is_kept() -> None:
 def test_a_captions_embedding_does_not_depend_on_its_neighbours() -> None:
     stage, options = prior(), SamplingConfig(steps=3, candidates=2, guidance=2.0)
     captions, null = text(4, L), text(2, 2, seed=9)
-    together = last(stage.sample(captions, null, options, Noise([1, 2])))
+    together = last(stage.sample(captions, null, options, SeededNoise([1, 2])))
     cut = Text(
         captions.captions[:1], captions.ids[:1, :4], captions.mask[:1, :4], captions.embed[:1], captions.tokens[:1, :4]
     )
-    alone = last(stage.sample(cut, null.rows(0, 1), options, Noise([1])))
+    alone = last(stage.sample(cut, null.rows(0, 1), options, SeededNoise([1])))
     torch.testing.assert_close(together[:1], alone, rtol=1e-3, atol=1e-4)
 
 
@@ -486,7 +488,7 @@ def test_decoder_paints_pictures_of_its_size(variance: str, own_text: bool) -> N
     encoder = TextEncoderConfig(vocabulary=40, context=L, width=16, depth=1, heads=2) if own_text else None
     stage = decoder(diffusion=DiffusionConfig(predict="v", variance=variance), text_encoder=encoder)
     options = SamplingConfig(steps=2, guidance=3.0)
-    out = last(stage.sample(torch.randn(2, D), text(3, 5), text(2, 2, seed=9), options, Noise([1, 2])))
+    out = last(stage.sample(torch.randn(2, D), text(3, 5), text(2, 2, seed=9), options, SeededNoise([1, 2])))
     assert out.shape == (2, 3, 16, 16)
     assert out.abs().max() <= 1 + 1e-5
 
@@ -494,11 +496,11 @@ def test_decoder_paints_pictures_of_its_size(variance: str, own_text: bool) -> N
 def test_a_picture_does_not_depend_on_its_neighbours() -> None:
     stage, captions, null, embeds = decoder(), text(3, L), text(2, 2, seed=9), torch.randn(2, D)
     options = SamplingConfig(steps=3, guidance=2.0)
-    together = last(stage.sample(embeds, captions, null, options, Noise([5, 6])))
+    together = last(stage.sample(embeds, captions, null, options, SeededNoise([5, 6])))
     cut = Text(
         captions.captions[:1], captions.ids[:1, :3], captions.mask[:1, :3], captions.embed[:1], captions.tokens[:1, :3]
     )
-    alone = last(stage.sample(embeds[:1], cut, null.rows(0, 1), options, Noise([5])))
+    alone = last(stage.sample(embeds[:1], cut, null.rows(0, 1), options, SeededNoise([5])))
     torch.testing.assert_close(together[:1], alone, rtol=1e-3, atol=1e-3)
 
 
@@ -506,7 +508,7 @@ def test_decoder_is_steered_by_embedding_and_caption() -> None:
     stage, captions, null, embed = decoder(), text(4), text(2, seed=9), torch.randn(1, D)
 
     def paint(embed: Tensor, words: Text, guidance: float = 1.0) -> Tensor:
-        return last(stage.sample(embed, words, null, SamplingConfig(steps=2, guidance=guidance), Noise([5])))
+        return last(stage.sample(embed, words, null, SamplingConfig(steps=2, guidance=guidance), SeededNoise([5])))
 
     base = paint(embed, captions)
     assert torch.equal(base, paint(embed, captions))
@@ -520,7 +522,7 @@ def test_guidance_leads_away_from_the_trained_null() -> None:
         stage.null_embed.normal_()
     # Where condition and null are one, guidance of any scale has nothing to lead away from.
     own = stage.null_embed.detach()[None]
-    guided, plain = (last(stage.sample(own, captions, captions, o, Noise([5]))) for o in (options, QUICK))
+    guided, plain = (last(stage.sample(own, captions, captions, o, SeededNoise([5]))) for o in (options, QUICK))
     torch.testing.assert_close(guided, plain, rtol=1e-3, atol=1e-3)
 
 
@@ -531,13 +533,13 @@ def test_guidance_leads_away_from_the_trained_null() -> None:
 def test_upsampler_gives_its_own_size_or_the_one_asked_for(patch: int) -> None:
     stage = upsampler(unet=UNetConfig(channels=32, multipliers=(1, 2), depth=1, patch=patch))
     low = torch.rand(2, 3, 8, 8) * 2 - 1
-    assert last(stage.sample(low, QUICK, Noise([1, 2]))).shape == (2, 3, 32, 32)
-    assert last(stage.sample(low, QUICK, Noise([1, 2]), size=48)).shape == (2, 3, 48, 48)
+    assert last(stage.sample(low, QUICK, SeededNoise([1, 2]))).shape == (2, 3, 32, 32)
+    assert last(stage.sample(low, QUICK, SeededNoise([1, 2]), size=48)).shape == (2, 3, 48, 48)
 
 
 def test_upsampler_looks_at_the_small_picture() -> None:
     stage, low = upsampler(), torch.rand(1, 3, 8, 8) * 2 - 1
-    a, b = (last(stage.sample(x, QUICK, Noise([1]))) for x in (low, -low))
+    a, b = (last(stage.sample(x, QUICK, SeededNoise([1]))) for x in (low, -low))
     assert not torch.allclose(a, b, atol=1e-3)
 
 
@@ -633,13 +635,13 @@ def test_wrong_option_is_a_request_error_that_names_it(wrong: dict[str, Any]) ->
 
 def test_unknown_sampler_is_found_out_before_any_work() -> None:
     with pytest.raises(RequestError, match="no sampler 'euler'"):
-        upsampler().sample(torch.zeros(1, 3, 8, 8), SamplingConfig(sampler="euler"), Noise([1]))
+        upsampler().sample(torch.zeros(1, 3, 8, 8), SamplingConfig(sampler="euler"), SeededNoise([1]))
 
 
 def test_more_steps_than_times_is_an_error() -> None:
     stage = upsampler(diffusion=DiffusionConfig(times=10))
     with pytest.raises(ConfigError, match="11 sampling steps: must be between 1 and 10"):
-        stage.sample(torch.zeros(1, 3, 8, 8), SamplingConfig(steps=11), Noise([1]))
+        stage.sample(torch.zeros(1, 3, 8, 8), SamplingConfig(steps=11), SeededNoise([1]))
 
 
 @pytest.mark.parametrize(

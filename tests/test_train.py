@@ -246,7 +246,7 @@ def test_the_first_steps_average_is_what_the_run_saves(run_of: Any, tmp_path: Pa
     moments = read_weights(last / "state/optimizer.safetensors")
     assert sum(name.endswith(".exp_avg") for name in moments) == len(live)
     # AdamW's first step moves every weight by the rate (warm-up: half of it), the average by 9/11 of that.
-    name = "network.unet.leave.weight"  # at first the only layer with a gradient: it starts at zero
+    name = "network.unet.conv_out.weight"  # at first the only layer with a gradient: it starts at zero
     moved = (live[name] - averaged[name]) * 11 / 2
     assert moved.abs().median().item() == pytest.approx(0.0005, rel=0.05)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unclip.diffusion.diffusion import Prediction
 from unclip.diffusion.inpainting import Known
-from unclip.diffusion.noise import Noise
+from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import ddim
 from unclip.diffusion.schedule import Schedule
 from unclip.diffusion.trajectory import Trajectory
@@ -148,7 +148,7 @@ def denoise(x: Tensor, t: int) -> Prediction:
 
 def walk(trajectory: Trajectory, steps: int = 10) -> list[Any]:
     schedule = Schedule.named("cosine")
-    return list(trajectory.walk(ddim, denoise, schedule, steps, Noise([1, 2]), torch.empty(2, 3)))
+    return list(trajectory.walk(ddim, denoise, schedule, steps, SeededNoise([1, 2]), torch.empty(2, 3)))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_trajectory_knows_its_length(trajectory: Trajectory) -> None:
 
 
 def test_without_a_start_the_walk_begins_at_its_noise() -> None:
-    start = Noise([1, 2])(torch.empty(2, 3))
+    start = SeededNoise([1, 2])(torch.empty(2, 3))
     assert torch.equal(walk(Trajectory())[-1].x, walk(Trajectory(start=start))[-1].x)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -114,13 +115,22 @@ def place_weights(module: nn.Module, path: Path, placed: Callable[[str, Tensor],
     stay in memory until the last copy, and the weights be there twice.
     """
     state = {}
-    for name in module.state_dict():
-        try:
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = {current_name(key): key for key in file.keys()}  # noqa: SIM118  (not a dict)
+        for name in module.state_dict():
             with safe_open(path, framework="pt") as file:
-                state[name] = placed(name, file.get_tensor(name))
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: changed since it was loaded ({error})") from None
+                state[name] = placed(name, file.get_tensor(stored[name]))
+    except (SafetensorError, OSError, KeyError) as error:
+        raise CheckpointError(f"{path}: changed since it was loaded ({error})") from None
     module.load_state_dict(state, assign=True)
+
+
+def current_name(name: str) -> str:
+    """The name that a tensor has today; version 0.1.0 called the first and last layers `enter` and `leave`."""
+    name = re.sub(r"\b(unet|expert)\.enter\.", r"\1.conv_in.", name)
+    name = re.sub(r"\b(unet|expert)\.leave\.", r"\1.conv_out.", name)
+    return re.sub(r"\bnetwork\.leave\.", "network.out_proj.", name)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -131,7 +141,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: only safetensors files are read; a pickle can run anything it likes")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+            return {current_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: damaged or not safetensors ({error})") from None
 

@@ -100,9 +100,9 @@ def test_the_other_activation(tmp_path: Path) -> None:
 
 
 def test_what_is_cut_is_told_in_the_captions_own_words(clip: Any) -> None:
-    assert clip.cut("An Owl") == ("An Owl", "")
+    assert clip.truncate("An Owl") == ("An Owl", "")
     words = [f"Word{i}" for i in range(12)]
-    read, lost = clip.cut(" ".join(words))
+    read, lost = clip.truncate(" ".join(words))
     assert f"{read} {lost}".split() == words
     assert clip.encode_text([read]).ids[0, :-1].tolist() == clip.encode_text([" ".join(words)]).ids[0, :-1].tolist()
     assert clip.encode_text(["a"]).ids.shape == (1, 3)  # asking what is cut leaves no trace

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from unclip.clip.openclip import MEAN, STD
 from unclip.clip.torchvision_schemas import declare_missing_schemas
-from unclip.diffusion.noise import Noise
+from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
 from unclip.diffusion.schedule import cosine_betas
 from unclip.errors import Cancelled, CheckpointError, RequestError
@@ -223,7 +223,7 @@ SHAPES = {"prior": (WIDTH,), "decoder": (3, LOW, LOW), f"upsampler-{HIGH}": (3, 
 
 def same_noise(seeds: list[int], monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     """What our walks from these seeds start with, by role; diffusers' schedulers are then given the rest of it."""
-    noise = {role: Noise(seeds, role) for role in STEPS}
+    noise = {role: SeededNoise(seeds, role) for role in STEPS}
     by_shape = {(len(seeds), *shape): noise[role] for role, shape in SHAPES.items()}
     monkeypatch.setattr(
         scheduling_unclip, "randn_tensor", lambda shape, **_: by_shape[tuple(shape)](torch.empty(shape)).double()
@@ -397,7 +397,7 @@ def test_the_last_step_is_safe_in_half_precision(converted: Path, dtype: torch.d
     made = []
     for precision in (torch.float32, dtype):
         stage = load_stage(converted / f"upsampler-{HIGH}")
-        for name, tensor in stage.network.expert.leave.named_parameters():
+        for name, tensor in stage.network.expert.conv_out.named_parameters():
             tensor.data *= 50 if name == "weight" else 1
         stage.network.to(precision, memory_format=torch.channels_last)
         with torch.inference_mode():

@@ -162,9 +162,9 @@ def same_noise() -> dict[str, Tensor]:
     """What our walk from seed 0 starts with, by role; diffusers' schedulers are then given the rest of it."""
     from diffusers.schedulers import scheduling_unclip
 
-    from unclip.diffusion.noise import Noise
+    from unclip.diffusion.noise import SeededNoise
 
-    noise = {shape: Noise([0], role) for role, shape in SHAPES.items()}
+    noise = {shape: SeededNoise([0], role) for role, shape in SHAPES.items()}
     latents = {role: noise[shape](torch.empty(shape)) for role, shape in SHAPES.items()}
     scheduling_unclip.randn_tensor = lambda shape, **_: noise[tuple(shape)](torch.empty(shape))
     return latents

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unclip.diffusion.noise import Noise
+from unclip.diffusion.noise import SeededNoise
 from unclip.images import centre_square, lanczos, open_picture, resize, to_tensor
 from unclip.menagerie.drawing import draw
 from unclip.menagerie.scene import sample
@@ -60,7 +60,7 @@ def compare(upsampler: Upsampler, pictures: dict[str, Tensor]) -> dict[str, dict
         side = high.shape[-1]
         low = resize(high, side // upsampler.factor)
         with torch.inference_mode():
-            *_, last = upsampler.sample(low, upsampler.config.sampling, Noise([i], "sharpness"), size=side)
+            *_, last = upsampler.sample(low, upsampler.config.sampling, SeededNoise([i], "sharpness"), size=side)
         ours, bicubic, smooth = last.x.clamp(-1, 1), resize(low, side), lanczos(low, side)
         rows[name] = {
             "psnr": psnr(ours, high), "psnr_bicubic": psnr(bicubic, high), "psnr_lanczos": psnr(smooth, high),

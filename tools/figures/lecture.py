@@ -23,7 +23,7 @@ from unclip.diffusion.chains import BinomialChain, GaussianChain
 from unclip.diffusion.diffusion import Diffusion, DiffusionConfig
 from unclip.diffusion.flow import exact_divergence, flow, log_likelihood
 from unclip.diffusion.inpainting import Known
-from unclip.diffusion.noise import Noise
+from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import ddpm
 from unclip.diffusion.schedule import CLEAN, Schedule
 from unclip.diffusion.sde import SDES, VP, Score, Sde, at, guided, sample, score_matching, score_of
@@ -31,7 +31,7 @@ from unclip.evaluate.recognition import name_embeddings
 from unclip.images import grid
 from unclip.menagerie.drawing import draw
 from unclip.menagerie.scene import Scene
-from unclip.nn.mlp import TimedMlp
+from unclip.nn.mlp import TimestepMlp
 from unclip.pipeline import Pipeline
 from unclip.pipeline.slerp import slerp
 
@@ -68,7 +68,7 @@ def main() -> None:
 def swiss_roll(args: argparse.Namespace) -> Figure:
     """The paper's Figure 1: forward, reverse, and how far each step's mean moves a point."""
     chain = GaussianChain(Schedule.named("cosine", 40))
-    network = TimedMlp(2, 4, times=40)
+    network = TimestepMlp(2, 4, times=40)
     reverse = chain.reverse(network)
     generator = torch.Generator().manual_seed(0)
 
@@ -113,7 +113,7 @@ def swiss_roll(args: argparse.Namespace) -> Figure:
 def heartbeat(args: argparse.Namespace) -> Figure:
     """Bits of which every fifth is 1, in five phases: the way back from fair coins."""
     chain = BinomialChain(200)
-    network = TimedMlp(20, 20, times=200)
+    network = TimestepMlp(20, 20, times=200)
     reverse = chain.reverse(lambda x, t: network(x, t).sigmoid())
     generator = torch.Generator().manual_seed(0)
     beats = (torch.arange(20)[None] % BEAT == torch.arange(BEAT)[:, None]).float()
@@ -143,7 +143,7 @@ def heartbeat(args: argparse.Namespace) -> Figure:
 def algorithms(args: argparse.Namespace) -> Figure:
     """DDPM's algorithms 1 and 2 on the swiss roll: ε-prediction, T = 1000, fixed variance; and x̂_0 on the way."""
     diffusion = Diffusion(DiffusionConfig(schedule="linear", clamp=None))
-    network = TimedMlp(2, 2, times=1000)
+    network = TimestepMlp(2, 2, times=1000)
     generator = torch.Generator().manual_seed(0)
 
     def loss() -> Tensor:
@@ -175,7 +175,7 @@ def algorithms(args: argparse.Namespace) -> Figure:
 
 def mix(args: argparse.Namespace) -> Figure:
     """The norm of mixed noise: the slide's λ-formula loses it, slerp does not."""
-    a, b = (Noise([seed])(torch.empty(1, 3, 64, 64)) for seed in (1, 2))
+    a, b = (SeededNoise([seed])(torch.empty(1, 3, 64, 64)) for seed in (1, 2))
     lambdas = [i / 20 for i in range(21)]
     length = math.sqrt(a.numel())
     straight = [(part * b + (1 - part) * a).norm().item() / length for part in lambdas]
@@ -201,7 +201,7 @@ def sdes(args: argparse.Namespace) -> Figure:
         sde = process()
         score = modes(sde)
         x = sde.prior_std * torch.linspace(-1.8, 1.8, 9, dtype=torch.float64)[:, None]
-        walk = [(1.0, x), *((step.t, step.x) for step in sample(sde, score, x, Noise(range(9)), steps=300))]
+        walk = [(1.0, x), *((step.t, step.x) for step in sample(sde, score, x, SeededNoise(range(9)), steps=300))]
         panel.plot([t for t, _ in walk], [x[:, 0].tolist() for _, x in walk], color="tab:red", lw=0.5, alpha=0.7)
         times = torch.linspace(1, sde.end, 60).tolist()
         line = [x]
@@ -222,7 +222,7 @@ def sdes(args: argparse.Namespace) -> Figure:
 def control(args: argparse.Namespace) -> Figure:
     """A score learned from the swiss roll, then one coordinate known, then a class asked for: the roll's inner half."""
     sde = VP()
-    network = TimedMlp(2, 2)
+    network = TimestepMlp(2, 2)
     generator = torch.Generator().manual_seed(0)
 
     def loss() -> Tensor:
@@ -231,7 +231,7 @@ def control(args: argparse.Namespace) -> Figure:
         return score_matching(sde, network, x0, {}, t, torch.randn(x0.shape, generator=generator))
 
     train(network, loss, args.training)
-    classifier = TimedMlp(2, 1)
+    classifier = TimestepMlp(2, 1)
 
     def judged() -> Tensor:
         x0 = rolled(BATCH, generator)

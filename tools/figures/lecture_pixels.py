@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unclip.diffusion.noise import Noise
+from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import ddim, ddpm
 from unclip.images import grid, save_png, to_pil
 from unclip.models.resolve import resolve
@@ -43,7 +43,7 @@ def main(run: Path, out: Path) -> None:
     (drawn,) = stage.draw(labels, range(60), options, batch=60)
     save_png(sheet(drawn, 10, SCALE), out / "digits-samples.png")
 
-    a, b = Noise([1, 2], "pixels")(torch.empty(2, *shape))[:, None]
+    a, b = SeededNoise([1, 2], "pixels")(torch.empty(2, *shape))[:, None]
     thetas = [i / (FRAMES - 1) for i in range(FRAMES)]
     straight = torch.cat([(1 - theta) * a + theta * b for theta in thetas])
     arc = torch.cat([slerp(a, b, theta) for theta in thetas])
@@ -56,7 +56,7 @@ def main(run: Path, out: Path) -> None:
     )
     save_png(sheet(last.x, FRAMES, SCALE), out / "digits-interpolation.png")
 
-    noise = Noise(range(5), "pixels")
+    noise = SeededNoise(range(5), "pixels")
     x = noise(torch.empty(5, *shape))
     denoise = stage.diffusion.denoiser(stage.network, stage.condition(torch.arange(5)))
     walk = [step.x0 for step in ddpm(denoise, x, schedule, times, noise)]

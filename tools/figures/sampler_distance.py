@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from unclip.clip import Text
-from unclip.diffusion.noise import Noise
+from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import SAMPLERS, Step
 from unclip.menagerie.captions import caption
 from unclip.menagerie.scene import rng_for, sample
@@ -40,11 +40,11 @@ class Walks:
 
     def end(self, role: str, sampler: str, steps: int, shift: int = 0) -> Tensor:
         """Where a walk ends, [B, ...]; `shift` for other noise."""
-        noise = Noise([i + shift for i in range(len(self.text.embed))], role)
+        noise = SeededNoise([i + shift for i in range(len(self.text.embed))], role)
         *_, last = self._steps(role, {"sampler": sampler, "steps": steps, "eta": 0.0, "candidates": 1}, noise)
         return last.x.clamp(-1, 1) * 127.5 if role == "decoder" else last.x
 
-    def _steps(self, role: str, changes: dict[str, object], noise: Noise) -> Iterator[Step]:
+    def _steps(self, role: str, changes: dict[str, object], noise: SeededNoise) -> Iterator[Step]:
         text: tuple[Text, Text] = self.text, self.null
         if role == "prior":
             assert isinstance(self.pipe.prior, Prior)

@@ -56,7 +56,7 @@ def main() -> None:
             mean, std = theirs[0].mean(0), theirs[0].std(0).clamp(min=1e-4)
             old_mean, old_std = stage.mean.clone(), stage.std.clone()
             read_through(network.image_embed, whitened(maps["image_embed"], (mean, std), (old_mean, old_std)))
-            write_through(network.leave, whitened(back, (old_mean, old_std), (mean, std)))
+            write_through(network.out_proj, whitened(back, (old_mean, old_std), (mean, std)))
             stage.mean.copy_(mean)
             stage.std.copy_(std)
         else:

@@ -65,10 +65,10 @@ def pack(
         raise RequestError("--shard-size must be below 1,000,000")
     from collections import Counter
 
-    from unclip.data.pack import Job, Limits, counted
+    from unclip.data.pack import Limits, PackJob, counted
     from unclip.data.pack import pack as pack_shards
 
-    job = Job(source, Limits(min_side, max_side, max_aspect), shard_size, keep_generated)
+    job = PackJob(source, Limits(min_side, max_side, max_aspect), shard_size, keep_generated)
     with _bar("unit") as progress:
         packed = pack_shards(job, out, jobs=jobs, progress=progress)
     click.echo(f"{packed.samples:,} samples in {packed.shards:,} shards: {out}")

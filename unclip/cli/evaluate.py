@@ -63,12 +63,12 @@ def prior(
     from unclip.models.resolve import resolve
     from unclip.pipeline import Pipeline
     from unclip.stages import load_stage
-    from unclip.stages.base import PriorRole
+    from unclip.stages.base import BasePrior
 
     others = {}
     for ref in refs:
         stage = load_stage(resolve(ref).stage("prior"))
-        if not isinstance(stage, PriorRole):
+        if not isinstance(stage, BasePrior):
             raise RequestError(f"{ref}: is a {stage.config.kind}, not a prior")
         others[f"{stage.config.kind} ({ref})"] = stage
     reports = compare_priors(

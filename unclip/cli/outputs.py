@@ -196,7 +196,7 @@ def read_picture(path: Path) -> Image.Image:
 def warn(pipe: Pipeline, captions: Sequence[str]) -> None:
     """Say on standard error which words of the captions the model does not read or never saw."""
     for caption in dict.fromkeys(captions):
-        _, cut = pipe.clip.cut(caption)
+        _, cut = pipe.clip.truncate(caption)
         if cut:
             click.echo(f"warning: the prompt is too long for {pipe.name}; this is not read: {cut!r}", err=True)
         unknown = pipe.unknown_words(caption)

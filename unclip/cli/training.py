@@ -54,7 +54,7 @@ def calibrate(prior: str, shards: str, clip: str | None, count: int) -> None:
     \b
     unclip calibrate runs/prior 'data/menagerie/train-64/*.tar' --clip runs/clip
     """
-    from unclip.train.doubt import calibrate as measure
+    from unclip.train.x0_variance import calibrate as measure
 
     click.echo(str(measure(prior, shards, clip, count=count)))
 

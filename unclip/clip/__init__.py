@@ -104,7 +104,7 @@ class Clip(ClipSizes, Protocol):
     def encode_text(self, captions: Sequence[str]) -> Text:
         """Captions → Text; longer ones are cut at the context."""
 
-    def cut(self, caption: str) -> tuple[str, str]:
+    def truncate(self, caption: str) -> tuple[str, str]:
         """The caption as (what is read, what the context cuts off)."""
 
     def encode_image(self, images: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ class ConvertedClip:
             embed = self.text.projection(tokens[torch.arange(len(ids), device=device), ends])
         return Text(list(captions), ids, mask, embed, tokens)
 
-    def cut(self, caption: str) -> tuple[str, str]:
+    def truncate(self, caption: str) -> tuple[str, str]:
         """See `Clip`."""
         self.tokenizer.no_truncation()
         offsets = self.tokenizer.encode(caption, add_special_tokens=False).offsets

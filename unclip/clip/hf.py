@@ -47,7 +47,7 @@ class HfClip:
             embed = self.model.text_projection(out.pooler_output)
         return Text(list(captions), batch["input_ids"], batch["attention_mask"].bool(), embed, out.last_hidden_state)
 
-    def cut(self, caption: str) -> tuple[str, str]:
+    def truncate(self, caption: str) -> tuple[str, str]:
         """See `Clip`."""
         ids = self.tokenizer(caption, add_special_tokens=False)["input_ids"]
         room = self.context - 2

@@ -147,7 +147,7 @@ class OpenClip:
         """Captions → ids and mask, [B, L], with L the longest caption's length."""
         return tokenize(self.tokenizer, captions, self.context)
 
-    def cut(self, caption: str) -> tuple[str, str]:
+    def truncate(self, caption: str) -> tuple[str, str]:
         """See `Clip`."""
         ids = self.tokenizer.encode(caption)
         room = self.context - 2

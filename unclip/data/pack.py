@@ -64,7 +64,7 @@ class Packed:
 
 
 @dataclass(frozen=True)
-class Job:
+class PackJob:
     """All that decides what is written.
 
     Attributes:
@@ -77,7 +77,7 @@ class Job:
     keep_generated: bool = False
 
 
-def pack(job: Job, out: Path, *, jobs: int = 1, progress: Progress = lambda done, of: None) -> Packed:
+def pack(job: PackJob, out: Path, *, jobs: int = 1, progress: Progress = lambda done, of: None) -> Packed:
     """Packs `job.source` (see `find_units`) into `out`/NNNNNN.tar and writes shards.json when all are there.
 
     Raises:
@@ -156,7 +156,7 @@ def _mapping(jobs: int) -> Iterator[Callable[..., Iterator[Any]]]:
         pool.shutdown(cancel_futures=True)
 
 
-def _examine(out: Path, job: Job, numbered: tuple[int, Unit]) -> None:
+def _examine(out: Path, job: PackJob, numbered: tuple[int, Unit]) -> None:
     """Notes of each sample of a unit why it is left out, or its picture's hash."""
     number, unit = numbered
     path = out / NOTES / f"{number:06d}.json"
@@ -172,7 +172,7 @@ def _examine(out: Path, job: Job, numbered: tuple[int, Unit]) -> None:
     write_record(path, {"found": found})
 
 
-def _reason_against(sample: Sample, job: Job) -> str | None:
+def _reason_against(sample: Sample, job: PackJob) -> str | None:
     """Why a sample is left out, the cheap reasons first: what its header says costs no decoding."""
     said = None if job.keep_generated else generated(sample[image_suffix(sample)], watermark=False)
     if said is None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from unclip.config import Config
@@ -29,12 +29,12 @@ HYBRID_WEIGHT = 0.001
 class Prediction(NamedTuple):
     """What a sampler may know of x_t, whatever the network predicted.
 
-    `mix` in [0, 1] says where the reverse variance lies between its bounds on a log scale: 0 is β̃, 1 is β.
+    `variance_mix` in [0, 1] says where the reverse variance lies between its bounds on a log scale: 0 is β̃, 1 is β.
     """
 
     x0: Tensor
     eps: Tensor
-    mix: Tensor | float
+    variance_mix: Tensor | float
 
 
 Denoise = Callable[[Tensor, int], Prediction]
@@ -59,7 +59,7 @@ class Guidance(NamedTuple):
         inside = self.interval is None or self.interval[0] <= t / times <= self.interval[1]
         return self.scale != 1.0 and inside
 
-    def mix(self, cond: Tensor, null: Tensor) -> Tensor:
+    def combine(self, cond: Tensor, null: Tensor) -> Tensor:
         """The guided prediction. x0, eps and v are affine in each other, so mixing any of them is the same."""
         guided = null + self.scale * (cond - null)
         if self.rescale:
@@ -84,7 +84,7 @@ class DiffusionConfig(Config):
         gamma: exponent or bound of that weight. None for the papers' 5 (min_snr) and 1 (p2).
         clamp: bound on |x0| while sampling; None for none.
         levels: number of values that a pixel can take, evenly from −1 to 1, for bits per dimension.
-        doubt: the mean variance of x0 given x_t that training data showed, at evenly spaced times from 0 to T − 1; for the
+        x0_variance: the mean variance of x0 given x_t that training data showed, at evenly spaced times from 0 to T − 1; for the
             sampler `analytic_dpm`. None where nobody has measured it.
     """
 
@@ -97,7 +97,15 @@ class DiffusionConfig(Config):
     gamma: float | None = Field(None, gt=0)
     clamp: float | None = 1.0
     levels: int = Field(256, ge=2)
-    doubt: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = Field(None, min_length=2)
+    x0_variance: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = Field(None, min_length=2)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, tree: Any) -> Any:
+        """Reads version 0.1.0's name of `x0_variance`."""
+        if isinstance(tree, dict) and "doubt" in tree:
+            tree = {"x0_variance": tree["doubt"], **{key: value for key, value in tree.items() if key != "doubt"}}
+        return tree
 
     @field_validator("schedule")
     @classmethod
@@ -113,8 +121,8 @@ class Diffusion:
     def __init__(self, config: DiffusionConfig) -> None:
         self.config = config
         self.schedule = Schedule.named(config.schedule, config.times)
-        if config.doubt is not None:
-            self.schedule = replace(self.schedule, doubt=_spread_out(config.doubt, config.times))
+        if config.x0_variance is not None:
+            self.schedule = replace(self.schedule, x0_variance=_interpolated(config.x0_variance, config.times))
         self._bounds = _variance_bounds(self.schedule)
         self._weights = _loss_weights(self.schedule, config)
 
@@ -148,7 +156,7 @@ class Diffusion:
         eps = torch.randn_like(x0) if eps is None else eps
         alpha, sigma = self.schedule.coefficients(t, x0)
         x_t = alpha * x0 + sigma * eps
-        output, spread = self._split(network(x_t, t.to(x0.device), **cond).float())
+        output, variance_mix = self._split(network(x_t, t.to(x0.device), **cond).float())
         target = {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0}[self.config.predict]
         if keep is not None:
             output = torch.where(keep, target, output)
@@ -159,12 +167,12 @@ class Diffusion:
             return simple
         # The hybrid trains the variance alone by the bound: its gradient must not reach the mean.
         mean_output = output.detach() if self.config.objective == "hybrid" else output
-        bound = self.vlb(x0, x_t, t, self._x0(mean_output, x_t, alpha, sigma), spread)
+        bound = self.vlb(x0, x_t, t, self._x0(mean_output, x_t, alpha, sigma), variance_mix)
         if self.config.objective == "vlb":
             return bound
         return simple + HYBRID_WEIGHT * self.schedule.times * bound
 
-    def vlb(self, x0: Tensor, x_t: Tensor, t: Tensor, x0_hat: Tensor, spread: Tensor | float) -> Tensor:
+    def vlb(self, x0: Tensor, x_t: Tensor, t: Tensor, x0_hat: Tensor, variance_mix: Tensor | float) -> Tensor:
         """The term L_{t-1} of the variational bound for each example, in bits per dimension, [B].
 
         KL(q(x_{t-1} | x_t, x_0) ‖ p(x_{t-1} | x_t)) for t > 0; the discretised negative log-likelihood of the data at
@@ -175,7 +183,7 @@ class Diffusion:
         )
         true_mean = x_weight * x_t + x0_weight * x0
         mean = x_weight * x_t + x0_weight * x0_hat
-        log_variance = spread * log_large + (1 - spread) * log_small
+        log_variance = variance_mix * log_large + (1 - variance_mix) * log_small
         kl = gaussian_kl(true_mean - mean, log_small, log_variance)
         nll = -_discretised_log_likelihood(x0, mean, 0.5 * log_variance, self.config.levels)
         return torch.where(t.to(x0.device) == 0, _mean(nll), _mean(kl)) / math.log(2)
@@ -187,8 +195,8 @@ class Diffusion:
         """
         alpha, sigma = self.schedule.coefficients(t, x0)
         x_t = alpha * x0 + sigma * eps
-        output, spread = self._split(network(x_t, t.to(x0.device), **cond).float())
-        return self.vlb(x0, x_t, t, self._clamped(self._x0(output, x_t, alpha, sigma)), spread)
+        output, variance_mix = self._split(network(x_t, t.to(x0.device), **cond).float())
+        return self.vlb(x0, x_t, t, self._clamped(self._x0(output, x_t, alpha, sigma)), variance_mix)
 
     # --- sampling ---
 
@@ -211,19 +219,19 @@ class Diffusion:
                 both = {key: torch.cat([value, null[key]]) for key, value in cond.items()}
                 raw = network(torch.cat([x, x]), torch.full((2 * len(x),), t, device=x.device), **both)
                 raw_cond, raw_null = raw.to(x.dtype).chunk(2)
-                output, spread = self._split(raw_cond)
-                output = guidance.mix(output, self._split(raw_null)[0])
+                output, variance_mix = self._split(raw_cond)
+                output = guidance.combine(output, self._split(raw_null)[0])
             else:
                 raw = network(x, torch.full((len(x),), t, device=x.device), **cond)
-                output, spread = self._split(raw.to(x.dtype))
-            return self._read(output, x, t, spread)
+                output, variance_mix = self._split(raw.to(x.dtype))
+            return self._read(output, x, t, variance_mix)
 
         return denoise
 
-    def _read(self, output: Tensor, x: Tensor, t: int, spread: Tensor | float) -> Prediction:
+    def _read(self, output: Tensor, x: Tensor, t: int, variance_mix: Tensor | float) -> Prediction:
         alpha, sigma = self.schedule.at(t)
         x0 = self._clamped(self._x0(output, x, alpha, sigma))
-        return Prediction(x0, (x - alpha * x0) / sigma, spread)
+        return Prediction(x0, (x - alpha * x0) / sigma, variance_mix)
 
     def _x0(self, output: Tensor, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
         if self.config.predict == "eps":
@@ -238,8 +246,8 @@ class Diffusion:
 
     def _split(self, output: Tensor) -> tuple[Tensor, Tensor | float]:
         if self.learned:
-            output, spread = output.chunk(2, dim=1)
-            return output, (spread + 1) / 2
+            output, variance_mix = output.chunk(2, dim=1)
+            return output, (variance_mix + 1) / 2
         return output, float(self.config.variance == "fixed_large")
 
 
@@ -255,7 +263,7 @@ def _variance_bounds(schedule: Schedule) -> tuple[Tensor, Tensor, Tensor, Tensor
     return x_weight, x0_weight, small_.log(), large.log()
 
 
-def _spread_out(values: tuple[float, ...], times: int) -> Tensor:
+def _interpolated(values: tuple[float, ...], times: int) -> Tensor:
     """The table [T] that runs straight from each value to the next."""
     table = torch.tensor(values, dtype=torch.float64, device="cpu")[None, None]
     return F.interpolate(table, times, mode="linear", align_corners=True)[0, 0]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unclip.diffusion.diffusion import Cond, Diffusion, Network
 from unclip.diffusion.gaussian import prior_kl
-from unclip.diffusion.noise import Chance
+from unclip.diffusion.noise import ExampleRng
 
 
 class Bound(NamedTuple):
@@ -37,7 +37,7 @@ class Bound(NamedTuple):
 
 
 def bound(
-    diffusion: Diffusion, network: Network, x0: Tensor, cond: Cond, chance: Chance, terms: int | None = None
+    diffusion: Diffusion, network: Network, x0: Tensor, cond: Cond, chance: ExampleRng, terms: int | None = None
 ) -> Bound:
     """The bound of pictures x0 [B, ...], by one draw of the noise for each term.
 

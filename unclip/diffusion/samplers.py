@@ -56,12 +56,12 @@ def find_sampler(name: str, eta: float = 0.0) -> Sampler:
 def ddpm(denoise: Denoise, x: Tensor, schedule: Schedule, times: Sequence[int], noise: NoiseSource) -> Iterator[Step]:
     """Ancestral sampling on strided times (Ho et al. 2020, algorithm 2; Nichol & Dhariwal 2021, §4)."""
     for t, s in pairwise([*times, CLEAN]):
-        x0, _, spread = denoise(x, t)
+        x0, _, variance_mix = denoise(x, t)
         q = schedule.posterior(t, s)
         x = q.x_weight * x + q.x0_weight * x0
         if s != CLEAN:
             small, large = math.log(max(q.small, 1e-20)), math.log(max(q.large, 1e-20))
-            log_variance = torch.as_tensor(small + (large - small) * spread, dtype=x.dtype, device=x.device)
+            log_variance = torch.as_tensor(small + (large - small) * variance_mix, dtype=x.dtype, device=x.device)
             x = x + torch.exp(0.5 * log_variance) * noise(x)
         yield Step(t, x, x0)
 
@@ -73,12 +73,12 @@ def analytic_dpm(
     """Ancestral sampling with the variance that is the best of all scalar ones (Bao et al. 2022, theorem 1).
 
     In the paper's eq. 8 the variance on top of β̃ is a squared weight times (sigma/alpha)² · (1 − sigma² E‖score‖²/D): that is
-    x0's weight in the posterior's mean, and by Tweedie's formula the mean variance of x0 given x_t, `schedule.doubt`.
+    x0's weight in the posterior's mean, and by Tweedie's formula the mean variance of x0 given x_t, `schedule.x0_variance`.
 
     Raises:
         RequestError: it was never measured.
     """
-    if schedule.doubt is None:
+    if schedule.x0_variance is None:
         raise RequestError(
             "sampler 'analytic_dpm' needs a variance measured on training data, which this stage has not: "
             "`unclip calibrate` measures it, or take ddpm"
@@ -88,7 +88,7 @@ def analytic_dpm(
         q = schedule.posterior(t, s)
         x = q.x_weight * x + q.x0_weight * x0
         if s != CLEAN:
-            x = x + math.sqrt(q.small + q.x0_weight**2 * schedule.doubt[t].item()) * noise(x)
+            x = x + math.sqrt(q.small + q.x0_weight**2 * schedule.x0_variance[t].item()) * noise(x)
         yield Step(t, x, x0)
 
 
@@ -122,7 +122,7 @@ def dpmpp_2m(
         if s == CLEAN:
             x = x0
         else:
-            (alpha_s, sigma_s), (_, sigma_t), h = schedule.at(s), schedule.at(t), schedule.gain(t, s)
+            (alpha_s, sigma_s), (_, sigma_t), h = schedule.at(s), schedule.at(t), schedule.log_snr_step(t, s)
             slope = x0 if last_x0 is None else x0 + (x0 - last_x0) * (h / (2 * last_h))
             x = (sigma_s / sigma_t) * x - alpha_s * math.expm1(-h) * slope
             last_x0, last_h = x0, h
@@ -144,7 +144,7 @@ def unipc(denoise: Denoise, x: Tensor, schedule: Schedule, times: Sequence[int],
         if s == CLEAN:
             x = x0
         else:
-            (alpha_s, sigma_s), (_, sigma_t), h = schedule.at(s), schedule.at(t), schedule.gain(t, s)
+            (alpha_s, sigma_s), (_, sigma_t), h = schedule.at(s), schedule.at(t), schedule.log_snr_step(t, s)
             weight = -alpha_s * math.expm1(-h)
             straight = (sigma_s / sigma_t) * x + weight * x0
             slope = None if last is None else (x0 - last.x0) / last.h

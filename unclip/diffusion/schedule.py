@@ -39,13 +39,13 @@ BETAS: dict[str, Callable[[int], Tensor]] = {"linear": linear_betas, "cosine": c
 class Schedule:
     """alpha and sigma for every time t = 0 … T−1, as float64 tables of shape [T] on the CPU.
 
-    `doubt`, where it was measured, is what a model of the data leaves open of them: the mean variance of x_0 given x_t, per
+    `x0_variance`, where it was measured, is what a model of the data leaves open of them: the mean variance of x_0 given x_t, per
     dimension.
     """
 
     alpha: Tensor
     sigma: Tensor
-    doubt: Tensor | None = None
+    x0_variance: Tensor | None = None
 
     @classmethod
     def named(cls, name: str, times: int = 1000) -> Schedule:
@@ -64,7 +64,7 @@ class Schedule:
         """(alpha_t, sigma_t) as Python floats, so that samplers are exact and need no device."""
         return (1.0, 0.0) if t == CLEAN else (self.alpha[t].item(), self.sigma[t].item())
 
-    def gain(self, t: int, s: int) -> float:
+    def log_snr_step(self, t: int, s: int) -> float:
         """h, by how much log(alpha / sigma) grows from t down to s: the length of a step for solvers of the ODE."""
         (alpha_t, sigma_t), (alpha_s, sigma_s) = self.at(t), self.at(s)
         return math.log(alpha_s / sigma_s) - math.log(alpha_t / sigma_t)

@@ -11,7 +11,7 @@ from torch import Tensor
 from unclip.data.sample import BadSample, label, picture, scaled
 from unclip.diffusion.flow import Hutchinson, bits_per_dim, log_likelihood
 from unclip.diffusion.likelihood import bound
-from unclip.diffusion.noise import Chance, Noise
+from unclip.diffusion.noise import ExampleRng, SeededNoise
 from unclip.diffusion.sde import VP
 from unclip.errors import DataError, RequestError
 from unclip.evaluate.metrics import mean_of
@@ -77,7 +77,7 @@ def nll(stage: Pixels, pictures: Found, settings: NllSettings) -> Quality:
 def _bound(stage: Pixels, batch: Batch, seeds: Tensor, terms: int | None) -> Iterator[tuple[str, Tensor]]:
     x0 = stage.data(batch)
     found = bound(
-        stage.diffusion, stage.network, x0, stage.condition(batch.label), Chance(seeds, x0.device), terms=terms
+        stage.diffusion, stage.network, x0, stage.condition(batch.label), ExampleRng(seeds, x0.device), terms=terms
     )
     yield "bound", found.total
     yield "  L_T", found.prior
@@ -87,7 +87,7 @@ def _bound(stage: Pixels, batch: Batch, seeds: Tensor, terms: int | None) -> Ite
 
 def _ode(stage: Pixels, batch: Batch, seeds: Tensor) -> tuple[Tensor, int]:
     x0 = stage.data(batch)
-    noise = Noise(seeds.tolist(), "likelihood")
+    noise = SeededNoise(seeds.tolist(), "likelihood")
     # Uniform within each value's cell: the density's mean over it is at most the cell's probability (Theis et al. 2016).
     x = x0 + stage.spacing * (torch.special.ndtr(noise(x0)) - 0.5)
     log_p, evaluations = log_likelihood(VP(), stage.score(batch.label), x, Hutchinson(noise, x))

@@ -18,7 +18,7 @@ from unclip.menagerie.drawing import draw
 from unclip.menagerie.judge.model import SIZE, load_judge
 from unclip.pipeline import Pipeline, SamplingOptions
 from unclip.pipeline.call import Call
-from unclip.stages.base import PriorRole
+from unclip.stages.base import BasePrior
 
 SamplePrior = Callable[[Call, Text, Text], Tensor]
 
@@ -46,7 +46,7 @@ class PriorReport:
 
 
 def compare_priors(
-    pipeline: Pipeline, others: Mapping[str, PriorRole], *, count: int = 256, seed: int = 0, batch: int = 32
+    pipeline: Pipeline, others: Mapping[str, BasePrior], *, count: int = 256, seed: int = 0, batch: int = 32
 ) -> list[PriorReport]:
     """The model's prior, other priors of the same CLIP, z_t in z_i's place, and the caption alone.
 
@@ -72,7 +72,7 @@ def compare_priors(
     return [*reports, _report(pipeline, "no z_i: caption only", None, asked, batch)]
 
 
-def _by(prior: PriorRole) -> SamplePrior:
+def _by(prior: BasePrior) -> SamplePrior:
     def sample(call: Call, text: Text, null: Text) -> Tensor:
         used = prior.config.sampling
         return call.run("prior", prior.sample(text, null, used, call.noise("prior")), prior.length(used))

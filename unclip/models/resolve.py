@@ -111,8 +111,10 @@ def find_clip(ref: str) -> str:
 
 
 def clip_identity(ref: str) -> str:
-    """The identity of the CLIP that `ref` names. Its weights are read only if no config.json records it."""
+    """The identity of the CLIP that `ref` names. Its weights are read only if neither its name nor a config.json says it."""
     found = find_clip(ref)
+    if encoders.is_backend(found) and encoders.local_weights(found) is None:
+        return found
     config = Path(found) / "config.json"
     recorded = read_json(config).get("identity") if config.is_file() else None
     return str(recorded) if recorded else read_clip(found).identity

@@ -70,7 +70,7 @@ class Dropout(nn.Module):
         return out
 
 
-def number_dropouts(module: nn.Module) -> None:
+def number_dropout_layers(module: nn.Module) -> None:
     """Gives every dropout in the module its number."""
     for i, dropout in enumerate(m for m in module.modules() if isinstance(m, Dropout)):
         dropout.number = 1_000_003 * (i + 1)
@@ -91,7 +91,7 @@ def _(x: Tensor, seeds: Tensor, share: float) -> Tensor:
     return torch.empty_like(x)
 
 
-def zeroed(module: nn.Module) -> nn.Module:
+def zero_init(module: nn.Module) -> nn.Module:
     """The module with its parameters set to zero, so that a residual branch starts as the identity."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)

@@ -12,7 +12,7 @@ from unclip.nn.layers import timestep_embedding
 FEATURES = 32  # of the time
 
 
-class TimedMlp(nn.Module):
+class TimestepMlp(nn.Module):
     """x [B, n] and times [B] → [B, outputs]; it starts by saying 0.
 
     Args:

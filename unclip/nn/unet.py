@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unclip.config import Config
-from unclip.nn.layers import Dropout, TimeEmbedding, attend, number_dropouts, zeroed
+from unclip.nn.layers import Dropout, TimeEmbedding, attend, number_dropout_layers, zero_init
 from unclip.nn.norm import GroupNorm
 
 CHANNELS = 32  # of which a network's are a multiple
@@ -81,7 +81,7 @@ class ResBlock(nn.Module):
         self.embed = nn.Linear(embed, 2 * outputs if config.scale_shift else outputs)
         self.norm_2 = GroupNorm(config.norm_groups, outputs)
         self.dropout = Dropout(config.dropout)
-        self.conv_2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.conv_2 = zero_init(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, embed: Tensor, seeds: Tensor | None = None) -> Tensor:
@@ -90,7 +90,7 @@ class ResBlock(nn.Module):
             h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
         elif self.resample == "up":
             x = F.interpolate(x, scale_factor=2, mode="nearest")
-        h = conv_of_enlarged(h, self.conv_1) if self.resample == "up" else self.conv_1(h)
+        h = upsample_conv(h, self.conv_1) if self.resample == "up" else self.conv_1(h)
         modulation = self.embed(F.silu(embed))
         h = (
             self.norm_2(h, *modulation.chunk(2, dim=1))
@@ -110,11 +110,11 @@ class Resample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=1 if self.up else 2, padding=1)
 
     def forward(self, x: Tensor, embed: Tensor, seeds: Tensor | None = None) -> Tensor:
-        out: Tensor = conv_of_enlarged(x, self.conv) if self.up else self.conv(x)
+        out: Tensor = upsample_conv(x, self.conv) if self.up else self.conv(x)
         return out
 
 
-def conv_of_enlarged(x: Tensor, conv: nn.Conv2d) -> Tensor:
+def upsample_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """A 3 × 3 convolution of x [B, C, H, W] with every pixel repeated in a square of four → [B, C', 2H, 2W].
 
     The nine taps of a pixel fall on four different ones, so their weights can be added up first: what is left is a transposed
@@ -141,7 +141,7 @@ class AttentionBlock(nn.Module):
         if context is not None:
             self.context_k = nn.Linear(context, channels)
             self.context_v = nn.Linear(context, channels)
-        self.out = zeroed(nn.Linear(channels, channels))
+        self.out = zero_init(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
         height = x.shape[2]
@@ -220,7 +220,7 @@ class UNet(nn.Module):
             return [AttentionBlock(width, config, context) for _ in range(count)]
 
         self.time = TimeEmbedding(config.channels, self.embed_width)
-        self.enter = nn.Conv2d(inputs * area, config.channels, 3, padding=1)
+        self.conv_in = nn.Conv2d(inputs * area, config.channels, 3, padding=1)
         skips = [config.channels]
         width = config.channels
         self.down = nn.ModuleList()
@@ -245,8 +245,8 @@ class UNet(nn.Module):
                 Level(blocks, attention(level, wide, config.depth + 1), resampler(wide, "up") if level else None)
             )
         self.norm = GroupNorm(config.norm_groups, width)
-        self.leave = zeroed(nn.Conv2d(width, outputs * area, 3, padding=1))
-        number_dropouts(self)
+        self.conv_out = zero_init(nn.Conv2d(width, outputs * area, 3, padding=1))
+        number_dropout_layers(self)
 
     def forward(
         self,
@@ -272,7 +272,7 @@ class UNet(nn.Module):
         cond = Conditions(emb, context, mask, seeds)
         if self.config.patch > 1:
             x = F.pixel_unshuffle(x, self.config.patch)
-        x = self.enter(x.contiguous(memory_format=torch.channels_last))
+        x = self.conv_in(x.contiguous(memory_format=torch.channels_last))
         skips = [x]
         for level in cast("Iterable[Level]", self.down):
             for i in range(len(level.blocks)):
@@ -290,5 +290,5 @@ class UNet(nn.Module):
                 x = level.step(i, torch.cat([x, skips.pop()], dim=1), cond)
             if level.resampler is not None:
                 x = level.resampled(x, cond)
-        x = self.leave(F.silu(self.norm(x)))
+        x = self.conv_out(F.silu(self.norm(x)))
         return F.pixel_shuffle(x, self.config.patch) if self.config.patch > 1 else x

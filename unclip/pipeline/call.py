@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from unclip.clip import Clip, Text, encode_pictures
-from unclip.diffusion.noise import Noise
+from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step, find_sampler
 from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
 from unclip.errors import RequestError
@@ -24,7 +24,7 @@ from unclip.pipeline.generation import Generation
 from unclip.pipeline.masks import resized_mask
 from unclip.pipeline.options import SamplingOptions, StageChanges, check_negative
 from unclip.pipeline.presets import find_preset
-from unclip.stages.base import DiffusionStage, PriorRole, SamplingConfig
+from unclip.stages.base import BasePrior, DiffusionStage, SamplingConfig
 from unclip.stages.decoder import Decoder
 from unclip.stages.upsampler import Upsampler
 
@@ -41,7 +41,7 @@ WITHOUT = {
 class Model(Protocol):
     """What a call needs of a pipeline: its stages and its name."""
 
-    prior: PriorRole | None
+    prior: BasePrior | None
     upsamplers: tuple[Upsampler, ...]
     device: torch.device
     dtype: torch.dtype | None
@@ -56,7 +56,7 @@ class Model(Protocol):
         """The decoder; a RequestError where the model has none."""
 
     @property
-    def stages(self) -> dict[str, PriorRole | DiffusionStage]:
+    def stages(self) -> dict[str, BasePrior | DiffusionStage]:
         """The stages that it has by role, in the order of the chain."""
 
     @property
@@ -128,9 +128,9 @@ class Call:
         with self.timed("clip"):
             return torch.cat([encode_pictures(self.model.clip, [one]) for one in whole]).float()
 
-    def noise(self, role: str) -> Noise:
+    def noise(self, role: str) -> SeededNoise:
         """The noise of a stage, image by image."""
-        return Noise(self.seeds, role)
+        return SeededNoise(self.seeds, role)
 
     def run(self, role: str, steps: Iterator[Step], total: int) -> Tensor:
         """Takes all of a stage's steps; `total` is their number."""
@@ -179,7 +179,7 @@ class Call:
             total = trajectory.length(upsampler.diffusion.schedule, used.steps)
             parts = []
             for i in range(0, len(low), few):
-                noise = Noise(self.seeds[i : i + few], role)
+                noise = SeededNoise(self.seeds[i : i + few], role)
                 steps = upsampler.sample(low[i : i + few], used, noise, trajectory=trajectory)
                 parts.append(self.run(role, steps, total))
             x = torch.cat(parts)
@@ -253,7 +253,7 @@ def preset_for(model: Model, name: str) -> dict[str, dict[str, Any]]:
     changes = {role: dict(fields) for role, fields in find_preset(name).items()}
     for role, stage in model.stages.items():
         analytic = changes.get(role, {}).get("sampler") == "analytic_dpm"
-        if analytic and not (isinstance(stage, DiffusionStage) and stage.diffusion.schedule.doubt is not None):
+        if analytic and not (isinstance(stage, DiffusionStage) and stage.diffusion.schedule.x0_variance is not None):
             changes[role]["sampler"] = "ddpm"
         if isinstance(stage, Upsampler) and stage.expert:
             changes.pop(role, None)

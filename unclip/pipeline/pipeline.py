@@ -30,7 +30,7 @@ from unclip.pipeline.mix import mix
 from unclip.pipeline.outpaint import outpaint
 from unclip.pipeline.vary import vary
 from unclip.stages import load_stage
-from unclip.stages.base import DiffusionStage, PriorRole, Stage
+from unclip.stages.base import BasePrior, DiffusionStage, Stage
 from unclip.stages.decoder import Decoder
 from unclip.stages.upsampler import Upsampler
 from unclip.vocabulary import prompt_words
@@ -53,7 +53,7 @@ class Pipeline:
     def __init__(
         self,
         clip: Clip | None,
-        prior: PriorRole | None,
+        prior: BasePrior | None,
         decoder: Decoder | None,
         upsamplers: Sequence[Upsampler],
         *,
@@ -109,7 +109,7 @@ class Pipeline:
                 )
         pipeline = cls(
             clip,
-            None if index.prior is None else _role(stages[index.prior], PriorRole, folder / index.prior),  # type: ignore[type-abstract]
+            None if index.prior is None else _role(stages[index.prior], BasePrior, folder / index.prior),  # type: ignore[type-abstract]
             None if index.decoder is None else _role(stages[index.decoder], Decoder, folder / index.decoder),
             sorted((_role(stages[n], Upsampler, folder / n) for n in index.upsamplers), key=lambda u: u.size),
             folder=folder,
@@ -153,7 +153,7 @@ class Pipeline:
                 copy_clip(source, out / CLIP)
             made.model_copy(update=self.index.model_extra).write(out)
 
-    def _with_its_clip(self, role: str, stage: PriorRole | DiffusionStage) -> PriorRole | DiffusionStage:
+    def _with_its_clip(self, role: str, stage: BasePrior | DiffusionStage) -> BasePrior | DiffusionStage:
         """The stage as one of this pipeline's CLIP; its weights are shared."""
         clip, recorded = self._clip, stage.config.clip
         if clip is None or recorded in (None, clip.identity):
@@ -184,7 +184,7 @@ class Pipeline:
             raise RequestError(f"device {device}: cannot be used here ({str(error).splitlines()[0]})") from None
         return self
 
-    def _place(self, stage: PriorRole | DiffusionStage) -> None:
+    def _place(self, stage: BasePrior | DiffusionStage) -> None:
         stage.to(self.device)
         stage.network.to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -242,9 +242,9 @@ class Pipeline:
         self._decoder = decoder
 
     @property
-    def stages(self) -> dict[str, PriorRole | DiffusionStage]:
+    def stages(self) -> dict[str, BasePrior | DiffusionStage]:
         """The stages by role, in the order of the chain."""
-        prior: dict[str, PriorRole | DiffusionStage] = {} if self.prior is None else {"prior": self.prior}
+        prior: dict[str, BasePrior | DiffusionStage] = {} if self.prior is None else {"prior": self.prior}
         decoder = {} if self._decoder is None else {"decoder": self._decoder}
         return {**prior, **decoder, **{f"upsampler-{u.size}": u for u in self.upsamplers}}
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from unclip.clip import ClipSizes, Text, same_clip
 from unclip.config import Config, parse
 from unclip.diffusion.diffusion import Cond, Denoise, Diffusion, DiffusionConfig, Guidance
-from unclip.diffusion.noise import Chance, Noise
+from unclip.diffusion.noise import ExampleRng, SeededNoise
 from unclip.diffusion.samplers import Step, find_sampler
 from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
 from unclip.errors import CheckpointError, ConfigError, RequestError
@@ -58,10 +58,10 @@ class Batch:
     seeds: Tensor | None = None
     skipped: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def chance(self, like: Tensor) -> Chance:
+    def rng(self, like: Tensor) -> ExampleRng:
         """The generators of this batch's draws, for tensors [B, ...] like that one."""
         seeds = torch.randint(2**62, (len(like),), device="cpu") if self.seeds is None else self.seeds
-        return Chance(seeds, like.device)
+        return ExampleRng(seeds, like.device)
 
     def dropout(self) -> Cond:
         """What a network with dropout is to know of it."""
@@ -201,7 +201,7 @@ class Stage(nn.Module, ABC):
         return stage.eval()
 
 
-class PriorRoleConfig(StageConfig, TransformerConfig):
+class BasePriorConfig(StageConfig, TransformerConfig):
     """What the config of every prior has.
 
     Attributes:
@@ -217,14 +217,14 @@ class PriorRoleConfig(StageConfig, TransformerConfig):
     text_drop: float = Field(0.1, ge=0, le=1)
 
 
-class PriorRole(Stage):
+class BasePrior(Stage):
     """Whatever makes z_i of a caption: the diffusion prior and those that take its place in a pipeline."""
 
     role = "prior"
     network: nn.Module
 
     @abstractmethod
-    def sample(self, text: Text, null: Text, options: SamplingConfig, noise: Noise) -> Iterator[Step]:
+    def sample(self, text: Text, null: Text, options: SamplingConfig, noise: SeededNoise) -> Iterator[Step]:
         """Steps whose last x is z_i [B, D] of B captions; `null` is what guidance leads away from."""
 
     def length(self, options: SamplingConfig) -> int:
@@ -269,12 +269,12 @@ class DiffusionStage(Stage):
         # Entered for as long as it walks; a pipeline that offloads has it put the weights in place and away again.
         self.in_place: Callable[[], AbstractContextManager[None]] = nullcontext
 
-    def _draw(self, chance: Chance, x0: Tensor) -> tuple[Tensor, Tensor]:
+    def _draw(self, rng: ExampleRng, x0: Tensor) -> tuple[Tensor, Tensor]:
         """A time and noise for every example."""
-        return chance.integers(self.diffusion.schedule.times), chance.normal(x0)
+        return rng.integers(self.diffusion.schedule.times), rng.normal(x0)
 
     def walk(
-        self, shape: tuple[int, ...], cond: Cond, null: Cond | None, options: SamplingConfig, noise: Noise,
+        self, shape: tuple[int, ...], cond: Cond, null: Cond | None, options: SamplingConfig, noise: SeededNoise,
         trajectory: Trajectory = FROM_NOISE,
     ) -> Iterator[Step]:  # fmt: skip
         """Samples x of that shape: the one place where a stage walks, in whichever way.
@@ -310,7 +310,7 @@ def drop_text(text: Text, null: Text, keep: Tensor) -> Text:
 
     torch.where and not a branch: every parameter is in every step's graph, as data-parallel training wants it.
     """
-    text, null = same_length(text, null)
+    text, null = pad_to_same_length(text, null)
     column = keep[:, None]
     return Text(
         text.captions,
@@ -321,7 +321,7 @@ def drop_text(text: Text, null: Text, keep: Tensor) -> Text:
     )
 
 
-def same_length(a: Text, b: Text) -> tuple[Text, Text]:
+def pad_to_same_length(a: Text, b: Text) -> tuple[Text, Text]:
     """Both padded to the longer one's number of tokens."""
     length = max(a.ids.shape[1], b.ids.shape[1])
 

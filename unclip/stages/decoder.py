@@ -14,12 +14,19 @@ from torch import Tensor, nn
 from unclip.clip import Text
 from unclip.diffusion.diffusion import Cond, DiffusionConfig
 from unclip.diffusion.inpainting import Known
-from unclip.diffusion.noise import Chance, Noise
+from unclip.diffusion.noise import ExampleRng, SeededNoise
 from unclip.diffusion.samplers import Step
 from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
 from unclip.nn.transformer import TextEncoder, TransformerConfig
 from unclip.nn.unet import UNet, UNetConfig
-from unclip.stages.base import Batch, DiffusionStage, DiffusionStageConfig, SamplingConfig, drop_text, same_length
+from unclip.stages.base import (
+    Batch,
+    DiffusionStage,
+    DiffusionStageConfig,
+    SamplingConfig,
+    drop_text,
+    pad_to_same_length,
+)
 
 EXTRA_TOKENS = 4  # context tokens made of z_i
 EXTRA_CHANNELS = 4  # of an inpainting decoder's input: what is known of the picture, and where
@@ -135,11 +142,11 @@ class Decoder(DiffusionStage):
         if self.inpaints:
             # Whatever is known changes nothing at first, so that fine-tuning begins at the plain decoder.
             with torch.no_grad():
-                self.network.unet.enter.weight[:, 3 * config.unet.patch**2 :] = 0
+                self.network.unet.conv_in.weight[:, 3 * config.unet.patch**2 :] = 0
 
     def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Adds zeros for the channels of what is known to a plain decoder's first convolution, or drops an inpainting one's."""
-        name = "network.unet.enter.weight"
+        name = "network.unet.conv_in.weight"
         ours, theirs = self.state_dict()[name].shape[1], state[name].shape[1]
         if self.inpaints and theirs * (3 + EXTRA_CHANNELS) == ours * 3:
             return {**state, name: F.pad(state[name], (0, 0, 0, 0, 0, ours - theirs))}
@@ -150,18 +157,18 @@ class Decoder(DiffusionStage):
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image is not None and batch.image_embed is not None
         assert batch.text is not None and batch.null is not None
-        chance = batch.chance(batch.image)
-        text = drop_text(batch.text, batch.null, chance.uniform() >= self.text_drop)
-        kept = (chance.uniform() >= self.embed_drop)[:, None]
+        rng = batch.rng(batch.image)
+        text = drop_text(batch.text, batch.null, rng.uniform() >= self.text_drop)
+        kept = (rng.uniform() >= self.embed_drop)[:, None]
         embed = torch.where(kept, batch.image_embed.float(), self.null_embed.float())
-        keep = random_keep(chance, batch.image) if self.inpaints else None
+        keep = random_keep(rng, batch.image) if self.inpaints else None
         known = self._seen(Known(batch.image, keep) if keep is not None else None, batch.image)
         cond = {**_cond(embed, text), **known, **batch.dropout()}
         # Learning to copy what is known would be learned before learning to go on from it, and nobody asks for the copy.
-        return self.diffusion.loss(self.network, batch.image, cond, *self._draw(chance, batch.image), keep)
+        return self.diffusion.loss(self.network, batch.image, cond, *self._draw(rng, batch.image), keep)
 
     def sample(
-        self, image_embed: Tensor, text: Text, null: Text, options: SamplingConfig, noise: Noise,
+        self, image_embed: Tensor, text: Text, null: Text, options: SamplingConfig, noise: SeededNoise,
         trajectory: Trajectory = FROM_NOISE,
     ) -> Iterator[Step]:  # fmt: skip
         """Walks to pictures [B, 3, size, size], from noise unless `trajectory` says otherwise.
@@ -178,7 +185,7 @@ class Decoder(DiffusionStage):
 
     def conditions(self, image_embed: Tensor, text: Text, null: Text, known: Known | None) -> tuple[Cond, Cond]:
         """The network's condition, and the one that guidance leads away from; arguments as in `sample`."""
-        text, null = same_length(text, null)
+        text, null = pad_to_same_length(text, null)
         seen = self._seen(known, image_embed.new_empty(len(image_embed), 3, self.size, self.size))
         away = self.null_embed.to(image_embed).expand(len(image_embed), -1)
         return {**_cond(image_embed, text), **seen}, {**_cond(away, null), **seen}
@@ -193,19 +200,19 @@ class Decoder(DiffusionStage):
         return {"known": torch.cat([known.x0.to(like) * keep, keep], dim=1)}
 
 
-def random_keep(chance: Chance, like: Tensor) -> Tensor:
+def random_keep(rng: ExampleRng, like: Tensor) -> Tensor:
     """What is known of training pictures like those [B, 3, H, W], as True in [B, 1, H, W].
 
     A box with sides anywhere, often beyond the picture's edge, is painted or, as often, alone kept; of every second
     picture nothing is known, so that it stays a decoder as much.
     """
     height, width = like.shape[2:]
-    ends = [1.5 * chance.uniform()[:, None] - 0.25 for _ in range(4)]
+    ends = [1.5 * rng.uniform()[:, None] - 0.25 for _ in range(4)]
     y, x = ((torch.arange(n, device=like.device) + 0.5)[None] / n for n in (height, width))
     rows = (y > torch.minimum(*ends[:2])) & (y < torch.maximum(*ends[:2]))
     columns = (x > torch.minimum(*ends[2:])) & (x < torch.maximum(*ends[2:]))
     box = rows[:, :, None] & columns[:, None, :]
-    outside, nothing = chance.uniform() < 0.5, chance.uniform() < 0.5
+    outside, nothing = rng.uniform() < 0.5, rng.uniform() < 0.5
     return ((box ^ outside[:, None, None]) & ~nothing[:, None, None])[:, None]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from unclip.diffusion.diffusion import Cond, DiffusionConfig
 from unclip.diffusion.flow import START
 from unclip.diffusion.gaussian import broadcast_to
-from unclip.diffusion.noise import Noise
+from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
 from unclip.diffusion.sde import VP, Score, score_matching
 from unclip.errors import DataError, RequestError
@@ -72,7 +72,7 @@ class PixelsNetwork(nn.Module):
     def forward(self, x: Tensor, t: Tensor, *, label: Tensor | None = None, seeds: Tensor | None = None) -> Tensor:
         """x [B, C, H, W]; t, seeds [B]; label int64 [B]."""
         embed = None if self.label is None or label is None else self.label(label)
-        out: Tensor = self.unet(x.to(self.unet.enter.weight.dtype), t, embed, seeds=seeds)
+        out: Tensor = self.unet(x.to(self.unet.conv_in.weight.dtype), t, embed, seeds=seeds)
         return out
 
 
@@ -92,19 +92,19 @@ class Pixels(DiffusionStage):
 
     def forward(self, batch: Batch) -> Tensor:
         x0 = self.data(batch)
-        chance = batch.chance(x0)
+        rng = batch.rng(x0)
         cond = {**self.condition(batch.label), **batch.dropout()}
         if "label" in cond:
-            kept = chance.uniform() >= self.label_drop
+            kept = rng.uniform() >= self.label_drop
             cond["label"] = torch.where(kept, cond["label"], self.classes)
         if self.flips:
-            x0 = torch.where((chance.uniform() < 0.5)[:, None, None, None], x0.flip(-1), x0)
+            x0 = torch.where((rng.uniform() < 0.5)[:, None, None, None], x0.flip(-1), x0)
         if self.dequantise:
-            x0 = x0 + self.spacing * (torch.special.ndtr(chance.normal(x0)) - 0.5)
+            x0 = x0 + self.spacing * (torch.special.ndtr(rng.normal(x0)) - 0.5)
         if self.continuous:
-            t = START + (1 - START) * chance.uniform()
-            return score_matching(VP(), self._at_real_times, x0, cond, t, chance.normal(x0))
-        return self.diffusion.loss(self.network, x0, cond, *self._draw(chance, x0))
+            t = START + (1 - START) * rng.uniform()
+            return score_matching(VP(), self._at_real_times, x0, cond, t, rng.normal(x0))
+        return self.diffusion.loss(self.network, x0, cond, *self._draw(rng, x0))
 
     @property
     def spacing(self) -> float:
@@ -131,7 +131,7 @@ class Pixels(DiffusionStage):
             raise DataError(f"class {int(label.max())}: the stage has {self.classes}, from 0 on")
         return {"label": label.to(self.device)}
 
-    def sample(self, label: Tensor | None, options: SamplingConfig, noise: Noise) -> Iterator[Step]:
+    def sample(self, label: Tensor | None, options: SamplingConfig, noise: SeededNoise) -> Iterator[Step]:
         """Walks from noise to pictures [B, channels, size, size].
 
         Args:
@@ -180,7 +180,7 @@ class Pixels(DiffusionStage):
         for start in range(0, len(seeds), batch):
             part = slice(start, start + batch)
             label = None if labels is None else torch.tensor(labels[part])
-            *_, last = self.sample(label, options, Noise(seeds[part], "pixels"))
+            *_, last = self.sample(label, options, SeededNoise(seeds[part], "pixels"))
             yield last.x
 
 

@@ -11,16 +11,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unclip.clip import Text
-from unclip.diffusion.noise import Noise
+from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
 from unclip.nn.transformer import Transformer, after_caption, embedding, position_table
-from unclip.stages.base import Batch, Moments, PriorRole, PriorRoleConfig, SamplingConfig, drop_text, same_length
+from unclip.stages.base import BasePrior, BasePriorConfig, Batch, Moments, SamplingConfig, drop_text, pad_to_same_length
 
 REACH = 4.0  # standard deviations of a component that its buckets span on either side
 WAVES = 16.0  # half waves of the quickest of the functions that tell a bucket's place at first
 
 
-class AutoregressiveConfig(PriorRoleConfig):
+class AutoregressiveConfig(BasePriorConfig):
     """Configuration of the autoregressive prior.
 
     Attributes:
@@ -56,12 +56,12 @@ class AutoregressiveNetwork(nn.Module):
         self.positions = position_table(1, config.context + 1 + config.embed, width)
         self.context = config.context
         self.body = Transformer(width, config.depth, config.heads, causal=True)
-        self.leave = nn.Linear(width, config.buckets)
+        self.out_proj = nn.Linear(width, config.buckets)
         with torch.no_grad():
             waves = ordinal(config.buckets, width)
             self.codes.weight.copy_(0.5 * waves)
             self.hints.weight.copy_(0.5 * waves)
-            self.leave.weight.copy_(0.2 * waves / width**0.5)
+            self.out_proj.weight.copy_(0.2 * waves / width**0.5)
 
     def forward(
         self, codes: Tensor, dot: Tensor, hints: Tensor, *, text_embed: Tensor, tokens: Tensor, mask: Tensor
@@ -77,11 +77,11 @@ class AutoregressiveNetwork(nn.Module):
         said = torch.cat([self.dot(dot)[:, None], self.codes(codes)], dim=1) + self.hints(hints)
         rest = torch.cat([self.text_embed(text_embed.to(dtype))[:, None], said], dim=1)
         states = after_caption(self.body, self.positions, self.context, self.text(tokens.to(dtype)), rest, mask)
-        logits: Tensor = self.leave(states[:, 1:])
+        logits: Tensor = self.out_proj(states[:, 1:])
         return logits
 
 
-class AutoregressivePrior(PriorRole):
+class AutoregressivePrior(BasePrior):
     """Text → z_i, one principal component after the other, those of most variance first."""
 
     Config = AutoregressiveConfig
@@ -148,7 +148,7 @@ class AutoregressivePrior(PriorRole):
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image_embed is not None and batch.text is not None and batch.null is not None
         z_i = batch.image_embed.float()
-        keep = batch.chance(z_i).uniform() >= self.text_drop
+        keep = batch.rng(z_i).uniform() >= self.text_drop
         dot = torch.bucketize((z_i * batch.text.embed.float()).sum(1), self.dot_edges)
         dot = torch.where(keep, dot, self.dots)
         codes = self.quantise(z_i)
@@ -158,7 +158,7 @@ class AutoregressivePrior(PriorRole):
     def length(self, options: SamplingConfig) -> int:
         return int(self.kept)
 
-    def sample(self, text: Text, null: Text, options: SamplingConfig, noise: Noise) -> Iterator[Step]:
+    def sample(self, text: Text, null: Text, options: SamplingConfig, noise: SeededNoise) -> Iterator[Step]:
         """Draws the codes of B captions one by one; each step's x is z_i [B, D] as far as it is known.
 
         The dot product is drawn from the top half of its distribution, which the paper found best.
@@ -167,10 +167,10 @@ class AutoregressivePrior(PriorRole):
             null: what guidance leads away from, B rows.
             noise: for B images.
         """
-        text, null = same_length(text, null)
+        text, null = pad_to_same_length(text, null)
         n = len(text.embed)
-        chance = torch.special.ndtr(noise(torch.empty(n, 1, device=self.device)))[:, 0]
-        dot = (self.dots / 2 * (1 + chance)).long().clamp(max=self.dots - 1)
+        rng = torch.special.ndtr(noise(torch.empty(n, 1, device=self.device)))[:, 0]
+        dot = (self.dots / 2 * (1 + rng)).long().clamp(max=self.dots - 1)
         unsaid = torch.full_like(dot, self.dots)
         codes = torch.empty(n, 0, dtype=torch.long, device=self.device)
         for left in reversed(range(int(self.kept))):

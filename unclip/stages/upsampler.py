@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unclip.diffusion.diffusion import DiffusionConfig
-from unclip.diffusion.noise import Noise
+from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
 from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
 from unclip.errors import ConfigError
@@ -68,7 +68,7 @@ class UpsamplerNetwork(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, *, low: Tensor, seeds: Tensor | None = None) -> Tensor:
         """x [B, 3, H, W]; t, seeds [B]; low [B, 3, H, W], already resized."""
-        dtype = self.unet.enter.weight.dtype
+        dtype = self.unet.conv_in.weight.dtype
         # While sampling, all pictures of a batch are at one time.
         unet = self.expert if self.expert is not None and t[0] == 0 else self.unet
         out: Tensor = unet(torch.cat([x, low], dim=1).to(dtype), t, seeds=seeds)
@@ -100,13 +100,13 @@ class Upsampler(DiffusionStage):
                 "stage.expert: an upsampler with a last-step expert can be sampled only; train without one"
             )
         side = batch.image.shape[-1]
-        chance = batch.chance(batch.image)
-        low = degrade(resize(batch.image, side // self.factor), self.degradation, chance.integers(2**62).tolist())
+        rng = batch.rng(batch.image)
+        low = degrade(resize(batch.image, side // self.factor), self.degradation, rng.integers(2**62).tolist())
         cond = {**self.condition(low, side), **batch.dropout()}
-        return self.diffusion.loss(self.network, batch.image, cond, *self._draw(chance, batch.image))
+        return self.diffusion.loss(self.network, batch.image, cond, *self._draw(rng, batch.image))
 
     def sample(
-        self, low: Tensor, options: SamplingConfig, noise: Noise, *, size: int | None = None,
+        self, low: Tensor, options: SamplingConfig, noise: SeededNoise, *, size: int | None = None,
         trajectory: Trajectory = FROM_NOISE,
     ) -> Iterator[Step]:  # fmt: skip
         """Walks to pictures [B, 3, size, size], given smaller ones [B, 3, h, h].

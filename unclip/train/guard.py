@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 NAMED = 16  # keys in the message
 
 
-class Guard:
+class GradientGuard:
     """Decides of every step whether its gradient is used."""
 
     def __init__(self, config: RunConfig) -> None:

@@ -31,7 +31,7 @@ from unclip.train.config import OptimConfig, RunConfig
 from unclip.train.ema import Ema, full
 from unclip.train.encoders import Sources, frozen_clip
 from unclip.train.feed import Feed, draw_seed, streams_fit
-from unclip.train.guard import Guard, StopSignal
+from unclip.train.guard import GradientGuard, StopSignal
 from unclip.train.log import Log, Meter, start_trackers
 from unclip.train.plan import flops_per_image
 from unclip.train.samples import draw_samples, validate
@@ -96,7 +96,7 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
     accelerator.wait_for_everyone()
     if options.trackers:
         start_trackers(config, run, accelerator)
-    report, guard = Log(run, accelerator), Guard(config)
+    report, guard = Log(run, accelerator), GradientGuard(config)
     meter = Meter(accelerator, feed, done, _limit(config, accelerator))
 
     # --- the loop ---

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unclip.diffusion.noise import Noise
+from unclip.diffusion.noise import SeededNoise
 from unclip.images import grid, resize, to_pil
-from unclip.stages.base import Batch, PriorRole, Stage
+from unclip.stages.base import BasePrior, Batch, Stage
 from unclip.stages.decoder import Decoder
 from unclip.stages.upsampler import Upsampler
 from unclip.train.ema import Ema
@@ -32,17 +32,19 @@ def validate(wrapped: nn.Module, stage: Stage, ema: Ema, feed: Feed) -> dict[str
         loss = torch.stack([wrapped(batch).mean() for batch in batches]).mean()
     wrapped.train()
     numbers = {"validation_loss": feed.accelerator.reduce(loss, "mean").item()}
-    if isinstance(stage, PriorRole):
+    if isinstance(stage, BasePrior):
         averaged = ema.stage(stage)
-        assert isinstance(averaged, PriorRole)
+        assert isinstance(averaged, BasePrior)
         numbers |= _cosines(averaged, batches[0], feed)
     return numbers
 
 
-def _cosines(prior: PriorRole, batch: Batch, feed: Feed) -> dict[str, float]:
+def _cosines(prior: BasePrior, batch: Batch, feed: Feed) -> dict[str, float]:
     assert batch.image_embed is not None and batch.text and batch.null and batch.seeds is not None
     count = len(batch.captions)
-    *_, last = prior.sample(batch.text, batch.null.repeat(count), prior.config.sampling, Noise(batch.seeds.tolist()))
+    *_, last = prior.sample(
+        batch.text, batch.null.repeat(count), prior.config.sampling, SeededNoise(batch.seeds.tolist())
+    )
     cosines = torch.stack([F.cosine_similarity(last.x0, z).mean() for z in (batch.image_embed, batch.text.embed)])
     to_image, to_text = feed.accelerator.reduce(cosines, "mean").tolist()
     return {"cosine_to_image": to_image, "cosine_to_text": to_text}
@@ -60,7 +62,7 @@ def draw_samples(stage: Stage, batch: Batch, path: Path) -> None:
 
 
 def _pictures(stage: Stage, batch: Batch) -> list[Tensor]:
-    noise = Noise(range(min(COUNT, len(batch.captions))))
+    noise = SeededNoise(range(min(COUNT, len(batch.captions))))
     n = len(noise.seeds)
     options = stage.config.sampling
     if (

@@ -11,7 +11,7 @@ _ATTENTION = {
     "norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "context_k": "add_k_proj", "context_v": "add_v_proj",
     "out": "to_out.0",
 }  # fmt: skip
-_AROUND = {"time": "time_embedding", "enter": "conv_in", "norm": "conv_norm_out", "leave": "conv_out"}
+_AROUND = {"time": "time_embedding", "conv_in": "conv_in", "norm": "conv_norm_out", "conv_out": "conv_out"}
 _MIDDLE = {"middle_1": "resnets.0", "middle_attention": "attentions.0", "middle_2": "resnets.1"}
 _BESIDE = {"blocks": "resnets", "attention": "attentions"}
 _RESAMPLER = {"down": "downsamplers.0", "up": "upsamplers.0"}
@@ -19,7 +19,7 @@ _RESAMPLER = {"down": "downsamplers.0", "up": "upsamplers.0"}
 _PRIOR = {
     "text": "encoder_hidden_states_proj", "text_embed": "embedding_proj", "time": "time_embedding",
     "image_embed": "proj_in", "query": "prd_embedding", "positions": "positional_embedding",
-    "leave": "proj_to_clip_embeddings",
+    "out_proj": "proj_to_clip_embeddings",
 }  # fmt: skip
 _BLOCK = {
     "norm_1": "norm1", "q": "attn1.to_q", "k": "attn1.to_k", "v": "attn1.to_v", "out": "attn1.to_out.0",

@@ -39,7 +39,7 @@ _ATTENTION = {
 _TIME = {"linear_1": "time_embed.0", "linear_2": "time_embed.2"}
 _PRIOR = {
     "text": "text_enc_proj", "text_embed": "text_emb_proj", "image_embed": "clip_img_proj", "query": "prd_emb",
-    "positions": "positional_embedding", "leave": "out_proj",
+    "positions": "positional_embedding", "out_proj": "out_proj",
 }  # fmt: skip
 _BLOCK = {
     "norm_1": "ln_1", "q": "attn.c_qkv.q", "k": "attn.c_qkv.k", "v": "attn.c_qkv.v", "out": "attn.c_proj",
@@ -182,11 +182,11 @@ def _unet_name(ours: str, config: UNetConfig) -> str:
     """`down.1.blocks.0.conv_1.weight` → `input_blocks.5.0.in_layers.2.weight`, and so on."""
     rows = config.depth + 1
     match ours.split("."):
-        case ["enter", kind]:
+        case ["conv_in", kind]:
             return f"input_blocks.0.0.{kind}"
         case ["norm", kind]:
             return f"out.0.{kind}"
-        case ["leave", kind]:
+        case ["conv_out", kind]:
             return f"out.2.{kind}"
         case ["time", linear, kind]:
             return f"{_TIME[linear]}.{kind}"

@@ -23,7 +23,7 @@ BATCH = 64
 
 
 def calibrate(prior: str | Path, shards: str, ref: str | None = None, *, count: int = 512) -> Path:
-    """Measures the doubt of a saved diffusion prior on shards, and writes it into its config.json; returns its folder.
+    """Measures the x0_variance of a saved diffusion prior on shards, and writes it into its config.json; returns its folder.
 
     Args:
         prior: reference of the stage: a saved stage, a run, whose newest checkpoint is taken, or a model folder.
@@ -48,7 +48,7 @@ def calibrate(prior: str | Path, shards: str, ref: str | None = None, *, count: 
     if stage.config.clip is not None and not same_clip(stage.config.clip, sizes):
         raise RequestError(f"{found}: was trained for CLIP {stage.config.clip}, not {sizes.identity}")
     with torch.inference_mode():
-        stage.measure_doubt(_read(stage, data, sources.training, clip, count // BATCH))
+        stage.measure_x0_variance(_read(stage, data, sources.training, clip, count // BATCH))
     write_json(found / "config.json", stage.config.model_dump(mode="json"))
     return found
 
