@@ -25,6 +25,7 @@ check: $(VENV)/.dev ## Lint, look at the formatting, check the types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini
 
 format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff check --fix

@@ -84,7 +84,8 @@ def test_processes_together_draw_what_one_draws(generate: Any, monkeypatch: pyte
 
 
 def test_the_same_command_goes_on_where_it_was_stopped(generate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw, drawn = Pipeline.generate, []
+    draw = Pipeline.generate
+    drawn: list[Any] = []
 
     def stopping(self: Pipeline, captions: Any, **options: Any) -> Any:
         if len(drawn) == 1:
