@@ -2,6 +2,7 @@
 
 A page asks for a part with one of these lines:
 
+    <!-- cli: unclip.cli -->            every command with its options
     <!-- api: unclip -->                what the package exports
     <!-- modules: unclip.diffusion -->  every public module of a package
     <!-- config: run -->                the keys that every training config has
@@ -19,6 +20,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator
 
+import click
 from griffe import Docstring, DocstringSectionAttributes
 from pydantic.fields import FieldInfo
 
@@ -27,12 +29,41 @@ from unclip.stages.base import StageConfig
 
 log = logging.getLogger("mkdocs.hooks.reference")
 
-MARKER = re.compile(r"^<!-- (api|modules|config): ([\w.]+) -->$", re.MULTILINE)
+MARKER = re.compile(r"^<!-- (cli|api|modules|config): ([\w.]+) -->$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Replaces the markers of a page (mkdocs calls this)."""
     return MARKER.sub(lambda found: GENERATORS[found[1]](found[2]), markdown)
+
+
+def cli(module: str) -> str:
+    """A section for the program `cli` of a module and for each of its commands, as --help has them."""
+    return "\n\n".join(_command(importlib.import_module(module).cli, "unclip", None, 2))
+
+
+def _command(command: click.Command, name: str, parent: click.Context | None, level: int) -> Iterator[str]:
+    context = click.Context(command, info_name=name, parent=parent)
+    yield f"{'#' * level} {context.command_path}\n\n{help_text(command)}"
+    yield f"```text\n{' '.join([context.command_path, *command.collect_usage_pieces(context)])}\n```"
+    records = [record for parameter in command.get_params(context) if (record := parameter.get_help_record(context))]
+    rows = [f"| {names(record[0])} | {cell(record[1])} |" for record in records if "--help" not in record[0]]
+    if rows:
+        yield "\n".join(["| option | meaning |", "| --- | --- |", *rows])
+    if isinstance(command, click.Group):
+        for inner in command.list_commands(context):
+            yield from _command(command.commands[inner], inner, context, min(level + 1, 4))
+
+
+def help_text(command: click.Command) -> str:
+    """The help of a command as Markdown: what click leaves unwrapped (after a backspace) is a block of code."""
+    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+    return "\n\n".join(f"```sh\n{p[2:]}\n```" if p.startswith("\b\n") else p for p in paragraphs)
+
+
+def names(text: str) -> str:
+    """An option's names and value for a cell of a table."""
+    return f"`{text}`".replace("|", "\\|")
 
 
 def api(package: str) -> str:
@@ -203,4 +234,4 @@ def cell(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-GENERATORS: dict[str, Callable[[str], str]] = {"api": api, "modules": modules, "config": config}
+GENERATORS: dict[str, Callable[[str], str]] = {"cli": cli, "api": api, "modules": modules, "config": config}

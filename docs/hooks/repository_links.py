@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import logging
 import re
+import unicodedata
 from pathlib import Path
 
 from latex2mathml.converter import convert
@@ -19,6 +20,7 @@ from mkdocs.structure.pages import Page
 log = logging.getLogger("mkdocs.hooks.repository_links")
 
 LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])+)\]\(((?:\.\./)+[^)#\s]+)(#[^)]*)?\)")
+VARIANT = re.compile(r'<mi mathvariant="(bold|script|bold-italic)">([^<]+)</mi>')
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -44,5 +46,23 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: objec
 def on_page_content(content: str, **_: object) -> str:
     """Turns formulas into MathML, which browsers show without a script (mkdocs calls this)."""
     return FORMULA.sub(
-        lambda found: convert(html.unescape(found[2]), display="inline" if found[1] == "span" else "block"), content
+        lambda found: mathml(html.unescape(found[2]), "inline" if found[1] == "span" else "block"), content
     )
+
+
+def mathml(latex: str, display: str) -> str:
+    """A formula as MathML Core, which has letters of their own where older MathML has `mathvariant`."""
+    return VARIANT.sub(
+        lambda found: f"<mi>{letter(html.unescape(found[2]), found[1])}</mi>", convert(latex, display=display)
+    )
+
+
+def letter(plain: str, variant: str) -> str:
+    """The bold or script form of a letter in Unicode; the letter itself where there is none."""
+    name = unicodedata.name(plain).replace("LATIN ", "").replace("GREEK ", "").replace("LETTER ", "")
+    for style in (f"MATHEMATICAL {variant.upper().replace('-', ' ')}", variant.upper()):
+        try:
+            return unicodedata.lookup(f"{style} {name}")
+        except KeyError:
+            continue
+    return plain

@@ -1,4 +1,4 @@
-"""Every command of docs/lecture.md makes its figure."""
+"""Every command of docs/explanation/lecture.md makes its figure."""
 
 from __future__ import annotations
 
