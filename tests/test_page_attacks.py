@@ -23,6 +23,7 @@ from starlette.routing import Mount
 
 from unclip.errors import RequestError
 from unclip.serve.app import Policy
+from unclip.serve.envelope import ApiError
 from unclip.serve.page import mount_page
 from unclip.serve.page_controller import PageController, PictureSettings
 from unclip.serve.page_editor import EditorUploads
@@ -87,7 +88,9 @@ class Attacker:
         defaults = {one["id"]: one["props"].get("value") for one in self.config["components"]}
         data = [value if self.kinds[i] == kind else defaults[i] for i in function["inputs"]]
         data = [
-            "a cat" if self.kinds[i] == "textbox" and "rompt" in self._label(i) else d
+            "a cat"
+            if self.kinds[i] == "textbox" and self._label(i).startswith(("What", "Describe", "First", "Last"))
+            else d
             for i, d in zip(function["inputs"], data, strict=True)
         ]
         session = f"s{time.monotonic_ns()}"
@@ -296,3 +299,21 @@ def test_wrong_passwords_make_their_address_wait() -> None:
     assert answers == [400] + [429] * 50 + [200]
     guard._logins._failed["1.2.3.4"] = (1, time.monotonic() - 2)
     assert asyncio.run(attempt(b"right")) == 200 and guard._logins.wait("1.2.3.4") == 0
+
+
+@pytest.mark.parametrize(
+    ("wider", "taller", "theta"), [(1e9, 1, 1), (1, 3.01, 1), (float("nan"), 1, 1), (1, 1, 1e9), (1, 1, 0)]
+)
+def test_sliders_bounds_hold_for_hostile_clients(attacker: Attacker, wider: float, taller: float, theta: float) -> None:
+    controller = PageController(attacker.server.app.state.service, attacker.folder / "page", attacker.folder / "copies")
+    settings = PictureSettings(1, 256, {})
+    with pytest.raises(RequestError, match="times its width|How far"):
+        controller.outpainting(stroke(), "a cat", wider, taller, settings)
+        controller.difference(stroke(), "", "a cat", theta, settings)
+    for hostile in (
+        PictureSettings(11, 256, {}),
+        PictureSettings(1, 10**6, {}),
+        PictureSettings(1, 256, {"steps": "9999"}),
+    ):
+        with pytest.raises((RequestError, ApiError)):
+            controller.generation("a cat", hostile)

@@ -32,6 +32,7 @@ from unclip.serve.schema import MAX_GUIDANCE, MAX_SEED, MAX_STEPS, ImageBody, Ru
 from unclip.serve.service import ImageService, Preview
 
 PREVIEWS: Final = 8  # previews of a request
+MOST_WIDER: Final = 3  # times the width or height of an extended image
 LIFETIME: Final = 24 * 3600  # seconds for which an image of the page can be fetched
 
 # Fields of “Advanced”: name in a request's body → label, bounds.
@@ -81,16 +82,16 @@ class PageController:
 
     # --- inputs to requests ---
 
-    def generation(self, prompt: str, settings: PictureSettings) -> GenerationRequest:
+    def generation(self, prompt: str | None, settings: PictureSettings) -> GenerationRequest:
         """Returns a request for images of a prompt."""
-        return GenerationRequest(check_prompt(prompt), **self._common(settings))
+        return GenerationRequest(check_prompt(prompt or ""), **self._common(settings))
 
     def variation(self, image: Upload, settings: PictureSettings) -> VariationRequest:
         """Returns a request for variations of an image."""
         picture = check_variation(self._read(image, "the picture to vary"), strict=False)
         return VariationRequest("", **self._common(settings), image=picture)
 
-    def edit(self, drawn: Mapping[str, Any] | None, prompt: str, settings: PictureSettings) -> EditRequest:
+    def edit(self, drawn: Mapping[str, Any] | None, prompt: str | None, settings: PictureSettings) -> EditRequest:
         """Returns a request to paint the brushed area of an image anew.
 
         Args:
@@ -104,10 +105,12 @@ class PageController:
         if mask.getbbox() is None:
             raise RequestError("Brush over the area of the picture to change.")
         picture, paint = check_edit(image, mask.point(lambda value: 255 if value else 0), strict=False)
-        return EditRequest(check_prompt(prompt), **self._common(settings), image=picture, mask=paint, strength=None)
+        return EditRequest(
+            check_prompt(prompt or ""), **self._common(settings), image=picture, mask=paint, strength=None
+        )
 
     def outpainting(
-        self, image: Upload, prompt: str, wider: float, taller: float, settings: PictureSettings
+        self, image: Upload, prompt: str | None, wider: float, taller: float, settings: PictureSettings
     ) -> OutpaintRequest:
         """Returns a request to extend an image.
 
@@ -116,29 +119,35 @@ class PageController:
         """
         picture = images.on_white(self._read(image, "the picture to extend"))
         picture.thumbnail((KEPT_SIDE, KEPT_SIDE))
+        if not (1 <= wider <= MOST_WIDER and 1 <= taller <= MOST_WIDER):
+            raise RequestError(f"A picture is extended to 1 to {MOST_WIDER} times its width and height.")
         to = round(picture.width * wider), round(picture.height * taller)
         common = {**self._common(settings), "size": to[0], "partial_images": 0}  # previews are of windows only
-        return OutpaintRequest(check_prompt(prompt), **common, image=picture, to=to)
+        return OutpaintRequest(check_prompt(prompt or ""), **common, image=picture, to=to)
 
     def interpolation(
-        self, first: Upload, first_prompt: str, last: Upload, last_prompt: str, settings: PictureSettings
+        self, first: Upload, first_prompt: str, last: Upload, last_prompt: str | None, settings: PictureSettings
     ) -> InterpolationRequest:
         """Returns a request for the images between two ends, each an image or else a prompt."""
         if settings.n < 2:
             raise RequestError("An interpolation has at least 2 pictures.")
         ends = [
-            check_prompt(prompt) if image is None else check_variation(self._read(image, "a picture"), strict=False)
+            check_prompt(prompt or "")
+            if image is None
+            else check_variation(self._read(image, "a picture"), strict=False)
             for image, prompt in ((first, first_prompt), (last, last_prompt))
         ]
         return InterpolationRequest("", **self._common(settings), keys=(ends[0], ends[1]))
 
     def difference(
-        self, image: Upload, before: str, after: str, theta: float, settings: PictureSettings
+        self, image: Upload, before: str | None, after: str | None, theta: float, settings: PictureSettings
     ) -> DiffRequest:
         """Returns a request to change an image as one caption differs from another."""
+        if not 0 < theta <= 1:
+            raise RequestError("How far (θ) is a number above 0, up to 1.")
         picture = check_variation(self._read(image, "the picture to change"), strict=False)
         common = self._common(settings)
-        return DiffRequest(check_prompt(after), **common, image=picture, before=before, theta=theta)
+        return DiffRequest(check_prompt(after or ""), **common, image=picture, before=before or "", theta=theta)
 
     def _common(self, settings: PictureSettings) -> dict[str, Any]:
         chosen = {name: text.strip() for name, text in settings.advanced.items() if text and text.strip()}

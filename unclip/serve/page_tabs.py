@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import gradio as gr
 
-from unclip.serve.page_controller import PageController
+from unclip.serve.page_controller import MOST_WIDER, PageController
 from unclip.serve.page_editor import bound_editor, undecoded
 from unclip.serve.requests import GenerationRequest
 from unclip.serve.schema import LONGEST_PROMPT
@@ -76,8 +76,8 @@ def _extend(controller: PageController) -> Tab:
     with gr.Tab("Extend", id="extend"):
         image = _picture("Picture to extend")
         prompt = gr.Textbox(label="Describe the larger picture", max_length=LONGEST_PROMPT)
-        wider = gr.Slider(1, 3, 1.5, step=0.25, label="Times as wide")
-        taller = gr.Slider(1, 3, 1, step=0.25, label="Times as tall")
+        wider = gr.Slider(1, MOST_WIDER, 1.5, step=0.25, label="Times as wide")
+        taller = gr.Slider(1, MOST_WIDER, 1, step=0.25, label="Times as tall")
         go = gr.Button("Extend", variant="primary")
     inputs = [image, prompt, wider, taller]
     return Tab("extend", controller.outpainting, inputs, [go.click, prompt.submit], {"Extend it": image})
