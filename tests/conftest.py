@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from unclip.clip import Clip
     from unclip.train.config import RunConfig
 
+# One thread: the networks are tiny, and pytest-xdist gives each core a process. The processes that tests
+# start inherit it.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
+
 
 @pytest.fixture(scope="session")
 def tiny_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -22,9 +28,17 @@ def tiny_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from unclip.stages.clip import ClipConfig, ClipStage
 
     architecture = Architecture(
-        embed=32, image_size=32, patch=8, vision_width=64, vision_depth=2, text_width=64, text_depth=2, head=32,
-        merges=500, context=48,
-    )  # fmt: skip
+        embed=32,
+        image_size=32,
+        patch=8,
+        vision_width=64,
+        vision_depth=2,
+        text_width=64,
+        text_depth=2,
+        head=32,
+        merges=500,
+        context=48,
+    )
     folder = tmp_path_factory.mktemp("clip") / "tiny-clip"
     folder.mkdir()
     with torch.random.fork_rng():
@@ -36,7 +50,7 @@ def tiny_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_clip(tiny_clip_folder: Path) -> Clip:
     """That CLIP, loaded. Shared: never move it."""
-    from unclip.clip import load_clip
+    from unclip.models.resolve import load_clip
 
     return load_clip(str(tiny_clip_folder))
 
@@ -53,7 +67,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def train_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Forty menagerie pictures of 64 pixels."""
-    from unclip.data.menagerie import write_shards
+    from unclip.menagerie.shards import write_shards
 
     folder = tmp_path_factory.mktemp("train-shards")
     list(write_shards(folder, count=40, size=64))

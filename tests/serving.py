@@ -16,6 +16,15 @@ from fastapi import FastAPI
 from PIL import Image
 
 from unclip.serve.app import Policy, create_app
+from unclip.serve.requests import (
+    EditRequest,
+    GenerationRequest,
+    VariationRequest,
+    edit_request,
+    generation_request,
+    variation_request,
+)
+from unclip.serve.schema import EditBody, GenerationBody, Rules, VariationBody, validate
 from unclip.serve.store import Store
 from unclip.serve.worker import Worker
 
@@ -27,13 +36,19 @@ class Running:
     """A server in a thread, with what `more` puts onto it."""
 
     def __init__(
-        self, worker: Worker, store: Store, policy: Policy, more: Callable[[FastAPI], None] = lambda app: None
+        self,
+        worker: Worker,
+        store: Store,
+        policy: Policy,
+        more: Callable[[FastAPI], None] = lambda app: None,
+        **config: Any,
     ) -> None:
         self.worker = worker
-        app = create_app(worker, store, policy)
+        self.app = app = create_app(worker, store, policy)
         more(app)
-        config = uvicorn.Config(app, port=0, log_level="warning", access_log=False)
-        self.server = uvicorn.Server(config)
+        self.server = uvicorn.Server(
+            uvicorn.Config(app, port=0, log_level="warning", access_log=False, **config)
+        )
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
         while not self.server.started:
@@ -54,7 +69,8 @@ class Running:
         """Status, headers, and the body, as JSON where it is."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        connection.request(method, path, data, {"Authorization": f"Bearer {KEY}", **(headers or {})})
+        kind = {} if data is None else {"Content-Type": "application/json"}
+        connection.request(method, path, data, {"Authorization": f"Bearer {KEY}", **kind, **(headers or {})})
         answer = connection.getresponse()
         content = answer.read()
         connection.close()
@@ -64,3 +80,17 @@ class Running:
 
 def picture(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data))
+
+
+def parse_generation(body: object, *, strict: bool) -> GenerationRequest:
+    return generation_request(validate(GenerationBody, body, Rules(strict=strict)))
+
+
+def parse_edit(form: tuple[dict[str, str], dict[str, bytes]], *, strict: bool) -> EditRequest:
+    rules = Rules(strict=strict, form=True)
+    return edit_request(validate(EditBody, {**form[0], **form[1]}, rules), strict=strict)
+
+
+def parse_variation(form: tuple[dict[str, str], dict[str, bytes]], *, strict: bool) -> VariationRequest:
+    rules = Rules(strict=strict, form=True)
+    return variation_request(validate(VariationBody, {**form[0], **form[1]}, rules), strict=strict)

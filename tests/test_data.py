@@ -22,15 +22,17 @@ import torch
 from PIL import Image
 
 from unclip.clip import Clip
-from unclip.data import menagerie, tar
 from unclip.data import shards as streams
-from unclip.data.menagerie import write_shards
+from unclip.data import tar
 from unclip.data.sample import BadSample, captions, described, picture, scaled
 from unclip.data.shards import DataConfig, Item, Stream, batches, embed
 from unclip.data.tar import find_shards, read_samples, read_shard
 from unclip.errors import DataError
+from unclip.images import from_bytes
+from unclip.menagerie import shards as menagerie_shards
 from unclip.menagerie.drawing import draw
 from unclip.menagerie.scene import HELD_OUT, sample
+from unclip.menagerie.shards import write_shards
 from unclip.stages.base import Batch
 
 
@@ -56,9 +58,11 @@ def write_tar(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-def stream(pattern: Path | str, *, resolution: int = 64, crop: int = 64, shuffle: int = 10, **more: Any) -> Stream:
+def stream(
+    pattern: Path | str, *, size: int = 64, crop: int | None = None, shuffle: int = 10, **more: Any
+) -> Stream:
     return Stream(
-        DataConfig(shards=str(pattern), batch=4, workers=0, shuffle=shuffle), resolution=resolution, crop=crop, **more
+        DataConfig(shards=str(pattern), batch=4, workers=0, shuffle=shuffle), size=size, crop=crop, **more
     )
 
 
@@ -72,7 +76,7 @@ def test_shards_hold_the_scenes_their_pictures_and_their_captions(shards: Path) 
         scene = sample(0, i)
         assert picture(one).tobytes() == draw(scene, 64).tobytes()
         assert json.loads(one["json"])["scene"] == scene.attributes()
-        assert len(captions(one)) == menagerie.CAPTIONS and captions(one)[0] == one["txt"].decode()
+        assert len(captions(one)) == menagerie_shards.CAPTIONS and captions(one)[0] == one["txt"].decode()
 
 
 def test_the_same_call_writes_the_same_samples(shards: Path, tmp_path: Path) -> None:
@@ -90,7 +94,7 @@ def test_the_same_call_writes_the_same_samples(shards: Path, tmp_path: Path) -> 
 
 
 def test_writing_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(menagerie, "SHARD_SIZE", 10)
+    monkeypatch.setattr(menagerie_shards, "SHARD_SIZE", 10)
     steps = write_shards(tmp_path, count=25, size=32)
     assert next(steps) == 10
     steps.close()
@@ -107,20 +111,20 @@ def test_a_shard_that_fails_half_way_is_not_there(tmp_path: Path, monkeypatch: p
             raise KeyboardInterrupt
         return Image.new("RGB", (size, size))
 
-    monkeypatch.setattr(menagerie, "draw", stop_at_5)
+    monkeypatch.setattr(menagerie_shards, "draw", stop_at_5)
     with pytest.raises(KeyboardInterrupt):
         list(write_shards(tmp_path, count=10, size=32))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_two_processes_write_what_one_does(tmp_path: Path) -> None:
-    # Shards are of 1,000 samples, so two need 1,001: small ones.
-    done = list(write_shards(tmp_path / "two", count=1001, size=16, jobs=2))
-    assert done == [1000, 1001]
+def test_two_processes_write_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(menagerie_shards, "SHARD_SIZE", 10)
+    done = list(write_shards(tmp_path / "two", count=11, size=16, jobs=2))
+    assert done == [10, 11]
     last = list(read_samples([str(tmp_path / "two/000001.tar")]))
-    assert [s["__key__"] for s in last] == ["00001000"]
-    assert picture(last[0]).tobytes() == draw(sample(0, 1000), 16).tobytes()
+    assert [s["__key__"] for s in last] == ["00000010"]
+    assert picture(last[0]).tobytes() == draw(sample(0, 10), 16).tobytes()
 
 
 def test_held_out_shards_hold_held_out_compositions_only(tmp_path: Path) -> None:
@@ -154,7 +158,10 @@ def test_shards_that_are_not_there_are_a_data_error(tmp_path: Path, pattern: str
 
 def test_captions_come_from_json_or_text() -> None:
     assert captions({"__key__": "a", "txt": b" a cat \n"}) == ["a cat"]
-    assert captions({"__key__": "a", "json": b'{"captions": ["one", "two"]}', "txt": b"three"}) == ["one", "two"]
+    assert captions({"__key__": "a", "json": b'{"captions": ["one", "two"]}', "txt": b"three"}) == [
+        "one",
+        "two",
+    ]
     assert captions({"__key__": "a", "json": b'{"captions": "a cat"}'}) == ["a cat"]
     assert captions({"__key__": "a", "json": b'{"other": 1}', "txt": b"three"}) == ["three"]
     with pytest.raises(DataError, match="sample a: no caption"):
@@ -214,7 +221,7 @@ def test_batches_are_the_stream_in_pieces(shards: Path) -> None:
 def test_workers_read_different_things_and_the_same_each_time(shards: Path) -> None:
     def read() -> list[tuple[str, ...]]:
         config = DataConfig(shards=str(shards / "*.tar"), batch=2, workers=2, shuffle=10)
-        return [b.captions for b in islice(batches(Stream(config, resolution=64, crop=64)), 4)]
+        return [b.captions for b in islice(batches(Stream(config, size=64)), 4)]
 
     made = read()
     assert made == read()
@@ -225,7 +232,7 @@ def test_a_program_that_left_a_loader_open_ends(shards: Path) -> None:
     program = f"""
 from unclip.data.shards import DataConfig, Stream, batches
 config = DataConfig(shards={str(shards / "*.tar")!r}, batch=2, workers=1, shuffle=10)
-left_open = batches(Stream(config, resolution=64, crop=64))
+left_open = batches(Stream(config, size=64))
 next(left_open)
 kept = left_open.gi_yieldfrom  # as a traceback somewhere may do
 """
@@ -239,7 +246,7 @@ def test_pictures_of_other_shapes_are_scaled_and_cut_from_the_middle(tmp_path: P
     file = io.BytesIO()
     wide.save(file, "PNG")
     write_tar(tmp_path / "a.tar", {"a.png": file.getvalue(), "a.txt": b"wide"})
-    image = next(iter(stream(tmp_path / "a.tar", resolution=16, crop=16))).image
+    image = next(iter(stream(tmp_path / "a.tar", size=16))).image
     assert image is not None and image.shape == (16, 16, 3)
     assert image[:, 2:-2].min() > 240
 
@@ -255,7 +262,9 @@ def photograph(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize(
     ("side", "decoded"), [(64, (150, 128)), (65, (300, 256)), (400, (600, 512)), (None, (600, 512))]
 )
-def test_a_large_jpeg_is_decoded_smaller_and_nobody_sees_it(side: int | None, decoded: tuple[int, int]) -> None:
+def test_a_large_jpeg_is_decoded_smaller_and_nobody_sees_it(
+    side: int | None, decoded: tuple[int, int]
+) -> None:
     file, turned = io.BytesIO(), Image.Exif()
     turned[0x0112] = 6  # lies on its side
     photograph(512, 600).save(file, "JPEG", quality=90, exif=turned)
@@ -284,9 +293,12 @@ def test_crops_are_random_parts_of_the_picture(shards: Path) -> None:
         assert image is not None and image.shape == (16, 16, 3)
         part = image.numpy()
         found = {
-            (x, y) for array in arrays for y in range(49) for x in range(49)
+            (x, y)
+            for array in arrays
+            for y in range(49)
+            for x in range(49)
             if (array[y, x] == part[0, 0]).all() and (array[y : y + 16, x : x + 16] == part).all()
-        }  # fmt: skip
+        }
         assert found
         corners |= set(list(found)[:1])
     assert len(corners) > 6
@@ -325,26 +337,45 @@ def test_bad_samples_are_skipped_and_counted_by_reason_and_shard(tmp_path: Path)
     good = png()
     broken = bytearray(good)
     broken[40:60] = bytes(20)
-    path = str(write_tar(tmp_path / "a.tar", {
-        "b.png": good[:40], "b.txt": b"cut off",
-        "c.png": b"not a picture", "c.txt": b"no picture",
-        "d.txt": b"picture missing",
-        "e.png": good,
-        "f.png": good, "f.json": b"{not json",
-        "g.png": good, "g.json": b"[1, 2]",
-        "h.png": good, "h.txt": b"\xff\xfe not utf-8",
-        "i.png": bytes(broken), "i.txt": b"damaged",
-        "j.png": bomb(), "j.txt": b"a bomb",
-        "../../x.png": good, "../../x.txt": b"elsewhere",
-        "k.png": good, "k.txt": b" \n",
-        "m.png": good, "m.txt": b"good",
-    }))  # fmt: skip
+    path = str(
+        write_tar(
+            tmp_path / "a.tar",
+            {
+                "b.png": good[:40],
+                "b.txt": b"cut off",
+                "c.png": b"not a picture",
+                "c.txt": b"no picture",
+                "d.txt": b"picture missing",
+                "e.png": good,
+                "f.png": good,
+                "f.json": b"{not json",
+                "g.png": good,
+                "g.json": b"[1, 2]",
+                "h.png": good,
+                "h.txt": b"\xff\xfe not utf-8",
+                "i.png": bytes(broken),
+                "i.txt": b"damaged",
+                "j.png": bomb(),
+                "j.txt": b"a bomb",
+                "../../x.png": good,
+                "../../x.txt": b"elsewhere",
+                "k.png": good,
+                "k.txt": b" \n",
+                "m.png": good,
+                "m.txt": b"good",
+            },
+        )
+    )
     items = list(islice(iter(stream(path, shuffle=1)), 3))
     assert [item.caption for item in items] == ["good"] * 3
     expected = {
-        "unreadable picture": 3, "no picture": 1, "no caption": 3, "unreadable caption": 2, "decompression bomb": 1,
+        "unreadable picture": 3,
+        "no picture": 1,
+        "no caption": 3,
+        "unreadable caption": 2,
+        "decompression bomb": 1,
         "unsafe name": 1,
-    }  # fmt: skip
+    }
     for item in items[1:]:  # what the buffer had taken in before the first one may belong to the next
         assert reasons(item.skipped) == expected
         assert {shard for shard, _ in item.skipped} == {path}
@@ -354,18 +385,28 @@ def test_bad_samples_are_skipped_and_counted_by_reason_and_shard(tmp_path: Path)
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_carry_what_was_skipped_out_of_every_worker(tmp_path: Path, workers: int) -> None:
-    write_tar(tmp_path / "a.tar", {"a.png": png(), "a.txt": b"good", "b.png": png()[:40], "b.txt": b"cut off"})
+    write_tar(
+        tmp_path / "a.tar", {"a.png": png(), "a.txt": b"good", "b.png": png()[:40], "b.txt": b"cut off"}
+    )
     config = DataConfig(shards=str(tmp_path / "a.tar"), batch=4, workers=workers, shuffle=1)
-    made = list(islice(batches(Stream(config, resolution=64, crop=64)), 6))
+    made = list(islice(batches(Stream(config, size=64)), 6))
     assert 20 <= sum(batch.skipped.total() for batch in made) <= 24
     assert all(set(batch.skipped) == {(config.shards, "unreadable picture")} for batch in made)
 
 
 def test_a_link_and_a_name_used_twice_are_bad(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(
-        header("a.png", kind=tarfile.SYMTYPE) + header("b.txt") + header("b.txt") + header("c.txt") + bytes(1024)
+        header("a.png", kind=tarfile.SYMTYPE)
+        + header("b.txt")
+        + header("b.txt")
+        + header("c.txt")
+        + bytes(1024)
     )
-    assert [s.get("__bad__") for s in read_shard(str(tmp_path / "a.tar"))] == ["not a file", "name used twice", None]
+    assert [s.get("__bad__") for s in read_shard(str(tmp_path / "a.tar"))] == [
+        "not a file",
+        "name used twice",
+        None,
+    ]
 
 
 def test_a_file_that_claims_too_much_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,8 +424,10 @@ def test_shards_of_bad_samples_only_are_an_error_and_not_read_for_ever(
 ) -> None:
     path = write_tar(tmp_path / "a.tar", {"a.png": png()[:40], "a.txt": b"cut off"})
     config = DataConfig(shards=str(path), batch=4, workers=workers, shuffle=1, max_bad=max_bad)
-    with pytest.raises(DataError, match=r"of 1000 samples cannot be used.*a\.tar: \d+ unreadable picture$") as error:
-        next(batches(Stream(config, resolution=64, crop=64)))
+    with pytest.raises(
+        DataError, match=r"of 1000 samples cannot be used.*a\.tar: \d+ unreadable picture$"
+    ) as error:
+        next(batches(Stream(config, size=64)))
     assert "\n" not in str(error.value)
 
 
@@ -396,7 +439,7 @@ def test_a_run_goes_on_below_the_share_that_is_allowed_and_stops_above(
 
     def read(max_bad: float) -> list[Item]:
         config = DataConfig(shards=str(tmp_path / "a.tar"), batch=1, workers=0, shuffle=1, max_bad=max_bad)
-        return list(islice(Stream(config, resolution=64, crop=64, needs=frozenset()), 100))
+        return list(islice(Stream(config, size=64, needs=frozenset()), 100))
 
     assert len(read(0.3)) == 100
     with pytest.raises(DataError, match="max_bad allows 20%.*a.tar: 5 no caption"):
@@ -421,7 +464,7 @@ def test_no_damage_to_a_picture_stops_the_stream(tmp_path: Path) -> None:
         files |= {f"{i:03d}.png": bytes(damaged), f"{i:03d}.txt": b"damaged"}
     write_tar(tmp_path / "a.tar", {**files, "end.png": good, "end.txt": b"good"})
     skipped: Counter[tuple[str, str]] = Counter()
-    for item in stream(tmp_path / "a.tar", shuffle=1, resolution=16, crop=16):
+    for item in stream(tmp_path / "a.tar", shuffle=1, size=16):
         skipped.update(item.skipped)
         if item.caption == "good":
             break
@@ -451,7 +494,11 @@ def test_damage_anywhere_in_a_shard_ends_that_shard_only(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "shard cannot be opened"), (bytes(1024), "shard is empty"), (b"x" * 700, "shard cannot be opened")],
+    [
+        (b"", "shard cannot be opened"),
+        (bytes(1024), "shard is empty"),
+        (b"x" * 700, "shard cannot be opened"),
+    ],
 )
 def test_shards_without_a_sample_are_one_bad_sample(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "a.tar").write_bytes(content)
@@ -483,11 +530,18 @@ def test_a_command_that_fails_is_a_bad_sample_and_an_unknown_protocol_an_error(s
 
 
 def test_embed_fills_in_what_the_stage_needs(tiny_clip: Clip) -> None:
-    batch = Batch(captions=("a cat", "a corgi in space"), image=torch.full((2, 64, 64, 3), 51, dtype=torch.uint8))
+    seen = torch.randint(256, (2, 32, 32, 3), dtype=torch.uint8)
+    batch = Batch(
+        captions=("a cat", "a corgi in space"),
+        image=torch.full((2, 64, 64, 3), 51, dtype=torch.uint8),
+        clip_image=seen,
+    )
     plain = embed(batch, None, frozenset({"image"}))
     assert plain.image is not None and plain.image_embed is None
     torch.testing.assert_close(plain.image, torch.full((2, 3, 64, 64), -0.6))
     full = embed(batch, tiny_clip, frozenset({"image_embed", "text"}))
+    assert full.clip_image is None  # one copy of the pictures is enough from here on
+    torch.testing.assert_close(full.image_embed, tiny_clip.encode_image(from_bytes(seen)).clone())
     assert full.image_embed is not None and full.image_embed.shape == (2, tiny_clip.width)
     assert full.text is not None and full.null is not None
     assert full.text.captions == ["a cat", "a corgi in space"] and len(full.null.embed) == 1

@@ -13,15 +13,22 @@ import torch
 from PIL import Image
 
 from unclip.errors import CheckpointError, DataError, RequestError
-from unclip.evaluate import evaluate_compose
-from unclip.evaluate.classifier import CLASSES, SIZE, Judge, JudgeConfig, labels, load_judge
-from unclip.evaluate.compose import ALWAYS_NAMED, Condition, Paint, compose, held_out_captions, pipeline_painter
 from unclip.evaluate.report import ALL_NAMED, COMPOSITION, Example, Report, Score
-from unclip.evaluate.spectrum import grid_peak, octave_energies, power
-from unclip.evaluate.training import disturb, train_judge
 from unclip.files import BUNDLED, read_json, write_json
+from unclip.menagerie.compose import (
+    ALWAYS_NAMED,
+    Condition,
+    Paint,
+    compose,
+    evaluate_compose,
+    held_out_captions,
+    pipeline_painter,
+)
 from unclip.menagerie.drawing import draw
+from unclip.menagerie.judge.model import CLASSES, SIZE, Judge, JudgeConfig, labels, load_judge
+from unclip.menagerie.judge.train import disturb, train_judge
 from unclip.menagerie.scene import HEADWEAR, VALUES, Scene, is_held_out, sample
+from unclip.menagerie.spectrum import grid_peak, octave_energies, power
 
 COUNT = 96
 
@@ -45,11 +52,15 @@ def painter(change: dict[str, str] | None = None, size: int = SIZE) -> Paint:
 def report() -> Report:
     score = Score(3, 4)
     return Report(
-        model="mini", count=2, seed=5, scores={"subject": score, ALL_NAMED: Score(0, 0)},
-        ceiling={"subject": Score(4, 4), ALL_NAMED: Score(0, 0)}, pairs={"fox + crown": Score(1, 2)},
+        model="mini",
+        count=2,
+        seed=5,
+        scores={"subject": score, ALL_NAMED: Score(0, 0)},
+        ceiling={"subject": Score(4, 4), ALL_NAMED: Score(0, 0)},
+        pairs={"fox + crown": Score(1, 2)},
         examples=(Example("a cat", 1, {}), Example("a fox in a crown", 2, {"headwear": ("crown", "none")})),
         pictures=(Image.new("RGB", (64, 64)), Image.new("RGB", (64, 64))),
-    )  # fmt: skip
+    )
 
 
 # --- the judge ---
@@ -57,7 +68,9 @@ def report() -> Report:
 
 def test_the_judge_has_a_head_per_attribute_and_fits_the_package(judge: Judge) -> None:
     logits = judge(torch.zeros(2, 3, SIZE, SIZE))
-    assert {key: tuple(x.shape) for key, x in logits.items()} == {key: (2, len(CLASSES[key])) for key in VALUES}
+    assert {key: tuple(x.shape) for key, x in logits.items()} == {
+        key: (2, len(CLASSES[key])) for key in VALUES
+    }
     assert {key for key, values in CLASSES.items() if None not in values} == {"subject", "setting", "style"}
     assert sum(p.numel() for p in judge.parameters()) < 1_000_000
     assert (BUNDLED / "judge" / "model.safetensors").stat().st_size < 2 * 2**20
@@ -73,7 +86,9 @@ def test_the_judge_reads_scenes_that_training_never_showed(judge: Judge) -> None
     scenes = [sample(7, i, held_out=True) for i in range(COUNT)]
     readings = judge.read([draw(scene, SIZE) for scene in scenes])
     for key in ("subject", "headwear", "headwear_colour", "setting"):
-        assert sum(r[key] == s.attributes()[key] for r, s in zip(readings, scenes, strict=True)) >= 0.96 * COUNT, key
+        assert (
+            sum(r[key] == s.attributes()[key] for r, s in zip(readings, scenes, strict=True)) >= 0.96 * COUNT
+        ), key
 
 
 def test_the_judge_reads_flawed_and_larger_pictures(judge: Judge) -> None:
@@ -113,7 +128,7 @@ def test_training_writes_a_judge_that_loads(tmp_path: Path) -> None:
 
 
 def test_training_reads_shards(tmp_path: Path) -> None:
-    from unclip.data.menagerie import write_shards
+    from unclip.menagerie.shards import write_shards
 
     list(write_shards(tmp_path / "shards", count=4, size=SIZE))
     train_judge(tmp_path / "judge", shards=str(tmp_path / "shards" / "*.tar"), steps=1)
@@ -158,7 +173,12 @@ def test_a_perfect_painter_reaches_the_ceiling(judge: Judge) -> None:
 def test_a_painter_that_swaps_hats_scores_nothing_on_hats_alone(judge: Judge) -> None:
     swap = dict(zip(HEADWEAR, HEADWEAR[1:] + HEADWEAR[:1], strict=True))
     found = compose(painter(swap), judge, count=COUNT, seed=0)
-    assert found.scores["headwear"].right == found.scores[COMPOSITION].right == found.scores[ALL_NAMED].right == 0
+    assert (
+        found.scores["headwear"].right
+        == found.scores[COMPOSITION].right
+        == found.scores[ALL_NAMED].right
+        == 0
+    )
     assert (found.scores["subject"].rate or 0) > 0.9 and found.ceiling["headwear"].right > 0.95 * COUNT
     assert all(e.wrong["headwear"][0] != e.wrong["headwear"][1] for e in found.examples)
 
@@ -207,7 +227,9 @@ def test_a_pipeline_paints_by_the_caption_or_by_the_embedding_alone(condition: C
         sizes=(64,), imagine=imagine, decode=decode, decoder=SimpleNamespace(null_embed=null)
     )
     pipeline_painter(pipeline, condition)(["a cat", "a fox"], [1, 2])
-    assert asked == [([7.0, 7.0], ["a cat", "a fox"], [1, 2]) if condition == "caption" else ([1.0, 2.0], "", [1, 2])]
+    assert asked == [
+        ([7.0, 7.0], ["a cat", "a fox"], [1, 2]) if condition == "caption" else ([1.0, 2.0], "", [1, 2])
+    ]
 
 
 def test_held_out_pairs_are_scored_apart_and_the_worst_comes_first(judge: Judge) -> None:
@@ -277,7 +299,9 @@ def test_tables_say_rates_and_intervals() -> None:
 def test_the_sheet_frames_wrong_pictures_in_red(tmp_path: Path) -> None:
     shown = report()
     sheet = shown.sheet()
-    assert sheet.getpixel((0, 0)) == (0, 0, 0) and (230, 0, 0) in {color for _, color in sheet.getcolors() or []}
+    assert sheet.getpixel((0, 0)) == (0, 0, 0) and (230, 0, 0) in {
+        color for _, color in sheet.getcolors() or []
+    }
     assert shown.pictures[1].getpixel((0, 0)) == (0, 0, 0)  # the picture itself stays clean
     shown.save(tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["report.json", "report.md", "sheet.png"]

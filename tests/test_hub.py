@@ -1,4 +1,6 @@
-"""Models from the Hub: its own client, before a Hub on loopback that can be slow of speech, strict or gone."""
+"""Models from the Hub: its own client, before a Hub on loopback that can be slow of speech, strict or
+gone.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ import pytest
 from huggingface_hub import constants
 
 from unclip.errors import CheckpointError
-from unclip.files import find_model, read_json
+from unclip.files import read_json
+from unclip.models.resolve import locate
 from unclip.pipeline import Pipeline
 
 MODEL, COMMITS = "someone/tiny", {"main": "a" * 40, "v2": "b" * 40}
@@ -36,7 +39,9 @@ class Hub(ThreadingHTTPServer):
 
     def content(self, commit: str) -> dict[str, bytes]:
         index = {**json.loads(self.files["model_index.json"]), "name": "second"}
-        return {**self.files, "model_index.json": json.dumps(index).encode()} if commit[0] == "b" else self.files
+        return (
+            {**self.files, "model_index.json": json.dumps(index).encode()} if commit[0] == "b" else self.files
+        )
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -85,7 +90,9 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return None
         more = {"Content_Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
-        return self.answer(206 if start else 200, data[start:], X_Repo_Commit=commit, ETag=f'"{etag(data)}"', **more)
+        return self.answer(
+            206 if start else 200, data[start:], X_Repo_Commit=commit, ETag=f'"{etag(data)}"', **more
+        )
 
     do_HEAD = do_GET
 
@@ -99,7 +106,9 @@ def fake(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     server = Hub(tiny_model)
     address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+    )
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between one try and the next
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -114,7 +123,7 @@ def fake(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 def refused(ref: str, **options: Any) -> str:
     with pytest.raises(CheckpointError) as caught:
-        find_model(ref, **options)
+        locate(ref, **options)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
     return str(caught.value)
 
@@ -122,20 +131,20 @@ def refused(ref: str, **options: Any) -> str:
 def test_a_model_is_fetched_once_without_its_pickles_and_then_needs_no_network(
     fake: Hub, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = find_model(MODEL)
+    folder = locate(MODEL)
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert names == {str(path.relative_to(tiny_model)) for path in tiny_model.rglob("*") if path.is_file()}
     asked = len(fake.seen)
-    assert find_model(MODEL) == folder
+    assert locate(MODEL) == folder
     assert not [line for line, _ in fake.seen[asked:] if line.startswith("GET") and "/resolve/" in line]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert find_model(MODEL) == folder and find_model(f"{MODEL}@main") == folder
+    assert locate(MODEL) == folder and locate(f"{MODEL}@main") == folder
 
 
 def test_a_revision_is_named_behind_an_at_sign_or_by_itself(fake: Hub) -> None:
-    named = [read_json(find_model(ref) / "model_index.json")["name"] for ref in (MODEL, f"{MODEL}@v2")]
+    named = [read_json(locate(ref) / "model_index.json")["name"] for ref in (MODEL, f"{MODEL}@v2")]
     assert named == ["tiny", "second"]
-    assert find_model(MODEL, revision="v2") == find_model(f"{MODEL}@{'b' * 40}")
+    assert locate(MODEL, revision="v2") == locate(f"{MODEL}@{'b' * 40}")
     assert refused(f"{MODEL}@v3") == f"{MODEL}: has no revision 'v3'"
 
 
@@ -148,7 +157,7 @@ def test_a_token_opens_what_is_private(fake: Hub) -> None:
     fake.token = "hf_secret"
     line = refused(MODEL)
     assert line == f"{MODEL}: the Hub has no such model, or shows it to others only (HF_TOKEN)"
-    assert find_model(MODEL, token="hf_secret").is_dir()
+    assert locate(MODEL, token="hf_secret").is_dir()
     assert {said for line, said in fake.seen if "/resolve/" in line} == {"Bearer hf_secret"}
 
 
@@ -157,7 +166,9 @@ def test_what_its_owner_gives_on_request_says_so(fake: Hub) -> None:
     assert "accept the terms on the Hub, then give a token" in refused(MODEL)
 
 
-@pytest.mark.parametrize("ref", ["kakaobrain/karlo-v1-alpa", "kakaobrian/karlo-v1-alpha", "KakaoBrain/karlo-v1-alpha"])
+@pytest.mark.parametrize(
+    "ref", ["kakaobrain/karlo-v1-alpa", "kakaobrian/karlo-v1-alpha", "KakaoBrain/karlo-v1-alpha"]
+)
 @pytest.mark.parametrize("offline", [True, False])
 def test_a_typo_gives_the_nearest_known_models(
     fake: Hub, ref: str, offline: bool, monkeypatch: pytest.MonkeyPatch
@@ -169,14 +180,16 @@ def test_a_typo_gives_the_nearest_known_models(
 
 
 def test_what_is_in_the_cache_is_known_too(fake: Hub) -> None:
-    find_model(MODEL)
+    locate(MODEL)
     assert refused("somone/tiny").endswith("; did you mean someone/tiny?")
     assert "did you mean" not in refused("nobody/nothing-of-that-name")
 
 
 def test_offline_with_nothing_cached_is_one_clear_line(fake: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert refused(MODEL) == f"{MODEL}: not in the cache, and the Hub cannot be reached (HF_HUB_OFFLINE is set)"
+    assert (
+        refused(MODEL) == f"{MODEL}: not in the cache, and the Hub cannot be reached (HF_HUB_OFFLINE is set)"
+    )
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     assert refused(MODEL) == f"{MODEL}: not in the cache, and the Hub cannot be reached"
@@ -190,22 +203,26 @@ def test_what_can_be_no_id_is_refused_without_asking(fake: Hub, ref: str) -> Non
 
 
 def test_a_download_goes_on_where_it_broke_off(fake: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)  # what a break costs at most; these files are small
+    monkeypatch.setattr(
+        constants, "DOWNLOAD_CHUNK_SIZE", 2**16
+    )  # what a break costs at most; these files are small
     fake.cuts = 1
-    folder = find_model(MODEL)
+    folder = locate(MODEL)
     half = len(fake.files["decoder/model.safetensors"]) // 2
     assert half - 2**16 <= max(fake.starts) <= half
     assert (folder / "decoder/model.safetensors").read_bytes() == fake.files["decoder/model.safetensors"]
 
 
-def test_a_half_download_is_no_model_and_is_finished_the_next_time(fake: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_half_download_is_no_model_and_is_finished_the_next_time(
+    fake: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake.cuts = 1000
     assert "fetching it failed, and goes on if tried again" in refused(MODEL)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "the Hub cannot be reached" in refused(MODEL)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     fake.cuts, fake.starts = 0, []
-    folder = find_model(MODEL)
+    folder = locate(MODEL)
     assert fake.starts == [0]  # the one file that was missing
     assert (folder / "decoder/model.safetensors").read_bytes() == fake.files["decoder/model.safetensors"]
 
@@ -222,4 +239,4 @@ def test_a_repository_may_hold_one_stage(fake: Hub) -> None:
         name.removeprefix("prior/"): data for name, data in fake.files.items()
     }
     alone = Pipeline.from_pretrained(f"{MODEL}@main", device="cpu")
-    assert (list(alone.links), alone.name) == (["prior"], MODEL.partition("/")[2])
+    assert (list(alone.stages), alone.name) == (["prior"], MODEL.partition("/")[2])

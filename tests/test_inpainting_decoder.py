@@ -14,9 +14,9 @@ from torch import Tensor
 from unclip.clip import Text
 from unclip.diffusion.diffusion import Diffusion, DiffusionConfig
 from unclip.diffusion.inpainting import Known
-from unclip.diffusion.noise import Chance
+from unclip.diffusion.noise import ExampleRng
 from unclip.errors import ConfigError
-from unclip.nn.layers import zeroed
+from unclip.nn.layers import zero_init
 from unclip.nn.unet import UNetConfig
 from unclip.pipeline import Pipeline
 from unclip.stages.base import Batch
@@ -37,13 +37,13 @@ def decoder(**config: Any) -> Decoder:
     shape = {"size": SIDE, "embed": D, "token_width": W, "context_width": 16, **config}
     unet = UNetConfig(channels=32, multipliers=(1, 1), depth=1, attention=(1,), patch=2, refine=refine)
     stage = Decoder(DecoderConfig(**shape, unet=unet))
-    new = stage.network.unet.enter.weight[:, 3 * 4 :].clone()
+    new = stage.network.unet.conv_in.weight[:, 3 * 4 :].clone()
     with torch.no_grad():
         for parameter in stage.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-        stage.network.unet.enter.weight[:, 3 * 4 :] = new
+        stage.network.unet.conv_in.weight[:, 3 * 4 :] = new
         if stage.network.unet.refine is not None:
-            zeroed(stage.network.unet.refine.conv_2)
+            zero_init(stage.network.unet.refine.conv_2)
     return stage.eval()
 
 
@@ -55,7 +55,7 @@ def text(n: int) -> Text:
 def denoised(stage: Decoder, known: Known | None) -> Tensor:
     torch.manual_seed(1)
     z_i, x, caption, null = torch.randn(2, D), torch.randn(2, 3, SIDE, SIDE), text(2), text(2)
-    return stage.denoiser(z_i, caption, null, stage.config.sampling, known)(x, 500).x0
+    return stage.denoiser(*stage.conditions(z_i, caption, null, known), stage.config.sampling)(x, 500).x0
 
 
 def half() -> Known:
@@ -82,9 +82,11 @@ def test_it_starts_as_the_plain_decoder_whatever_is_known(refine: int, tmp_path:
 
 def test_it_learns_to_look_at_what_is_known_and_not_below_the_mask(tmp_path: Path) -> None:
     _, stage = started(tmp_path)
-    seen = Batch(("a", "b"), torch.rand(2, 3, SIDE, SIDE), torch.randn(2, D), text(2), text(1), seeds=torch.arange(2))
+    seen = Batch(
+        ("a", "b"), torch.rand(2, 3, SIDE, SIDE), torch.randn(2, D), text(2), text(1), seeds=torch.arange(2)
+    )
     stage(seen).mean().backward()
-    weight = stage.network.unet.enter.weight
+    weight = stage.network.unet.conv_in.weight
     assert weight.grad is not None and (weight.grad[:, 3 * 4 :] != 0).any(dim=(0, 2, 3)).all()
     with torch.no_grad():
         weight -= weight.grad
@@ -107,24 +109,38 @@ def test_what_is_known_is_not_asked_for_in_training() -> None:
     alpha, sigma = diffusion.schedule.coefficients(t, x0)
     simple = Diffusion(DiffusionConfig(predict="v", variance="learned"))
     asked = (output[:, :3] - (alpha * eps - sigma * x0)) ** 2 * ~keep
-    torch.testing.assert_close(simple.loss(lambda x_t, t: output, x0, {}, t, eps, keep), asked.mean((1, 2, 3)))
+    torch.testing.assert_close(
+        simple.loss(lambda x_t, t: output, x0, {}, t, eps, keep), asked.mean((1, 2, 3))
+    )
 
 
-def test_a_checkpoint_says_that_it_inpaints_and_plain_ones_do_not_take_its_place(tmp_path: Path) -> None:
+def test_a_checkpoint_says_that_it_inpaints_and_a_plain_one_starts_as_it_is_where_nothing_is_known(
+    tmp_path: Path,
+) -> None:
     _, stage = started(tmp_path)
     (tmp_path / "saved").mkdir()
     stage.save(tmp_path / "saved")
     again = Decoder.load(tmp_path / "saved")
     assert again.inpaints and torch.equal(denoised(again, half()), denoised(stage, half()))
-    with pytest.raises(ConfigError, match="another shape"):
-        start_from(decoder(), tmp_path / "saved")
+    with torch.no_grad():
+        again.network.unet.conv_in.weight[:, 3 * 4 :] += (
+            0.1  # as trained: the channels of what is known are not zero
+        )
+    again.save(tmp_path / "saved")
+    plain = decoder()
+    start_from(plain, tmp_path / "saved")
+    torch.testing.assert_close(denoised(plain, None), denoised(again, None), rtol=1e-4, atol=1e-4)
+    with pytest.raises(
+        ConfigError, match="another shape than this run's stage: stage.embed is 8 there, 16 here"
+    ):
+        start_from(decoder(embed=16), tmp_path / "saved")
 
 
 def test_masks_are_each_examples_own_and_of_all_kinds() -> None:
     like = torch.empty(300, 3, SIDE, SIDE)
-    keep = random_keep(Chance(torch.arange(300), torch.device("cpu")), like)
+    keep = random_keep(ExampleRng(torch.arange(300), torch.device("cpu")), like)
     assert keep.shape == (300, 1, SIDE, SIDE)
-    again = random_keep(Chance(torch.tensor([7]), torch.device("cpu")), like[:1])
+    again = random_keep(ExampleRng(torch.tensor([7]), torch.device("cpu")), like[:1])
     assert torch.equal(again[0], keep[7])
     share = keep.float().mean(dim=(1, 2, 3))
     assert 0.4 < (share == 0).float().mean() < 0.6
@@ -140,9 +156,9 @@ def pipe(tiny_model: Path) -> Pipeline:
     model = Pipeline.from_pretrained(str(tiny_model), device="cpu")
     config = model.decoder.config.model_dump()
     stage = Decoder(DecoderConfig(**{**config, "inpaint": True}))
-    stage.load_state_dict(stage.adopted(model.decoder.state_dict()))
+    stage.load_state_dict(stage.adapt_state_dict(model.decoder.state_dict()))
     with torch.no_grad():
-        stage.network.unet.enter.weight[:, 3:] += 0.2
+        stage.network.unet.conv_in.weight[:, 3:] += 0.2
     model.decoder = stage.eval()
     return model
 
@@ -151,7 +167,9 @@ def test_edits_and_outpainting_take_one_repeat_and_keep_the_kept(pipe: Pipeline)
     image, mask = Image.new("RGB", (64, 64), (200, 60, 20)), Image.new("L", (64, 64), 0)
     mask.paste(255, (32, 0, 64, 64))
     counted: list[tuple[str, int]] = []
-    made = pipe.edit(image, "a fox", mask, seed=1, on_step=lambda role, i, n, step: counted.append((role, n))).images[0]
+    made = pipe.edit(
+        image, "a fox", mask, seed=1, on_step=lambda role, i, n, step: counted.append((role, n))
+    ).images[0]
     assert counted.count(("decoder", 2)) == 2
     assert np.array_equal(np.asarray(made)[:, :32], np.asarray(image)[:, :32])
     wide = pipe.outpaint(image, "a fox", (96, 64), seed=1).images[0]

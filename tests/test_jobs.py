@@ -1,12 +1,11 @@
-"""Many prompts as one job: split over processes, gone on with after a kill, the same pictures however many draw them."""
+"""Many prompts as one job: split over processes, gone on with after a kill, the same pictures however many
+draw them.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,14 @@ COUNT, BATCH = 7, 3
 @pytest.fixture(autouse=True)
 def _prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys.modules["unclip.cli.generate"], "BATCH", BATCH)
+    monkeypatch.setattr(sys.modules["unclip.cli.jobs"], "BATCH", BATCH)
     write_prompts(COUNT)
 
 
 def write_prompts(count: int) -> None:
-    Path("prompts.txt").write_text("".join(f"a cat with {i % 6} hats\n" for i in range(count)))  # some of them twice
+    Path("prompts.txt").write_text(
+        "".join(f"a cat with {i % 6} hats\n" for i in range(count))
+    )  # some of them twice
 
 
 @pytest.fixture
@@ -49,7 +50,9 @@ def generate(tiny_model: Path) -> Any:
 
 
 def pictures(folder: str) -> dict[str, np.ndarray]:
-    return {path.name: np.asarray(Image.open(path)).astype(int) for path in sorted(Path(folder).glob("*.png"))}
+    return {
+        path.name: np.asarray(Image.open(path)).astype(int) for path in sorted(Path(folder).glob("*.png"))
+    }
 
 
 def as_process(monkeypatch: pytest.MonkeyPatch, rank: int, processes: int) -> None:
@@ -86,8 +89,11 @@ def test_processes_together_draw_what_one_draws(generate: Any, monkeypatch: pyte
     assert max(np.abs(one[name] - two[name]).max() for name in one) <= 1
 
 
-def test_the_same_command_goes_on_where_it_was_stopped(generate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw, drawn = Pipeline.generate, []
+def test_the_same_command_goes_on_where_it_was_stopped(
+    generate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = Pipeline.generate
+    drawn: list[Any] = []
 
     def stopping(self: Pipeline, captions: Any, **options: Any) -> Any:
         if len(drawn) == 1:
@@ -103,9 +109,15 @@ def test_the_same_command_goes_on_where_it_was_stopped(generate: Any, monkeypatc
     missing.unlink()  # as if it had been killed between two pictures of a batch
     drawn[:] = [[], []]
     generate()
-    assert drawn[2:] == [["a cat with 0 hats"], [f"a cat with {i} hats" for i in (3, 4, 5)], ["a cat with 0 hats"]]
+    assert drawn[2:] == [
+        ["a cat with 0 hats"],
+        [f"a cat with {i} hats" for i in (3, 4, 5)],
+        ["a cat with 0 hats"],
+    ]
     after = pictures("out")
-    assert len(after) == COUNT and len({name.rpartition("-")[2] for name in after}) == 1  # the seed is the first run's
+    assert (
+        len(after) == COUNT and len({name.rpartition("-")[2] for name in after}) == 1
+    )  # the seed is the first run's
     assert max(np.abs(before[name] - after[name]).max() for name in before) <= 1
     assert generate() == [] and len(drawn) == 5
 
@@ -116,6 +128,7 @@ def test_another_request_does_not_go_on_in_the_same_folder(generate: Any) -> Non
         (("--seed", "8", "--steps", "1"), "seed 7, now it is 8"),
         (("--seed", "7", "--steps", "2"), "options"),
         (("--seed", "7", "--steps", "1", "-n", "2"), "num_images 1, now it is 2"),
+        (("--seed", "7", "--steps", "1", "--preset", "fast"), "preset 'balanced', now it is 'fast'"),
     ):
         with pytest.raises(RequestError, match=f"{RECORD}: the pictures there were asked for with {says}"):
             generate(*changed)
@@ -139,44 +152,3 @@ def test_a_damaged_record_is_named(generate: Any) -> None:
     Path("out", RECORD).write_text("{")
     with pytest.raises(Exception, match=f"{RECORD}: not readable as JSON"):
         generate("--seed", "7")
-
-
-# --- under accelerate launch ---
-
-LONG = 40  # prompts, for jobs that are killed on the way
-
-
-def launch(model: Path, processes: int, out: str) -> subprocess.Popen[str]:
-    command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes), "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "unclip", "generate",
-        "--prompts-file", "prompts.txt", "-o", f"{out}/", "--model", str(model), "--size", "256", "-q",
-    ]  # fmt: skip
-    root = str(Path(__file__).parent.parent)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": root}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
-    )
-
-
-@pytest.mark.slow
-def test_two_processes_are_killed_and_go_on_as_one_would_have_drawn(tiny_model: Path, generate: Any) -> None:
-    write_prompts(LONG)
-    two = launch(tiny_model, 2, "two")
-    deadline = time.monotonic() + 180
-    while len(pictures("two")) < 1 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.killpg(two.pid, 9)
-    two.wait()
-    stamps = {path: path.stat().st_mtime_ns for path in Path("two").glob("*.png")}
-    assert 0 < len(stamps) < LONG, "killed too late to show anything"
-    two = launch(tiny_model, 2, "two")
-    said, complaints = two.communicate(timeout=300)
-    assert two.returncode == 0, complaints[-3000:]
-    assert len(said.split()) == LONG - len(stamps) and "Traceback" not in complaints
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
-    seed = json.loads(Path("two", RECORD).read_text())["seed"]
-    generate("--size", "256", "--seed", str(seed))
-    one, both = pictures("out"), pictures("two")
-    assert one.keys() == both.keys() and len(one) == LONG
-    assert max(np.abs(one[name] - both[name]).max() for name in one) <= 1

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import random
 import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from unclip.menagerie.captions import _STYLE_LAST, WORDS, caption, vocabulary, words
+from unclip.menagerie.captions import _STYLE_LAST, WORDS, caption, vocabulary
 from unclip.menagerie.drawing import draw
 from unclip.menagerie.scene import (
     ACTIVITIES,
@@ -31,9 +34,12 @@ from unclip.menagerie.scene import (
     rng_for,
     sample,
 )
+from unclip.vocabulary import prompt_words
 
 ROOT = Path(__file__).parent.parent
-SCENE = Scene("corgi", "crown", "yellow", "scarf", "red", "reading a book", "beach", None, "flat illustration", pose=5)
+SCENE = Scene(
+    "corgi", "crown", "yellow", "scarf", "red", "reading a book", "beach", None, "flat illustration", pose=5
+)
 
 
 def pixels(scene: Scene, size: int = 32) -> np.ndarray:
@@ -48,7 +54,7 @@ def says(text: str, value: str) -> bool:
 def with_value(attribute: str, value: str, style: str) -> Scene:
     """A scene that shows the value, otherwise as plain as can be."""
     plain = Scene("cat", None, None, None, None, None, "plain", "white", style, pose=3)
-    changes: dict[str, str | None] = {attribute: value}
+    changes: dict[str, Any] = {attribute: value}
     if attribute == "headwear":
         changes["headwear_colour"] = "red"
     elif attribute == "headwear_colour":
@@ -92,15 +98,22 @@ def test_a_scene_depends_on_seed_and_index_alone() -> None:
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
 def test_scenes_and_captions_are_the_same_in_every_process(hash_seed: str) -> None:
     code = (
-        "import random; from unclip.menagerie.scene import sample; from unclip.menagerie.captions import caption; "
+        "import random; from unclip.menagerie.scene import sample; from unclip.menagerie.captions import "
+        "caption; "
         "print([(s := sample(7, i), caption(s, random.Random(i)).text) for i in range(20)])"
     )
     other = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     scenes = [sample(7, i) for i in range(20)]
-    assert other.stdout.strip() == repr([(s, caption(s, random.Random(i)).text) for i, s in enumerate(scenes)])
+    assert other.stdout.strip() == repr(
+        [(s, caption(s, random.Random(i)).text) for i, s in enumerate(scenes)]
+    )
 
 
 def test_every_value_is_sampled_and_colours_belong_to_things() -> None:
@@ -169,7 +182,7 @@ def test_captions_use_no_word_outside_the_vocabulary() -> None:
     known = vocabulary()
     used: set[str] = set()
     for i in range(5000):
-        used.update(words(caption(sample(2, i, held_out=i % 5 == 0), rng_for("words", i)).text))
+        used.update(prompt_words(caption(sample(2, i, held_out=i % 5 == 0), rng_for("words", i)).text))
     assert used <= known, sorted(used - known)
     assert len(used) > 0.9 * len(known)
     assert "pterodactyl" not in known
@@ -187,7 +200,10 @@ def test_what_a_caption_claims_to_name_is_in_its_text() -> None:
             if key == "setting" and value == "plain":
                 assert scene.setting_colour and scene.setting_colour in made.text
             elif key == "style":
-                assert says(made.text, value) or any(way in made.text for way in _STYLE_LAST[value]), (value, made)
+                assert says(made.text, value) or any(way in made.text for way in _STYLE_LAST[value]), (
+                    value,
+                    made,
+                )
             else:
                 assert says(made.text, value), (value, made)
 
@@ -217,7 +233,11 @@ def test_brief_captions_name_one_or_two_things_and_every_attribute_often() -> No
     for i in range(2000):
         scene = sample(6, i)
         made = caption(scene, rng_for("brief", i), brief=True)
-        things = made.named - {"headwear_colour", "garment_colour", "setting_colour"}  # a colour names its thing too
+        things = made.named - {
+            "headwear_colour",
+            "garment_colour",
+            "setting_colour",
+        }  # a colour names its thing too
         assert 1 <= len(things) <= 2 and len(made.named) <= 4 and set(words(made.text)) <= known, made
         for key in made.named:
             counts[key] += 1
@@ -246,7 +266,7 @@ def test_captions_vary_in_words_and_order() -> None:
     ],
 )
 def test_words_are_split_and_lowered(text: str, expected: list[str]) -> None:
-    assert words(text) == expected
+    assert prompt_words(text) == expected
 
 
 # --- drawing ---
@@ -286,7 +306,9 @@ def test_drawing_is_deterministic(style: str, size: int) -> None:
 def test_a_scene_looks_the_same_at_every_size(style: str) -> None:
     scenes = [replace(sample(8, i), style=style) for i in range(6)]
     small = [pixels(scene, 64) for scene in scenes]
-    large = [np.asarray(draw(scene, 256).resize((64, 64), Image.Resampling.BOX)).astype(int) for scene in scenes]
+    large = [
+        np.asarray(draw(scene, 256).resize((64, 64), Image.Resampling.BOX)).astype(int) for scene in scenes
+    ]
     same = [float(np.abs(a - b).mean()) for a, b in zip(small, large, strict=True)]
     other = [float(np.abs(a - b).mean()) for a, b in zip(small, large[1:] + large[:1], strict=True)]
     assert max(same) < 12 and max(same) < min(other) / 3, (same, other)
@@ -296,3 +318,38 @@ def test_a_scene_looks_the_same_at_every_size(style: str) -> None:
 def test_any_size_up_to_1024_is_exact(size: int) -> None:
     for style in STYLES:
         assert draw(replace(SCENE, style=style), size).size == (size, size)
+
+
+def test_pictures_are_those_that_mini_learned_from() -> None:
+    # Skia's own versions may round an edge otherwise, so the pictures are compared as coarse colours, not as
+    # bytes.
+    scenes = [replace(sample(7, i), style=style) for i, style in enumerate(STYLES)]
+    coarse = [
+        np.asarray(draw(scene, 64).resize((4, 4), Image.Resampling.BOX)).astype(int) for scene in scenes
+    ]
+    expected = np.array(json.loads((ROOT / "tests/renderings.json").read_text()))
+    assert np.abs(np.stack(coarse).reshape(len(STYLES), -1) - expected).max() <= 2
+
+
+WITHOUT_SKIA = (
+    "import sys; sys.modules['skia'] = None; import unclip.pipeline, unclip.train.loop, unclip.serve.worker; "
+)
+
+
+def test_only_drawing_needs_skia(tmp_path: Path) -> None:
+    code = WITHOUT_SKIA + "from unclip.cli import main; sys.exit(main())"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    arguments = ["data", "menagerie", "--out", str(tmp_path / "out"), "--count", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode != 0 and 'pip install "unclip[menagerie]"' in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "out").exists()
+    code = (
+        WITHOUT_SKIA
+        + "import unclip.menagerie.captions, unclip.menagerie.judge.model; print('unclip.menagerie.drawing' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"

@@ -1,4 +1,6 @@
-"""Small pictures with classes: what is learned of labels, and bits per dimension against those of a known density."""
+"""Small pictures with classes: what is learned of labels, and bits per dimension against those of a known
+density.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,10 @@ from torch import Tensor, nn
 
 from unclip.cli import cli
 from unclip.data.tar import write_shard
+from unclip.diffusion.gaussian import broadcast_to
 from unclip.diffusion.likelihood import bound
-from unclip.diffusion.noise import Chance, Noise
-from unclip.diffusion.sde import VP, spread
+from unclip.diffusion.noise import ExampleRng, SeededNoise
+from unclip.diffusion.sde import VP
 from unclip.errors import DataError, RequestError
 from unclip.evaluate.nll import NllSettings, nll
 from unclip.evaluate.pictures import Found
@@ -35,7 +38,9 @@ STD = 0.3  # of the known density, a Gaussian around 0
 def stage(**config: Any) -> Pixels:
     """A random one: fresh residual branches are zero and would hide what they do."""
     torch.manual_seed(0)
-    made = Pixels(PixelsConfig.model_validate({"size": 8, "channels": 1, "classes": 3, "unet": UNET, **config}))
+    made = Pixels(
+        PixelsConfig.model_validate({"size": 8, "channels": 1, "classes": 3, "unet": UNET, **config})
+    )
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -51,7 +56,7 @@ class GaussianNoise(nn.Module):
     """ε's mean given x_t of Gaussian data, at times i of 1,000: what a network would learn of it."""
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = (spread(one, x) for one in VP().marginal((t.double() + 1) / 1000))
+        alpha, sigma = (broadcast_to(one, x) for one in VP().marginal((t.double() + 1) / 1000))
         return x * sigma / ((alpha * STD) ** 2 + sigma**2)
 
 
@@ -108,7 +113,7 @@ def test_a_model_without_classes_reads_no_label() -> None:
     made = stage(classes=0)
     assert torch.equal(made(batch()), made(batch(label=None)))
     with pytest.raises(RequestError, match="without classes"):
-        made.sample(torch.tensor([0]), QUICK, Noise([0]))
+        made.sample(torch.tensor([0]), QUICK, SeededNoise([0]))
 
 
 def test_labels_that_are_missing_or_unknown() -> None:
@@ -189,24 +194,30 @@ def test_no_ode_for_another_schedule() -> None:
 
 def test_the_bound_of_a_known_density() -> None:
     made = knowing()
-    x0 = made.data(Batch(image=STD * torch.randn(8, 3, 48, 48, generator=torch.Generator().manual_seed(0)) * 3**0.5))
+    x0 = made.data(
+        Batch(image=STD * torch.randn(8, 3, 48, 48, generator=torch.Generator().manual_seed(0)) * 3**0.5)
+    )
     truth = cells(made, x0).flatten(1).mean(1)
-    found = bound(made.diffusion, made.network, x0, {}, Chance(torch.arange(8), x0.device))
+    found = bound(made.diffusion, made.network, x0, {}, ExampleRng(torch.arange(8), x0.device))
     gap = (found.total.double() - truth).mean().item()
     # What a thousand steps of fixed variance leave of it, for a network that takes the levels for a density.
     assert 0 < gap < 0.15
     assert found.prior.max() < 1e-3
-    few = bound(made.diffusion, made.network, x0, {}, Chance(torch.arange(8), x0.device), terms=100)
+    few = bound(made.diffusion, made.network, x0, {}, ExampleRng(torch.arange(8), x0.device), terms=100)
     assert few.steps.mean().item() == pytest.approx(found.steps.mean().item(), rel=0.05)
     # It is a bound of a wrong model too, and a looser one.
-    wrong = bound(made.diffusion, lambda x, t: 0.8 * made.network(x, t), x0, {}, Chance(torch.arange(8), x0.device))
+    wrong = bound(
+        made.diffusion, lambda x, t: 0.8 * made.network(x, t), x0, {}, ExampleRng(torch.arange(8), x0.device)
+    )
     assert (wrong.total > found.total + 0.05).all()
 
 
 def test_the_ode_of_a_known_density_is_exact_and_below_the_bound(tmp_path: Path) -> None:
     made, found = knowing(), gaussian_shards(tmp_path / "data")
     measured = nll(made, found, NllSettings(resamples=50, batch=32, terms=100, ode=True))
-    image = torch.stack([torch.from_numpy(np.array(one)).permute(2, 0, 1) / 127.5 - 1 for one in found.read(0, 1)])
+    image = torch.stack(
+        [torch.from_numpy(np.array(one)).permute(2, 0, 1) / 127.5 - 1 for one in found.read(0, 1)]
+    )
     truth = cells(made, made.data(Batch(image=image))).mean().item()
     ode, upper = measured.figures["ODE"], measured.figures["bound"]
     assert ode.value == pytest.approx(truth, abs=0.02)
@@ -246,8 +257,10 @@ def test_a_sheet_and_a_folder_of_samples(saved: Path, tmp_path: Path) -> None:
     assert read_settings(tmp_path / "a.png")["sampling"]["steps"] == 2
     assert run("sample", saved, "--count", 3, "--class", 2, "--seed", 9, "-o", tmp_path / "b").exit_code == 0
     assert [str(path.relative_to(tmp_path)) for path in sorted((tmp_path / "b").rglob("*.png"))] == [
-        "b/2/00000009.png", "b/2/00000010.png", "b/2/00000011.png",
-    ]  # fmt: skip
+        "b/2/00000009.png",
+        "b/2/00000010.png",
+        "b/2/00000011.png",
+    ]
     alone = run("sample", saved, "--count", 1, "--class", 2, "--seed", 10, "-o", tmp_path / "c")
     assert alone.exit_code == 0
     pixels = [np.array(Image.open(tmp_path / name / "2/00000010.png")).astype(int) for name in "bc"]
@@ -271,7 +284,9 @@ def test_what_cannot_be_sampled(saved: Path, tmp_path: Path, options: list[str],
 
 def test_bits_by_the_command(saved: Path, tmp_path: Path) -> None:
     gaussian_shards(tmp_path / "data", count=4)
-    result = run("evaluate", "nll", saved, tmp_path / "data", "--terms", 3, "--json", "--out", tmp_path / "report")
+    result = run(
+        "evaluate", "nll", saved, tmp_path / "data", "--terms", 3, "--json", "--out", tmp_path / "report"
+    )
     tree = json.loads(result.output)
     assert tree["settings"]["unit"] == "bits/dim" and tree["settings"]["count"] == 4
     assert set(tree["figures"]) == {"bound", "  L_T", "  sum of L_t", "  L_0"}

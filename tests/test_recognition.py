@@ -16,17 +16,22 @@ from unclip.cli import cli
 from unclip.clip import Clip, Text
 from unclip.errors import DataError, RequestError
 from unclip.evaluate.pictures import Found
-from unclip.evaluate.recognition import name_embeddings, probe, probe_scenes, zeroshot
+from unclip.evaluate.recognition import name_embeddings, probe, zeroshot
+from unclip.menagerie.probe import probe_scenes
 from unclip.menagerie.scene import HELD_OUT, VALUES, sample
 
 NAMES = ["ant", "bee", "cow", "dog", "elk", "fox", "gnu"]
 
 
 class Dictionary:
-    """A text tower to which a caption is the sum of its words' axes: one for each name, and a loud one for "loud"."""
+    """A text tower to which a caption is the sum of its words' axes: one for each name, and a loud one for
+    "loud".
+    """
 
     def encode_text(self, captions: list[str]) -> Text:
-        axes = [[float(name in said.split()) for name in NAMES] + [9.0 * ("loud" in said)] for said in captions]
+        axes = [
+            [float(name in said.split()) for name in NAMES] + [9.0 * ("loud" in said)] for said in captions
+        ]
         embed, ids = torch.tensor(axes), torch.zeros(len(captions), 1)
         return Text(captions, ids, ids.bool(), embed, embed[:, None])
 
@@ -43,7 +48,9 @@ def axis(*indices: int) -> Tensor:
 
 def test_the_nearest_name_wins_and_top_five_counts_the_others(dictionary: Clip) -> None:
     features = axis(0, 1, 2, 3, 4, 5, 6)
-    features[0] += 2 * axis(1)[0] - 0.5 * axis(5)[0] - 0.6 * axis(6)[0]  # the ant looks like a bee: second choice
+    features[0] += (
+        2 * axis(1)[0] - 0.5 * axis(5)[0] - 0.6 * axis(6)[0]
+    )  # the ant looks like a bee: second choice
     features[6] = -axis(6)[0] + 0.1  # the gnu like anything but a gnu
     found = zeroshot(features, NAMES, dictionary)
     assert found.top[1].right == 5 and found.top[5].right == 6 and found.top[1].of == 7
@@ -81,7 +88,9 @@ def test_scenes_are_probed_by_attribute_and_held_out_pairs_apart() -> None:
         rows = []
         for scene in scenes:
             hidden = (scene["subject"], scene["headwear"]) in HELD_OUT
-            seen = {**scene, "headwear": "cap" if scene["headwear"] != "cap" else "crown"} if hidden else scene
+            seen = (
+                {**scene, "headwear": "cap" if scene["headwear"] != "cap" else "crown"} if hidden else scene
+            )
             rows.append([float(seen[key] == value) for key, value in axes])
         return torch.tensor(rows)
 
@@ -90,9 +99,13 @@ def test_scenes_are_probed_by_attribute_and_held_out_pairs_apart() -> None:
     apart = found.scores["headwear"]
     assert apart["training pairs"].of == apart["held-out pairs"].of == 20
     assert apart["training pairs"].rate == 1 and apart["held-out pairs"].rate == 0
-    assert all(score.rate == 1 for key in ("subject", "garment", "style") for score in found.scores[key].values())
+    assert all(
+        score.rate == 1 for key in ("subject", "garment", "style") for score in found.scores[key].values()
+    )
     assert json.loads(json.dumps(found.to_dict()))["attributes"]["headwear"]["held-out pairs"]["right"] == 0
-    assert "| headwear | 100.0 %" in found.markdown() and found.table().splitlines()[0].startswith("attribute")
+    assert "| headwear | 100.0 %" in found.markdown() and found.table().splitlines()[0].startswith(
+        "attribute"
+    )
 
 
 def test_what_cannot_be_recognised_is_said(dictionary: Clip) -> None:

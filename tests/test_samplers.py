@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unclip.diffusion.diffusion import Denoise, Diffusion, DiffusionConfig, Prediction
-from unclip.diffusion.noise import Noise
+from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import SAMPLERS, Sampler, ddim, ddpm, dpmpp_2m, find_sampler, sampler, unipc
 from unclip.diffusion.schedule import Schedule
 from unclip.errors import RequestError
@@ -42,7 +42,7 @@ def some_denoiser(x: Tensor, t: int) -> Prediction:
 
 
 def end(walk: Sampler, denoise: Denoise, x: Tensor, schedule: Schedule, times: Sequence[int]) -> Tensor:
-    *_, last = walk(denoise, x, schedule, times, Noise(range(len(x))))
+    *_, last = walk(denoise, x, schedule, times, SeededNoise(range(len(x))))
     return last.x
 
 
@@ -53,7 +53,7 @@ def end(walk: Sampler, denoise: Denoise, x: Tensor, schedule: Schedule, times: S
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_samples_of_gaussian_data_have_its_mean_and_variance(name: str, eta: float, schedule: str) -> None:
     tables = Schedule.named(schedule)
-    x = Noise([1])(torch.empty(1, 20_000, dtype=torch.float64))
+    x = SeededNoise([1])(torch.empty(1, 20_000, dtype=torch.float64))
     samples = end(find_sampler(name, eta), best_denoiser(tables), x, tables, tables.grid(250))
     assert samples.mean().item() == pytest.approx(MEAN, abs=0.02)
     assert samples.std().item() == pytest.approx(DEVIATION, rel=0.03)
@@ -61,7 +61,7 @@ def test_samples_of_gaussian_data_have_its_mean_and_variance(name: str, eta: flo
 
 @pytest.mark.parametrize("mix", [0.0, 0.5, 1.0])
 def test_ancestral_sampling_is_right_with_any_variance_given_enough_steps(mix: float) -> None:
-    x = Noise([1])(torch.empty(1, 20_000, dtype=torch.float64))
+    x = SeededNoise([1])(torch.empty(1, 20_000, dtype=torch.float64))
     samples = end(ddpm, best_denoiser(COSINE, mix), x, COSINE, COSINE.grid(1000))
     assert samples.mean().item() == pytest.approx(MEAN, abs=0.02)
     assert samples.std().item() == pytest.approx(DEVIATION, rel=0.03)
@@ -69,16 +69,23 @@ def test_ancestral_sampling_is_right_with_any_variance_given_enough_steps(mix: f
 
 @pytest.mark.parametrize("steps", [4, 12])
 def test_the_analytic_variance_is_right_however_few_the_steps(steps: int) -> None:
-    # Of Gaussian data Var[x0 | x_t] is known, and with the best variance every ancestral step keeps the marginals exactly.
-    doubt = DEVIATION**2 * COSINE.sigma**2 / (COSINE.alpha**2 * DEVIATION**2 + COSINE.sigma**2)
-    schedule = replace(COSINE, doubt=doubt)
+    # Of Gaussian data Var[x0 | x_t] is known, and with the best variance every ancestral step keeps the
+    # marginals exactly.
+    x0_variance = DEVIATION**2 * COSINE.sigma**2 / (COSINE.alpha**2 * DEVIATION**2 + COSINE.sigma**2)
+    schedule = replace(COSINE, x0_variance=x0_variance)
     start = torch.randn(40000, 1, generator=torch.Generator().manual_seed(0))
 
     def deviations(name: str) -> list[float]:
-        """Of x after each step but the last (whose mean, without noise, is narrower), over what it should be."""
+        """Of x after each step but the last (whose mean, without noise, is narrower), over what it should
+        be.
+        """
         times, generator = schedule.grid(steps), torch.Generator().manual_seed(1)
         walk = find_sampler(name)(
-            best_denoiser(schedule), start, schedule, times, lambda like: torch.randn(like.shape, generator=generator)
+            best_denoiser(schedule),
+            start,
+            schedule,
+            times,
+            lambda like: torch.randn(like.shape, generator=generator),
         )
         right = [(schedule.alpha[s] ** 2 * DEVIATION**2 + schedule.sigma[s] ** 2).sqrt() for s in times[1:]]
         return [float(step.x.std() / one) for step, one in zip(walk, right, strict=False)]
@@ -99,7 +106,11 @@ def test_a_network_goes_all_the_way() -> None:
     for name, eta in ALL:
         x = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
         out = end(
-            find_sampler(name, eta), process.denoiser(lambda x, t: target, {}), x, process.schedule, [999, 500, 0]
+            find_sampler(name, eta),
+            process.denoiser(lambda x, t: target, {}),
+            x,
+            process.schedule,
+            [999, 500, 0],
         )
         torch.testing.assert_close(out, target, rtol=0, atol=1e-6)
 
@@ -109,9 +120,11 @@ def test_a_network_goes_all_the_way() -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 50])
 def test_ddim_with_eta_one_is_ddpm(steps: int) -> None:
-    x = Noise([9, 10])(torch.empty(2, 8, dtype=torch.float64))
+    x = SeededNoise([9, 10])(torch.empty(2, 8, dtype=torch.float64))
     walks = [find_sampler(name, eta) for name, eta in (("ddpm", 0.0), ("ddim", 1.0))]
-    first, second = (list(w(some_denoiser, x, COSINE, COSINE.grid(steps), Noise([1, 2]))) for w in walks)
+    first, second = (
+        list(w(some_denoiser, x, COSINE, COSINE.grid(steps), SeededNoise([1, 2]))) for w in walks
+    )
     for a, b in zip(first, second, strict=True):
         torch.testing.assert_close(a.x, b.x, rtol=0, atol=1e-9)
         torch.testing.assert_close(a.x0, b.x0, rtol=0, atol=1e-9)
@@ -122,7 +135,7 @@ def flow_error(walk: Sampler, steps: int) -> float:
     schedule, start, stop = Schedule.named("linear"), 900, 100
     times = [start - i * (start - stop) // steps for i in range(steps + 1)]
     x = torch.tensor([[1.3]], dtype=torch.float64)
-    *_, arrived, _ = walk(best_denoiser(schedule), x, schedule, times, Noise([0]))
+    *_, arrived, _ = walk(best_denoiser(schedule), x, schedule, times, SeededNoise([0]))
     (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.at(start), schedule.at(stop)
     spread = [math.sqrt(a**2 * DEVIATION**2 + s**2) for a, s in ((alpha_t, sigma_t), (alpha_s, sigma_s))]
     exact = alpha_s * MEAN + spread[1] / spread[0] * (x.item() - alpha_t * MEAN)
@@ -147,14 +160,14 @@ def test_correcting_raises_the_order_and_is_closer_still() -> None:
 @pytest.mark.parametrize(("mix", "bound"), [(0.0, "small"), (1.0, "large")])
 def test_ancestral_noise_has_the_bounds_variance(mix: float, bound: str) -> None:
     x = torch.zeros(1, 50_000)
-    first = next(ddpm(lambda x, t: Prediction(x, x, mix), x, COSINE, [800, 300, 0], Noise([3])))
+    first = next(ddpm(lambda x, t: Prediction(x, x, mix), x, COSINE, [800, 300, 0], SeededNoise([3])))
     assert first.x.var().item() == pytest.approx(getattr(COSINE.posterior(800, 300), bound), rel=0.03)
 
 
 def test_ancestral_noise_may_differ_from_pixel_to_pixel() -> None:
     mix = torch.tensor([0.0, 1.0]).repeat(25_000)[None]
     x = torch.zeros(1, 50_000)
-    first = next(ddpm(lambda x, t: Prediction(x, x, mix), x, COSINE, [400, 300, 0], Noise([3])))
+    first = next(ddpm(lambda x, t: Prediction(x, x, mix), x, COSINE, [400, 300, 0], SeededNoise([3])))
     posterior = COSINE.posterior(400, 300)
     assert first.x[0, ::2].var().item() == pytest.approx(posterior.small, rel=0.05)
     assert first.x[0, 1::2].var().item() == pytest.approx(posterior.large, rel=0.05)
@@ -167,8 +180,8 @@ def test_ancestral_noise_may_differ_from_pixel_to_pixel() -> None:
 @pytest.mark.parametrize("steps", [1, 2, 6])
 def test_every_time_is_one_step_and_the_last_is_clean(name: str, eta: float, steps: int) -> None:
     times = COSINE.grid(steps)
-    x = Noise([9])(torch.empty(1, 8))
-    walked = list(find_sampler(name, eta)(some_denoiser, x, COSINE, times, Noise([1])))
+    x = SeededNoise([9])(torch.empty(1, 8))
+    walked = list(find_sampler(name, eta)(some_denoiser, x, COSINE, times, SeededNoise([1])))
     assert [step.t for step in walked] == times
     assert all(step.x.shape == step.x0.shape == x.shape and step.x.dtype == x.dtype for step in walked)
     torch.testing.assert_close(walked[-1].x, walked[-1].x0, rtol=0, atol=1e-6)
@@ -199,7 +212,9 @@ def test_leaving_the_loop_stops_the_work(name: str, eta: float) -> None:
         calls += 1
         return some_denoiser(x, t)
 
-    for step in find_sampler(name, eta)(denoise, torch.zeros(1, 4), COSINE, COSINE.grid(50), Noise([1])):
+    for step in find_sampler(name, eta)(
+        denoise, torch.zeros(1, 4), COSINE, COSINE.grid(50), SeededNoise([1])
+    ):
         if step.t < 900:
             break
     assert calls < 10

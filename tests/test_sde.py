@@ -1,4 +1,6 @@
-"""Continuous-time diffusion on Gaussians and mixtures, whose score, marginals and likelihood are known in closed form."""
+"""Continuous-time diffusion on Gaussians and mixtures, whose score, marginals and likelihood are known in
+closed form.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from unclip.diffusion.flow import Hutchinson, bits_per_dim, exact_divergence, flow, log_likelihood
 from unclip.diffusion.inpainting import Known
-from unclip.diffusion.noise import Noise
+from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import NoiseSource
 from unclip.diffusion.schedule import Schedule
 from unclip.diffusion.sde import (
@@ -56,7 +58,10 @@ class Mixture:
         if only is None:
             self.weights, self.means, self.covariances = WEIGHTS, MEANS, COVARIANCES
         else:
-            self.weights, self.means = torch.ones(1, dtype=torch.float64), torch.zeros(1, 2, dtype=torch.float64)
+            self.weights, self.means = (
+                torch.ones(1, dtype=torch.float64),
+                torch.zeros(1, 2, dtype=torch.float64),
+            )
             self.covariances = COVARIANCES[only : only + 1]
         self.means = self.means + shift
 
@@ -66,7 +71,9 @@ class Mixture:
         spread = alpha**2 * self.covariances + sigma**2 * torch.eye(2, dtype=torch.float64)
         off = x.double()[:, None] - alpha[..., 0] * self.means
         pull = torch.linalg.solve(spread, off)
-        log_p = self.weights.log() - (off * pull).sum(2) / 2 - torch.logdet(spread) / 2 - math.log(2 * math.pi)
+        log_p = (
+            self.weights.log() - (off * pull).sum(2) / 2 - torch.logdet(spread) / 2 - math.log(2 * math.pi)
+        )
         return log_p, -pull
 
     def log_p(self, sde: Sde, x: Tensor, t: Tensor) -> Tensor:
@@ -83,12 +90,15 @@ class Mixture:
         generator = torch.Generator().manual_seed(seed)
         which = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         z = torch.randn(count, 2, 1, generator=generator, dtype=torch.float64)
-        return self.means[which] + (torch.linalg.cholesky(self.covariances)[which] @ z)[..., 0]
+        drawn: Tensor = self.means[which] + (torch.linalg.cholesky(self.covariances)[which] @ z)[..., 0]
+        return drawn
 
     def moments(self) -> tuple[Tensor, Tensor]:
         mean = self.weights @ self.means
         off = self.means - mean
-        return mean, torch.einsum("k,kij->ij", self.weights, self.covariances + off[:, :, None] * off[:, None, :])
+        return mean, torch.einsum(
+            "k,kij->ij", self.weights, self.covariances + off[:, :, None] * off[:, None, :]
+        )
 
 
 def prior(sde: Sde, count: int = COUNT) -> tuple[Tensor, NoiseSource]:
@@ -115,10 +125,14 @@ def assert_moments(x: Tensor, mean: Tensor, covariance: Tensor, bias: float = 0.
 def test_the_marginals_solve_the_equations_of_their_drift_and_diffusion(sde: Sde) -> None:
     t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
     h = 1e-6
-    (alpha, sigma), (alpha_low, sigma_low), (alpha_high, sigma_high) = (sde.marginal(t + d) for d in (0.0, -h, h))
+    (alpha, sigma), (alpha_low, sigma_low), (alpha_high, sigma_high) = (
+        sde.marginal(t + d) for d in (0.0, -h, h)
+    )
     torch.testing.assert_close((alpha_high - alpha_low) / (2 * h), sde.rate(t) * alpha, rtol=1e-6, atol=1e-8)
     growth = (sigma_high**2 - sigma_low**2) / (2 * h)
-    torch.testing.assert_close(growth, 2 * sde.rate(t) * sigma**2 + sde.diffusion(t) ** 2, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(
+        growth, 2 * sde.rate(t) * sigma**2 + sde.diffusion(t) ** 2, rtol=1e-6, atol=1e-7
+    )
 
 
 def test_vp_is_what_ddpm_becomes_and_sub_vp_never_has_more_variance() -> None:
@@ -189,12 +203,12 @@ def test_the_likelihood_is_the_true_one_to_a_hundredth_of_a_bit(
     exact, _ = log_likelihood(sde, data.score(sde), x, exact_divergence)
     off = bits_per_dim(exact, 2) - true
     assert off.mean().abs() < 0.01
-    # The prior knows nothing of what of the mean is left at t = 1 (all of it under VE): so many of its deviations, by which
-    # an example's figure leans towards where its path ended, within four of them.
+    # The prior knows nothing of what of the mean is left at t = 1 (all of it under VE): so many of its
+    # deviations, by which an example's figure leans towards where its path ended, within four of them.
     left = (sde.marginal(torch.ones(1))[0] * data.moments()[0]).norm() / sde.prior_std
     assert off.abs().max() < 0.01 + 4 * left / (2 * math.log(2))
     many = x.repeat(16, 1)  # one probe each: the estimate is right in the mean
-    guessed, _ = log_likelihood(sde, data.score(sde), many, Hutchinson(Noise(range(len(many))), many))
+    guessed, _ = log_likelihood(sde, data.score(sde), many, Hutchinson(SeededNoise(range(len(many))), many))
     deviation = (bits_per_dim(guessed, 2) - true.repeat(16)).std() / len(many) ** 0.5
     assert abs(bits_per_dim(guessed, 2).mean() - true.mean()) < 0.01 + 3 * deviation
 
@@ -206,10 +220,10 @@ def test_probes_estimate_the_divergence_and_belong_to_their_example(kind: str) -
     t = at(0.3, x)
     value, true = exact_divergence(data.score(sde), x, t)
     torch.testing.assert_close(value, data.score(sde)(x, t))
-    estimate = Hutchinson(Noise([5, 6, 7]), x, probes=2000, kind=kind)(data.score(sde), x, t)[1]  # type: ignore[arg-type]
+    estimate = Hutchinson(SeededNoise([5, 6, 7]), x, probes=2000, kind=kind)(data.score(sde), x, t)[1]  # type: ignore[arg-type]
     torch.testing.assert_close(estimate, true, rtol=0.1, atol=0.1)
-    alone = Hutchinson(Noise([6]), x[1:2], kind=kind).probes  # type: ignore[arg-type]
-    torch.testing.assert_close(alone[0, 0], Hutchinson(Noise([5, 6, 7]), x, kind=kind).probes[0, 1])  # type: ignore[arg-type]
+    alone = Hutchinson(SeededNoise([6]), x[1:2], kind=kind).probes  # type: ignore[arg-type]
+    torch.testing.assert_close(alone[0, 0], Hutchinson(SeededNoise([5, 6, 7]), x, kind=kind).probes[0, 1])  # type: ignore[arg-type]
 
 
 def test_bits_of_whole_numbers() -> None:
@@ -261,7 +275,9 @@ def test_score_matching_is_least_at_the_true_score(sde: Sde) -> None:
     def network(x: Tensor, t: Tensor, factor: Tensor) -> Tensor:
         return -sde.marginal(t)[1][:, None] * data.score(sde)(x, t).detach() * factor
 
-    losses = [score_matching(sde, network, x0, {"factor": torch.tensor(f)}, t, eps).mean() for f in (0.8, 1.0, 1.2)]
+    losses = [
+        score_matching(sde, network, x0, {"factor": torch.tensor(f)}, t, eps).mean() for f in (0.8, 1.0, 1.2)
+    ]
     assert losses[1] < losses[0] and losses[1] < losses[2]
     score = score_of(sde, network, {"factor": torch.tensor(1.0)})
     torch.testing.assert_close(score(x0, t), data.score(sde)(x0, t).detach())

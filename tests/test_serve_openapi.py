@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("fastapi", reason="needs unclip[serve]")
-from serving import Running
+from serving import Running, parse_generation
 
 from unclip.serve.app import Policy, create_app
 from unclip.serve.envelope import ApiError
 from unclip.serve.pictures import Marks
-from unclip.serve.request import FIELDS, OPTIONS, parse_generation
+from unclip.serve.requests import OPTIONS
 from unclip.serve.store import Store
 from unclip.serve.worker import Worker
 
@@ -40,11 +40,12 @@ def test_it_names_the_fields_that_are_read(tmp_path: Path) -> None:
         if "post" in route
     }
     assert set(bodies) == {f"/v1/images/{name}" for name in ("generations", "edits", "variations")}
+    known = {"prompt", "model", "n", "size", "response_format", "user"}
     ours = {*OPTIONS, "seed", "stream", "partial_images"}
     fields = {path.rpartition("/")[2]: set(body["properties"]) for path, body in bodies.items()}
-    assert fields["generations"] == FIELDS | ours | {"preset"}
-    assert fields["edits"] == FIELDS | ours | {"image", "mask", "strength"}
-    assert fields["variations"] == FIELDS - {"prompt"} | ours | {"image"}
+    assert fields["generations"] == known | ours | {"preset"}
+    assert fields["edits"] == known | ours | {"image", "mask", "strength"}
+    assert fields["variations"] == known - {"prompt"} | ours | {"image"}
     bounds = bodies["/v1/images/generations"]["properties"]
     for name, schema in bounds.items():  # the document's own extremes are taken, and what lies beyond is not
         for bound, beyond in (("minimum", -1), ("maximum", 1)):
@@ -68,9 +69,12 @@ def test_schemathesis_finds_no_answer_that_the_document_does_not_know(tmp_path: 
     )
 
     checks = [
-        not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance,
+        not_a_server_error,
+        status_code_conformance,
+        content_type_conformance,
+        response_headers_conformance,
         response_schema_conformance,
-    ]  # fmt: skip
+    ]
     asked: dict[str, Counter[int]] = {}
     server = Running(Worker(Painter()), Store(tmp_path), Policy(marks=Marks(watermark=False, metadata=False)))
     try:
@@ -84,7 +88,10 @@ def test_schemathesis_finds_no_answer_that_the_document_does_not_know(tmp_path: 
                     case.validate_response(answer, checks=checks)
 
                 many = settings(
-                    max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+                    max_examples=EXAMPLES,
+                    deadline=None,
+                    database=None,
+                    suppress_health_check=list(HealthCheck),
                 )
                 many(given(case=found.ok().as_strategy(generation_mode=mode))(ask))()
     finally:

@@ -1,7 +1,10 @@
-"""Edits, variations and streams, as the official client asks for them, and pictures that no client should send."""
+"""Edits, variations and streams, as the official client asks for them, and pictures that no client should
+send.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.client
 import importlib.util
@@ -13,7 +16,9 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -22,16 +27,17 @@ from PIL import Image
 
 pytest.importorskip("fastapi", reason="needs unclip[serve]")
 openai = pytest.importorskip("openai")
-from serving import KEY, PROMPT, Running, picture  # noqa: E402
+from fastapi import Request  # noqa: E402
+from serving import KEY, PROMPT, Running, parse_edit, parse_variation, picture  # noqa: E402
 
 from unclip.pipeline import Pipeline  # noqa: E402
 from unclip.provenance.header import read_header  # noqa: E402
 from unclip.provenance.metadata import settings_text  # noqa: E402
 from unclip.provenance.watermark import detect  # noqa: E402
 from unclip.serve.app import Policy  # noqa: E402
+from unclip.serve.bodies import read_form  # noqa: E402
 from unclip.serve.envelope import ApiError  # noqa: E402
 from unclip.serve.pictures import Marks, encode  # noqa: E402
-from unclip.serve.request import parse_edit, parse_variation  # noqa: E402
 from unclip.serve.store import Store  # noqa: E402
 from unclip.serve.worker import Worker  # noqa: E402
 
@@ -80,7 +86,9 @@ def difference(a: Image.Image, b: Image.Image) -> np.ndarray:
         (Marks(metadata=False), None, None),
     ],
 )
-def test_a_picture_says_what_it_is_told_to(marks: Marks, source: str | None, told: dict[str, Any] | None) -> None:
+def test_a_picture_says_what_it_is_told_to(
+    marks: Marks, source: str | None, told: dict[str, Any] | None
+) -> None:
     made = picture(gradient())
     made.info["unclip"] = {"seed": 7, "prompt": "a secret"}
     file = encode(made, marks, part=False, settings=marks.settings(made))
@@ -102,7 +110,9 @@ def test_the_cookbooks_program_runs_unchanged(
     client = openai.OpenAI(max_retries=0)
 
     def save(url: str, name: str) -> Path:
-        status, _, data = running.ask("GET", url.partition(str(running.port))[2], headers={"Authorization": ""})
+        status, _, data = running.ask(
+            "GET", url.partition(str(running.port))[2], headers={"Authorization": ""}
+        )
         assert status == 200
         (tmp_path / name).write_bytes(data)
         return tmp_path / name
@@ -117,14 +127,22 @@ def test_the_cookbooks_program_runs_unchanged(
     assert [Image.open(name).size for name in names] == [(1024, 1024)] * 2
 
     width, height = 1024, 1024
-    mask = Image.new("RGBA", (width, height), (0, 0, 0, 1))  # opaque enough, says the cookbook: only 0 is painted
+    mask = Image.new(
+        "RGBA", (width, height), (0, 0, 0, 1)
+    )  # opaque enough, says the cookbook: only 0 is painted
     mask.putalpha(Image.new("L", (width, height), 255))
     mask.paste((0, 0, 0, 0), (0, height // 2, width, height))
     mask.save(tmp_path / "bottom_half_mask.png")
-    edit = client.images.edit(
-        model="dall-e-2", image=generated.open("rb"), mask=(tmp_path / "bottom_half_mask.png").open("rb"),
-        prompt="a monkey", n=1, size="1024x1024", response_format="url",
-    )  # fmt: skip
+    with generated.open("rb") as image, (tmp_path / "bottom_half_mask.png").open("rb") as bottom_half:
+        edit = client.images.edit(
+            model="dall-e-2",
+            image=image,
+            mask=bottom_half,
+            prompt="a monkey",
+            n=1,
+            size="1024x1024",
+            response_format="url",
+        )
     edited = Image.open(save(edit.data[0].url, "edited_image.png"))
     apart = difference(edited, Image.open(generated))
     assert apart[:512].max() <= 24 < apart[512:].mean()  # the watermark, and something else
@@ -134,9 +152,14 @@ def test_edits_keep_what_the_mask_keeps_at_every_size(running: Running) -> None:
     for size in (256, 512):  # the model makes the first, the second is brought down from 1024
         source = gradient(size)
         made = running.client().images.edit(
-            image=source, mask=hole(size), prompt=PROMPT, n=2, size=f"{size}x{size}", response_format="b64_json",
+            image=source,
+            mask=hole(size),
+            prompt=PROMPT,
+            n=2,
+            size=f"{size}x{size}",
+            response_format="b64_json",
             extra_body={"seed": 3, "steps": 2},
-        )  # fmt: skip
+        )
         assert [one.seed for one in made.data] == [3, 4]
         for one in made.data:
             apart = difference(decoded(one), picture(source).convert("RGB"))
@@ -153,7 +176,9 @@ def test_edits_keep_what_the_mask_keeps_at_every_size(running: Running) -> None:
 @pytest.mark.parametrize("image", ["RGBA", "JPEG", "WEBP"])
 def test_edits_without_a_mask_paint_what_is_transparent_or_all_of_it(running: Running, image: str) -> None:
     source = hole() if image == "RGBA" else gradient(format=image)
-    made = running.client().images.edit(image=[source], prompt=PROMPT, size="256x256", response_format="b64_json")
+    made = running.client().images.edit(
+        image=[source], prompt=PROMPT, size="256x256", response_format="b64_json"
+    )
     assert decoded(made.data[0]).size == (256, 256)
     if image == "RGBA":
         assert np.asarray(decoded(made.data[0]))[:, 140:].max() <= 24
@@ -186,14 +211,18 @@ def test_a_stream_shows_the_picture_forming(running: Running) -> None:
             prompt=PROMPT, size="256x256", stream=True, partial_images=2, extra_body={"seed": 5, "steps": 4}
         )
     )
-    assert [event.type for event in events] == ["image_generation.partial_image"] * 2 + ["image_generation.completed"]
+    assert [event.type for event in events] == ["image_generation.partial_image"] * 2 + [
+        "image_generation.completed"
+    ]
     assert [event.partial_image_index for event in events[:2]] == [0, 1]
     assert all(decoded(event).size == (256, 256) and detect(decoded(event)).found for event in events)
     whole = client.images.generate(
         prompt=PROMPT, size="256x256", response_format="b64_json", extra_body={"seed": 5, "steps": 4}
     )
     assert difference(decoded(events[-1]), decoded(whole.data[0])).max() <= 1 and events[-1].seed == 5
-    edits = list(client.images.edit(image=gradient(), mask=hole(), prompt=PROMPT, size="256x256", stream=True))
+    edits = list(
+        client.images.edit(image=gradient(), mask=hole(), prompt=PROMPT, size="256x256", stream=True)
+    )
     assert [event.type for event in edits] == ["image_edit.completed"]
     with pytest.raises(openai.BadRequestError, match="n must be 1"):
         client.images.generate(prompt=PROMPT, n=2, stream=True)
@@ -223,7 +252,12 @@ def test_a_stream_that_nobody_reads_any_more_is_stopped_and_a_failure_is_an_even
         with pytest.raises(openai.APIError, match="had an error"):
             list(server.client().images.generate(prompt="fail", stream=True))
         connection = http.client.HTTPConnection("127.0.0.1", server.port)
-        connection.request("POST", "/v1/images/generations", json.dumps({"prompt": "a cat", "stream": True}))
+        connection.request(
+            "POST",
+            "/v1/images/generations",
+            json.dumps({"prompt": "a cat", "stream": True}),
+            {"Content-Type": "application/json"},
+        )
         assert connection.getresponse().status == 200 and pipeline.started.wait(10)
         connection.close()
         deadline = time.monotonic() + 5
@@ -258,13 +292,18 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"><image hr
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"", "Uploaded image must be"), (b"GIF89a" + bytes(100), "Uploaded image must be"),
-        (gradient()[:600], "Uploaded image must be"), (SVG, "Uploaded image must be"),
-        (b"\x89PNG\r\n\x1a\n" + SVG, "Uploaded image must be"), (gradient() + bytes(4 << 20), "less than 4 MB"),
-        (bomb(100_000, 100), "at most 4096x4096 pixels, got 100000x100"), (bomb(50_000, 50_000), "Uploaded image must be"),
-        (bomb(4096, 4096), "Uploaded image must be"), (gradient(4), "from 8 × 8"),
+        (b"", "Uploaded image must be"),
+        (b"GIF89a" + bytes(100), "Uploaded image must be"),
+        (gradient()[:600], "Uploaded image must be"),
+        (SVG, "Uploaded image must be"),
+        (b"\x89PNG\r\n\x1a\n" + SVG, "Uploaded image must be"),
+        (gradient() + bytes(4 << 20), "less than 4 MB"),
+        (bomb(100_000, 100), "at most 4096x4096 pixels, got 100000x100"),
+        (bomb(50_000, 50_000), "Uploaded image must be"),
+        (bomb(4096, 4096), "Uploaded image must be"),
+        (gradient(4), "from 8 × 8"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("strict", [False, True])
 def test_pictures_that_are_none_are_refused(data: bytes, says: str, strict: bool) -> None:
     with pytest.raises(ApiError, match=says) as caught:
@@ -302,7 +341,9 @@ def test_a_mask_must_fit_and_leave_something_to_do(strict: bool) -> None:
     full = parse_edit(({"prompt": "x"}, {"image": gradient(2048), "mask": hole(2048)}), strict=strict)
     assert full.image.size == (1024, 1024) and full.mask is not None and full.strength is None
     assert [full.mask.getpixel((x, 5)) for x in (0, 511, 514, 1023)] == [255, 255, 0, 0]
-    assert parse_edit(({"prompt": "x", "strength": "0.4"}, {"image": gradient()}), strict=False).strength == 0.4
+    assert (
+        parse_edit(({"prompt": "x", "strength": "0.4"}, {"image": gradient()}), strict=False).strength == 0.4
+    )
     for form, name in ((({}, {"image": gradient()}), "prompt"), (({"prompt": "x"}, {}), "image")):
         with pytest.raises(ApiError, match=f"'{name}' is a required property"):
             parse_edit(form, strict=strict)
@@ -312,20 +353,58 @@ def test_bodies_that_are_no_forms_get_an_envelope(running: Running) -> None:
     boundary = {"Content-Type": "multipart/form-data; boundary=x"}
     part = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
     bodies: list[tuple[bytes, dict[str, str], int]] = [
-        (b"{}", {"Content-Type": "application/json"}, 400), (b"", boundary, 400), (b"nonsense", boundary, 400),
-        (part, boundary, 400), (part + gradient() + b"\r\n--x--\r\n", {"Content-Type": "multipart/form-data"}, 400),
-        (part + bytes(10 << 20) + b"\r\n--x--\r\n", boundary, 413), (b"--x\r\nA: b\r\n\r\n1\r\n--x--\r\n", boundary, 400),
-        (b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\nhttp://example.org/a.png\r\n--x--\r\n', boundary, 400),
-    ]  # fmt: skip
+        (b"{}", {"Content-Type": "application/json"}, 400),
+        (b"", boundary, 400),
+        (b"nonsense", boundary, 400),
+        (part, boundary, 400),
+        (part + gradient() + b"\r\n--x--\r\n", {"Content-Type": "multipart/form-data"}, 400),
+        (part + bytes(10 << 20) + b"\r\n--x--\r\n", boundary, 413),
+        (b"--x\r\nA: b\r\n\r\n1\r\n--x--\r\n", boundary, 400),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\nhttp://example.org/a.png\r\n--x--\r\n',
+            boundary,
+            400,
+        ),
+    ]
     for body, headers, expected in bodies:
         for route in ("/v1/images/variations", "/images/edits"):
             status, _, answer = running.ask("POST", route, body, headers)
-            assert status == expected and set(answer["error"]) == {"message", "type", "param", "code"}, body[:50]
+            assert status == expected and set(answer["error"]) == {"message", "type", "param", "code"}, body[
+                :50
+            ]
+
+
+@pytest.mark.parametrize(
+    "rest", [b"", b"abc", b"abc\r\n--x--\r\n", b"\r\n--x\r\nA: b\r\n\r\n1", bytes(10 << 20)]
+)
+def test_no_uploaded_file_stays_open(rest: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    def make(*arguments: Any, **how: Any) -> Any:
+        made.append(SpooledTemporaryFile(*arguments, **how))  # noqa: SIM115
+        return made[-1]
+
+    head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+    parts = iter([(head, True), (rest, False)])
+
+    async def body() -> dict[str, Any]:
+        part, more = next(parts)
+        return {"type": "http.request", "body": part, "more_body": more}
+
+    monkeypatch.setattr("starlette.formparsers.SpooledTemporaryFile", make)
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "headers": [(b"content-type", b"multipart/form-data; boundary=x")],
+    }
+    with suppress(ApiError):
+        asyncio.run(read_form(Request(scope, body)))
+    assert made and all(file.closed for file in made)
 
 
 def test_whatever_is_sent_is_answered_with_a_well_formed_4xx(running: Running) -> None:
     spec = importlib.util.spec_from_file_location(
-        "fuzz_serve", Path(__file__).parent.parent / "tools" / "fuzz_serve.py"
+        "fuzz_serve", Path(__file__).parent.parent / "tools/benchmarks/fuzz_serve.py"
     )
     assert spec and spec.loader
     fuzz = importlib.util.module_from_spec(spec)

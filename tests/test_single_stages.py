@@ -1,4 +1,6 @@
-"""A stage by itself as a pipeline: it does its own part of the way, to the same bits, and refuses the rest in a line."""
+"""A stage by itself as a pipeline: it does its own part of the way, to the same bits, and refuses the rest in
+a line.
+"""
 
 from __future__ import annotations
 
@@ -31,22 +33,22 @@ def single(model: Path, part: str) -> Pipeline:
 
 def test_the_parts_of_the_way_are_the_way(tiny_model: Path, pipe: Pipeline) -> None:
     whole = pipe.generate([PROMPT, "a cat"], seed=7, size=256, keep_stages=True, negative="a hat")
-    z_i = single(tiny_model, "prior").imagine([PROMPT, "a cat"], seed=7, negative="a hat")
+    z_i = single(tiny_model, "prior").sample_prior([PROMPT, "a cat"], seed=7, negative="a hat")
     assert torch.equal(z_i, whole.image_embeds)
     drawn = single(tiny_model, "decoder").decode(z_i, [PROMPT, "a cat"], seed=[7, 7], negative="a hat")
     assert [one.tobytes() for one in drawn.images] == [one.tobytes() for one in whole.stages[64]]
     both = pipe.decode(z_i, [PROMPT, "a cat"], seed=[7, 7], negative="a hat", size=256)
     assert [one.tobytes() for one in both.images] == [one.tobytes() for one in whole.images]
-    large = single(tiny_model, "upsampler-256").enlarge(drawn.images, seed=[7, 7], size=256)
+    large = single(tiny_model, "upsampler-256").upsample(drawn.images, seed=[7, 7], size=256)
     assert [one.size for one in large.images] == [(256, 256)] * 2 and large.image_embeds.shape == (2, 0)
 
 
 def test_enlarging_begins_where_a_picture_fills_it(tiny_model: Path, pipe: Pipeline) -> None:
     picture = pipe.generate(PROMPT, seed=1, size=256).images[0]
     chain = {
-        "whole": pipe.enlarge(picture, seed=1),
-        "small": pipe.enlarge(picture.resize((100, 140)), seed=1),
-        "tiny": pipe.enlarge(picture.resize((20, 20)), seed=1, size=256),
+        "whole": pipe.upsample(picture, seed=1),
+        "small": pipe.upsample(picture.resize((100, 140)), seed=1),
+        "tiny": pipe.upsample(picture.resize((20, 20)), seed=1, size=256),
     }
     ran = {name: [role for role in made.settings[0]["stages"]] for name, made in chain.items()}
     assert ran == {
@@ -54,15 +56,18 @@ def test_enlarging_begins_where_a_picture_fills_it(tiny_model: Path, pipe: Pipel
         "small": ["upsampler-256", "upsampler-1024"],
         "tiny": ["upsampler-256"],
     }
-    again = single(tiny_model, "upsampler-1024").enlarge(picture, seed=1)
+    again = single(tiny_model, "upsampler-1024").upsample(picture, seed=1)
     assert again.images[0].tobytes() == chain["whole"].images[0].tobytes()
-    assert again.settings[0]["verb"] == "enlarge" and again.images[0].info["unclip"] == again.settings[0]
+    assert again.settings[0]["verb"] == "upsample" and again.images[0].info["unclip"] == again.settings[0]
 
 
 def test_a_decoder_by_itself_varies_pictures(tiny_model: Path, pipe: Pipeline) -> None:
     picture = pipe.generate(PROMPT, seed=1, size=64).images[0]
     alone = single(tiny_model, "decoder")
-    assert alone.vary(picture, seed=2).images[0].tobytes() == pipe.vary(picture, seed=2, size=64).images[0].tobytes()
+    assert (
+        alone.vary(picture, seed=2).images[0].tobytes()
+        == pipe.vary(picture, seed=2, size=64).images[0].tobytes()
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,15 +75,15 @@ def test_a_decoder_by_itself_varies_pictures(tiny_model: Path, pipe: Pipeline) -
     [
         ("prior", lambda p: p.generate(PROMPT), "prior: has no decoder, so it draws no pictures"),
         ("prior", lambda p: p.decode(torch.zeros(1, 32)), "prior: has no decoder"),
-        ("prior", lambda p: p.enlarge([]), "prior: has no upsampler, so it enlarges no pictures"),
+        ("prior", lambda p: p.upsample([]), "prior: has no upsampler"),
         ("decoder", lambda p: p.generate(PROMPT), "decoder: has no prior, so it draws nothing from a prompt"),
-        ("decoder", lambda p: p.imagine(PROMPT), "decoder: has no prior"),
+        ("decoder", lambda p: p.sample_prior(PROMPT), "decoder: has no prior"),
         ("decoder", lambda p: p.decode(torch.zeros(1, 31)), r"shape \(1, 31\): decoder decodes \[N, 32\]"),
         ("decoder", lambda p: p.decode(torch.zeros(2, 32), ["a"]), "1 prompts for 2 embeddings"),
         ("decoder", lambda p: p.decode(torch.zeros(0, 32)), "nothing to generate"),
         ("upsampler-256", lambda p: p.generate(PROMPT), "upsampler-256: has no decoder"),
         ("upsampler-256", lambda p: p.clip, "comes without the CLIP"),
-        ("upsampler-256", lambda p: p.enlarge([]), "nothing to generate"),
+        ("upsampler-256", lambda p: p.upsample([]), "nothing to generate"),
     ],
 )
 def test_what_a_stage_cannot_do_is_refused(tiny_model: Path, part: str, call: Any, says: str) -> None:
@@ -88,10 +93,10 @@ def test_what_a_stage_cannot_do_is_refused(tiny_model: Path, part: str, call: An
 
 def test_what_there_is_nothing_to_do_for_is_refused(pipe: Pipeline, tiny_model: Path) -> None:
     picture = pipe.generate(PROMPT, seed=1, size=256).images[0]
-    with pytest.raises(RequestError, match="size 256: tiny enlarges these pictures from 256 pixels"):
-        pipe.enlarge(picture, size=256)
+    with pytest.raises(RequestError, match="size 256: tiny upsamples these pictures from 256 pixels"):
+        pipe.upsample(picture, size=256)
     with pytest.raises(RequestError, match="size 64: upsampler-256 makes pictures of 256, 1024 pixels"):
-        single(tiny_model, "upsampler-256").enlarge(picture, size=64)
+        single(tiny_model, "upsampler-256").upsample(picture, size=64)
     with pytest.raises(CheckpointError, match="clip: is a clip by itself, of which no pipeline is made"):
         single(tiny_model, "clip")
 
@@ -126,7 +131,7 @@ def test_a_stage_is_saved_with_its_clip_and_loads_back(tiny_model: Path, tmp_pat
     decoder = single(tiny_model, "decoder")
     decoder.save_pretrained(tmp_path / "mine")
     again = Pipeline.from_pretrained(str(tmp_path / "mine"), device="cpu", offload=True)
-    assert list(again.links) == ["decoder"] and again.clip.identity == decoder.clip.identity
+    assert list(again.stages) == ["decoder"] and again.clip.identity == decoder.clip.identity
     assert again.decode(z_i, seed=3).images[0].tobytes() == decoder.decode(z_i, seed=3).images[0].tobytes()
     shutil.copytree(tiny_model / "decoder", tmp_path / "lonely")
     with pytest.raises(RequestError, match="lonely: comes without the CLIP"):
@@ -137,12 +142,14 @@ def test_a_stage_is_saved_with_its_clip_and_loads_back(tiny_model: Path, tmp_pat
             single(tmp_path, part).decode(z_i)
 
 
-def test_a_run_is_its_newest_checkpoint_and_knows_its_clip(run_of: Any, tiny_clip_folder: Path, tmp_path: Path) -> None:
+def test_a_run_is_its_newest_checkpoint_and_knows_its_clip(
+    run_of: Any, tiny_clip_folder: Path, tmp_path: Path
+) -> None:
     config: RunConfig = run_of("prior", "train.steps=1")
     train(config, tmp_path / "run", progress=False)
     prior = Pipeline.from_pretrained(str(tmp_path / "run"), device="cpu")
-    assert prior.name == "run" and prior.clip.identity == prior.links["prior"].config.clip
-    assert prior.imagine(PROMPT, num_images=2, seed=1).shape == (
+    assert prior.name == "run" and prior.clip.identity == prior.stages["prior"].config.clip
+    assert prior.sample_prior(PROMPT, num_images=2, seed=1).shape == (
         2,
         tree("prior", "", tiny_clip_folder)["stage"]["embed"],
     )

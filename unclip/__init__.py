@@ -12,9 +12,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from unclip.clip import load_clip
     from unclip.errors import Cancelled, CheckpointError, ConfigError, DataError, RequestError, UnclipError
-    from unclip.pipeline import Pipeline
+    from unclip.models.resolve import load_clip
+    from unclip.pipeline import Pipeline, SamplingOptions
 
 __version__ = "0.1.0"
 
@@ -25,11 +25,17 @@ __all__ = [
     "DataError",
     "Pipeline",
     "RequestError",
+    "SamplingOptions",
     "UnclipError",
     "load_clip",
 ]
 
-_HOMES = {"Pipeline": "unclip.pipeline", "load_clip": "unclip.clip"}  # all others live in unclip.errors
+# All other public names live in unclip.errors.
+_HOMES = {
+    "Pipeline": "unclip.pipeline",
+    "SamplingOptions": "unclip.pipeline",
+    "load_clip": "unclip.models.resolve",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -1,9 +1,10 @@
-"""Files and folders: JSON, safetensors, folders that are written whole or not at all, and references to models."""
+"""Files and folders: JSON, safetensors, and folders that are written whole or not at all."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,11 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from unclip import hub
 from unclip.errors import CheckpointError
 
-BUNDLED = Path(__file__).parent / "models"
-FORMAT = 1  # of model_index.json
+BUNDLED = Path(__file__).parent / "bundled"  # the models that come with the package
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -42,10 +41,12 @@ def write_json(path: Path, tree: dict[str, Any]) -> None:
 
 @contextmanager
 def new_folder(folder: Path, *, replaces: str | None = None) -> Iterator[Path]:
-    """A temporary sibling to write into, renamed to `folder` on success; what was there before is then replaced.
+    """A temporary sibling to write into, renamed to `folder` on success; what was there before is then
+    replaced.
 
     Args:
-        replaces: a file by which a folder is known that may be replaced; others are kept, unless they are empty.
+        replaces: a file by which a folder is known that may be replaced; others are kept, unless they are
+            empty.
     """
     folder = folder.absolute()
     if (
@@ -67,11 +68,6 @@ def new_folder(folder: Path, *, replaces: str | None = None) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def copy_folder(source: Path, target: Path) -> None:
-    """Plain copies of the files, whatever links a cache keeps."""
-    shutil.copytree(source, target)
-
-
 def save_weights(module: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:
     """The module's state as safetensors, floating-point tensors in `dtype` if given."""
     write_weights(
@@ -89,15 +85,20 @@ def write_weights(state: dict[str, Tensor], path: Path) -> None:
         save_file(state, path)
     except SafetensorError as error:
         raise CheckpointError(f"{path}: cannot be written ({error})") from None
-    path.chmod(0o644)  # safetensors leaves files that only their owner may read; a model is there to be shared
+    path.chmod(
+        0o644
+    )  # safetensors leaves files that only their owner may read; a model is there to be shared
 
 
-def load_weights(module: nn.Module, path: Path, prefix: str = "", *, dtype: torch.dtype | None = torch.float32) -> None:
+def load_weights(
+    module: nn.Module, path: Path, prefix: str = "", *, dtype: torch.dtype | None = torch.float32
+) -> None:
     """Fills a module (on the meta device or not) from safetensors; every mismatch names its tensor.
 
     Args:
         prefix: taken off the file's tensor names.
-        dtype: of what is floating-point. None leaves all as it is stored: mapped, and read only when it is used.
+        dtype: of what is floating-point. None leaves all as it is stored: mapped, and read only when it is
+            used.
     """
     state = {name.removeprefix(prefix): tensor for name, tensor in read_weights(path).items()}
     wanted = module.state_dict()
@@ -106,28 +107,45 @@ def load_weights(module: nn.Module, path: Path, prefix: str = "", *, dtype: torc
             raise CheckpointError(f"{path}: tensor {name} is missing")
         if state[name].shape != tensor.shape:
             raise CheckpointError(
-                f"{path}: tensor {name} has shape {tuple(state[name].shape)}, its config.json asks for {tuple(tensor.shape)}"
+                f"{path}: tensor {name} has shape {tuple(state[name].shape)}, its config.json asks for "
+                f"{tuple(tensor.shape)}"
             )
     extra = sorted(set(state) - set(wanted))
     if extra:
-        raise CheckpointError(f"{path}: tensor {extra[0]} belongs to another architecture than its config.json")
-    module.load_state_dict({k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}, assign=True)
+        raise CheckpointError(
+            f"{path}: tensor {extra[0]} belongs to another architecture than its config.json"
+        )
+    module.load_state_dict(
+        {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}, assign=True
+    )
 
 
 def place_weights(module: nn.Module, path: Path, placed: Callable[[str, Tensor], Tensor]) -> None:
-    """Fills a module again from the file that it was loaded from, tensors moved, converted or laid out anew by `placed`.
+    """Fills a module again from the file that it was loaded from, tensors moved, converted or laid out anew
+    by `placed`.
 
-    Each tensor has a map of its own, which is gone when a copy of it is made. Pages of one map of the whole file would
-    stay in memory until the last copy, and the weights be there twice.
+    Each tensor has a map of its own, which is gone when a copy of it is made. Pages of one map of the whole
+    file would stay in memory until the last copy, and the weights be there twice.
     """
     state = {}
-    for name in module.state_dict():
-        try:
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = {current_name(key): key for key in file.keys()}  # noqa: SIM118  (not a dict)
+        for name in module.state_dict():
             with safe_open(path, framework="pt") as file:
-                state[name] = placed(name, file.get_tensor(name))
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: changed since it was loaded ({error})") from None
+                state[name] = placed(name, file.get_tensor(stored[name]))
+    except (SafetensorError, OSError, KeyError) as error:
+        raise CheckpointError(f"{path}: changed since it was loaded ({error})") from None
     module.load_state_dict(state, assign=True)
+
+
+def current_name(name: str) -> str:
+    """The name that a tensor has today; version 0.1.0 called the first and last layers `enter` and
+    `leave`.
+    """
+    name = re.sub(r"\b(unet|expert)\.enter\.", r"\1.conv_in.", name)
+    name = re.sub(r"\b(unet|expert)\.leave\.", r"\1.conv_out.", name)
+    return re.sub(r"\bnetwork\.leave\.", "network.out_proj.", name)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -138,7 +156,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: only safetensors files are read; a pickle can run anything it likes")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+            return {current_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: damaged or not safetensors ({error})") from None
 
@@ -153,59 +171,3 @@ def read_ahead(path: Path) -> None:
 def cache_folder() -> Path:
     """Where what can be made again is kept: XDG's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unclip"
-
-
-def stage_folder(path: Path) -> Path:
-    """The folder of a saved stage: the path itself, or a run's newest complete checkpoint."""
-    if (path / "config.json").is_file():
-        return path
-    complete = sorted(p for p in path.glob("step-*") if (p / "progress.json").is_file())
-    if not complete:
-        raise CheckpointError(f"{path}: neither a saved stage nor a run with a checkpoint")
-    return complete[-1]
-
-
-def check_inside(folder: Path, name: str) -> None:
-    """Refuses a part of a model's folder that is none: its index leads out of it."""
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise CheckpointError(f"{folder}/model_index.json: {name!r} points outside the folder")
-
-
-def find_model(ref: str, *, revision: str | None = None, token: str | None = None) -> Path:
-    """A model folder: one of the package's own, a local folder, or a Hub repository (fetched and cached).
-
-    Or one stage of a model: the folder it is saved in, a run's, that of one of diffusers' networks, or a `.ckpt` of Karlo's.
-
-    Args:
-        ref: for the Hub, owner/name or owner/name@revision.
-        revision: the same, given by itself.
-        token: see `hub.fetch`.
-    """
-    folder = Path(ref)
-    bundled = (BUNDLED / ref / "model_index.json").is_file() and ref.isidentifier()
-    if revision is not None and (bundled or folder.exists()):
-        raise CheckpointError(f"{ref}: is a folder; a revision is a Hub repository's")
-    if bundled:
-        return BUNDLED / ref
-    if (folder / "model_index.json").is_file() or any(folder.glob("*.ckpt")):  # ours or diffusers'; Karlo's own
-        return folder
-    if (
-        (folder / "config.json").is_file()
-        or any(folder.glob("step-*"))
-        or (folder.suffix == ".ckpt" and folder.is_file())
-    ):
-        return folder
-    if folder.exists():
-        if folder.is_file():
-            raise CheckpointError(
-                f"{ref}: is a file, not a model folder; a pickle or single file is never loaded as a model"
-            )
-        raise CheckpointError(f"{ref}: no model_index.json in it; `unclip assemble` makes model folders")
-    if not hub.is_id(ref):
-        raise CheckpointError(
-            f"{ref}: no such model; there is the bundled 'mini', or give a folder or a Hub id owner/name"
-        )
-    fetched = hub.fetch(ref if revision is None else f"{ref}@{revision}", token)
-    if not any((fetched / name).is_file() for name in ("model_index.json", "config.json")):
-        raise CheckpointError(f"{ref}: that Hub repository holds no unclip model (no model_index.json)")
-    return fetched

@@ -1,7 +1,7 @@
 """The command line: options → one API call → print or save.
 
-This package imports click and the errors only; everything heavy is imported inside the commands, so that `--help`
-answers at once.
+This package imports click and the errors only; everything heavy is imported inside the commands, so that
+`--help` answers at once.
 """
 
 from __future__ import annotations
@@ -13,14 +13,19 @@ import click
 
 from unclip.cli.convert import convert
 from unclip.cli.data import data
-from unclip.cli.editing import diff, edit, interpolate, mix, outpaint, vary
+from unclip.cli.diff import diff
+from unclip.cli.edit import edit
 from unclip.cli.evaluate import evaluate
 from unclip.cli.generate import generate
 from unclip.cli.info import info
+from unclip.cli.interpolate import interpolate
+from unclip.cli.mix import mix
+from unclip.cli.outpaint import outpaint
 from unclip.cli.pixels import sample
 from unclip.cli.provenance import provenance
 from unclip.cli.serve import serve
 from unclip.cli.training import assemble, calibrate, train
+from unclip.cli.vary import vary
 from unclip.cli.verify import verify
 from unclip.errors import UnclipError
 
@@ -36,9 +41,25 @@ def cli() -> None:
 
 
 for _command in (
-    generate, mix, vary, interpolate, diff, edit, outpaint, info, verify, provenance, serve, train, calibrate, assemble,
-    convert, data, evaluate, sample,
-):  # fmt: skip
+    generate,
+    mix,
+    vary,
+    interpolate,
+    diff,
+    edit,
+    outpaint,
+    info,
+    verify,
+    provenance,
+    serve,
+    train,
+    calibrate,
+    assemble,
+    convert,
+    data,
+    evaluate,
+    sample,
+):
     cli.add_command(_command)
 
 

@@ -21,15 +21,13 @@ from unclip.errors import RequestError
 def convert(source: str, out: Path, parity: bool, overwrite: bool) -> None:
     """Turn Karlo, or a single stage of it, into our layout.
 
-    SOURCE is a folder in diffusers' layout or a Hub id, the folder of one of its networks, a PriorTransformer's
-    (Karlo's, Kandinsky 2.2's), a folder of Karlo's own .ckpt files, or one of them.
+    SOURCE is a folder in diffusers' layout or a Hub id, the folder of one of its networks, a
+    PriorTransformer's (Karlo's, Kandinsky 2.2's), a folder of Karlo's own .ckpt files, or one of them.
     """
     if out.exists() and not overwrite:
         raise RequestError(f"{out}: exists already and is kept; --overwrite replaces it")
-    from unclip import files
-    from unclip.convert import convert as write
+    from unclip.models.convert import convert as write
+    from unclip.models.resolve import locate
 
-    folder = Path(source)
-    is_stage = folder.is_file() or ((folder / "config.json").is_file() and not (folder / "model_index.json").is_file())
-    write(folder if is_stage else files.find_model(source), out, parity=parity)
+    write(locate(source), out, parity=parity)
     click.echo(str(out))

@@ -23,7 +23,9 @@ def data() -> None:
 @click.option("--size", default=256, show_default=True, help="Their side in pixels, up to 4096.")
 @click.option("--seed", default=0, show_default=True, help="Of the stream of scenes.")
 @click.option("--held-out", is_flag=True, help="The compositions that training never shows.")
-@click.option("--siblings", default=1, show_default=True, help="Pictures in a row that differ in two attributes only.")
+@click.option(
+    "--siblings", default=1, show_default=True, help="Pictures in a row that differ in two attributes only."
+)
 @click.option("--jobs", default=1, show_default=True, help="Processes that draw.")
 def menagerie(out: Path, count: int, size: int, seed: int, held_out: bool, siblings: int, jobs: int) -> None:
     """Draw the menagerie into WebDataset shards. Shards that exist are kept: the same call again goes on."""
@@ -31,7 +33,7 @@ def menagerie(out: Path, count: int, size: int, seed: int, held_out: bool, sibli
         raise RequestError("--count, --siblings and --jobs must be at least 1, --size between 16 and 4096")
     from tqdm import tqdm
 
-    from unclip.data.menagerie import write_shards
+    from unclip.menagerie.shards import write_shards
 
     with tqdm(total=count, unit="picture", disable=not sys.stderr.isatty()) as bar:
         for done in write_shards(
@@ -44,20 +46,32 @@ def menagerie(out: Path, count: int, size: int, seed: int, held_out: bool, sibli
 @data.command()
 @click.argument("source")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--shard-size", default=1000, show_default=True, help="Pictures in a shard; a tar stays one shard.")
-@click.option("--min-side", default=64, show_default=True, help="Shorter side of the smallest picture, in pixels.")
-@click.option("--max-side", default=16384, show_default=True, help="Longer side of the largest picture, in pixels.")
+@click.option(
+    "--shard-size", default=1000, show_default=True, help="Pictures in a shard; a tar stays one shard."
+)
+@click.option(
+    "--min-side", default=64, show_default=True, help="Shorter side of the smallest picture, in pixels."
+)
+@click.option(
+    "--max-side", default=16384, show_default=True, help="Longer side of the largest picture, in pixels."
+)
 @click.option("--max-aspect", default=3.0, show_default=True, help="Longer side by shorter.")
 @click.option("--keep-generated", is_flag=True, help="Keep pictures whose marks say that a model made them.")
 @click.option("--jobs", default=1, show_default=True, help="Processes that read and write.")
 def pack(
-    source: str, out: Path, shard_size: int, min_side: int, max_side: int, max_aspect: float, keep_generated: bool,
+    source: str,
+    out: Path,
+    shard_size: int,
+    min_side: int,
+    max_side: int,
+    max_aspect: float,
+    keep_generated: bool,
     jobs: int,
-) -> None:  # fmt: skip
+) -> None:
     """Pack pictures and captions into WebDataset shards. The same call again goes on where it stopped.
 
-    SOURCE is a folder of pictures with .txt or .json beside them; a .csv, .tsv, .jsonl or .parquet table with the
-    columns path and caption; or tars, as img2dataset writes them (their folder, or a pattern).
+    SOURCE is a folder of pictures with .txt or .json beside them; a .csv, .tsv, .jsonl or .parquet table with
+    the columns path and caption; or tars, as img2dataset writes them (their folder, or a pattern).
     """
     if min(shard_size, min_side, max_side, jobs) < 1 or max_aspect < 1:
         raise RequestError("--shard-size, --min-side, --max-side, --max-aspect and --jobs must be at least 1")
@@ -65,10 +79,10 @@ def pack(
         raise RequestError("--shard-size must be below 1,000,000")
     from collections import Counter
 
-    from unclip.data.pack import Job, Limits, counted
+    from unclip.data.pack import Limits, PackJob, counted
     from unclip.data.pack import pack as pack_shards
 
-    job = Job(source, Limits(min_side, max_side, max_aspect), shard_size, keep_generated)
+    job = PackJob(source, Limits(min_side, max_side, max_aspect), shard_size, keep_generated)
     with _bar("unit") as progress:
         packed = pack_shards(job, out, jobs=jobs, progress=progress)
     click.echo(f"{packed.samples:,} samples in {packed.shards:,} shards: {out}")
@@ -80,13 +94,19 @@ def pack(
 @click.argument("source")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
-    "--split", type=click.Choice(["train", "test"]), default="train", show_default=True, help="Which part of it."
+    "--split",
+    type=click.Choice(["train", "test"]),
+    default="train",
+    show_default=True,
+    help="Which part of it.",
 )
 def labelled(source: str, out: Path, split: str) -> None:
-    """Write a data set whose pictures have classes into shards, whole and in order. The same call again goes on.
+    """Write a data set whose pictures have classes into shards, whole and in order. The same call again goes
+    on.
 
-    SOURCE is `digits`, the 8 × 8 ones of scikit-learn; an .npz with train_images and train_labels; a folder of MNIST's
-    IDX files; CIFAR-10's or CIFAR-100's folder of batches; or a folder with a folder of pictures for each class.
+    SOURCE is `digits`, the 8 × 8 ones of scikit-learn; an .npz with train_images and train_labels; a folder
+    of MNIST's IDX files; CIFAR-10's or CIFAR-100's folder of batches; or a folder with a folder of pictures
+    for each class.
 
     \b
     unclip data labelled digits data/digits/test --split test
@@ -122,12 +142,18 @@ def check(shards: str, as_json: bool) -> None:
 @click.argument("shards")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
-    "--clip", required=True, help="Reference of the CLIP: a run or folder of the clip stage, openclip:…, hf:…"
+    "--clip",
+    required=True,
+    help="Reference of the CLIP: mini, a run or folder of the CLIP stage, a model, openclip:NAME/TAG or hf:NAME.",
 )
 @click.option("--batch", default=256, show_default=True, help="Pictures encoded together.")
 @click.option("--no-tokens", is_flag=True, help="Leave out the captions' token states: far smaller shards.")
-def embed(shards: str, out: Path, clip: str, batch: int, no_tokens: bool) -> None:
-    """Run CLIP over shards once, and store what it makes of them. The same call again goes on where it stopped.
+@click.option(
+    "--keep-pictures", is_flag=True, help="Keep the pictures beside them, for decoders to be trained on both."
+)
+def embed(shards: str, out: Path, clip: str, batch: int, no_tokens: bool, keep_pictures: bool) -> None:
+    """Run CLIP over shards once, and store what it makes of them. The same call again goes on where it
+    stopped.
 
     \b
     unclip data embed 'data/cats/*.tar' data/cats-embedded --clip openclip:ViT-L-14/openai
@@ -139,7 +165,15 @@ def embed(shards: str, out: Path, clip: str, batch: int, no_tokens: bool) -> Non
     from unclip.device import join_processes
 
     with _bar("shard") as progress:
-        embed_shards(shards, out, clip, batch=batch, tokens=not no_tokens, progress=progress)
+        embed_shards(
+            shards,
+            out,
+            clip,
+            batch=batch,
+            tokens=not no_tokens,
+            keep_pictures=keep_pictures,
+            progress=progress,
+        )
     if join_processes().is_main_process:
         click.echo(str(out))
 

@@ -14,7 +14,7 @@ from unclip.cli.sweeping import sweep
 from unclip.errors import RequestError
 
 if TYPE_CHECKING:
-    from unclip.evaluate.compose import Condition
+    from unclip.menagerie.compose import Condition
 
 
 @click.group()
@@ -35,17 +35,26 @@ for _measure in (*MEASURES, nll, sweep):
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--device", help="cpu, cuda, … [default: the best one there is]")
 @click.option(
-    "--condition", type=click.Choice(["both", "caption", "embedding"]), default="both", show_default=True,
+    "--condition",
+    type=click.Choice(["both", "caption", "embedding"]),
+    default="both",
+    show_default=True,
     help="What the decoder is given: the prior's embedding and the caption, or one of the two.",
-)  # fmt: skip
+)
 def compose(
-    model: str, count: int, seed: int, batch: int, out: Path | None, as_json: bool, device: str | None,
+    model: str,
+    count: int,
+    seed: int,
+    batch: int,
+    out: Path | None,
+    as_json: bool,
+    device: str | None,
     condition: Condition,
-) -> None:  # fmt: skip
+) -> None:
     """Truth to the caption: does the picture show what a never-trained composition asks for?"""
     if count < 1 or batch < 1:
         raise RequestError("--count and --batch must be at least 1")
-    from unclip.evaluate import evaluate_compose
+    from unclip.menagerie.compose import evaluate_compose
     from unclip.pipeline import Pipeline
 
     pipeline = Pipeline.from_pretrained(model, device=device)
@@ -57,34 +66,32 @@ def compose(
 
 @evaluate.command()
 @click.option("--model", default="mini", show_default=True, help="The bundled mini, a folder, or a Hub id.")
-@click.option(
-    "--prior", "folders", multiple=True, type=click.Path(path_type=Path), help="Another prior: a run or stage."
-)
+@click.option("--prior", "refs", multiple=True, help="Another prior: a run, a saved stage or a model's.")
 @click.option("--count", default=256, show_default=True, help="Held-out captions, one picture each.")
 @click.option("--seed", default=0, show_default=True, help="Of the captions and the pictures.")
 @click.option("--batch", default=32, show_default=True, help="Pictures made together.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--device", help="cpu, cuda, … [default: the best one there is]")
 def prior(
-    model: str, folders: tuple[Path, ...], count: int, seed: int, batch: int, as_json: bool, device: str | None
+    model: str, refs: tuple[str, ...], count: int, seed: int, batch: int, as_json: bool, device: str | None
 ) -> None:
     """Priors side by side, and what the decoder does without one: z_t in z_i's place, and the caption alone.
 
     \b
     unclip evaluate prior --prior runs/mini/prior-ar --prior runs/mini/prior-onepass
     """
-    from unclip.evaluate.prior import compare_priors, table
-    from unclip.files import stage_folder
+    from unclip.menagerie.priors import compare_priors, table
+    from unclip.models.resolve import resolve
     from unclip.pipeline import Pipeline
     from unclip.stages import load_stage
-    from unclip.stages.base import PriorRole
+    from unclip.stages.base import BasePrior
 
     others = {}
-    for folder in folders:
-        stage = load_stage(stage_folder(folder))
-        if not isinstance(stage, PriorRole):
-            raise RequestError(f"{folder}: is a {stage.config.kind}, not a prior")
-        others[f"{stage.config.kind} ({folder})"] = stage
+    for ref in refs:
+        stage = load_stage(resolve(ref).stage("prior"))
+        if not isinstance(stage, BasePrior):
+            raise RequestError(f"{ref}: is a {stage.config.kind}, not a prior")
+        others[f"{stage.config.kind} ({ref})"] = stage
     reports = compare_priors(
         Pipeline.from_pretrained(model, device=device), others, count=count, seed=seed, batch=batch
     )
@@ -99,11 +106,13 @@ def prior(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--device", help="cpu, cuda, … [default: the best one there is]")
 def spectrum(model: str, count: int, seed: int, batch: int, as_json: bool, device: str | None) -> None:
-    """Blur, stripes and grain: energy by octave of spatial frequency over that of renderings of the same scenes.
+    """Blur, stripes and grain: energy by octave of spatial frequency over that of renderings of the same
+    scenes.
 
-    The last column is the power at the frequency of each stage's patches over that around it, and of the renderings.
+    The last column is the power at the frequency of each stage's patches over that around it, and of the
+    renderings.
     """
-    from unclip.evaluate.spectrum import spectra, table
+    from unclip.menagerie.spectrum import spectra, table
     from unclip.pipeline import Pipeline
 
     found = spectra(Pipeline.from_pretrained(model, device=device), count=count, seed=seed, batch=batch)

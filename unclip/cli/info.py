@@ -12,7 +12,9 @@ import click
 @click.argument("ref", required=False, metavar="[FILE | MODEL | RUN]")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def info(ref: str | None, as_json: bool) -> None:
-    """Say how a picture was made, what a model is, how far a run is, or (without an argument) what this program can do."""
+    """Say how a picture was made, what a model is, how far a run is, or (without an argument) what this
+    program can do.
+    """
     if ref is None:
         tree = _program()
     elif Path(ref).is_file() or ref.lower().endswith(".png"):
@@ -37,13 +39,13 @@ def _program() -> dict[str, object]:
 
 def _model(ref: str) -> dict[str, object]:
     from unclip import files
-    from unclip.parts import find_parts
+    from unclip.models.resolve import resolve
 
-    parts = find_parts(ref)
-    tree = dict(parts.index)
+    model = resolve(ref)
+    tree = {**model.index.model_dump(exclude_none=True), "clip": model.index.clip or model.clip}
     words = tree.pop("vocabulary", None)
-    for name in (*([parts.clip] if parts.clip else []), *parts.stages):
-        weights = parts.folder / name / "model.safetensors"
+    for name in dict.fromkeys([*([tree["clip"]] if tree["clip"] else []), *model.index.stages]):
+        weights = model.folder / name / "model.safetensors"
         if weights.is_file():
             count = sum(tensor.numel() for tensor in files.read_weights(weights).values())
             tree["parameters" if name == "." else f"parameters of {name}"] = f"{count:,}"

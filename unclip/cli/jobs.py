@@ -1,4 +1,4 @@
-"""Many prompts as one job: which process draws what, and what an earlier run of the same command has drawn already."""
+"""`unclip generate`'s work: many prompts as one job, shared by processes and resumed after a stop."""
 
 from __future__ import annotations
 
@@ -6,16 +6,39 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from unclip.cli.options import ImageOptions
+from unclip.cli.outputs import (
+    check_outputs,
+    check_stage_outputs,
+    image_paths,
+    path_pattern,
+    progress,
+    warn,
+    write,
+    write_sheet,
+)
 from unclip.errors import RequestError
+from unclip.pipeline.options import check_prompt
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+BATCH = (
+    8  # images that pass the prior and the decoder together; each batch is saved before the next one begins
+)
+NAME = "{prompt}-{seed}.png"
+MOST = 10_000  # images of one command: a slip of the finger should not fill a disk
 RECORD = "unclip-generate.json"  # lies beside a job's pictures and says what was asked for
 
 
 class Share:
-    """This process's share of the work; under `accelerate launch` there are others, here or on other machines."""
+    """This process's share of the work; under `accelerate launch` there are others, here or on other
+    machines.
+    """
 
     def __init__(self) -> None:
         self.rank, self.processes, self.device = 0, 1, None
@@ -29,10 +52,13 @@ class Share:
     def batches(self, count: int, size: int) -> list[Sequence[int]]:
         """Which of `count` pictures are this process's to draw, batch by batch.
 
-        Whole batches are dealt out, so that a picture has the same company however many processes there are: beside
+        Whole batches are dealt out, so that a picture has the same company however many processes there are:
+            beside
         others, its last bits are others.
         """
-        every: list[Sequence[int]] = [range(start, min(start + size, count)) for start in range(0, count, size)]
+        every: list[Sequence[int]] = [
+            range(start, min(start + size, count)) for start in range(0, count, size)
+        ]
         return every[self.rank :: self.processes]
 
     def agree(self, seed: int, going_on: bool) -> tuple[int, bool]:
@@ -46,7 +72,9 @@ class Share:
 
     @contextmanager
     def first_process_first(self) -> Iterator[None]:
-        """The first process of each machine passes through before the others: what it fetches or converts, they find."""
+        """The first process of each machine passes through before the others: what it fetches or converts,
+        they find.
+        """
         if self.processes == 1:
             yield
             return
@@ -54,47 +82,164 @@ class Share:
             yield
 
 
-class Job:
-    """A command's request, as its record keeps it.
+class JobRecord:
+    """The file beside a job's images that says what was asked for.
 
     Args:
-        record: where that is, or will be.
-        request: what decides the pictures, without the seed, as JSON knows it.
+        path: where it is, or will be.
+        request: what decides the images, without the seed, as JSON knows it.
     """
 
-    def __init__(self, record: Path, request: dict[str, Any]) -> None:
-        self.record, self.request = record, request
+    def __init__(self, path: Path, request: dict[str, Any]) -> None:
+        self.path, self.request = path, request
 
     def begun(self, seed: int | None) -> int | None:
-        """The first seed of an earlier run of the same request, which is to be gone on with; None if there was none.
+        """The first seed of an earlier run of the same request, which is to be resumed; None if there was
+        none.
 
         Raises:
-            RequestError: the pictures there are another request's.
+            RequestError: the images there are another request's.
         """
-        if not self.record.is_file():
+        if not self.path.is_file():
             return None
         from unclip.files import read_json
 
-        kept = read_json(self.record)
+        kept = {"preset": "balanced", **read_json(self.path)}  # which older records do not name
         asked = {**self.request, "seed": kept.get("seed") if seed is None else seed}
         for key, value in asked.items():
             if kept.get(key) != value:
                 raise RequestError(
-                    f"{self.record}: the pictures there were asked for with {key} {kept.get(key)!r}, now it is {value!r}; "
+                    f"{self.path}: the pictures there were asked for with {key} {kept.get(key)!r}, now it "
+                    f"is {value!r}; "
                     "give another folder, or --overwrite"
                 )
         return int(kept["seed"])
 
     def begin(self, seed: int) -> None:
-        """Writes the record: from now on, pictures that are there are this job's."""
+        """Write the record: from now on, images that are there are this job's."""
         from unclip.files import write_json
 
-        self.record.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.record.with_name(f".{self.record.name}.tmp")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
         write_json(temporary, {**self.request, "seed": seed})
-        temporary.replace(self.record)
+        temporary.replace(self.path)
 
 
 def fingerprint(captions: Sequence[str]) -> str:
     """A list of prompts, for a record: how many, and a digest."""
     return f"{len(captions)}: {hashlib.sha256(chr(10).join(captions).encode(errors='surrogatepass')).hexdigest()[:16]}"
+
+
+def read_captions(prompts: Sequence[str], file: Path | None) -> list[str]:
+    """The prompts of the command line and of a file, one per line.
+
+    Raises:
+        RequestError: there is none, one is empty, or the file cannot be read.
+    """
+    captions = list(prompts)
+    if file is not None:
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise RequestError(
+                f"{file}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})"
+            ) from None
+        captions += [line for line in lines if line.strip()]
+    if not captions:
+        raise RequestError(
+            'no prompt: say what the picture should show, as in unclip generate "a corgi in space"'
+        )
+    if any(not caption.strip() for caption in captions):
+        raise RequestError("the prompt is empty; say what the picture should show")
+    return captions
+
+
+def generate_all(
+    common: ImageOptions, captions: Sequence[str], num_images: int, *, grid: bool, from_file: bool
+) -> None:
+    """Generate, write and print `num_images` images of each caption, batch by batch.
+
+    Args:
+        grid: write one contact sheet instead.
+        from_file: whether the captions came from a file; into a folder, they are then a job that can be
+            resumed.
+    """
+    total = len(captions) * num_images
+    if num_images < 1 or (num_images if from_file else total) > MOST:
+        raise RequestError(
+            f"{total} pictures: one command makes 1 to {MOST}; go on with another --seed for more"
+        )
+    share, pattern = Share(), _pattern(common, total, grid=grid, numbered=from_file)
+    if grid and share.processes > 1:
+        raise RequestError(
+            "--grid: a sheet is one picture and one process's work; leave out accelerate launch"
+        )
+    record = None
+    if from_file and common.output is not None and not grid and "{" in pattern:
+        record = _record(common, captions, num_images, pattern)
+    begun = None if record is None or common.overwrite else record.begun(common.seed)
+    first, resumed = share.agree(common.first_seed() if begun is None else begun, begun is not None)
+    pairs = [(caption, first + i) for caption in captions for i in range(num_images)]
+    paths = image_paths(pattern, pairs[:1] if grid else pairs)
+    batches = share.batches(total, BATCH)
+    if resumed:
+        batches = [left for batch in batches if (left := [i for i in batch if not paths[i].exists()])]
+    mine = [i for batch in batches for i in batch]
+    check_outputs(paths if grid else [paths[i] for i in mine], common.overwrite)
+    for caption in captions:
+        check_prompt(caption)
+    with share.first_process_first():
+        pipe = common.load(share.device)
+        if not grid:
+            check_stage_outputs(common, pipe, [paths[i] for i in mine], overwrite=resumed)
+        if record is not None and share.rank == 0 and not resumed:
+            record.begin(first)
+    if not common.quiet:
+        warn(pipe, [pairs[i][0] for i in mine])
+    sheet: list[Image.Image] = []
+    settings: list[dict[str, Any]] = []
+    for batch in batches:
+        part = [pairs[i] for i in batch]
+        with progress(
+            common.quiet, f"{batch[0] + 1}–{batch[-1] + 1} of {total}" if total > BATCH else ""
+        ) as on_step:
+            options = common.sampling([seed for _, seed in part], on_step)
+            # A sheet is one picture, so it carries one watermark and not one in each of its parts.
+            options = replace(options, watermark=options.watermark and not grid)
+            made = pipe.generate([caption for caption, _ in part], options=options)
+        if grid:
+            sheet += made.images
+            settings += made.settings
+            continue
+        for number, i in enumerate(batch):
+            write(common, made, number, paths[i])
+    if grid:
+        write_sheet(common, sheet, paths[0], {"grid": settings}, seed=first)
+
+
+def _pattern(common: ImageOptions, total: int, *, grid: bool, numbered: bool) -> str:
+    """The pattern of the images' names."""
+    if grid:
+        return path_pattern(common.output, NAME if common.output else NAME.replace(".", "-grid."), 1)
+    # Of thousands of captions some begin alike, and some are the same.
+    name = f"{{index:0{len(str(total - 1))}}}-{NAME}" if numbered and common.output else NAME
+    return path_pattern(common.output, name, total)
+
+
+def _record(common: ImageOptions, captions: Sequence[str], num_images: int, pattern: str) -> JobRecord:
+    path = Path(pattern.partition("{")[0] + RECORD).with_name(RECORD)
+    return JobRecord(
+        path,
+        {
+            "prompts": fingerprint(captions),
+            "num_images": num_images,
+            "files": Path(pattern).name,
+            "model": common.model,
+            "size": common.size,
+            "negative": common.negative,
+            "dtype": common.dtype or "default",
+            "preset": common.chosen_preset,
+            "options": common.stages,
+            "watermark": not common.no_watermark,
+        },
+    )

@@ -1,4 +1,6 @@
-"""`unclip evaluate fid, kid, cmmd, precision-recall, is, clip, retrieval, zeroshot, probe`: measures of pictures."""
+"""`unclip evaluate fid, kid, cmmd, precision-recall, is, clip, retrieval, zeroshot, probe`: measures of
+pictures.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
     from unclip.evaluate.features import Encoded
     from unclip.evaluate.pictures import Found, Pictures
     from unclip.evaluate.quality import Quality, Settings
-    from unclip.evaluate.recognition import ProbedScenes, Recognised
+    from unclip.evaluate.recognition import Recognised
+    from unclip.menagerie.probe import ProbedScenes
 
 MODEL = "model:"  # pictures that are yet to be painted: model:mini
 
@@ -27,34 +30,53 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--device", help="cpu, cuda, … [default: the best one there is]"),
         click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
-        click.option("--out", type=click.Path(path_type=Path), help="Folder for report.json, report.md and sheet.png."),
+        click.option(
+            "--out", type=click.Path(path_type=Path), help="Folder for report.json, report.md and sheet.png."
+        ),
         click.option("--no-cache", is_flag=True, help="Neither keep features nor use kept ones."),
-        click.option("--cache", type=click.Path(path_type=Path), help="Folder of kept features. [default: the user's]"),
+        click.option(
+            "--cache", type=click.Path(path_type=Path), help="Folder of kept features. [default: the user's]"
+        ),
         click.option("--batch", default=32, show_default=True, help="Pictures painted or encoded together."),
-        click.option("--seed", default=0, show_default=True, help="Of the painted pictures and of the resamples."),
-        click.option("--resamples", default=100, show_default=True, help="Of the bootstrap; 0 for no interval."),
+        click.option(
+            "--seed", default=0, show_default=True, help="Of the painted pictures and of the resamples."
+        ),
+        click.option(
+            "--resamples", default=100, show_default=True, help="Of the bootstrap; 0 for no interval."
+        ),
         click.option("--size", type=int, help="Bring all pictures' middle square to this many pixels."),
-        click.option("--prompts", help="What model:NAME paints: a .txt, a line each, or what holds captions."),
+        click.option(
+            "--prompts", help="What model:NAME paints: a .txt, a line each, or what holds captions."
+        ),
     ):
         command = option(command)
     return command
 
 
 _CLIP = click.option(
-    "--clip", "ref", default="mini", show_default=True, help="mini's own (mini), a folder, openclip:… or hf:…."
+    "--clip",
+    "ref",
+    default="mini",
+    show_default=True,
+    help="Reference of the CLIP: mini, a run or folder of the CLIP stage, a model, openclip:NAME/TAG or hf:NAME.",
 )
 
 
 def _features(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return click.option(
-        "--features", default=default, show_default=True,
-        help="mini's CLIP (mini), any CLIP (a folder, openclip:…, hf:…), inception[:WEIGHTS]; for `is` also judge.",
-    )  # fmt: skip
+        "--features",
+        default=default,
+        show_default=True,
+        help="Any CLIP, by a reference as for --clip of `clip`; inception[:WEIGHTS]; for `is` also judge.",
+    )
 
 
 def _against_reference(kind: str, about: str) -> click.Command:
-    @click.command(kind, help=f"{about}\n\nPICTURES and REFERENCE: a folder, a table or shards; PICTURES may be model:NAME, "
-                              "which paints REFERENCE's captions.")  # fmt: skip
+    @click.command(
+        kind,
+        help=f"{about}\n\nPICTURES and REFERENCE: a folder, a table or shards; PICTURES may be model:NAME, "
+        "which paints REFERENCE's captions.",
+    )
     @click.argument("pictures")
     @click.argument("reference")
     @_features("mini")
@@ -76,7 +98,8 @@ fid = _against_reference("fid", "Fréchet distance of the features' Gaussians; 0
 kid = _against_reference("kid", "Kernel Inception Distance, unbiased with few pictures too; 0 is best.")
 cmmd = _against_reference("cmmd", "CLIP-MMD, in thousandths; 0 is best.")
 precision_recall = _against_reference(
-    "precision-recall", "Shares of the pictures that look like the reference, and of the reference that they cover."
+    "precision-recall",
+    "Shares of the pictures that look like the reference, and of the reference that they cover.",
 )
 
 
@@ -85,7 +108,9 @@ precision_recall = _against_reference(
 @_features("inception")
 @_options
 def inception_score(pictures: str, features: str, prompts: str | None, **options: Any) -> None:
-    """Inception Score of a folder, a table, shards, or model:NAME with --prompts: how clear and how varied."""
+    """Inception Score of a folder, a table, shards, or model:NAME with --prompts: how clear and how
+    varied.
+    """
     from unclip.evaluate import quality
 
     shown = _pictures(pictures, prompts, options)
@@ -127,14 +152,20 @@ def _recognition(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--device", help="cpu, cuda, … [default: the best one there is]"),
         click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
-        click.option("--out", type=click.Path(path_type=Path), help="Folder for report.json, report.md and sheet.png."),
+        click.option(
+            "--out", type=click.Path(path_type=Path), help="Folder for report.json, report.md and sheet.png."
+        ),
         click.option("--no-cache", is_flag=True, help="Neither keep features nor use kept ones."),
-        click.option("--cache", type=click.Path(path_type=Path), help="Folder of kept features. [default: the user's]"),
+        click.option(
+            "--cache", type=click.Path(path_type=Path), help="Folder of kept features. [default: the user's]"
+        ),
         click.option("--batch", default=64, show_default=True, help="Pictures encoded together."),
         click.option("--size", type=int, help="Bring all pictures' middle square to this many pixels."),
-        click.option("--label", help="Where shards' JSON has the class, as scene.subject. [default: the folder's name]"),
+        click.option(
+            "--label", help="Where shards' JSON has the class, as scene.subject. [default: the folder's name]"
+        ),
         _CLIP,
-    ):  # fmt: skip
+    ):
         command = option(command)
     return command
 
@@ -142,11 +173,15 @@ def _recognition(command: Callable[..., None]) -> Callable[..., None]:
 @click.command("zeroshot")
 @click.argument("pictures")
 @click.option(
-    "--template", "templates", multiple=True, help="How to say a class, as 'a photo of a {}'; several are averaged."
+    "--template",
+    "templates",
+    multiple=True,
+    help="How to say a class, as 'a photo of a {}'; several are averaged.",
 )
 @_recognition
 def zeroshot(pictures: str, ref: str, templates: tuple[str, ...], label: str | None, **options: Any) -> None:
-    """What a CLIP calls pictures, choosing among their classes' names: a folder for each class, or shards and --label.
+    """What a CLIP calls pictures, choosing among their classes' names: a folder for each class, or shards and
+    --label.
 
     \b
     unclip evaluate zeroshot data/held-out --label scene.subject
@@ -166,8 +201,8 @@ def zeroshot(pictures: str, ref: str, templates: tuple[str, ...], label: str | N
 def probe(train: str, test: str, ref: str, label: str | None, **options: Any) -> None:
     """What a linear layer on a CLIP's frozen features reads: logistic regression on TRAIN, measured on TEST.
 
-    With `--label scene`, pictures of the menagerie: a probe for each attribute, scored on the pairs of subject and headwear
-    that training shows and on the held-out ones apart.
+    With `--label scene`, pictures of the menagerie: a probe for each attribute, scored on the pairs of
+    subject and headwear that training shows and on the held-out ones apart.
 
     \b
     unclip evaluate probe data/train data/held-out --label scene --clip runs/mini/clip
@@ -176,10 +211,12 @@ def probe(train: str, test: str, ref: str, label: str | None, **options: Any) ->
     from unclip.evaluate.pictures import Found
 
     if label == "scene":
+        from unclip.menagerie.probe import probe_scenes
+
         sets = [Found.at(source) for source in (train, test)]
         scenes = [one.scenes() for one in sets]
         learned, shown = _encoded(sets, ref, options)
-        probed = recognition.probe_scenes(learned.features, scenes[0], shown.features, scenes[1])
+        probed = probe_scenes(learned.features, scenes[0], shown.features, scenes[1])
         return report(replace(probed, pictures=tuple(shown.pictures)), options)
     labels, (learned, shown) = _labelled([train, test], ref, label, options)
     found = recognition.probe(learned.features, labels[0], shown.features, labels[1])
@@ -206,7 +243,9 @@ def _encoded(sets: list[Found], ref: str, options: dict[str, Any]) -> list[Encod
 
     settings = _settings({**options, "resamples": 0, "seed": 0})
     extractor = clip_extractor(_clip(ref, options["device"]))
-    return [encode(one, extractor, size=settings.size, batch=settings.batch, cache=settings.cache) for one in sets]
+    return [
+        encode(one, extractor, size=settings.size, batch=settings.batch, cache=settings.cache) for one in sets
+    ]
 
 
 def _settings(options: dict[str, Any]) -> Settings:
@@ -226,7 +265,9 @@ def _pictures(source: str, prompts: str | None, options: dict[str, Any]) -> Pict
     if not source.startswith(MODEL):
         return Found.at(source)
     if prompts is None:
-        raise RequestError(f"{source} needs --prompts, what to paint: a .txt with a caption per line, or shards")
+        raise RequestError(
+            f"{source} needs --prompts, what to paint: a .txt with a caption per line, or shards"
+        )
     from unclip.device import join_processes
     from unclip.pipeline import Pipeline
 
@@ -238,22 +279,23 @@ def _pictures(source: str, prompts: str | None, options: dict[str, Any]) -> Pict
 
 
 def _extractor(features: str, device: str | None, *, logits: bool) -> Any:
-    from unclip.evaluate.features import clip_extractor, inception_extractor, judge_extractor
+    from unclip.evaluate.features import clip_extractor, inception_extractor
 
     kind, _, weights = features.partition(":")
     if kind == "inception":
         return inception_extractor(Path(weights) if weights else None, logits=logits)
     if kind == "judge" and logits:
+        from unclip.menagerie.judge.features import judge_extractor
+
         return judge_extractor()
     return clip_extractor(_clip(features, device))
 
 
 def _clip(ref: str, device: str | None) -> Clip:
-    from unclip.clip import load_clip
     from unclip.device import join_processes
-    from unclip.files import BUNDLED
+    from unclip.models.resolve import load_clip
 
-    return load_clip(str(BUNDLED / "mini/clip") if ref == "mini" else ref).to(device or join_processes().device)
+    return load_clip(ref).to(device or join_processes().device)
 
 
 def report(found: Quality | Recognised | ProbedScenes, options: dict[str, Any]) -> None:

@@ -18,7 +18,9 @@ def provenance() -> None:
 @click.argument("folder", type=_FOLDER)
 @click.option("--name", default="unclip", show_default=True, help="The organisation that signs.")
 def init(folder: Path, name: str) -> None:
-    """Make a certificate of one's own in FOLDER. No list of trusted signers knows it: it shows who signed, no more."""
+    """Make a certificate of one's own in FOLDER. No list of trusted signers knows it: it shows who signed, no
+    more.
+    """
     from unclip.provenance.credentials import create
 
     create(folder, name)
@@ -27,22 +29,37 @@ def init(folder: Path, name: str) -> None:
 
 @provenance.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
-@click.option("--credentials", required=True, type=_FOLDER, help="A folder with certificates.pem and key.pem.")
-@click.option("--edited", is_flag=True, help="A model made a part of each picture only.")
-def sign(files: tuple[Path, ...], credentials: Path, edited: bool) -> None:
-    """Sign pictures, in place, that a model made. Whatever writes them anew afterwards drops the signature."""
+@click.option("--credentials", required=True, type=_FOLDER, help="Folder with certificates.pem and key.pem.")
+@click.option("--edited", is_flag=True, help="A model made only a part of each picture.")
+@click.option(
+    "--assert-generated",
+    is_flag=True,
+    help="Sign pictures without any mark as well: you state that a model made them. Without it they are refused.",
+)
+def sign(files: tuple[Path, ...], credentials: Path, edited: bool, assert_generated: bool) -> None:
+    """Sign, in place, pictures that a model made. Programs that save them again drop the signature."""
     from unclip.errors import RequestError
     from unclip.images import write
     from unclip.provenance.credentials import Signer
+    from unclip.provenance.verify import verify
 
     signer = Signer.load(credentials)
+    if not assert_generated:
+        for path in files:
+            if not verify(path).generated:
+                raise RequestError(
+                    f"{path}: carries no mark that a model made it; sign it with --assert-generated if you "
+                    "know that"
+                )
     for path in files:
         try:
             data = path.read_bytes()
         except OSError as error:
             raise RequestError(f"{path}: cannot be read ({error.strerror})") from None
         try:
-            signed = signer.sign(data, "compositeWithTrainedAlgorithmicMedia" if edited else "trainedAlgorithmicMedia")
+            signed = signer.sign(
+                data, "compositeWithTrainedAlgorithmicMedia" if edited else "trainedAlgorithmicMedia"
+            )
         except RequestError as error:
             raise RequestError(f"{path}: {error}") from None
         write(path, signed)

@@ -13,10 +13,16 @@ from unclip.errors import RequestError
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[key.sub=value]...")
 @click.option("--out", type=click.Path(path_type=Path), help="The run's folder. [default: runs/NAME]")
-@click.option("--dry-run", is_flag=True, help="Print the resolved config and what the run will take, and stop.")
-@click.option("--devices", type=click.IntRange(1), default=1, show_default=True, help="For --dry-run: how many.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the resolved config and what the run will take, and stop."
+)
+@click.option(
+    "--devices", type=click.IntRange(1), default=1, show_default=True, help="For --dry-run: how many."
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
-def train(config: Path, overrides: tuple[str, ...], out: Path | None, dry_run: bool, devices: int, quiet: bool) -> None:
+def train(
+    config: Path, overrides: tuple[str, ...], out: Path | None, dry_run: bool, devices: int, quiet: bool
+) -> None:
     """Train one stage. The same command run again resumes.
 
     \b
@@ -44,33 +50,38 @@ def train(config: Path, overrides: tuple[str, ...], out: Path | None, dry_run: b
 
 
 @click.command()
-@click.argument("prior", type=click.Path(path_type=Path))
+@click.argument("prior")
 @click.argument("shards")
 @click.option("--clip", help="Reference of the prior's CLIP, where the shards hold no embeddings.")
 @click.option("--count", default=512, show_default=True, help="Samples to measure on.")
-def calibrate(prior: Path, shards: str, clip: str | None, count: int) -> None:
+def calibrate(prior: str, shards: str, clip: str | None, count: int) -> None:
     """Measure on training data the variance that the sampler analytic_dpm takes, and store it with the prior.
 
     \b
     unclip calibrate runs/prior 'data/menagerie/train-64/*.tar' --clip runs/clip
     """
-    from unclip.train.doubt import calibrate as measure
+    from unclip.train.x0_variance import calibrate as measure
 
     click.echo(str(measure(prior, shards, clip, count=count)))
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The model folder to write.")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The model folder to write."
+)
 @click.option("--name", help="Of the model. [default: the folder's]")
-@click.option("--clip", help="Reference of a public CLIP, where none of the runs is one.")
+@click.option(
+    "--clip",
+    help="The CLIP if none of the runs is one: a public one is named in the model, the files of another copied.",
+)
 @click.option("--half", is_flag=True, help="Save the weights in half precision.")
 @click.option(
     "--world", type=click.Choice(["menagerie"]), help="Record the closed vocabulary the model was trained on."
 )
 @click.option("--overwrite", is_flag=True, help="Replace a model folder that exists.")
 def assemble(
-    runs: tuple[Path, ...],
+    runs: tuple[str, ...],
     output: Path,
     name: str | None,
     clip: str | None,
@@ -78,13 +89,16 @@ def assemble(
     world: str | None,
     overwrite: bool,
 ) -> None:
-    """Join runs (or saved stages) into a model folder, ready for `generate --model`."""
+    """Join stages into a model folder, ready for `generate --model`.
+
+    RUN is a training run, a saved stage, or a stage of a model, such as mini/upsampler-256.
+    """
     if output.exists() and not overwrite:
         raise RequestError(f"{output}: exists already and is kept; --overwrite replaces it")
     import torch
 
-    from unclip.assemble import assemble as join
     from unclip.menagerie.captions import vocabulary
+    from unclip.models.assemble import assemble as join
 
     words = sorted(vocabulary()) if world else None
     join(runs, output, name=name, clip=clip, dtype=torch.float16 if half else None, vocabulary=words)

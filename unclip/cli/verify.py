@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per file.")
 def verify(files: tuple[Path, ...], as_json: bool) -> None:
-    """Tell which marks pictures carry that say a model made them. No mark proves nothing: marks can be removed."""
+    """Tell which marks pictures carry that say a model made them. No mark proves nothing: marks can be
+    removed.
+    """
     from unclip.provenance.verify import verify as look
 
     unreadable = 0
@@ -36,26 +38,37 @@ def verify(files: tuple[Path, ...], as_json: bool) -> None:
 
 
 def _tree(findings: Findings) -> dict[str, Any]:
-    score, threshold = findings.watermark
     return {
         "generated": findings.generated,
         "metadata": list(findings.header.generated),
-        "watermark": {"found": findings.watermark.found, "score": round(score, 2), "threshold": round(threshold, 2)},
+        "watermark": None
+        if (watermark := findings.watermark) is None
+        else {
+            "found": watermark.found,
+            "score": round(watermark.score, 2),
+            "threshold": round(watermark.threshold, 2),
+        },
         "credentials": findings.header.credentials,
         "manifest": None if findings.manifest is None else vars(findings.manifest),
     }
 
 
 def _readable(path: Path, findings: Findings) -> str:
-    score, threshold = findings.watermark
     return "\n".join(
         (
             f"{path}: {'made by a model' if findings.generated else 'no mark found'}",
             f"  metadata:    {'; '.join(findings.header.generated) or 'says nothing'}",
-            f"  watermark:   {'found' if findings.watermark.found else 'not found'} ({score:.1f}; from {threshold:.1f} on)",
+            f"  watermark:   {_watermark(findings)}",
             f"  credentials: {_credentials(findings)}",
         )
     )
+
+
+def _watermark(findings: Findings) -> str:
+    if findings.watermark is None:
+        return "not looked for (over 64 megapixels)"
+    score, threshold = findings.watermark
+    return f"{'found' if findings.watermark.found else 'not found'} ({score:.1f}; from {threshold:.1f} on)"
 
 
 def _credentials(findings: Findings) -> str:

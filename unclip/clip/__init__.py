@@ -1,21 +1,35 @@
 """The frozen encoders behind one small interface: captions → token states and z_t, images → z_i.
 
-To add a backend, write `unclip/clip/NAME.py` with `def load(name: str) -> Clip`; the reference is then `NAME:whatever`.
+To add a backend, write `unclip/clip/NAME.py` with `def load(name: str) -> Clip`; the reference is then
+`NAME:whatever`.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from unclip.clip.preprocess import Preprocess
 from unclip.errors import CheckpointError, ConfigError
-from unclip.files import stage_folder
+from unclip.files import read_json
+from unclip.images import from_bytes, to_bytes
+
+# What a folder with a CLIP consists of, by what saved it.
+_FILES = {
+    "stage": ("config.json", "model.safetensors"),
+    "conversion": ("config.json", "tokenizer.json", "text_encoder/*", "image_encoder/*"),
+    "transformers": ("*.json", "*.txt", "*.safetensors"),
+    "open_clip": ("*.json", "*.txt", "*.safetensors"),
+    None: (),
+}
 
 
 class Text(NamedTuple):
@@ -43,7 +57,9 @@ class Text(NamedTuple):
     def repeat(self, n: int) -> Text:
         """Each caption n times in a row."""
         captions = [c for c in self.captions for _ in range(n)]
-        return Text(captions, *(x.repeat_interleave(n, dim=0) for x in (self.ids, self.mask, self.embed, self.tokens)))
+        return Text(
+            captions, *(x.repeat_interleave(n, dim=0) for x in (self.ids, self.mask, self.embed, self.tokens))
+        )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Text:
         """On another device; the embeddings in another precision."""
@@ -72,40 +88,124 @@ class ClipSizes(Protocol):
 
 
 class Clip(ClipSizes, Protocol):
-    """A frozen CLIP. Never an attribute of a stage: it is not trained with it and not saved in it."""
+    """A frozen CLIP. Never an attribute of a stage: it is not trained with it and not saved in it.
+
+    Attributes:
+        reference: what `read_clip` loaded it by; None for a CLIP made in Python.
+    """
+
+    reference: str | None
 
     @property
-    def image_size(self) -> int:
-        """Side in pixels of what the image tower sees."""
+    def preprocess(self) -> Preprocess:
+        """How a picture becomes what the image tower sees.
+
+        Raises:
+            RequestError: it has no image tower.
+        """
 
     def encode_text(self, captions: Sequence[str]) -> Text:
         """Captions → Text; longer ones are cut at the context."""
 
-    def cut(self, caption: str) -> tuple[str, str]:
+    def truncate(self, caption: str) -> tuple[str, str]:
         """The caption as (what is read, what the context cuts off)."""
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] in [−1, 1] of any size → z_i [B, D], not normalised; resizes by itself."""
+        """Images [B, 3, H, W] in [−1, 1] of any size and on any device → z_i [B, D], not normalised.
+
+        They are preprocessed here. Pictures from files go through `encode_pictures`, as those of training do.
+        """
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """On another device or in another precision."""
 
 
-def load_clip(ref: str) -> Clip:
-    """The CLIP that `ref` names: a folder or run of the clip stage, or `backend:name` (openclip:ViT-L-14/openai, hf:…)."""
-    if ref and Path(ref).is_dir():
-        if (Path(ref) / "text_encoder").is_dir():
-            from unclip.clip import converted
+def encode_pictures(clip: Clip, pictures: Sequence[Image.Image]) -> Tensor:
+    """z_i [N, D] of whole RGB pictures of any sizes, the same for training, stored embeddings and edits.
 
-            return converted.load_folder(Path(ref))
-        from unclip.clip import openclip
+    Raises:
+        RequestError: the CLIP has no image tower.
+    """
+    return clip.encode_image(
+        from_bytes(torch.stack([to_bytes(clip.preprocess.view(one)) for one in pictures]))
+    )
 
-        return openclip.load_folder(stage_folder(Path(ref)))
-    backend, colon, name = ref.partition(":")
-    if not colon:
+
+def same_clip(recorded: str | None, clip: ClipSizes) -> bool:
+    """Whether the identity recorded with a stage or with embeddings is that of this CLIP.
+
+    Earlier versions recorded the reference of a local folder (`hf:PATH`) as its identity: it still fits a
+    CLIP that was loaded by this reference.
+    """
+    return recorded is not None and recorded in (clip.identity, getattr(clip, "reference", None))
+
+
+def is_backend(ref: str) -> bool:
+    """Whether `ref` is written `backend:name`, as the CLIPs of other libraries are."""
+    return ":" in ref and not Path(ref).exists()
+
+
+def local_weights(ref: str) -> Path | None:
+    """The local folder or file with the weights of `backend:name`; None for public weights, which their name
+    identifies.
+    """
+    name = ref.partition(":")[2].removeprefix("local-dir:")
+    paths = (Path(name), Path(name.partition("/")[2] or name))
+    return next((path for path in paths if path.exists()), None)
+
+
+def is_clip(folder: Path) -> bool:
+    """Whether a CLIP is saved there by itself: by the CLIP stage, converted, by transformers or by
+    open_clip.
+    """
+    return _saved_by(folder) is not None
+
+
+def copy_clip(folder: Path, out: Path) -> None:
+    """Copies a CLIP's folder to `out`, without what else may lie in it: a run's optimizer state, pickles of
+    the weights.
+    """
+    for pattern in _FILES[_saved_by(folder)]:
+        for path in folder.glob(pattern):
+            target = out / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
+
+def read_clip(ref: str) -> Clip:
+    """The CLIP in a folder, or that of another library, `backend:name`. `unclip.load_clip` takes more
+    references.
+
+    Raises:
+        CheckpointError: no CLIP there, or a damaged one.
+        ConfigError: an unknown backend.
+    """
+    clip = _read_backend(ref) if is_backend(ref) else _read_folder(Path(ref))
+    clip.reference = ref
+    return clip
+
+
+def _read_folder(folder: Path) -> Clip:
+    saved_by = _saved_by(folder)
+    if saved_by is None:
         raise CheckpointError(
-            f"{ref or 'an empty reference'}: no CLIP there; give a folder saved by the clip stage, or openclip:NAME, or hf:NAME"
+            f"{folder}: no CLIP there; give a folder saved by the CLIP stage, openclip:NAME/TAG or hf:NAME"
         )
+    if saved_by == "conversion":
+        from unclip.clip import converted
+
+        return converted.load_folder(folder)
+    if saved_by == "transformers":
+        from unclip.clip import hf
+
+        return hf.load(str(folder))
+    from unclip.clip import openclip
+
+    return openclip.load_folder(folder) if saved_by == "stage" else openclip.load(str(folder))
+
+
+def _read_backend(ref: str) -> Clip:
+    backend, _, name = ref.partition(":")
     module = f"{__name__}.{backend}"
     known = backend.isidentifier() and importlib.util.find_spec(module) is not None
     load = getattr(importlib.import_module(module), "load", None) if known else None
@@ -113,3 +213,12 @@ def load_clip(ref: str) -> Clip:
         raise ConfigError(f"{ref}: no CLIP backend {backend!r}; there are openclip, hf")
     clip: Clip = load(name)
     return clip
+
+
+def _saved_by(folder: Path) -> str | None:
+    if (folder / "open_clip_config.json").is_file():
+        return "open_clip"
+    tree = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if tree.get("kind") == "clip":
+        return "conversion" if (folder / "text_encoder").is_dir() else "stage"
+    return "transformers" if tree.get("model_type") == "clip" else None

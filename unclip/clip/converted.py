@@ -1,7 +1,7 @@
 """The CLIP of a model converted from diffusers: text encoder, tokenizer, perhaps an image encoder.
 
-Captions are read by our own transformer: importing that of transformers takes longer than all else that a start imports.
-Pictures, which most such models never see, are read by transformers.
+Captions are read by our own transformer: importing that of transformers takes longer than all else that a
+start imports. Pictures, which most such models never see, are read by transformers.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from unclip.clip import Text
+from unclip.clip.preprocess import Preprocess
 from unclip.config import parse
 from unclip.errors import CheckpointError, ConfigError, RequestError
 from unclip.files import load_weights, read_json
@@ -25,23 +27,39 @@ ACTIVATIONS: dict[str, Activation] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 
 
 class TextTowerConfig(TransformerConfig):
-    """Attributes: vocabulary: of the tokenizer. context: the longest caption in tokens. embed: width D of z_t."""
+    """The shape of CLIP's text encoder.
+
+    Attributes:
+        vocabulary: of the tokenizer.
+        context: the longest caption in tokens.
+        embed: width D of z_t.
+        mlp_width: of the blocks' hidden layer; None for four times the width.
+    """
 
     vocabulary: int
     context: int
     embed: int
+    mlp_width: int | None = Field(None, ge=1)
     activation: Literal["quick_gelu", "gelu"]
 
 
 class TextTower(nn.Module):
-    """CLIP's text encoder (Radford et al. 2021): ids [B, L] → states [B, L, W], and z_t from the state at the end."""
+    """CLIP's text encoder (Radford et al. 2021): ids [B, L] → states [B, L, W], and z_t from the state at the
+    end.
+    """
 
     def __init__(self, config: TextTowerConfig) -> None:
         super().__init__()
         self.encoder = TextEncoder(
-            config.vocabulary, config.context, config.width, config.depth, config.heads, causal=True,
+            config.vocabulary,
+            config.context,
+            config.width,
+            config.depth,
+            config.heads,
+            causal=True,
             activation=ACTIVATIONS[config.activation],
-        )  # fmt: skip
+            mlp_width=config.mlp_width,
+        )
         self.projection = nn.Linear(config.width, config.embed, bias=False)
 
 
@@ -49,30 +67,37 @@ class ConvertedClip:
     """Those parts as a `Clip`.
 
     Args:
-        vision: transformers' image encoder; None where the model has none.
+        vision: transformers' image encoder; None where the model has none. preprocess: of its images.
     """
 
+    reference: str | None = None
+
     def __init__(
-        self, config: TextTowerConfig, text: TextTower, tokenizer: Tokenizer, vision: Any | None, identity: str
+        self,
+        config: TextTowerConfig,
+        text: TextTower,
+        tokenizer: Tokenizer,
+        vision: Any | None,
+        identity: str,
+        preprocess: Preprocess | None = None,
     ) -> None:
         self.text = text.eval().requires_grad_(False)
-        self.vision = vision
+        self.vision, self._preprocess = vision, preprocess
         self.tokenizer, self.identity = tokenizer, identity
         self.tokenizer.no_padding()
         self.end: int = tokenizer.encode("").ids[-1]
         self.context, self.token_width, self.width = config.context, config.width, config.embed
 
     @property
-    def image_size(self) -> int:
+    def preprocess(self) -> Preprocess:
         """See `Clip`.
 
         Raises:
             RequestError: nothing here reads pictures.
         """
-        if self.vision is None:
+        if self._preprocess is None:
             raise RequestError(f"{self.identity}: has no image encoder, it reads captions only")
-        size: int = self.vision.config.image_size
-        return size
+        return self._preprocess
 
     def encode_text(self, captions: Sequence[str]) -> Text:
         """See `Clip`."""
@@ -81,14 +106,16 @@ class ConvertedClip:
         longest = max(map(len, rows))
         device = self.text.projection.weight.device
         ids = torch.tensor([row + [self.end] * (longest - len(row)) for row in rows], device=device)
-        mask = torch.tensor([[True] * len(row) + [False] * (longest - len(row)) for row in rows], device=device)
+        mask = torch.tensor(
+            [[True] * len(row) + [False] * (longest - len(row)) for row in rows], device=device
+        )
         with torch.inference_mode():
             tokens = self.text.encoder(ids, mask)
             ends = (ids == self.end).int().argmax(dim=1)  # the first one: a caption may name the mark itself
             embed = self.text.projection(tokens[torch.arange(len(ids), device=device), ends])
         return Text(list(captions), ids, mask, embed, tokens)
 
-    def cut(self, caption: str) -> tuple[str, str]:
+    def truncate(self, caption: str) -> tuple[str, str]:
         """See `Clip`."""
         self.tokenizer.no_truncation()
         offsets = self.tokenizer.encode(caption, add_special_tokens=False).offsets
@@ -102,7 +129,7 @@ class ConvertedClip:
         """See `Clip`."""
         from unclip.clip.hf import encode_image
 
-        return encode_image(self.vision, images, self.image_size)
+        return encode_image(self.vision, images, self.preprocess)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """See `Clip`."""
@@ -131,9 +158,15 @@ def load_folder(folder: Path) -> ConvertedClip:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # it raises nothing finer
         raise CheckpointError(f"{path}: not a tokenizer ({' '.join(str(error).split())[:200]})") from None
-    vision = None
-    if (folder / "image_encoder").is_dir():
-        from unclip.clip.hf import load_image_encoder  # imports transformers
+    identity = str(read_json(folder / "config.json").get("identity"))
+    encoder = folder / "image_encoder"
+    if not encoder.is_dir():
+        return ConvertedClip(config, text, tokenizer, None, identity)
+    from unclip.clip.hf import load_image_encoder, read_preprocess  # imports transformers
 
-        vision = load_image_encoder(folder / "image_encoder")
-    return ConvertedClip(config, text, tokenizer, vision, str(read_json(folder / "config.json").get("identity")))
+    vision = load_image_encoder(encoder)
+    size = vision.config.image_size
+    # diffusers keeps the preprocessing beside the encoder; models converted without it were OpenAI's (Karlo).
+    known = (encoder / "preprocessor_config.json").is_file()
+    preprocess = read_preprocess(encoder, size) if known else Preprocess(size, rounds_crop=False)
+    return ConvertedClip(config, text, tokenizer, vision, identity, preprocess)

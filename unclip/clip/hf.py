@@ -1,7 +1,10 @@
-"""The transformers backend: `hf:openai/clip-vit-large-patch14`, or any folder saved by CLIPModel."""
+"""The transformers backend: `hf:openai/clip-vit-large-patch14`, or any folder that transformers' CLIPModel
+saved.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -10,24 +13,31 @@ import torch
 from torch import Tensor
 
 from unclip.clip import Text
+from unclip.clip.identity import stored_identity
+from unclip.clip.preprocess import Preprocess
 from unclip.clip.torchvision_schemas import declare_missing_schemas
 from unclip.errors import CheckpointError
+from unclip.files import read_weights
 
 declare_missing_schemas()
 
 import transformers  # noqa: E402  (needs the schemas)
 
+log = logging.getLogger(__name__)
+
 
 class HfClip:
     """A transformers CLIPModel as a `Clip`."""
 
-    def __init__(self, model: Any, tokenizer: Any, identity: str) -> None:
+    reference: str | None = None
+
+    def __init__(self, model: Any, tokenizer: Any, identity: str, preprocess: Preprocess) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer, self.identity = tokenizer, identity
         self.context: int = model.config.text_config.max_position_embeddings
         self.token_width: int = model.config.text_config.hidden_size
         self.width: int = model.config.projection_dim
-        self.image_size: int = model.config.vision_config.image_size
+        self.preprocess = preprocess
 
     def encode_text(self, captions: Sequence[str]) -> Text:
         """See `Clip`."""
@@ -37,9 +47,11 @@ class HfClip:
         with torch.inference_mode():
             out = self.model.text_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
             embed = self.model.text_projection(out.pooler_output)
-        return Text(list(captions), batch["input_ids"], batch["attention_mask"].bool(), embed, out.last_hidden_state)
+        return Text(
+            list(captions), batch["input_ids"], batch["attention_mask"].bool(), embed, out.last_hidden_state
+        )
 
-    def cut(self, caption: str) -> tuple[str, str]:
+    def truncate(self, caption: str) -> tuple[str, str]:
         """See `Clip`."""
         ids = self.tokenizer(caption, add_special_tokens=False)["input_ids"]
         room = self.context - 2
@@ -47,7 +59,7 @@ class HfClip:
 
     def encode_image(self, images: Tensor) -> Tensor:
         """See `Clip`."""
-        return encode_image(self.model, images, self.image_size)
+        return encode_image(self.model, images, self.preprocess)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """See `Clip`."""
@@ -55,11 +67,9 @@ class HfClip:
         return self
 
 
-def encode_image(model: Any, images: Tensor, size: int) -> Tensor:
-    """Images [B, 3, H, W] in [−1, 1] → z_i [B, D], by a CLIPModel or CLIPVisionModelWithProjection that sees `size` px."""
-    from unclip.clip.openclip import MEAN, STD, normalised
-
-    pixels = normalised(images, size, MEAN, STD).to(model.device, model.dtype)
+def encode_image(model: Any, images: Tensor, preprocess: Preprocess) -> Tensor:
+    """Images [B, 3, H, W] in [−1, 1] → z_i [B, D], by a CLIPModel or CLIPVisionModelWithProjection."""
+    pixels = preprocess(images.to(model.device)).to(model.dtype)
     with torch.inference_mode():
         out = model.vision_model(pixel_values=pixels)
         embed: Tensor = model.visual_projection(out.pooler_output)
@@ -67,13 +77,86 @@ def encode_image(model: Any, images: Tensor, size: int) -> Tensor:
 
 
 def load(name: str) -> HfClip:
-    """A Hub id or a local folder with a CLIPModel and its tokenizer."""
+    """A Hub id, whose identity is its name, or a local folder with a CLIPModel and its tokenizer, named by
+    its weights.
+    """
     try:
         model = transformers.CLIPModel.from_pretrained(name, use_safetensors=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"hf:{name}: transformers cannot load it ({_short(error)})") from None
-    return HfClip(model, tokenizer, f"hf:{name}")
+    vision: Any = model.config.vision_config
+    identity = _folder_identity(Path(name)) if Path(name).is_dir() else f"hf:{name}"
+    return HfClip(model, tokenizer, identity, read_preprocess(name, vision.image_size))
+
+
+def read_preprocess(name: str | Path, size: int) -> Preprocess:
+    """The preprocessing of a folder or Hub id, as its image processor's config says; OpenAI's where it has
+    none.
+
+    Args:
+        size: side in pixels of what the model's image tower sees.
+
+    Raises:
+        CheckpointError: the config is damaged, asks for what no CLIP does, or for another size than the
+            model's.
+    """
+    try:
+        tree, _ = transformers.CLIPImageProcessor.get_image_processor_dict(str(name))
+    except OSError as error:
+        if any(
+            (Path(name) / file).is_file() for file in ("preprocessor_config.json", "processor_config.json")
+        ):
+            raise CheckpointError(
+                f"{name}: its preprocessor_config.json cannot be read ({_short(error)})"
+            ) from None
+        log.warning(
+            "%s: no preprocessor_config.json; pictures are prepared as OpenAI's CLIP does, at %d px",
+            name,
+            size,
+        )
+        return Preprocess(size, rounds_crop=False)
+    processor = transformers.CLIPImageProcessor.from_dict(tree)
+    wanted, crop, rescale = processor.size, processor.crop_size, processor.rescale_factor
+    sides = crop if processor.do_center_crop else wanted
+    filters: dict[int, Any] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+    if not processor.do_resize or not processor.do_rescale or abs(rescale * 255 - 1) > 1e-3:
+        wrong = "does not resize, or not rescale by 1/255"
+    elif int(processor.resample) not in filters:
+        wrong = f"resamples by {processor.resample}; bilinear and bicubic are supported"
+    elif (sides.height, sides.width) != (size, size):
+        wrong = (
+            f"makes pictures of {sides.height} × {sides.width} pixels, but the model reads {size} × {size}"
+        )
+    elif wanted.shortest_edge is None and (wanted.height, wanted.width) != (size, size):
+        wrong = f"resizes to {wanted}; a shortest_edge, or a height and width of {size}, are supported"
+    else:
+        mean, std = (
+            (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
+        )
+        return Preprocess(
+            size,
+            tuple(mean),
+            tuple(std),
+            "squash" if wanted.shortest_edge is None else "shortest",
+            wanted.shortest_edge,
+            filters[int(processor.resample)],
+            rounds_crop=False,
+        )
+    raise CheckpointError(f"{name}: its image processor {wrong}")
+
+
+def _folder_identity(folder: Path) -> str:
+    whole = folder / "model.safetensors"
+    paths = [whole] if whole.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
+
+    def state() -> dict[str, Tensor]:
+        found = {name: tensor for path in paths for name, tensor in read_weights(path).items()}
+        return {
+            name: tensor for name, tensor in found.items() if not name.endswith("position_ids")
+        }  # 0, 1, 2, …
+
+    return stored_identity("hf", paths, state)
 
 
 def load_image_encoder(folder: Path) -> Any:
@@ -89,7 +172,9 @@ def load_image_encoder(folder: Path) -> Any:
 
 
 def save_tokenizer(source: Path, path: Path) -> None:
-    """A folder of CLIPTokenizer's, from this version of transformers or an older one, as one tokenizer.json."""
+    """A folder of CLIPTokenizer's, from this version of transformers or an older one, as one
+    tokenizer.json.
+    """
     library: Any = transformers  # whose newest version has this name as an alias only
     try:
         library.CLIPTokenizerFast.from_pretrained(source).backend_tokenizer.save(str(path))

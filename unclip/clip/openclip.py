@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unclip.clip import Text
+from unclip.clip.identity import stored_identity
 from unclip.clip.pooling import PooledTower
+from unclip.clip.preprocess import Preprocess
 from unclip.clip.torchvision_schemas import declare_missing_schemas
 from unclip.config import Config
 from unclip.errors import CheckpointError
@@ -25,10 +26,8 @@ declare_missing_schemas()
 import open_clip  # noqa: E402  (needs the schemas)
 from open_clip.tokenizer import SimpleTokenizer  # noqa: E402
 
-# Of OpenAI's CLIP; open_clip's other models carry their own.
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
 NORM_GROUPS = 8  # of our own ResNets
+WEIGHTS = (".safetensors", ".bin", ".pt")  # suffixes of weights in a folder that open_clip saved
 
 
 class Architecture(Config):
@@ -36,17 +35,20 @@ class Architecture(Config):
 
     Attributes:
         embed: width D of the shared embedding.
-        image_size: side in pixels of what the vision tower sees.
-        patch: of a vision transformer, in pixels.
-        vision_width, vision_depth: of the vision tower. One depth makes a transformer; four make CLIP's ResNet with so
-            many blocks per level, which learns small things from far fewer pictures.
-        vision_queries: attention queries that pool the vision tower's last map, see `PooledTower`; it then has a level
-            for each depth. 0: open_clip's own towers.
-        text_width, text_depth: of the text transformer. head: channels per head, in both towers.
-        merges: how many of CLIP's 48,894 byte-pair merges the tokenizer keeps. The first ones are the most frequent,
-            so a prefix is a complete tokenizer of its own that only cuts rare words into more pieces; the embedding
-            table shrinks with it (49,408 rows of OpenAI's table would be most of a small model).
-        context: tokens a caption may have.
+        image_size: side of the vision tower's input in pixels.
+        patch: side of a vision transformer's patches in pixels.
+        vision_width: width of the vision tower.
+        vision_depth: depth of the vision tower. One number makes a transformer; four make CLIP's ResNet with
+            that many blocks per level, which learns small details (hats) from far fewer pictures.
+        vision_queries: number of attention queries that pool the vision tower's last map, see `PooledTower`;
+            the tower then has a level for each depth. 0 for open_clip's own towers.
+        text_width: width of the text transformer.
+        text_depth: depth of the text transformer.
+        head: channels per attention head, in both towers.
+        merges: number of CLIP's 48,894 byte-pair merges that the tokenizer keeps. The first ones are the most
+            frequent, so a prefix is a complete tokenizer that splits rare words further. The embedding table
+            shrinks with it (OpenAI's 49,408 rows would be most of a small model).
+        context: largest number of tokens of a caption.
     """
 
     embed: int = Field(ge=8)
@@ -65,7 +67,9 @@ class Architecture(Config):
     def _tower_is_known(self) -> Self:
         levels = None if isinstance(self.vision_depth, int) else len(self.vision_depth)
         if self.vision_queries and (not levels or self.image_size % 2**levels):
-            raise ValueError("vision_queries needs a vision_depth per level, and an image_size that the levels halve")
+            raise ValueError(
+                "vision_queries needs a vision_depth per level, and an image_size that the levels halve"
+            )
         if not self.vision_queries and levels not in (None, 4):
             raise ValueError("vision_depth: one depth makes a transformer, four make CLIP's ResNet")
         return self
@@ -92,24 +96,34 @@ def build(architecture: Architecture) -> open_clip.CLIP:
     model = open_clip.CLIP(
         embed_dim=a.embed,
         vision_cfg={
-            "image_size": a.image_size, "patch_size": a.patch, "width": a.vision_width,
-            "layers": 1 if a.vision_queries else a.vision_depth, "head_width": a.head,
+            "image_size": a.image_size,
+            "patch_size": a.patch,
+            "width": a.vision_width,
+            "layers": 1 if a.vision_queries else a.vision_depth,
+            "head_width": a.head,
         },
         text_cfg={
-            "context_length": a.context, "vocab_size": 512 + a.merges + 2, "width": a.text_width,
-            "layers": a.text_depth, "heads": max(a.text_width // a.head, 1),
+            "context_length": a.context,
+            "vocab_size": 512 + a.merges + 2,
+            "width": a.text_width,
+            "layers": a.text_depth,
+            "heads": max(a.text_width // a.head, 1),
         },
-    )  # fmt: skip
+    )
     if a.vision_queries:
         assert isinstance(a.vision_depth, tuple)
-        model.visual = PooledTower(a.image_size, a.vision_width, a.vision_depth, a.vision_queries, a.embed, NORM_GROUPS)
+        model.visual = PooledTower(
+            a.image_size, a.vision_width, a.vision_depth, a.vision_queries, a.embed, NORM_GROUPS
+        )
     else:
         _normalise_in_groups(model.visual)
     return model
 
 
 def _normalise_in_groups(module: nn.Module) -> None:
-    """Group in place of batch normalisation: one picture's embedding then depends on no other, on one process or many."""
+    """Group in place of batch normalisation: one picture's embedding then depends on no other, on one process
+    or many.
+    """
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             norm = nn.GroupNorm(math.gcd(child.num_features, NORM_GROUPS), child.num_features)
@@ -120,22 +134,31 @@ def _normalise_in_groups(module: nn.Module) -> None:
 
 
 def causal_mask(context: int) -> Tensor:
-    """What open_clip keeps beside the weights and does not save: a model built on the meta device lacks it."""
+    """What open_clip keeps beside the weights and does not save: a model built on the meta device lacks
+    it.
+    """
     return torch.full((context, context), float("-inf"), device="cpu").triu(1)
 
 
 class OpenClip:
     """An open_clip model as a `Clip`."""
 
+    reference: str | None = None
+
     def __init__(
-        self, model: nn.Module, tokenizer: SimpleTokenizer, identity: str,
-        mean: Sequence[float] = MEAN, std: Sequence[float] = STD, *, unit: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        model: nn.Module,
+        tokenizer: SimpleTokenizer,
+        identity: str,
+        preprocess: Preprocess,
+        *,
+        unit: bool = False,
+    ) -> None:
         self.model: Any = model.eval().requires_grad_(False)
         self.tokenizer, self.identity = tokenizer, identity
-        self.mean, self.std = tuple(mean), tuple(std)
-        # The contrastive loss sees directions only. Our own CLIPs therefore give embeddings of root mean square 1;
-        # foreign ones theirs as they are, since Karlo and its kin were trained on those.
+        self.preprocess = preprocess
+        # The contrastive loss sees directions only. Our own CLIPs therefore give embeddings of root mean
+        # square 1; foreign ones theirs as they are, since Karlo and its kin were trained on those.
         self.unit = unit
         # Most open_clip models keep the text tower's parts on the model itself, the others in `.text`.
         text: Any = model if hasattr(model, "token_embedding") else model.text
@@ -143,8 +166,6 @@ class OpenClip:
         self.context: int = text.positional_embedding.shape[0]
         self.token_width: int = text.positional_embedding.shape[1]
         self.width: int = _projected_width(text.text_projection)
-        visual: Any = model.visual
-        self.image_size: int = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
 
     @property
     def parameter(self) -> Tensor:
@@ -157,13 +178,15 @@ class OpenClip:
         ids, mask = self.tokenize(captions)
         with torch.inference_mode():
             tokens, embed = text_states(self.text, ids.to(self.parameter.device), self.tokenizer.eot_token_id)
-        return Text(list(captions), ids.to(tokens.device), mask.to(tokens.device), self._scaled(embed), tokens)
+        return Text(
+            list(captions), ids.to(tokens.device), mask.to(tokens.device), self._scaled(embed), tokens
+        )
 
     def tokenize(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Captions → ids and mask, [B, L], with L the longest caption's length."""
         return tokenize(self.tokenizer, captions, self.context)
 
-    def cut(self, caption: str) -> tuple[str, str]:
+    def truncate(self, caption: str) -> tuple[str, str]:
         """See `Clip`."""
         ids = self.tokenizer.encode(caption)
         room = self.context - 2
@@ -172,15 +195,12 @@ class OpenClip:
     def encode_image(self, images: Tensor) -> Tensor:
         """See `Clip`."""
         with torch.inference_mode():
-            features: Tensor = self.model.encode_image(self.preprocess(images))
+            seen = self.preprocess(images.to(self.parameter.device)).to(self.parameter.dtype)
+            features: Tensor = self.model.encode_image(seen)
         return self._scaled(features)
 
     def _scaled(self, embed: Tensor) -> Tensor:
         return F.normalize(embed, dim=-1) * self.width**0.5 if self.unit else embed
-
-    def preprocess(self, images: Tensor) -> Tensor:
-        """[−1, 1] of any size → the encoder's size and normalisation, in the model's precision."""
-        return normalised(images, self.image_size, self.mean, self.std).to(self.parameter.dtype)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """See `Clip`."""
@@ -188,21 +208,10 @@ class OpenClip:
         return self
 
 
-def normalised(images: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """[−1, 1] images as a CLIP vision tower wants them: short side to `size`, centre crop, per-channel statistics."""
-    height, width = images.shape[-2:]
-    if (height, width) != (size, size):
-        scale = size / min(height, width)
-        target = (max(size, round(height * scale)), max(size, round(width * scale)))
-        images = F.interpolate(images, target, mode="bicubic", antialias=True).clamp(-1, 1)
-        top, left = (target[0] - size) // 2, (target[1] - size) // 2
-        images = images[..., top : top + size, left : left + size]
-    mean_, std_ = (torch.tensor(list(x), device=images.device).view(3, 1, 1) for x in (mean, std))
-    return ((images + 1) / 2 - mean_) / std_
-
-
 def tokenize(tokenizer: SimpleTokenizer, captions: Sequence[str], context: int) -> tuple[Tensor, Tensor]:
-    """Captions → ids and mask, [B, L]. Padding is left off beyond the longest caption: it would only cost time."""
+    """Captions → ids and mask, [B, L]. Padding is left off beyond the longest caption: it would only cost
+    time.
+    """
     end = tokenizer.eot_token_id
     rows = [[tokenizer.sot_token_id, *tokenizer.encode(caption)[: context - 2], end] for caption in captions]
     longest = max(map(len, rows))
@@ -225,35 +234,76 @@ def text_states(text: Any, ids: Tensor, end: int) -> tuple[Tensor, Tensor]:
     return x, projection(pooled) if isinstance(projection, nn.Module) else pooled @ projection
 
 
-def weights_identity(name: str, state: dict[str, Tensor]) -> str:
-    """A name for exactly these weights: `name@` and a digest."""
-    digest = hashlib.sha256()
-    for key in sorted(state):
-        digest.update(key.encode())
-        digest.update(state[key].detach().float().cpu().numpy().tobytes())
-    return f"{name}@{digest.hexdigest()[:12]}"
-
-
 def load(name: str) -> OpenClip:
-    """One of open_clip's own: `ViT-L-14/openai` (model/pretrained tag) or `hf-hub:owner/name`."""
-    model_name, _, tag = name.partition("/") if not name.startswith("hf-hub:") else (name, "", "")
+    """One of open_clip's own models, `ViT-L-14/openai` (model/tag) or `hf-hub:owner/name`, or a folder that
+    it saved.
+
+    Public weights have their name as identity; those of a local folder or file are named by what they are.
+
+    Raises:
+        CheckpointError: no such model, no tag, weights that cannot be loaded, or another tokenizer than
+            CLIP's.
+    """
+    model_name, tag, local = _source(name)
     try:
-        model = open_clip.create_model(model_name, pretrained=tag or None)
+        model = open_clip.create_model(model_name, pretrained=tag)
         tokenizer = open_clip.get_tokenizer(model_name)
     except Exception as error:  # open_clip and the Hub raise what they like
         raise CheckpointError(
             f"openclip:{name}: open_clip cannot load it ({' '.join(str(error).split())[:300]})"
         ) from None
     if not isinstance(tokenizer, SimpleTokenizer):
-        raise CheckpointError(f"openclip:{name}: it has another tokenizer than CLIP's; load it through hf: instead")
-    visual: Any = model.visual
-    return OpenClip(
-        model,
-        tokenizer,
-        f"openclip:{name}",
-        getattr(visual, "image_mean", None) or MEAN,
-        getattr(visual, "image_std", None) or STD,
-    )
+        raise CheckpointError(
+            f"openclip:{name}: it has another tokenizer than CLIP's; load it through hf: instead"
+        )
+    identity = stored_identity("openclip", local, model.state_dict) if local else f"openclip:{name}"
+    return OpenClip(model, tokenizer, identity, preprocess_of(model.visual, f"openclip:{name}"))
+
+
+def preprocess_of(visual: Any, name: str) -> Preprocess:
+    """The preprocessing that open_clip notes on a vision tower.
+
+    Raises:
+        CheckpointError: it is for images that are not square.
+    """
+    config = open_clip.transform.PreprocessCfg(**visual.preprocess_cfg)
+    size = config.size if isinstance(config.size, int) else config.size[0]
+    if config.size not in (size, (size, size), [size, size]):
+        raise CheckpointError(f"{name}: reads images of {config.size} pixels; only square ones are supported")
+    interpolation: Any = (
+        "bilinear" if config.interpolation == "bilinear" else "bicubic"
+    )  # "random" in training only
+    mode: Any = config.resize_mode
+    mean, std = tuple(config.mean), tuple(config.std)
+    return Preprocess(size, mean, std, mode, interpolation=interpolation, fill=config.fill_color)
+
+
+def _source(name: str) -> tuple[str, str | None, list[Path]]:
+    """open_clip's name of a model, the tag or file of its weights, and the local files that they are read
+    from.
+    """
+    folder = Path(name.removeprefix("local-dir:"))
+    if name.startswith("local-dir:") or (folder / "open_clip_config.json").is_file():
+        return f"local-dir:{folder}", None, [path for suffix in WEIGHTS for path in folder.glob(f"*{suffix}")]
+    if name.startswith("hf-hub:"):
+        return name, None, []
+    model, _, tag = name.partition("/")
+    if tag and Path(tag).is_file():
+        return model, tag, [Path(tag)]
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if model in open_clip.list_models() and tag.lower().replace("-", "_") not in tags:
+        said = (
+            f"has no weights called {tag!r}"
+            if tag
+            else "names no weights, and without them it is a random network"
+        )
+        rest = (
+            f"give one of its tags, as openclip:{model}/{tags[0]}: {', '.join(tags)}"
+            if tags
+            else "it has no tags"
+        )
+        raise CheckpointError(f"openclip:{name}: {said}; {rest}")
+    return model, tag or None, []
 
 
 def load_folder(folder: Path) -> OpenClip:
@@ -267,7 +317,8 @@ def load_folder(folder: Path) -> OpenClip:
         model = build(architecture)
     model.attn_mask = causal_mask(architecture.context)
     load_weights(model, folder / "model.safetensors", prefix="model.")
-    return OpenClip(model, tokenizer_with(architecture.merges, architecture.context), identity, unit=True)
+    tokenizer = tokenizer_with(architecture.merges, architecture.context)
+    return OpenClip(model, tokenizer, identity, Preprocess(architecture.image_size), unit=True)
 
 
 def _projected_width(projection: Any) -> int:

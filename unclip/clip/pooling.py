@@ -1,7 +1,8 @@
 """A vision tower that pools late: a convolutional trunk, then several attention queries over its whole map.
 
-CLIP's ResNet reduces 64 px to a 2 × 2 map before it pools, which is too coarse to tell hats apart. Pooling a finer map by
-learned queries is Set Transformer's PMA (Lee et al. 2019, §3.2) with one head and the position as a bias.
+CLIP's ResNet reduces 64 px to a 2 × 2 map before it pools, which is too coarse to tell hats apart. Pooling a
+finer map by learned queries is Set Transformer's PMA (Lee et al. 2019, §3.2) with one head and the position
+as a bias.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from unclip.nn.norm import GroupNorm
 
 
 class Residual(nn.Module):
-    """Normalisation and two 3 × 3 convolutions beside the identity. One norm: on a CPU it costs as much as a convolution."""
+    """Normalisation and two 3 × 3 convolutions beside the identity. One norm: on a CPU it costs as much as a
+    convolution.
+    """
 
     def __init__(self, channels: int, norm_groups: int) -> None:
         super().__init__()
@@ -63,6 +66,8 @@ class PooledTower(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         features = F.relu(self.norm(self.trunk(images.contiguous(memory_format=torch.channels_last))))
         logits = rearrange(self.queries(features), "b k h w -> b k (h w)") + self.positions
-        pooled = einsum(logits.float().softmax(dim=2).to(features.dtype), features.flatten(2), "b k n, b c n -> b k c")
+        pooled = einsum(
+            logits.float().softmax(dim=2).to(features.dtype), features.flatten(2), "b k n, b c n -> b k c"
+        )
         out: Tensor = self.projection(pooled.flatten(1))
         return out

@@ -1,7 +1,8 @@
-"""Benchmark data sets as they are handed out: IDX files, CIFAR's pickles, npz, scikit-learn's digits.
+"""Readers of labelled benchmark data sets: IDX files, CIFAR's pickles, npz, scikit-learn's digits.
 
-CIFAR comes as Python pickles, and a pickle can run any program. These are read by an unpickler that knows no name but
-the four that such a file needs, and has harmless stand-ins for those: no class, no function and no module is looked up.
+CIFAR is distributed as Python pickles, and a pickle can run any program. They are read by an unpickler that
+resolves four names, all to harmless stand-ins defined here. Any other name is refused before anything is
+called.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from unclip.errors import DataError
 
 Bytes = NDArray[np.uint8]
 
-DIGITS = "digits"  # how scikit-learn's are called, which are no file
-DIGITS_TEST = 5  # every so many-th of them is for testing; they come without a split of their own
-LARGEST = 2**33  # bytes of an IDX file, unpacked
+DIGITS = "digits"  # scikit-learn's data set, which is not a file
+DIGITS_TEST = 5  # scikit-learn has no test split: every fifth digit is one
+LARGEST = 2**33  # bytes of an unpacked IDX file
 IDX_UINT8 = 0x08
-SPLITS = {"train": ("train",), "test": ("t10k", "test")}  # how file names begin
+SPLITS = {"train": "train", "test": "t10k|test"}  # first part of IDX file names
 
 
 class Arrays(NamedTuple):
-    """Pictures uint8 [N, H, W] or [N, H, W, 3], their classes int64 [N], and the classes' names."""
+    """Pictures uint8 [N, H, W] or [N, H, W, 3], their classes int64 [N], and the names of the classes."""
 
     images: Bytes
     labels: NDArray[np.int64]
@@ -39,43 +40,44 @@ class Arrays(NamedTuple):
 
 
 def find_arrays(source: str, split: str) -> Arrays | None:
-    """The data set at that place: `digits`, an .npz file, a folder of IDX files or of CIFAR's; None if it is none of them.
+    """Read `digits`, an .npz file, or a folder of IDX or CIFAR files. None if the source is none of these.
 
     Args:
         split: train or test.
 
     Raises:
-        DataError: it is one, and cannot be used.
+        DataError: the data set is damaged or incomplete.
     """
     path = Path(source)
     if source == DIGITS and not path.exists():
         return _digits(split)
     if path.suffix == ".npz":
         return _checked(source, *_npz(path, split))
-    if not path.is_dir():
-        return None
-    if any(path.glob("*-images[-.]idx3-ubyte*")):
-        images, labels = (_read_idx(_idx_file(path, split, what)) for what in ("images", "labels"))
+    if path.is_dir() and any(path.glob("*-images[-.]idx3-ubyte*")):
+        images, labels = (_read_idx(_idx_file(path, split, what)) for what in ("images-idx3", "labels-idx1"))
         return _checked(source, images, labels)
-    if (path / "batches.meta").is_file() or (path / "meta").is_file():
-        return _cifar(path, split)
+    if (path / "batches.meta").is_file():
+        files = [f"data_batch_{i}" for i in range(1, 6)] if split == "train" else ["test_batch"]
+        return _cifar(path, files, "batches.meta", "label_names", "labels")
+    if (path / "meta").is_file():
+        return _cifar(path, [split], "meta", "fine_label_names", "fine_labels")
     return None
 
 
 def _checked(source: str, images: NDArray[Any], labels: NDArray[Any], classes: Sequence[str] = ()) -> Arrays:
-    """As Arrays, if they are."""
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
-        raise DataError(
-            f"{source}: pictures must be uint8 [N, H, W] or [N, H, W, 3], not {images.dtype} {images.shape}"
-        )
+    if (
+        images.dtype != np.uint8
+        or images.ndim not in (3, 4)
+        or (images.ndim == 4 and images.shape[3] not in (1, 3))
+    ):
+        shape = f"{images.dtype} {images.shape}"
+        raise DataError(f"{source}: pictures must be uint8 [N, H, W] or [N, H, W, 3], not {shape}")
     if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer) or not len(labels):
-        raise DataError(
-            f"{source}: {len(images)} pictures with labels {labels.dtype} {labels.shape}; each needs its own"
-        )
+        found = f"{len(images)} pictures with labels {labels.dtype} {labels.shape}"
+        raise DataError(f"{source}: {found}; each needs its own")
     if labels.min() < 0 or (classes and labels.max() >= len(classes)):
         raise DataError(f"{source}: labels from {labels.min()} to {labels.max()}; they count classes from 0")
-    if images.shape[-1] == 1 and images.ndim == 4:
-        images = images[..., 0]
+    images = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
     names = tuple(classes) or tuple(map(str, range(int(labels.max()) + 1)))
     return Arrays(images, labels.astype(np.int64), names)
 
@@ -84,141 +86,119 @@ def _digits(split: str) -> Arrays:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise DataError(f"{DIGITS}: they come with scikit-learn: pip install scikit-learn") from None
+        raise DataError(
+            f"{DIGITS}: this data set comes with scikit-learn: pip install scikit-learn"
+        ) from None
     found = load_digits()
     chosen = (np.arange(len(found.target)) % DIGITS_TEST == 0) == (split == "test")
-    images = np.rint(found.images[chosen] * (255 / 16)).astype(np.uint8)  # 0 … 16
+    images = np.rint(found.images[chosen] * (255 / 16)).astype(np.uint8)  # values are 0 to 16
     return _checked(DIGITS, images, found.target[chosen])
 
 
 def _npz(path: Path, split: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Under the names that such files have: train_images and train_labels, or x_train and y_train."""
+    """Images and labels, named train_images and train_labels or x_train and y_train."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            for pair in ((f"{split}_images", f"{split}_labels"), (f"x_{split}", f"y_{split}")):
-                if set(pair) <= set(file.files):
-                    return file[pair[0]], file[pair[1]].reshape(-1)
+            for images, labels in ((f"{split}_images", f"{split}_labels"), (f"x_{split}", f"y_{split}")):
+                if images in file.files and labels in file.files:
+                    return file[images], file[labels].reshape(-1)
             there = ", ".join(file.files)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: cannot be read as npz ({error})") from None
-    raise DataError(f"{path}: no {split}_images and {split}_labels (or x_{split} and y_{split}); there are {there}")
-
-
-# --- IDX: MNIST and those that look like it ---
+    raise DataError(
+        f"{path}: no {split}_images and {split}_labels (or x_{split} and y_{split}); there are {there}"
+    )
 
 
 def _idx_file(folder: Path, split: str, what: str) -> Path:
-    ending = {"images": "idx3-ubyte", "labels": "idx1-ubyte"}[what]
-    pattern = re.compile(rf"({'|'.join(SPLITS[split])})-{what}[-.]{ending}(\.gz)?")
+    pattern = re.compile(rf"({SPLITS[split]})-{what.replace('-', '[-.]')}-ubyte(\.gz)?")
     for path in sorted(folder.iterdir()):
         if pattern.fullmatch(path.name):
             return path
-    raise DataError(f"{folder}: no {SPLITS[split][0]}-{what}-{ending}, plain or .gz")
+    raise DataError(f"{folder}: no {SPLITS[split].partition('|')[0]}-{what}-ubyte, plain or .gz")
 
 
 def _read_idx(path: Path) -> Bytes:
-    """Two zeros, the type, the number of dimensions; each as four bytes, big-endian; the values."""
+    """IDX: two zero bytes, the type, the number of dimensions, each dimension as uint32 big-endian, the
+    values.
+    """
     try:
         with cast("BinaryIO", gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as file:
             zeros, kind, dimensions = struct.unpack(">HBB", file.read(4))
             if zeros != 0 or kind != IDX_UINT8:
                 raise DataError(f"{path}: not an IDX file of bytes")
             shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
-            count = math.prod(shape)
-            if count > LARGEST:
-                raise DataError(f"{path}: claims to hold {shape}, more than can be meant")
-            content = file.read(count)
-            rest = file.read(1)
+            if math.prod(shape) > LARGEST:
+                raise DataError(f"{path}: the header claims {shape} values, more than can be meant")
+            content = file.read(math.prod(shape) + 1)
     except (OSError, EOFError, struct.error) as error:
         raise DataError(f"{path}: cannot be read as IDX ({error})") from None
-    if len(content) != count or rest:
-        raise DataError(f"{path}: says that it holds {shape}, and does not: it is cut off or has more")
+    if len(content) != math.prod(shape):
+        raise DataError(f"{path}: the header claims {shape} values, but the file is cut off or has more")
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-# --- CIFAR-10 and CIFAR-100, the "python version" ---
-
-
-def _cifar(folder: Path, split: str) -> Arrays:
-    ten = (folder / "batches.meta").is_file()
-    names = _entry(folder / ("batches.meta" if ten else "meta"), b"label_names" if ten else b"fine_label_names", list)
-    files = ([f"data_batch_{i}" for i in range(1, 6)] if split == "train" else ["test_batch"]) if ten else [split]
-    rows, labels = [], []
-    for name in files:
-        tree = _read_pickle(folder / name)
-        found = tree.get(b"data")
-        data = found.array() if isinstance(found, _Array) else None
+def _cifar(folder: Path, files: Sequence[str], meta: str, names_key: str, labels_key: str) -> Arrays:
+    """The "python version" of CIFAR-10 or CIFAR-100: rows of 3072 bytes, red first."""
+    names = _read_pickle(folder / meta).get(names_key)
+    if not isinstance(names, list):
+        raise DataError(f"{folder / meta}: has no {names_key}")
+    rows: list[Bytes] = []
+    labels: list[int] = []
+    for path in (folder / name for name in files):
+        batch = _read_pickle(path)
+        data, found = _bytes(batch.get("data")), batch.get(labels_key)
         if data is None or data.ndim != 2 or data.shape[1] != 3072:
-            raise DataError(f"{folder / name}: no rows of 3 × 32 × 32 bytes under 'data'")
-        said = tree.get(b"labels" if ten else b"fine_labels")
-        if not isinstance(said, list) or not all(isinstance(one, int) for one in said):
-            raise DataError(f"{folder / name}: no list of labels")
+            raise DataError(f"{path}: no rows of 3 × 32 × 32 bytes under 'data'")
+        if not isinstance(found, list) or not all(isinstance(one, int) for one in found):
+            raise DataError(f"{path}: no list of labels")
         rows.append(data)
-        labels += said
+        labels += found
     images = np.concatenate(rows).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     classes = [name.decode("utf-8", "replace") for name in names if isinstance(name, bytes)]
     return _checked(str(folder), np.ascontiguousarray(images), np.array(labels), classes)
 
 
-def _entry(path: Path, key: bytes, kind: type[list[Any]]) -> list[Any]:
-    found = _read_pickle(path).get(key)
-    if not isinstance(found, kind):
-        raise DataError(f"{path}: has no {key.decode()}")
-    return found
-
-
-class _Array:
-    """What stands in for NumPy's array: it takes down the state that the pickle has for it, and checks it when asked."""
+class _StandIn:
+    """Stand-in for a NumPy array or dtype: records the constructor's arguments and the pickled state."""
 
     state: object = None
+
+    def __init__(self, *arguments: object) -> None:
+        self.arguments = arguments
 
     def __setstate__(self, state: object) -> None:
         self.state = state
 
-    def array(self) -> Bytes | None:
-        """The array, if it is one of bytes."""
-        match self.state:
-            case (_, tuple() as shape, _DType(code="u1" | "|u1"), False, bytes() as content):
-                if all(isinstance(n, int) and n >= 0 for n in shape) and math.prod(shape) == len(content):
-                    return np.frombuffer(content, np.uint8).reshape(shape)
-        return None
 
-
-class _DType:
-    """What stands in for NumPy's element type: its name."""
-
-    def __init__(self, code: object = None, *_: object) -> None:
-        self.code = code.decode("ascii", "replace") if isinstance(code, bytes) else code
-
-    def __setstate__(self, state: object) -> None:
-        """Byte order and the like; bytes have none."""
-
-
-class _ArrayKind:
-    """What stands in for the class of arrays, which is only ever passed on."""
-
-
-def _empty_array(*_: object) -> _Array:
-    return _Array()
-
-
-def _latin_bytes(text: object, _: object = None) -> bytes:
-    """How Python 3 writes bytes in the old protocols."""
-    return text.encode("latin-1") if isinstance(text, str) else b""
+def _bytes(found: object) -> Bytes | None:
+    """The array that a stand-in describes, if it is a C-ordered array of bytes."""
+    match getattr(found, "state", None):
+        case (
+            _,
+            tuple() as shape,
+            _StandIn(arguments=("u1" | b"u1" | "|u1" | b"|u1", *_)),
+            False,
+            bytes() as content,
+        ):
+            if all(isinstance(n, int) and n >= 0 for n in shape) and math.prod(shape) == len(content):
+                return np.frombuffer(content, np.uint8).reshape(shape)
+    return None
 
 
 _STAND_INS: dict[tuple[str, str], Callable[..., object]] = {
-    ("numpy", "ndarray"): _ArrayKind,
-    ("numpy", "dtype"): _DType,
-    ("_codecs", "encode"): _latin_bytes,
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _empty_array for core in ("core", "_core")},
+    ("numpy", "ndarray"): _StandIn,
+    ("numpy", "dtype"): _StandIn,
+    # Python 3 writes bytes as text in the pickle protocols 0 to 2.
+    ("_codecs", "encode"): lambda text, *_: text.encode("latin-1") if isinstance(text, str) else b"",
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _StandIn for core in ("core", "_core")},
 }
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Builds plain values and arrays of bytes; any other name in the file is refused before anything is called."""
+    """Builds plain values and stand-ins; any other name in the file is refused before anything is called."""
 
     def find_class(self, module: str, name: str) -> Callable[..., object]:
         if (module, name) not in _STAND_INS:
@@ -226,7 +206,7 @@ class _PlainUnpickler(pickle.Unpickler):
         return _STAND_INS[module, name]
 
 
-def _read_pickle(path: Path) -> dict[Any, Any]:
+def _read_pickle(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             tree = _PlainUnpickler(file, encoding="bytes").load()
@@ -235,8 +215,9 @@ def _read_pickle(path: Path) -> dict[Any, Any]:
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     except Exception as error:  # a damaged pickle raises whatever its last opcode could not do
-        raise DataError(f"{path}: cannot be read as a CIFAR batch ({type(error).__name__}: {error})") from None
+        raise DataError(
+            f"{path}: cannot be read as a CIFAR batch ({type(error).__name__}: {error})"
+        ) from None
     if not isinstance(tree, dict):
         raise DataError(f"{path}: holds a {type(tree).__name__}, not a dictionary")
-    # Written by Python 3, its keys are text.
-    return {key.encode() if isinstance(key, str) else key: value for key, value in tree.items()}
+    return {key.decode("latin-1") if isinstance(key, bytes) else key: value for key, value in tree.items()}

@@ -23,7 +23,8 @@ class Report:
     Attributes:
         skipped: unusable samples by (shard, reason), as training would count them.
         bad: the first of them by name.
-        sides: shorter sides of the pictures in pixels. lengths: of the captions in characters. captions: per sample.
+        sides: shorter sides of the pictures in pixels. lengths: of the captions in characters. captions: per
+            sample.
         hashes: how often each picture is there.
     """
 
@@ -47,7 +48,8 @@ class Report:
             "shards": self.shards,
             "samples": self.samples,
             "unreadable": [
-                {"shard": shard, "reason": reason, "samples": n} for (shard, reason), n in sorted(self.skipped.items())
+                {"shard": shard, "reason": reason, "samples": n}
+                for (shard, reason), n in sorted(self.skipped.items())
             ],
             "shorter_side": spread(self.sides),
             "caption_characters": spread(self.lengths),
@@ -64,7 +66,9 @@ class Report:
             ("captions a sample", self.captions),
         ):
             if values:
-                lines.append(f"{name:<20} {' · '.join(f'{key} {value:g}' for key, value in spread(values).items())}")
+                lines.append(
+                    f"{name:<20} {' · '.join(f'{key} {value:g}' for key, value in spread(values).items())}"
+                )
         if self.skipped:
             lines.append(f"{self.skipped.total():,} cannot be used: {described(self.skipped)}")
         return "\n".join([*lines, *self.bad])
@@ -76,11 +80,11 @@ def check(paths: Sequence[str], progress: Progress = lambda done, of: None) -> R
     Raises:
         DataError: pictures and embeddings are mixed.
     """
-    report, embedded = Report(), find_embeddings(paths) is not None
+    report, stored = Report(), find_embeddings(paths)
     for path in paths:
         for sample in read_shard(path):
             try:
-                _add(sample, report, embedded)
+                _add(sample, report, embedded=stored is not None, pictures=stored is None or stored.pictures)
             except BadSample as error:
                 report.skipped[path, error.reason] += 1
                 if len(report.bad) < NAMED:
@@ -90,11 +94,12 @@ def check(paths: Sequence[str], progress: Progress = lambda done, of: None) -> R
     return report
 
 
-def _add(sample: Sample, report: Report, embedded: bool) -> None:
-    if embedded:
-        said = read_embedded(sample).captions
-    else:
-        image, said = picture(sample), captions(sample)
+def _add(sample: Sample, report: Report, *, embedded: bool, pictures: bool) -> None:
+    image = (
+        picture(sample) if pictures else None
+    )  # first, as training does: a sample is counted by its first fault
+    said = read_embedded(sample).captions if embedded else captions(sample)
+    if image is not None:
         report.sides[min(image.size)] += 1
         report.hashes[content_hash(sample[image_suffix(sample)])] += 1
     report.samples += 1

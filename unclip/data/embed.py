@@ -1,7 +1,8 @@
-"""Runs CLIP over shards once and stores what it makes of them, so that training a prior runs it no more.
+"""Runs CLIP over shards once and stores what it makes of them, so that training priors and decoders runs it
+no more.
 
-Every process takes its share of the shards and needs nothing of the others: whoever finds the last one done writes
-the record. See `embeddings` for what is stored.
+Every process takes its share of the shards and needs nothing of the others: whoever finds the last one done
+writes the record. See `embeddings` for what is stored.
 """
 
 from __future__ import annotations
@@ -18,30 +19,39 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from unclip.clip import Clip, load_clip
+from unclip.clip import Clip
 from unclip.data.embeddings import RECORD, find_embeddings
-from unclip.data.sample import BadSample, Skipped, captions, described, picture, scaled
+from unclip.data.sample import BadSample, Skipped, captions, described, image_suffix, picture
 from unclip.data.tar import Progress, Sample, find_shards, read_record, read_shard, write_record, write_shard
 from unclip.device import join_processes
 from unclip.errors import DataError
-from unclip.images import to_tensor
+from unclip.images import from_bytes, to_bytes
+from unclip.models.resolve import load_clip
 
 NOTES = ".embed"  # the folder of what each shard came to
 
 
 def embed_shards(
-    pattern: str, out: Path, ref: str, *, batch: int, tokens: bool = True, progress: Progress = lambda done, of: None
+    pattern: str,
+    out: Path,
+    ref: str,
+    *,
+    batch: int,
+    tokens: bool = True,
+    keep_pictures: bool = False,
+    progress: Progress = lambda done, of: None,
 ) -> None:
     """Embeds the shards into ones of the same names in `out`; progress is that of this process's share.
 
     Args:
-        ref: of the CLIP.
+        ref: reference of the CLIP, see `unclip.models.resolve`.
         batch: pictures encoded together.
         tokens: store the captions' token states too; without them training still runs the text tower.
+        keep_pictures: store each sample's picture and caption files too, for stages that are trained on both.
 
     Raises:
-        DataError: two shards have one name, they hold embeddings already, none of their samples can be used, or `out`
-            holds embeddings of another CLIP or another making.
+        DataError: two shards have one name, they hold embeddings already, none of their samples can be used,
+            or `out` holds embeddings of another CLIP or another making.
     """
     paths = find_shards(pattern)
     if find_embeddings(paths):
@@ -49,24 +59,22 @@ def embed_shards(
     names = _names(paths)
     state = join_processes()
     clip = load_clip(ref).to(state.device)
-    _begin(out, {"clip": clip.identity, "tokens": tokens, "shards": names})
+    _begin(out, {"clip": clip.identity, "tokens": tokens, "shards": names, "pictures": keep_pictures})
     mine = list(zip(paths, names))[state.process_index :: state.num_processes]
     for done, (path, name) in enumerate(mine, start=1):
-        if not (out / NOTES / f"{name}.json").exists():
-            _embed_shard(
-                path, out / f"{name}.tar", out / NOTES / f"{name}.json", Encoder(clip, state.device, batch, tokens)
-            )
+        if not (note := out / NOTES / f"{name}.json").exists():
+            _embed_shard(path, out / f"{name}.tar", note, Encoder(clip, batch, tokens, keep_pictures))
         progress(done, len(mine))
     if all((out / NOTES / f"{name}.json").exists() for name in names):
-        _finish(out, clip, names, tokens)
+        _finish(out, clip, names, tokens, keep_pictures)
     state.destroy_process_group()
 
 
 class Encoder:
     """Samples in, encoded samples out; counts what it met on the way."""
 
-    def __init__(self, clip: Clip, device: torch.device, batch: int, tokens: bool) -> None:
-        self.clip, self.device, self.batch, self.tokens = clip, device, batch, tokens
+    def __init__(self, clip: Clip, batch: int, tokens: bool, keep_pictures: bool) -> None:
+        self.clip, self.batch, self.tokens, self.keep_pictures = clip, batch, tokens, keep_pictures
         self.count, self.skipped = 0, Skipped()
         self.sum = torch.zeros(clip.width, dtype=torch.float64)
         self.square = torch.zeros(clip.width, dtype=torch.float64)
@@ -78,18 +86,17 @@ class Encoder:
             yield from self._encode(part)
 
     def _decoded(self, samples: Iterator[Sample]) -> Iterator[tuple[Sample, list[str], Tensor]]:
-        side = self.clip.image_size
+        preprocess = self.clip.preprocess
         for sample in samples:
             try:
-                said, image = captions(sample), scaled(picture(sample, side), side)
+                said, image = captions(sample), picture(sample, preprocess.size)
             except BadSample as error:
                 self.skipped[sample["__url__"], error.reason] += 1
                 continue
-            left, top = (image.width - side) // 2, (image.height - side) // 2
-            yield sample, said, to_tensor(image.crop((left, top, left + side, top + side)))
+            yield sample, said, to_bytes(preprocess.view(image))
 
     def _encode(self, part: list[tuple[Sample, list[str], Tensor]]) -> Iterator[Sample]:
-        images = self.clip.encode_image(torch.stack([image for *_, image in part]).to(self.device)).float().cpu()
+        images = self.clip.encode_image(from_bytes(torch.stack([image for *_, image in part]))).float().cpu()
         texts = self.clip.encode_text([one for _, said, _ in part for one in said]).to("cpu")
         start = 0
         for (sample, said, _), image_embed in zip(part, images):
@@ -105,11 +112,14 @@ class Encoder:
             self.count += 1
             self.sum += image_embed.double()
             self.square += image_embed.double() ** 2
-            yield {
-                "__key__": sample["__key__"],
-                "json": json.dumps({"captions": said}, ensure_ascii=False).encode(),
-                "safetensors": save(tensors),
-            }
+            kept = {"json": json.dumps({"captions": said}, ensure_ascii=False).encode()}
+            if self.keep_pictures:
+                kept = {
+                    suffix: sample[suffix]
+                    for suffix in (image_suffix(sample), "txt", "json")
+                    if suffix in sample
+                }
+            yield {"__key__": sample["__key__"], **kept, "safetensors": save(tensors)}
 
 
 def _names(paths: list[str]) -> list[str]:
@@ -124,10 +134,14 @@ def _begin(out: Path, this: dict[str, Any]) -> None:
     before = read_record(str(out / NOTES / "job.json"))
     if before is None and (any(out.glob("*.tar")) or (out / RECORD).exists()):
         raise DataError(f"{out}: holds shards of another making; give an empty folder")
+    before = before and {"pictures": False, **before}  # which earlier versions never kept
     for key in this if before else ():
         if before and before.get(key) != this[key]:
-            what = f"CLIP {before.get(key)}, not of {this[key]}" if key == "clip" else f"other {key}"
-            raise DataError(f"{out}: holds embeddings of {what}; give an empty folder")
+            what = {
+                "clip": f"of CLIP {before.get(key)}, not of {this[key]}",
+                "pictures": f"{'with' if before[key] else 'without'} the pictures kept beside them",
+            }.get(key, f"of other {key}")
+            raise DataError(f"{out}: holds embeddings {what}; give an empty folder")
     try:
         (out / NOTES).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -143,13 +157,15 @@ def _embed_shard(path: str, target: Path, note: Path, encoder: Encoder) -> None:
     write_record(
         note,
         {
-            "count": encoder.count, "sum": encoder.sum.tolist(), "square": encoder.square.tolist(),
+            "count": encoder.count,
+            "sum": encoder.sum.tolist(),
+            "square": encoder.square.tolist(),
             "skipped": [[shard, reason, n] for (shard, reason), n in sorted(encoder.skipped.items())],
         },
-    )  # fmt: skip
+    )
 
 
-def _finish(out: Path, clip: Clip, names: list[str], tokens: bool) -> None:
+def _finish(out: Path, clip: Clip, names: list[str], tokens: bool, keep_pictures: bool) -> None:
     notes = [note for name in names if (note := read_record(str(out / NOTES / f"{name}.json")))]
     count = sum(note["count"] for note in notes)
     skipped = [one for note in notes for one in note["skipped"]]
@@ -162,9 +178,15 @@ def _finish(out: Path, clip: Clip, names: list[str], tokens: bool) -> None:
     write_record(
         out / RECORD,
         {
-            "clip": clip.identity, "width": clip.width, "token_width": clip.token_width, "context": clip.context,
-            "count": count, "mean": mean, "std": [math.sqrt(max(s - m * m, 0)) for s, m in zip(square, mean)],
+            "clip": clip.identity,
+            "width": clip.width,
+            "token_width": clip.token_width,
+            "context": clip.context,
+            "count": count,
+            "mean": mean,
+            "std": [math.sqrt(max(s - m * m, 0)) for s, m in zip(square, mean)],
             "null": null and {key: getattr(null, key).tolist() for key in ("ids", "embed", "tokens")},
             "skipped": skipped,
+            "pictures": keep_pictures,
         },
-    )  # fmt: skip
+    )

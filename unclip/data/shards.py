@@ -1,8 +1,12 @@
 """From WebDataset shards to training batches.
 
-A sample is `KEY.{png,jpg,webp}` with `KEY.txt` (one caption) or `KEY.json` whose `captions` holds several, of which
-one is drawn each time; or `KEY.safetensors`, what CLIP makes of them, as `unclip data embed` writes it. The stream is
-endless and depends on (seed, rank, worker) alone. Bad samples are skipped and counted.
+A sample is `KEY.{png,jpg,webp}` with `KEY.txt` (one caption) or `KEY.json` whose `captions` holds several, of
+which one is drawn each time; `KEY.safetensors`, what CLIP makes of them, may stand beside the picture or in
+its place, as `unclip data embed` writes it. The stream is endless and depends on (seed, rank, worker) alone.
+Bad samples are skipped and counted.
+
+A picture is decoded once. The stage gets it at its own size, perhaps a random crop of it; the frozen CLIP
+always gets the whole picture at its own size, so that z_i is the same for every stage, stored or not.
 """
 
 from __future__ import annotations
@@ -20,16 +24,18 @@ from typing import NamedTuple, Self
 
 import torch
 import webdataset as wds
+from PIL import Image
 from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from unclip.clip import Clip, Text
+from unclip.clip.preprocess import Preprocess
 from unclip.config import Config
 from unclip.data.embeddings import EmbeddedText, Embeddings, find_embeddings, joined, read_embedded
-from unclip.data.sample import BadSample, Skipped, captions, described, label, picture, scaled
+from unclip.data.sample import SPARE, BadSample, Skipped, captions, described, label, picture, scaled
 from unclip.data.tar import Sample, find_shards, read_shard
-from unclip.errors import DataError
+from unclip.errors import ConfigError, DataError
 from unclip.images import from_bytes, to_bytes
 from unclip.stages.base import Batch
 
@@ -43,11 +49,12 @@ class DataConfig(Config):
 
     Attributes:
         shards: a path, glob or brace pattern of tar files, a `pipe:` command, or a URL that fsspec knows.
-        batch: images per step and device.
+        batch: images per process and accumulated part of a step.
         workers: processes that read and decode.
-        shuffle: samples kept in the shuffle buffer.
-        calibration: images on which a fresh stage measures its statistics; a prior on embedded shards has them in their record.
-        max_bad: share of samples that may be unusable; a run whose data are worse stops.
+        shuffle: samples in the shuffle buffer.
+        calibration: number of images on which a new stage measures its statistics; embedded shards have them
+            in shards.json.
+        max_bad: share of samples that may be unusable; above it the run stops.
         validation: shards that are not trained on, for the validation loss.
     """
 
@@ -70,16 +77,18 @@ class Item(NamedTuple):
     text: EmbeddedText | None
     skipped: Skipped
     label: int | None = None
+    clip_image: Tensor | None = None  # uint8 [S, S, 3]
 
 
 class Shards(NamedTuple):
     """What a pattern names, looked up once.
 
     Attributes:
-        paths: of the shards, sorted.
-        embeddings: the record of what they hold in place of pictures.
+        pattern: that names them. paths: of the shards, sorted.
+        embeddings: the record of what they hold of CLIP, if they do.
     """
 
+    pattern: str
     paths: list[str]
     embeddings: Embeddings | None
 
@@ -91,48 +100,68 @@ class Shards(NamedTuple):
             DataError: there are no such shards, or they do not go together.
         """
         paths = find_shards(pattern)
-        return cls(paths, find_embeddings(paths) if needs & {"image_embed", "text"} else None)
+        return cls(pattern, paths, find_embeddings(paths) if needs & {"image_embed", "text"} else None)
 
 
 class Stream(IterableDataset[Item]):
     """An endless, shuffled stream of samples, different for each rank and worker.
 
     Args:
-        resolution: side in pixels the picture is brought to (shorter side, then centre crop).
-        crop: side of a random crop of that.
         needs: the fields of `Batch` to fill; nothing is decoded that no field wants.
+        size: side in pixels that the stage's picture is brought to (shorter side, then centre crop).
+        crop: side of a random crop of that. Default: `size`.
+        preprocess: of the frozen CLIP, to make z_i of pictures where the shards do not hold it.
         shards: those of the config, where they were looked up before.
 
     Raises:
-        DataError: there are no such shards, or they hold embeddings where pictures are needed. While reading: the
-            share of bad samples is above `max_bad`.
+        ConfigError: pictures are needed without a size. DataError: there are no such shards, or they hold
+            embeddings alone where pictures are needed. While reading: the share of bad samples is above
+                `max_bad`.
     """
 
     def __init__(
-        self, config: DataConfig, *, resolution: int, crop: int, needs: frozenset[str] = frozenset({"image"}),
-        seed: int = 0, rank: int = 0, shards: Shards | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        config: DataConfig,
+        *,
+        needs: frozenset[str] = frozenset({"image"}),
+        size: int | None = None,
+        crop: int | None = None,
+        preprocess: Preprocess | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        shards: Shards | None = None,
+    ) -> None:
         self.config = config
-        self.paths, self.embeddings = shards or Shards.find(config.shards, needs)
-        self.resolution, self.crop = resolution, crop
+        pattern, self.paths, self.embeddings = shards or Shards.find(config.shards, needs)
         self.seed, self.rank = seed, rank
-        if self.embeddings and "image" in needs:
+        self.size = size if "image" in needs else None
+        self.crop = crop or self.size
+        if "image" in needs and size is None:
+            raise ConfigError("the stage needs pictures and does not say of which `size`")
+        if self.embeddings and not self.embeddings.pictures and "image" in needs:
             raise DataError(
-                f"{config.shards}: hold embeddings, and the stage needs pictures; give the shards they were made of"
+                f"{pattern}: hold embeddings, and the stage needs pictures; give the shards they were made "
+                "of, "
+                "or embed these with --keep-pictures"
             )
-        self.decode = self.embeddings is None and bool(needs & {"image", "image_embed"})
+        self.preprocess = preprocess if self.embeddings is None and "image_embed" in needs else None
         self.labelled = "label" in needs
 
     def __iter__(self) -> Iterator[Item]:
         worker = get_worker_info()
         key = f"{self.seed}/{self.rank}/{worker.id if worker else 0}"
         rng = random.Random(key)
-        shards = wds.ResampledShards(self.paths, seed=rng.getrandbits(32), deterministic=True, worker_seed=lambda: 0)
+        shards = wds.ResampledShards(
+            self.paths, seed=rng.getrandbits(32), deterministic=True, worker_seed=lambda: 0
+        )
         size, order = self.config.shuffle, random.Random(rng.getrandbits(32))
         self.opened = 0
         bad, fresh = Skipped(), Skipped()
-        # Bad samples go through the buffer as well, so that both kinds are counted in the order of the stream.
-        for seen, sample in enumerate(wds.shuffle(size, initial=size, rng=order)(self._read(shards)), start=1):
+        # Bad samples go through the buffer as well, so that both kinds are counted in the order of the
+        # stream.
+        for seen, sample in enumerate(
+            wds.shuffle(size, initial=size, rng=order)(self._read(shards)), start=1
+        ):
             try:
                 item = self._item(sample, rng)
             except BadSample as error:
@@ -150,27 +179,45 @@ class Stream(IterableDataset[Item]):
             yield from read_shard(shard["url"])
 
     def _judge(self, bad: Skipped, seen: int) -> None:
-        """Stops a stream that has read enough, and several shards or its only one wholly, and found too much bad."""
+        """Stops a stream that has read enough, and several shards or its only one wholly, and found too much
+        bad.
+        """
         enough = seen >= JUDGED_SAMPLES and self.opened > min(JUDGED_SHARDS, len(self.paths))
         if enough and (bad.total() > self.config.max_bad * seen or bad.total() == seen):
             raise DataError(
-                f"{bad.total()} of {seen} samples cannot be used, data.max_bad allows {self.config.max_bad:.0%} "
+                f"{bad.total()} of {seen} samples cannot be used, data.max_bad allows "
+                f"{self.config.max_bad:.0%} "
                 f"(`unclip data check` lists them): {described(bad)}"
             )
 
     def _item(self, sample: Sample, rng: random.Random) -> Item:
-        image = self._image(sample, rng) if self.decode else None
+        image, clip_image = self._pictures(sample, rng)
         if self.embeddings is None:
-            number = label(sample) if self.labelled else None
-            return Item(sample["__key__"], rng.choice(captions(sample)), image, None, None, Skipped(), number)
+            number, said = label(sample) if self.labelled else None, rng.choice(captions(sample))
+            return Item(sample["__key__"], said, image, None, None, Skipped(), number, clip_image)
         found = read_embedded(sample, self.embeddings.width)
         i = rng.choice(range(len(found.captions)))
         text = found.texts[i] if found.texts else None
         return Item(sample["__key__"], found.captions[i], image, found.image_embed, text, Skipped())
 
-    def _image(self, sample: Sample, rng: random.Random) -> Tensor:
-        image = scaled(picture(sample, self.resolution), self.resolution)
-        if self.crop < self.resolution:
+    def _pictures(self, sample: Sample, rng: random.Random) -> tuple[Tensor | None, Tensor | None]:
+        """The stage's picture and the frozen CLIP's, of one decoding."""
+        if self.preprocess is None:
+            return None if self.size is None else self._cropped(picture(sample, self.size), rng), None
+        whole = picture(
+            sample, side := self.preprocess.size
+        )  # as `unclip data embed` decodes it, for every stage
+        clip_image = to_bytes(self.preprocess.view(whole))
+        if self.size is None:
+            return None, clip_image
+        if side < self.size and min(whole.size) < SPARE * self.size:
+            whole = picture(sample, self.size)  # a JPEG that may have been decoded too small for the stage
+        return self._cropped(whole, rng), clip_image
+
+    def _cropped(self, whole: Image.Image, rng: random.Random) -> Tensor:
+        assert self.size and self.crop
+        image = scaled(whole, self.size)
+        if self.crop < self.size:
             left, top = rng.randint(0, image.width - self.crop), rng.randint(0, image.height - self.crop)
         else:
             left, top = (image.width - self.crop) // 2, (image.height - self.crop) // 2
@@ -192,15 +239,21 @@ class Streams(IterableDataset[Item]):
 
 
 def batches(stream: Stream | Streams) -> Iterator[Batch]:
-    """The stream in batches, their pictures still bytes, uint8 [B, H, W, 3]: `embed` makes numbers of them."""
+    """The stream in batches, their pictures still bytes, uint8 [B, H, W, 3]: `embed` makes numbers of
+    them.
+    """
     loader = DataLoader(
-        stream, batch_size=stream.config.batch, num_workers=stream.config.workers,
+        stream,
+        batch_size=stream.config.batch,
+        num_workers=stream.config.workers,
         collate_fn=partial(_collate, null=stream.embeddings.null if stream.embeddings else None),
-        prefetch_factor=4 if stream.config.workers else None, drop_last=True,
-        # A loader without a generator draws from the global one each time it is opened: resuming would not be exact.
+        prefetch_factor=4 if stream.config.workers else None,
+        drop_last=True,
+        # A loader without a generator draws from the global one each time it is opened: resuming would not be
+        # exact.
         generator=torch.Generator(),
         worker_init_fn=_outlive_signals if stream.config.workers else None,
-    )  # fmt: skip
+    )
     try:
         yield from loader
     except DataError as error:
@@ -211,14 +264,18 @@ def batches(stream: Stream | Streams) -> Iterator[Batch]:
 
 
 def _outlive_signals(_: int) -> None:
-    """In a worker: what tells the whole process group to stop must not end the worker, whose trainer still saves."""
+    """In a worker: what tells the whole process group to stop must not end the worker, whose trainer still
+    saves.
+    """
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
 
 @atexit.register
 def _end_workers() -> None:
-    """Workers that an unfinished loader left behind: at exit Python sends them SIGTERM and waits for ever, as they ignore it."""
+    """Workers that an unfinished loader left behind: at exit Python sends them SIGTERM and waits for ever, as
+    they ignore it.
+    """
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
@@ -227,6 +284,7 @@ def _end_workers() -> None:
 def _collate(items: list[Item], null: Text | None) -> Batch:
     said = tuple(item.caption for item in items)
     images = [item.image for item in items if item.image is not None]
+    clip_images = [item.clip_image for item in items if item.clip_image is not None]
     embeds = [item.image_embed for item in items if item.image_embed is not None]
     texts = [item.text for item in items if item.text is not None]
     labels = [item.label for item in items if item.label is not None]
@@ -234,9 +292,11 @@ def _collate(items: list[Item], null: Text | None) -> Batch:
         captions=said,
         image=torch.stack(images) if images else None,
         image_embed=torch.stack(embeds) if embeds else None,
-        # Shards that do not fit their record could mix both kinds; a text then serves only if every row has one.
+        # Shards that do not fit their record could mix both kinds; a text then serves only if every row has
+        # one.
         text=joined(said, texts) if len(texts) == len(items) else None,
         null=null,
+        clip_image=torch.stack(clip_images) if clip_images else None,
         label=torch.tensor(labels) if len(labels) == len(items) else None,
         keys=tuple(item.key for item in items),
         skipped=sum((item.skipped for item in items), Skipped()),
@@ -246,8 +306,10 @@ def _collate(items: list[Item], null: Text | None) -> Batch:
 def embed(batch: Batch, clip: Clip | None, needs: frozenset[str]) -> Batch:
     """A batch of `batches`, on the stage's device, as the stage reads it.
 
-    Pictures become numbers, here and not in the workers: a GPU does it at once, and a quarter of the bytes travel. What
-    the stage needs of the frozen encoders and the shards did not hold is filled in: z_i, the captions, the empty one.
+    Pictures become numbers, here and not in the workers: a GPU does it at once, and a quarter of the bytes
+        travel. What
+    the stage needs of the frozen encoders and the shards did not hold is filled in: z_i, the captions, the
+        empty one.
     """
     if batch.image is not None:
         batch = replace(batch, image=from_bytes(batch.image))
@@ -256,8 +318,9 @@ def embed(batch: Batch, clip: Clip | None, needs: frozenset[str]) -> Batch:
     if clip is None:
         return batch
     if "image_embed" in needs and batch.image_embed is None:
-        assert batch.image is not None
-        batch = replace(batch, image_embed=_plain(clip.encode_image(batch.image)))
+        assert batch.clip_image is not None
+        z_i = _plain(clip.encode_image(from_bytes(batch.clip_image)))
+        batch = replace(batch, image_embed=z_i, clip_image=None)
     if "text" in needs and batch.text is None:
         both = clip.encode_text([*batch.captions, ""])
         both = type(both)(both.captions, both.ids, both.mask, _plain(both.embed), _plain(both.tokens))

@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from unclip.config import Config
+from unclip.diffusion.gaussian import broadcast_to, gaussian_kl
 from unclip.diffusion.schedule import BETAS, CLEAN, Schedule
 
 Cond = Mapping[str, Tensor]
@@ -28,12 +29,13 @@ HYBRID_WEIGHT = 0.001
 class Prediction(NamedTuple):
     """What a sampler may know of x_t, whatever the network predicted.
 
-    `mix` in [0, 1] says where the reverse variance lies between its bounds on a log scale: 0 is β̃, 1 is β.
+    `variance_mix` in [0, 1] says where the reverse variance lies between its bounds on a log scale: 0 is β̃,
+    1 is β.
     """
 
     x0: Tensor
     eps: Tensor
-    mix: Tensor | float
+    variance_mix: Tensor | float
 
 
 Denoise = Callable[[Tensor, int], Prediction]
@@ -44,9 +46,10 @@ class Guidance(NamedTuple):
 
     Attributes:
         scale: 1 is none.
-        interval: guide only where low ≤ t/T ≤ high (Kynkäänniemi et al. 2024); elsewhere the null half is not computed.
-        rescale: share by which the guided prediction's standard deviation is drawn back to the conditional one's
-            (Lin et al. 2023, §3.4).
+        interval: guide only where low ≤ t/T ≤ high (Kynkäänniemi et al. 2024); elsewhere the null half is not
+            computed.
+        rescale: share by which the guided prediction's standard deviation is drawn back to the conditional
+            one's (Lin et al. 2023, §3.4).
     """
 
     scale: float = 1.0
@@ -58,8 +61,10 @@ class Guidance(NamedTuple):
         inside = self.interval is None or self.interval[0] <= t / times <= self.interval[1]
         return self.scale != 1.0 and inside
 
-    def mix(self, cond: Tensor, null: Tensor) -> Tensor:
-        """The guided prediction. x0, eps and v are affine in each other, so mixing any of them is the same."""
+    def combine(self, cond: Tensor, null: Tensor) -> Tensor:
+        """The guided prediction. x0, eps and v are affine in each other, so mixing any of them is the
+        same.
+        """
         guided = null + self.scale * (cond - null)
         if self.rescale:
             axes = tuple(range(1, cond.ndim))
@@ -72,18 +77,19 @@ class DiffusionConfig(Config):
     """Which diffusion a stage uses.
 
     Attributes:
-        schedule: a key of `schedule.BETAS`.
-        times: T.
-        predict: what the network's output means.
-        variance: of the reverse step: the posterior's (β̃), the forward step's (β), or learned between the two.
+        schedule: name of the noise schedule, a key of `BETAS`: linear, cosine ….
+        times: number of timesteps T.
+        predict: what the network predicts: the noise ε, the clean x0, or v.
+        variance: variance of the reverse step: the posterior's β̃ ("fixed_small"), the forward step's β
+            ("fixed_large"), or learned between the two.
         objective: L_simple (eq. 14 of Ho et al. 2020), L_vlb (eq. 5), or their hybrid for learned variances.
-        weight: of L_simple by time: "min_snr", min(SNR, gamma) on the error of x0 (Hang et al. 2023), or "p2",
-            1 / (1 + SNR)^gamma on the error of eps (Choi et al. 2022), whatever the network predicts.
-        gamma: of that weight; None for the papers' 5 and 1.
-        clamp: bound on x0 while sampling; None for none.
-        levels: values that a pixel can take, evenly from −1 to 1; what the bound is a code length of.
-        doubt: the mean variance of x0 given x_t that training data showed, at evenly spaced times from 0 to T − 1; for the
-            sampler `analytic_dpm`. None where nobody has measured it.
+        weight: weight of L_simple by timestep: "min_snr", min(SNR, gamma) on the error of x0 (Hang et al.
+            2023), or "p2", 1 / (1 + SNR)^gamma on the error of ε (Choi et al. 2022), for any prediction.
+        gamma: exponent or bound of that weight. None for the papers' 5 (min_snr) and 1 (p2).
+        clamp: bound on |x0| while sampling; None for none.
+        levels: number of values that a pixel can take, evenly from −1 to 1, for bits per dimension.
+        x0_variance: the mean variance of x0 given x_t that training data showed, at evenly spaced times from
+            0 to T − 1; for the sampler `analytic_dpm`. None where nobody has measured it.
     """
 
     schedule: str = "cosine"
@@ -95,7 +101,20 @@ class DiffusionConfig(Config):
     gamma: float | None = Field(None, gt=0)
     clamp: float | None = 1.0
     levels: int = Field(256, ge=2)
-    doubt: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = Field(None, min_length=2)
+    x0_variance: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = Field(
+        None, min_length=2
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, tree: Any) -> Any:
+        """Reads version 0.1.0's name of `x0_variance`."""
+        if isinstance(tree, dict) and "doubt" in tree:
+            tree = {
+                "x0_variance": tree["doubt"],
+                **{key: value for key, value in tree.items() if key != "doubt"},
+            }
+        return tree
 
     @field_validator("schedule")
     @classmethod
@@ -111,8 +130,10 @@ class Diffusion:
     def __init__(self, config: DiffusionConfig) -> None:
         self.config = config
         self.schedule = Schedule.named(config.schedule, config.times)
-        if config.doubt is not None:
-            self.schedule = replace(self.schedule, doubt=_spread_out(config.doubt, config.times))
+        if config.x0_variance is not None:
+            self.schedule = replace(
+                self.schedule, x0_variance=_interpolated(config.x0_variance, config.times)
+            )
         self._bounds = _variance_bounds(self.schedule)
         self._weights = _loss_weights(self.schedule, config)
 
@@ -140,13 +161,14 @@ class Diffusion:
             cond: tensors with the batch first.
             t: times [B]; drawn uniformly where not given. Fixed times and noise make validation comparable.
             eps: noise shaped as x0; drawn where not given.
-            keep: True where x0 is given when sampling, so that the network need not find it; broadcasts over x0.
+            keep: True where x0 is given when sampling, so that the network need not find it; broadcasts over
+                x0.
         """
         t = torch.randint(self.schedule.times, (len(x0),)) if t is None else t
         eps = torch.randn_like(x0) if eps is None else eps
         alpha, sigma = self.schedule.coefficients(t, x0)
         x_t = alpha * x0 + sigma * eps
-        output, spread = self._split(network(x_t, t.to(x0.device), **cond).float())
+        output, variance_mix = self._split(network(x_t, t.to(x0.device), **cond).float())
         target = {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0}[self.config.predict]
         if keep is not None:
             output = torch.where(keep, target, output)
@@ -157,43 +179,38 @@ class Diffusion:
             return simple
         # The hybrid trains the variance alone by the bound: its gradient must not reach the mean.
         mean_output = output.detach() if self.config.objective == "hybrid" else output
-        bound = self.vlb(x0, x_t, t, self._x0(mean_output, x_t, alpha, sigma), spread)
+        bound = self.vlb(x0, x_t, t, self._x0(mean_output, x_t, alpha, sigma), variance_mix)
         if self.config.objective == "vlb":
             return bound
         return simple + HYBRID_WEIGHT * self.schedule.times * bound
 
-    def vlb(self, x0: Tensor, x_t: Tensor, t: Tensor, x0_hat: Tensor, spread: Tensor | float) -> Tensor:
+    def vlb(self, x0: Tensor, x_t: Tensor, t: Tensor, x0_hat: Tensor, variance_mix: Tensor | float) -> Tensor:
         """The term L_{t-1} of the variational bound for each example, in bits per dimension, [B].
 
-        KL(q(x_{t-1} | x_t, x_0) ‖ p(x_{t-1} | x_t)) for t > 0; the discretised negative log-likelihood of the data at
-        t = 0 (Ho et al. 2020, eq. 5 and 13).
+        KL(q(x_{t-1} | x_t, x_0) ‖ p(x_{t-1} | x_t)) for t > 0; the discretised negative log-likelihood of the
+        data at t = 0 (Ho et al. 2020, eq. 5 and 13).
         """
-        shape = (-1, *[1] * (x0.ndim - 1))
         x_weight, x0_weight, log_small, log_large = (
-            table[t.cpu()].to(x0.device, torch.float32).reshape(shape) for table in self._bounds
+            broadcast_to(table[t.cpu()], x0, torch.float32) for table in self._bounds
         )
         true_mean = x_weight * x_t + x0_weight * x0
         mean = x_weight * x_t + x0_weight * x0_hat
-        log_variance = spread * log_large + (1 - spread) * log_small
-        kl = 0.5 * (
-            log_variance
-            - log_small
-            + torch.exp(log_small - log_variance)
-            + (true_mean - mean) ** 2 * torch.exp(-log_variance)
-            - 1
-        )
+        log_variance = variance_mix * log_large + (1 - variance_mix) * log_small
+        kl = gaussian_kl(true_mean - mean, log_small, log_variance)
         nll = -_discretised_log_likelihood(x0, mean, 0.5 * log_variance, self.config.levels)
         return torch.where(t.to(x0.device) == 0, _mean(nll), _mean(kl)) / math.log(2)
 
     def bound_term(self, network: Network, x0: Tensor, cond: Cond, t: Tensor, eps: Tensor) -> Tensor:
-        """The term of the bound at times t [B] for one draw of the noise, in bits per dimension, [B]; see `vlb`.
+        """The term of the bound at times t [B] for one draw of the noise, in bits per dimension, [B]; see
+        `vlb`.
 
-        The prediction of x0 is clamped, as it is when sampling: the model whose code length this is, is the one that draws.
+        The prediction of x0 is clamped, as it is when sampling: the model whose code length this is, is the
+            one that draws.
         """
         alpha, sigma = self.schedule.coefficients(t, x0)
         x_t = alpha * x0 + sigma * eps
-        output, spread = self._split(network(x_t, t.to(x0.device), **cond).float())
-        return self.vlb(x0, x_t, t, self._clamped(self._x0(output, x_t, alpha, sigma)), spread)
+        output, variance_mix = self._split(network(x_t, t.to(x0.device), **cond).float())
+        return self.vlb(x0, x_t, t, self._clamped(self._x0(output, x_t, alpha, sigma)), variance_mix)
 
     # --- sampling ---
 
@@ -206,7 +223,8 @@ class Diffusion:
             network: called once per step, with cond and null stacked into one batch where guidance is active.
             cond: the condition; tensors with the batch first.
             null: the same keys and shapes for the unconditional half.
-            guidance: guidance mixes the raw output before x0 is clamped; the variance is the conditional half's.
+            guidance: guidance mixes the raw output before x0 is clamped; the variance is the conditional
+                half's.
         """
         if guidance.scale != 1.0 and null is None:
             raise ValueError("guidance needs a null condition")
@@ -216,19 +234,19 @@ class Diffusion:
                 both = {key: torch.cat([value, null[key]]) for key, value in cond.items()}
                 raw = network(torch.cat([x, x]), torch.full((2 * len(x),), t, device=x.device), **both)
                 raw_cond, raw_null = raw.to(x.dtype).chunk(2)
-                output, spread = self._split(raw_cond)
-                output = guidance.mix(output, self._split(raw_null)[0])
+                output, variance_mix = self._split(raw_cond)
+                output = guidance.combine(output, self._split(raw_null)[0])
             else:
                 raw = network(x, torch.full((len(x),), t, device=x.device), **cond)
-                output, spread = self._split(raw.to(x.dtype))
-            return self._read(output, x, t, spread)
+                output, variance_mix = self._split(raw.to(x.dtype))
+            return self._read(output, x, t, variance_mix)
 
         return denoise
 
-    def _read(self, output: Tensor, x: Tensor, t: int, spread: Tensor | float) -> Prediction:
+    def _read(self, output: Tensor, x: Tensor, t: int, variance_mix: Tensor | float) -> Prediction:
         alpha, sigma = self.schedule.at(t)
         x0 = self._clamped(self._x0(output, x, alpha, sigma))
-        return Prediction(x0, (x - alpha * x0) / sigma, spread)
+        return Prediction(x0, (x - alpha * x0) / sigma, variance_mix)
 
     def _x0(self, output: Tensor, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
         if self.config.predict == "eps":
@@ -243,8 +261,8 @@ class Diffusion:
 
     def _split(self, output: Tensor) -> tuple[Tensor, Tensor | float]:
         if self.learned:
-            output, spread = output.chunk(2, dim=1)
-            return output, (spread + 1) / 2
+            output, variance_mix = output.chunk(2, dim=1)
+            return output, (variance_mix + 1) / 2
         return output, float(self.config.variance == "fixed_large")
 
 
@@ -260,7 +278,7 @@ def _variance_bounds(schedule: Schedule) -> tuple[Tensor, Tensor, Tensor, Tensor
     return x_weight, x0_weight, small_.log(), large.log()
 
 
-def _spread_out(values: tuple[float, ...], times: int) -> Tensor:
+def _interpolated(values: tuple[float, ...], times: int) -> Tensor:
     """The table [T] that runs straight from each value to the next."""
     table = torch.tensor(values, dtype=torch.float64, device="cpu")[None, None]
     return F.interpolate(table, times, mode="linear", align_corners=True)[0, 0]
@@ -280,7 +298,9 @@ def _loss_weights(schedule: Schedule, config: DiffusionConfig) -> Tensor:
 
 
 def _discretised_log_likelihood(x: Tensor, mean: Tensor, log_std: Tensor, levels: int) -> Tensor:
-    """log P(x) of data of so many levels in [−1, 1] under a Gaussian integrated over each bin (Ho et al. 2020, eq. 13)."""
+    """log P(x) of data of so many levels in [−1, 1] under a Gaussian integrated over each bin (Ho et al.
+    2020, eq. 13).
+    """
     precision = torch.exp(-log_std)
     half = 1 / (levels - 1)
     upper = torch.special.ndtr((x - mean + half) * precision)

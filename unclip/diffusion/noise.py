@@ -1,4 +1,6 @@
-"""Randomness that belongs to the image: one seed, one picture, on any device, in any batch and on any process."""
+"""Randomness that belongs to the image: one seed, one picture, on any device, in any batch and on any
+process.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-class Noise:
+class SeededNoise:
     """Gaussian noise drawn from one CPU generator per image, then moved to where it is needed.
 
     Args:
@@ -22,25 +24,28 @@ class Noise:
         self._generators = [torch.Generator("cpu").manual_seed(_mix(seed, stream)) for seed in seeds]
 
     def __call__(self, like: Tensor) -> Tensor:
-        """Noise of the shape, device and dtype of `like` [B, ...]; B must be the number of seeds."""
+        """SeededNoise of the shape, device and dtype of `like` [B, ...]; B must be the number of seeds."""
         if len(like) != len(self._generators):
             raise ValueError(f"noise for {len(self._generators)} images was asked for {len(like)}")
         draws = [torch.randn(like.shape[1:], generator=g, device="cpu") for g in self._generators]
         return torch.stack(draws).to(like)
 
-    def candidates(self, n: int) -> Noise:
-        """Noise for n draws of each image, in rows image by image; draw 0 is what this noise itself would have drawn."""
-        draws = Noise([seed for seed in self.seeds for _ in range(n)], self.stream)
+    def candidates(self, n: int) -> SeededNoise:
+        """SeededNoise for n draws of each image, in rows image by image; draw 0 is what this noise itself
+        would have drawn.
+        """
+        draws = SeededNoise([seed for seed in self.seeds for _ in range(n)], self.stream)
         for row, generator in enumerate(draws._generators):
             if draw := row % n:
                 generator.manual_seed(_mix(draws.seeds[row], f"{self.stream}/{draw}"))
         return draws
 
 
-class Chance:
+class ExampleRng:
     """What one training step draws, example by example from generators of their own.
 
-    An example's draws depend on its seed alone: not on the process, nor on the part of a batch, that it falls to.
+    An example's draws depend on its seed alone: not on the process, nor on the part of a batch, that it falls
+    to.
 
     Args:
         seeds: int64 [B].

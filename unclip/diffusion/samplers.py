@@ -1,7 +1,7 @@
 """Samplers: generators that walk from noise to data, one step at a time.
 
-Progress bars, previews, streaming and cancellation are the caller's `for` loop. To add one, write a generator with
-this signature under `@sampler`; its name is then known to the command line, the API and every config.
+Progress bars, previews, streaming and cancellation are the caller's `for` loop. To add one, write a generator
+with this signature under `@sampler`; its name is then known to the command line, the API and every config.
 """
 
 from __future__ import annotations
@@ -53,15 +53,19 @@ def find_sampler(name: str, eta: float = 0.0) -> Sampler:
 
 
 @sampler
-def ddpm(denoise: Denoise, x: Tensor, schedule: Schedule, times: Sequence[int], noise: NoiseSource) -> Iterator[Step]:
+def ddpm(
+    denoise: Denoise, x: Tensor, schedule: Schedule, times: Sequence[int], noise: NoiseSource
+) -> Iterator[Step]:
     """Ancestral sampling on strided times (Ho et al. 2020, algorithm 2; Nichol & Dhariwal 2021, §4)."""
     for t, s in pairwise([*times, CLEAN]):
-        x0, _, spread = denoise(x, t)
+        x0, _, variance_mix = denoise(x, t)
         q = schedule.posterior(t, s)
         x = q.x_weight * x + q.x0_weight * x0
         if s != CLEAN:
             small, large = math.log(max(q.small, 1e-20)), math.log(max(q.large, 1e-20))
-            log_variance = torch.as_tensor(small + (large - small) * spread, dtype=x.dtype, device=x.device)
+            log_variance = torch.as_tensor(
+                small + (large - small) * variance_mix, dtype=x.dtype, device=x.device
+            )
             x = x + torch.exp(0.5 * log_variance) * noise(x)
         yield Step(t, x, x0)
 
@@ -72,13 +76,14 @@ def analytic_dpm(
 ) -> Iterator[Step]:
     """Ancestral sampling with the variance that is the best of all scalar ones (Bao et al. 2022, theorem 1).
 
-    In the paper's eq. 8 the variance on top of β̃ is a squared weight times (sigma/alpha)² · (1 − sigma² E‖score‖²/D): that is
-    x0's weight in the posterior's mean, and by Tweedie's formula the mean variance of x0 given x_t, `schedule.doubt`.
+    In the paper's eq. 8 the variance on top of β̃ is a squared weight times (sigma/alpha)² · (1 − sigma²
+    E‖score‖²/D): that is x0's weight in the posterior's mean, and by Tweedie's formula the mean variance of
+    x0 given x_t, `schedule.x0_variance`.
 
     Raises:
         RequestError: it was never measured.
     """
-    if schedule.doubt is None:
+    if schedule.x0_variance is None:
         raise RequestError(
             "sampler 'analytic_dpm' needs a variance measured on training data, which this stage has not: "
             "`unclip calibrate` measures it, or take ddpm"
@@ -88,15 +93,23 @@ def analytic_dpm(
         q = schedule.posterior(t, s)
         x = q.x_weight * x + q.x0_weight * x0
         if s != CLEAN:
-            x = x + math.sqrt(q.small + q.x0_weight**2 * schedule.doubt[t].item()) * noise(x)
+            x = x + math.sqrt(q.small + q.x0_weight**2 * schedule.x0_variance[t].item()) * noise(x)
         yield Step(t, x, x0)
 
 
 @sampler
 def ddim(
-    denoise: Denoise, x: Tensor, schedule: Schedule, times: Sequence[int], noise: NoiseSource, *, eta: float = 0.0
+    denoise: Denoise,
+    x: Tensor,
+    schedule: Schedule,
+    times: Sequence[int],
+    noise: NoiseSource,
+    *,
+    eta: float = 0.0,
 ) -> Iterator[Step]:
-    """Non-Markovian sampling (Song et al. 2020, eq. 12): deterministic at eta = 0, ancestral with β̃ at eta = 1."""
+    """Non-Markovian sampling (Song et al. 2020, eq. 12): deterministic at eta = 0, ancestral with β̃ at eta =
+    1.
+    """
     for t, s in pairwise([*times, CLEAN]):
         x0, eps, _ = denoise(x, t)
         alpha, sigma = schedule.at(s)
@@ -113,7 +126,8 @@ def dpmpp_2m(
 ) -> Iterator[Step]:
     """DPM-Solver++(2M), the second-order multistep solver in data prediction (Lu et al. 2022, algorithm 2).
 
-    The last step, to the clean end where the log-SNR is infinite, is of first order: x becomes the predicted x0.
+    The last step, to the clean end where the log-SNR is infinite, is of first order: x becomes the predicted
+    x0.
     """
     last_x0: Tensor | None = None
     last_h = 0.0
@@ -122,7 +136,7 @@ def dpmpp_2m(
         if s == CLEAN:
             x = x0
         else:
-            (alpha_s, sigma_s), (_, sigma_t), h = schedule.at(s), schedule.at(t), schedule.gain(t, s)
+            (alpha_s, sigma_s), (_, sigma_t), h = schedule.at(s), schedule.at(t), schedule.log_snr_step(t, s)
             slope = x0 if last_x0 is None else x0 + (x0 - last_x0) * (h / (2 * last_h))
             x = (sigma_s / sigma_t) * x - alpha_s * math.expm1(-h) * slope
             last_x0, last_h = x0, h
@@ -130,11 +144,14 @@ def dpmpp_2m(
 
 
 @sampler
-def unipc(denoise: Denoise, x: Tensor, schedule: Schedule, times: Sequence[int], noise: NoiseSource) -> Iterator[Step]:
+def unipc(
+    denoise: Denoise, x: Tensor, schedule: Schedule, times: Sequence[int], noise: NoiseSource
+) -> Iterator[Step]:
     """UniPC-2 in data prediction, with B(h) = e^h − 1 (Zhao et al. 2023, algorithms 5 and 6).
 
-    Every evaluation corrects the step that led to it before it predicts the next one, so a step costs one evaluation.
-    The first step has no history and the last one, to the clean end, no length: both are of first order.
+    Every evaluation corrects the step that led to it before it predicts the next one, so a step costs one
+    evaluation. The first step has no history and the last one, to the clean end, no length: both are of first
+        order.
     """
     last: _Predicted | None = None
     for t, s in pairwise([*times, CLEAN]):
@@ -144,7 +161,7 @@ def unipc(denoise: Denoise, x: Tensor, schedule: Schedule, times: Sequence[int],
         if s == CLEAN:
             x = x0
         else:
-            (alpha_s, sigma_s), (_, sigma_t), h = schedule.at(s), schedule.at(t), schedule.gain(t, s)
+            (alpha_s, sigma_s), (_, sigma_t), h = schedule.at(s), schedule.at(t), schedule.log_snr_step(t, s)
             weight = -alpha_s * math.expm1(-h)
             straight = (sigma_s / sigma_t) * x + weight * x0
             slope = None if last is None else (x0 - last.x0) / last.h

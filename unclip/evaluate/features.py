@@ -16,15 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from unclip.clip import Clip
+from unclip.clip import Clip, encode_pictures
 from unclip.clip.torchvision_schemas import declare_missing_schemas
-from unclip.convert.weights import read_pickle
 from unclip.data.sample import scaled
 from unclip.device import join_processes
 from unclip.errors import DataError, RequestError
-from unclip.evaluate.classifier import SIZE, load_judge
 from unclip.evaluate.pictures import Pictures
-from unclip.images import centre_square, resize, to_tensor
+from unclip.images import centre_square, to_tensor
+from unclip.models.convert.weights import read_pickle
 
 SHEET = 64  # pictures of a contact sheet
 
@@ -35,28 +34,23 @@ class Extractor:
 
     Attributes:
         identity: names its weights: features of two identities are never compared.
-        encode: equally large pictures [B, 3, H, W] in [−1, 1] → [B, D].
+        encode: B equally large pictures → [B, D].
         classifies: whether what it gives are a classifier's logits.
     """
 
     identity: str
-    encode: Callable[[Tensor], Tensor]
+    encode: Callable[[Sequence[Image.Image]], Tensor]
     classifies: bool = False
 
 
 def clip_extractor(clip: Clip) -> Extractor:
-    """CLIP's image embedding, as its tower gives it."""
-    return Extractor(f"clip {clip.identity}", lambda images: clip.encode_image(images.to(_device())).float().cpu())
-
-
-def judge_extractor() -> Extractor:
-    """The bundled judge's logits of the subject: the Inception Score of the menagerie, offline."""
-    judge = load_judge()
-    return Extractor("judge", lambda images: judge(resize(images, SIZE))["subject"].float(), classifies=True)
+    """CLIP's image embedding, as its tower gives it of the picture that its own preprocessing makes."""
+    return Extractor(f"clip {clip.identity}", lambda pictures: encode_pictures(clip, pictures).float().cpu())
 
 
 def inception_extractor(weights: Path | None, *, logits: bool) -> Extractor:
-    """The Inception v3 of the published figures, as torch-fidelity has it: pool features [B, 2048], or logits.
+    """The Inception v3 of the published figures, as torch-fidelity has it: pool features [B, 2048], or
+    logits.
 
     Args:
         weights: its file of weights; None lets torch-fidelity find or download it.
@@ -76,7 +70,9 @@ def inception_extractor(weights: Path | None, *, logits: bool) -> Extractor:
             if not weights.is_file():
                 weights.parent.mkdir(parents=True, exist_ok=True)
                 torch.hub.download_url_to_file(URL_INCEPTION_V3, str(weights), progress=False)
-        read_pickle(weights)  # refuses what holds more than tensors: torch-fidelity would run whatever it asks for
+        read_pickle(
+            weights
+        )  # refuses what holds more than tensors: torch-fidelity would run whatever it asks for
         network = FeatureExtractorInceptionV3(
             "inception-v3-compat", [layer], feature_extractor_weights_path=str(weights)
         )
@@ -87,8 +83,8 @@ def inception_extractor(weights: Path | None, *, logits: bool) -> Extractor:
         ) from None
     network.to(_device()).eval()
 
-    def encode(images: Tensor) -> Tensor:
-        (found,) = network(((images + 1) * 127.5).round().to(_device(), torch.uint8))
+    def encode(pictures: Sequence[Image.Image]) -> Tensor:
+        (found,) = network(((stacked(pictures) + 1) * 127.5).round().to(_device(), torch.uint8))
         features: Tensor = found.float().cpu()
         return features
 
@@ -106,7 +102,9 @@ class Encoded:
     pictures: list[Image.Image]
 
 
-def encode(pictures: Pictures, extractor: Extractor, *, size: int | None, batch: int, cache: Path | None) -> Encoded:
+def encode(
+    pictures: Pictures, extractor: Extractor, *, size: int | None, batch: int, cache: Path | None
+) -> Encoded:
     """The features of all pictures, on every process; kept in `cache`, a folder, by what the pictures are.
 
     Args:
@@ -128,9 +126,11 @@ def encode(pictures: Pictures, extractor: Extractor, *, size: int | None, batch:
         sizes |= {image.size for image in part}
         if len(sizes) > 1:
             several = ", ".join(f"{width} × {height}" for width, height in sorted(sizes))
-            raise DataError(f"{pictures.name}: pictures of several sizes ({several}); --size N brings all to one")
+            raise DataError(
+                f"{pictures.name}: pictures of several sizes ({several}); --size N brings all to one"
+            )
         with torch.inference_mode():
-            rows += extractor.encode(torch.stack([to_tensor(image) for image in part]))
+            rows += extractor.encode(part)
         sheet += part[: SHEET - len(sheet)]
     shares = gather_object([rows]) if state.num_processes > 1 else [rows]
     # Process r read pictures r, r + n, …: dealt out again in turn, they are in their order.
@@ -153,8 +153,7 @@ def encode_texts(clip: Clip, captions: Sequence[str], batch: int) -> Tensor:
 @torch.inference_mode()
 def features_of(images: Sequence[Image.Image], extractor: Extractor, batch: int) -> Tensor:
     """The features [N, D] of equally large pictures that are in memory already."""
-    tensors = (torch.stack([to_tensor(one) for one in images[i : i + batch]]) for i in range(0, len(images), batch))
-    return torch.cat([extractor.encode(part) for part in tensors])
+    return torch.cat([extractor.encode(images[i : i + batch]) for i in range(0, len(images), batch)])
 
 
 def default_cache() -> Path:
@@ -174,7 +173,9 @@ def _read(path: Path) -> Tensor:
     try:
         return load_file(path)["features"]
     except (OSError, KeyError, SafetensorError) as error:
-        raise DataError(f"{path}: kept features, but damaged ({error}); delete the file and run again") from None
+        raise DataError(
+            f"{path}: kept features, but damaged ({error}); delete the file and run again"
+        ) from None
 
 
 def _write(path: Path, features: Tensor) -> None:
@@ -189,6 +190,11 @@ def _write(path: Path, features: Tensor) -> None:
 
 def _brought(image: Image.Image, size: int | None) -> Image.Image:
     return image if size is None else scaled(centre_square(image), size)
+
+
+def stacked(pictures: Sequence[Image.Image]) -> Tensor:
+    """Pictures of one size as a tensor [B, 3, H, W] in [−1, 1]."""
+    return torch.stack([to_tensor(one) for one in pictures])
 
 
 def _device() -> torch.device:

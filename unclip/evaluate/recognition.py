@@ -1,8 +1,10 @@
-"""What a CLIP recognises: by names alone, and with a linear layer on its features (Radford et al. 2021, §3.1, §3.2)."""
+"""What a CLIP recognises: by names alone, and with a linear layer on its features (Radford et al. 2021, §3.1,
+§3.2).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,16 @@ from unclip.clip import Clip
 from unclip.errors import RequestError
 from unclip.evaluate.report import Score, save_report
 from unclip.images import grid
-from unclip.menagerie.scene import HELD_OUT, VALUES
 
 # Our own few ways to say it; an ensemble of several is worth some points over one (§3.1.4).
-TEMPLATES = ("a {}", "a picture of a {}", "a photo of a {}", "an image of the {}", "a drawing of a {}", "the {}")
+TEMPLATES = (
+    "a {}",
+    "a picture of a {}",
+    "a photo of a {}",
+    "an image of the {}",
+    "a drawing of a {}",
+    "the {}",
+)
 PENALTIES = tuple(10.0**power for power in range(-6, 3))  # of the probe, from which the held-out part chooses
 HELD_OUT_SHARE = 5  # every fifth training picture chooses the penalty
 
@@ -70,7 +78,8 @@ class Recognised:
 
 @torch.inference_mode()
 def name_embeddings(clip: Clip, names: Sequence[str], templates: Sequence[str] = TEMPLATES) -> Tensor:
-    """A unit embedding of each class [K, D]: the mean of its captions' unit embeddings, as CLIP ensembles prompts.
+    """A unit embedding of each class [K, D]: the mean of its captions' unit embeddings, as CLIP ensembles
+    prompts.
 
     Raises:
         RequestError: a template without its {}.
@@ -79,7 +88,9 @@ def name_embeddings(clip: Clip, names: Sequence[str], templates: Sequence[str] =
     if wrong:
         raise RequestError(f"template {wrong[0]!r}: has no {{}} where the class goes")
     embeds = [
-        F.normalize(clip.encode_text([one.format(name) for one in templates]).embed.float().cpu(), dim=1).mean(dim=0)
+        F.normalize(
+            clip.encode_text([one.format(name) for one in templates]).embed.float().cpu(), dim=1
+        ).mean(dim=0)
         for name in names
     ]
     return F.normalize(torch.stack(embeds), dim=1)
@@ -87,20 +98,18 @@ def name_embeddings(clip: Clip, names: Sequence[str], templates: Sequence[str] =
 
 def zeroshot(
     features: Tensor, labels: Sequence[str], clip: Clip, templates: Sequence[str] = TEMPLATES
-) -> Recognised:  # fmt: skip
+) -> Recognised:
     """Each picture is called by the class whose name lies nearest to it.
 
     Args:
         features: z_i [N, D] of that CLIP. labels: the truth, N of them; their set is the choice.
     """
-    names = _classes(features, labels)
+    names = class_names(features, labels)
     logits = F.normalize(features.float(), dim=1) @ name_embeddings(clip, names, templates).T
     return _recognised(logits, labels, names, {"templates": list(templates)})
 
 
-def probe(
-    train: Tensor, train_labels: Sequence[str], test: Tensor, test_labels: Sequence[str]
-) -> Recognised:  # fmt: skip
+def probe(train: Tensor, train_labels: Sequence[str], test: Tensor, test_labels: Sequence[str]) -> Recognised:
     """Multinomial logistic regression on frozen features, by L-BFGS; a held-out fifth chooses the L2 penalty.
 
     Args:
@@ -109,83 +118,21 @@ def probe(
     Raises:
         RequestError: a class is tested that was not trained.
     """
-    names = _classes(train, train_labels)
-    _classes(test, test_labels)
+    names = class_names(train, train_labels)
+    class_names(test, test_labels)
     unknown = sorted(set(test_labels) - set(names))
     if unknown:
         raise RequestError(f"probe: {unknown[0]!r} is among the test classes but not among the trained ones")
-    logits, settings = _probed(train, train_labels, test, names)
+    logits, settings = fit_probe(train, train_labels, test, names)
     return _recognised(logits, test_labels, names, settings)
 
 
-@dataclass(frozen=True)
-class ProbedScenes:
-    """What linear probes read of scenes of the menagerie, attribute by attribute.
-
-    Attributes:
-        scores: attribute → set of scenes → how many were read right. Absence is a value of its own.
-        settings: how it was measured.
-        pictures: the first ones, for the contact sheet.
+def fit_probe(
+    train: Tensor, labels: Sequence[str], test: Tensor, names: list[str]
+) -> tuple[Tensor, dict[str, Any]]:
+    """The test features' logits [M, classes] by the regression with the best penalty, and how it was
+    found.
     """
-
-    scores: dict[str, dict[str, Score]]
-    settings: dict[str, Any]
-    pictures: tuple[Image.Image, ...] = field(default=(), compare=False, repr=False)
-
-    def table(self) -> str:
-        """For a terminal."""
-        rows = self._rows()
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
-
-    def markdown(self) -> str:
-        """For a document: shares, then how they were measured."""
-        head, *rows = self._rows()
-        said = ", ".join(f"{name}: {value}" for name, value in self.settings.items())
-        lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-        return "\n".join(f"| {' | '.join(row)} |" for row in lines) + f"\n\n{said}"
-
-    def _rows(self) -> list[list[str]]:
-        sets = list(next(iter(self.scores.values())))
-        return [["attribute", *sets], *([key, *map(str, found.values())] for key, found in self.scores.items())]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
-        scores = {key: {name: s.to_dict() for name, s in found.items()} for key, found in self.scores.items()}
-        return {"attributes": scores, "settings": self.settings}
-
-    def save(self, folder: Path) -> None:
-        """report.json, report.md and sheet.png."""
-        save_report(folder, self.to_dict(), self.markdown(), grid(self.pictures) if self.pictures else None)
-
-
-def probe_scenes(
-    train: Tensor, train_scenes: Sequence[Mapping[str, str | None]],
-    test: Tensor, test_scenes: Sequence[Mapping[str, str | None]],
-) -> ProbedScenes:  # fmt: skip
-    """A probe for each attribute of the menagerie, scored on training pairs and on held-out pairs apart.
-
-    Args:
-        train, test: features [N, D], [M, D]. train_scenes, test_scenes: attribute → value, or None where it is absent.
-    """
-    apart = torch.tensor([(scene["subject"], scene["headwear"]) in HELD_OUT for scene in test_scenes])
-    scores, penalties = {}, {}
-    for key in VALUES:
-        labels, truth = ([str(scene[key]) for scene in scenes] for scenes in (train_scenes, test_scenes))
-        names = _classes(train, labels)
-        logits, settings = _probed(train, labels, test, names)
-        called = [names[i] for i in logits.argmax(dim=1).tolist()]
-        right = torch.tensor([one == other for one, other in zip(called, truth, strict=True)])
-        scores[key] = {
-            "training pairs": Score(int(right[~apart].sum()), int((~apart).sum())),
-            "held-out pairs": Score(int(right[apart].sum()), int(apart.sum())),
-        }
-        penalties[key] = settings["penalty"]
-    return ProbedScenes(scores, {"trained on": len(train), "pictures": len(test), "penalties": penalties})
-
-
-def _probed(train: Tensor, labels: Sequence[str], test: Tensor, names: list[str]) -> tuple[Tensor, dict[str, Any]]:
-    """The test features' logits [M, classes] by the regression with the best penalty, and how it was found."""
     mean, std = train.double().mean(dim=0), train.double().std(dim=0).clamp(min=1e-8)
     x, x_test = (train.double() - mean) / std, (test.double() - mean) / std
     y = torch.tensor([names.index(label) for label in labels])
@@ -200,12 +147,19 @@ def _probed(train: Tensor, labels: Sequence[str], test: Tensor, names: list[str]
     return _affine(x_test, weights), {"trained on": len(x), "penalty": penalty}
 
 
-def _classes(features: Tensor, labels: Sequence[str]) -> list[str]:
+def class_names(features: Tensor, labels: Sequence[str]) -> list[str]:
+    """The sorted classes of labels, one label for each row of the features.
+
+    Raises:
+        RequestError: another number of labels than of rows, or a single class.
+    """
     if len(features) != len(labels):
         raise RequestError(f"{len(features)} pictures and {len(labels)} labels; each picture needs its own")
     names = sorted(set(labels))
     if len(names) < 2:
-        raise RequestError(f"the pictures are all of one class ({', '.join(names)}); there is nothing to tell apart")
+        raise RequestError(
+            f"the pictures are all of one class ({', '.join(names)}); there is nothing to tell apart"
+        )
     return names
 
 
@@ -214,7 +168,9 @@ def _affine(x: Tensor, weights: Tensor) -> Tensor:
 
 
 def _logistic(x: Tensor, y: Tensor, start: Tensor, penalty: float) -> Tensor:
-    """Weights and, last, offsets [D + 1, K] that minimise the mean cross-entropy + penalty / 2 · ‖weights‖²; convex."""
+    """Weights and, last, offsets [D + 1, K] that minimise the mean cross-entropy + penalty / 2 · ‖weights‖²;
+    convex.
+    """
     weights = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([weights], max_iter=200, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
 
@@ -228,7 +184,9 @@ def _logistic(x: Tensor, y: Tensor, start: Tensor, penalty: float) -> Tensor:
     return weights.detach()
 
 
-def _recognised(logits: Tensor, labels: Sequence[str], names: list[str], settings: dict[str, Any]) -> Recognised:
+def _recognised(
+    logits: Tensor, labels: Sequence[str], names: list[str], settings: dict[str, Any]
+) -> Recognised:
     truth = torch.tensor([names.index(label) for label in labels])
     ranked = logits.argsort(dim=1, descending=True)
     right = ranked == truth[:, None]

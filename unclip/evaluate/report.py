@@ -88,11 +88,18 @@ class Report:
         """For a terminal."""
         rows = [_COLUMNS, *self._rows()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
         lines += (
-            ["", *(f"{name}  {score.right} of {score.of}" for name, score in self.pairs.items())] if self.pairs else []
+            ["", *(f"{name}  {score.right} of {score.of}" for name, score in self.pairs.items())]
+            if self.pairs
+            else []
         )
-        return "\n".join([f"{self.model or 'painter'}: {self.count} held-out captions, seed {self.seed}", *lines])
+        return "\n".join(
+            [f"{self.model or 'painter'}: {self.count} held-out captions, seed {self.seed}", *lines]
+        )
 
     def markdown(self) -> str:
         """For a model card."""
@@ -102,7 +109,9 @@ class Report:
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
     def _rows(self) -> list[tuple[str, str, str, str]]:
-        return [(key, str(score.of), str(score), str(self.ceiling[key])) for key, score in self.scores.items()]
+        return [
+            (key, str(score.of), str(score), str(self.ceiling[key])) for key, score in self.scores.items()
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -114,7 +123,11 @@ class Report:
             "ceiling": {key: score.to_dict() for key, score in self.ceiling.items()},
             "pairs": {name: score.to_dict() for name, score in self.pairs.items()},
             "examples": [
-                {"caption": e.caption, "seed": e.seed, "wrong": {key: list(pair) for key, pair in e.wrong.items()}}
+                {
+                    "caption": e.caption,
+                    "seed": e.seed,
+                    "wrong": {key: list(pair) for key, pair in e.wrong.items()},
+                }
                 for e in self.examples
             ],
         }
@@ -131,7 +144,11 @@ class Report:
                 ceiling={key: Score(s["right"], s["of"]) for key, s in tree["ceiling"].items()},
                 pairs={name: Score(s["right"], s["of"]) for name, s in tree.get("pairs", {}).items()},
                 examples=tuple(
-                    Example(e["caption"], e["seed"], {key: (asked, saw) for key, (asked, saw) in e["wrong"].items()})
+                    Example(
+                        e["caption"],
+                        e["seed"],
+                        {key: (asked, saw) for key, (asked, saw) in e["wrong"].items()},
+                    )
                     for e in tree["examples"]
                 ),
             )
@@ -160,5 +177,7 @@ def save_report(folder: Path, tree: dict[str, Any], markdown: str, sheet: Image.
 def _framed(picture: Image.Image) -> Image.Image:
     framed = picture.convert("RGB")  # a copy
     width = max(1, round(_FRAME * picture.width / 64))
-    ImageDraw.Draw(framed).rectangle((0, 0, picture.width - 1, picture.height - 1), outline=(230, 0, 0), width=width)
+    ImageDraw.Draw(framed).rectangle(
+        (0, 0, picture.width - 1, picture.height - 1), outline=(230, 0, 0), width=width
+    )
     return framed

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-import re
 from dataclasses import dataclass
 from typing import Final
 
 from unclip.menagerie.scene import VALUES, Scene
+from unclip.vocabulary import prompt_words
 
 # Every way to say a value, the plainest first; a value that is missing here is said as it is called.
 WORDS: Final[dict[str, tuple[str, ...]]] = {
@@ -80,8 +80,8 @@ def caption(
 
     Args:
         always: attributes it names for certain (where the scene has them); each other one is named by chance.
-        brief: name one or two attributes only, all equally often ("someone in a red beret"): a CLIP cannot tell such
-            captions apart by the subject and setting alone.
+        brief: name one or two attributes only, all equally often ("someone in a red beret"): a CLIP cannot
+            tell such captions apart by the subject and setting alone.
     """
     # In the scene's own order: that of a set changes from process to process, and the draws with it.
     has = [key for key, value in scene.attributes().items() if value is not None]
@@ -102,13 +102,22 @@ def caption(
 
 
 _CHANCE: Final = {
-    "subject": 0.96, "headwear": 0.85, "headwear_colour": 0.75, "garment": 0.75, "garment_colour": 0.75,
-    "activity": 0.75, "setting": 0.75, "setting_colour": 0.75, "style": 0.5,
-}  # fmt: skip
+    "subject": 0.96,
+    "headwear": 0.85,
+    "headwear_colour": 0.75,
+    "garment": 0.75,
+    "garment_colour": 0.75,
+    "activity": 0.75,
+    "setting": 0.75,
+    "setting_colour": 0.75,
+    "style": 0.5,
+}
 
 
 def _sentence(scene: Scene, named: set[str], rng: random.Random) -> str:
-    subject = _article(_say(scene.subject, rng)) if "subject" in named else rng.choice(("someone", "a character"))
+    subject = (
+        _article(_say(scene.subject, rng)) if "subject" in named else rng.choice(("someone", "a character"))
+    )
     worn = [
         _worn(value, colour if key + "_colour" in named else None, rng)
         for key, value, colour in (
@@ -130,10 +139,14 @@ def _sentence(scene: Scene, named: set[str], rng: random.Random) -> str:
     where = ""
     if "setting" in named:
         where = (
-            rng.choice(_PLAIN).format(scene.setting_colour) if scene.setting == "plain" else _say(scene.setting, rng)
+            rng.choice(_PLAIN).format(scene.setting_colour)
+            if scene.setting == "plain"
+            else _say(scene.setting, rng)
         )
     ahead = bool(where) and rng.random() < 0.12
-    sentence = f"{where}, {subject} {body}".strip() if ahead else " ".join(filter(None, (subject, body, where)))
+    sentence = (
+        f"{where}, {subject} {body}".strip() if ahead else " ".join(filter(None, (subject, body, where)))
+    )
     if "style" not in named:
         return rng.choice(_OPENINGS) + sentence
     if rng.random() < 0.3:
@@ -167,9 +180,4 @@ def vocabulary() -> frozenset[str]:
     sentences += [way for ways in WORDS.values() for way in ways]
     sentences += [*_PLAIN, *_OPENINGS, *(way for ways in _STYLE_LAST.values() for way in ways)]
     sentences += ["a an and in with wearing someone character"]
-    return frozenset(words(" ".join(sentences)))
-
-
-def words(text: str) -> list[str]:
-    """The text's words in lower case, without punctuation."""
-    return re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", text.lower())
+    return frozenset(prompt_words(" ".join(sentences)))

@@ -15,7 +15,13 @@ from unclip.nn.layers import attend
 
 
 class TransformerConfig(Config):
-    """The shape of a transformer."""
+    """Shape of a transformer.
+
+    Attributes:
+        width: width of the residual stream.
+        depth: number of blocks.
+        heads: attention heads; they divide the width.
+    """
 
     width: int
     depth: int
@@ -37,9 +43,13 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Self-attention and a GELU MLP of four times the width, each on a normalised residual stream."""
+    """Self-attention and an MLP with one hidden layer, `mlp_width` or else 4 · width wide, each on a
+    normalised residual stream.
+    """
 
-    def __init__(self, width: int, heads: int, activation: Activation = F.gelu) -> None:
+    def __init__(
+        self, width: int, heads: int, activation: Activation = F.gelu, mlp_width: int | None = None
+    ) -> None:
         super().__init__()
         self.heads, self.activation = heads, activation
         self.norm_1 = nn.LayerNorm(width)
@@ -48,8 +58,8 @@ class Block(nn.Module):
         self.v = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
         self.norm_2 = nn.LayerNorm(width)
-        self.up = nn.Linear(width, 4 * width)
-        self.down = nn.Linear(4 * width, width)
+        self.up = nn.Linear(width, mlp_width or 4 * width)
+        self.down = nn.Linear(mlp_width or 4 * width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         h = self.norm_1(x)
@@ -64,13 +74,22 @@ class Transformer(nn.Module):
 
     Args:
         causal: each position sees itself and what came before.
-        activation: of the MLPs.
+        activation, mlp_width: of the MLPs, see `Block`.
     """
 
-    def __init__(self, width: int, depth: int, heads: int, *, causal: bool, activation: Activation = F.gelu) -> None:
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        causal: bool,
+        activation: Activation = F.gelu,
+        mlp_width: int | None = None,
+    ) -> None:
         super().__init__()
         self.causal = causal
-        self.blocks = nn.ModuleList(Block(width, heads, activation) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, activation, mlp_width) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
@@ -78,7 +97,8 @@ class Transformer(nn.Module):
         n = x.shape[1]
         mask = torch.ones(n, n, dtype=torch.bool, device=x.device).tril() if self.causal else None
         if seen is not None:
-            # A padded position sees itself, or its softmax would be empty (0/0) where all before it is padding.
+            # A padded position sees itself, or its softmax would be empty (0/0) where all before it is
+            # padding.
             own = torch.eye(n, dtype=torch.bool, device=x.device)
             visible = seen[:, None, None, :]  # [B, 1, 1, N]
             mask = (visible if mask is None else mask & visible) | own
@@ -112,8 +132,8 @@ def after_caption(
     """The states [B, K, width] of what a prior has after a caption's tokens.
 
     Args:
-        positions: a vector per place, [1, context + K or more, width]. Captions are padded to the longest of the batch
-            only, so the rest always takes the places from `context` on.
+        positions: a vector per place, [1, context + K or more, width]. Captions are padded to the longest of
+            the batch only, so the rest always takes the places from `context` on.
         tokens: [B, L, width] with L ≤ context. mask: True for real ones, [B, L].
         rest: [B, K, width].
     """
@@ -125,19 +145,30 @@ def after_caption(
 
 
 class TextEncoder(nn.Module):
-    """Token ids [B, L] → states [B, L, width]: the decoder's own trainable text pathway (GLIDE; Nichol et al. 2021).
+    """Token ids [B, L] → states [B, L, width]: the decoder's own trainable text pathway (GLIDE; Nichol et al.
+    2021).
 
     Causal and with OpenAI's activation it is the text encoder of their CLIP (Radford et al. 2021).
     """
 
     def __init__(
-        self, vocabulary: int, context: int, width: int, depth: int, heads: int, *, causal: bool = False,
+        self,
+        vocabulary: int,
+        context: int,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        causal: bool = False,
         activation: Activation = F.gelu,
-    ) -> None:  # fmt: skip
+        mlp_width: int | None = None,
+    ) -> None:
         super().__init__()
         self.tokens = embedding(vocabulary, width)
         self.positions = position_table(context, width)
-        self.body = Transformer(width, depth, heads, causal=causal, activation=activation)
+        self.body = Transformer(
+            width, depth, heads, causal=causal, activation=activation, mlp_width=mlp_width
+        )
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         out: Tensor = self.body(self.tokens(ids) + self.positions[: ids.shape[1]], seen=mask)

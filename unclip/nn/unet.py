@@ -15,31 +15,32 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unclip.config import Config
-from unclip.nn.layers import Dropout, TimeEmbedding, attend, number_dropouts, zeroed
+from unclip.nn.layers import Dropout, TimeEmbedding, attend, number_dropout_layers, zero_init
 from unclip.nn.norm import GroupNorm
 
 CHANNELS = 32  # of which a network's are a multiple
 
 
 class UNetConfig(Config):
-    """The shape of a U-Net.
+    """Shape of a U-Net.
 
     Attributes:
-        channels: at the highest resolution.
-        multipliers: of the channels, one per level; each level halves the resolution.
+        channels: number of channels at the highest resolution.
+        multipliers: factors of the channels, one per level; each level halves the resolution.
         depth: residual blocks per level.
-        attention: levels (0 is the highest resolution) that attend, to themselves and to the context.
-        middle_attention: whether the lowest level's middle attends.
+        attention: levels (0 is the highest resolution) with self-attention and attention to the context.
+        middle_attention: whether the middle of the lowest level has attention.
         head_channels: channels per attention head.
-        scale_shift: the time embedding scales and shifts the normalised features; otherwise it is added to them.
-        dropout: inside residual blocks, while training.
-        norm_groups: of channels that are normalised together. A group of one channel hides how bright its picture is on the
-            whole, so a narrow network wants fewer groups.
+        scale_shift: the time embedding scales and shifts the normalised features; otherwise it is added to
+            them.
+        dropout: dropout inside residual blocks, while training.
+        norm_groups: number of groups of group normalisation. A group of one channel hides the overall
+            brightness of a picture, so a narrow network needs fewer groups.
         resampling: between levels by a residual block (ADM), or by one convolution (Ho et al. 2020).
-        patch: pixels of a patch × patch square become channels first, so that a 1024 px network costs what one at
-            1024/patch does (pixel unshuffle; Shi et al. 2016). 1 is the paper's network.
-        refine: channels of a residual head that corrects the output at full resolution, across the borders of patches,
-            which otherwise show as a grain of their period. The identity at first. 0 for none.
+        patch: side of the square of pixels that become channels first (pixel unshuffle; Shi et al. 2016), so
+            that a network at 1024 px costs as much as one at 1024/patch. 1 is the paper's network.
+        refine: channels of a residual head that corrects the output at full resolution, across the borders of
+            patches, which otherwise show as a grain of their period. The identity at first. 0 for none.
     """
 
     channels: int = Field(ge=CHANNELS, multiple_of=CHANNELS)
@@ -66,7 +67,8 @@ class UNetConfig(Config):
         for width in (self.channels * self.multipliers[level] for level in attending):
             if width > self.head_channels and width % self.head_channels:
                 raise ValueError(
-                    f"head_channels {self.head_channels} does not divide the width {width} of a level that attends"
+                    f"head_channels {self.head_channels} does not divide the width {width} of a level that "
+                    "attends"
                 )
         return self
 
@@ -75,7 +77,12 @@ class ResBlock(nn.Module):
     """Two convolutions around a time-dependent modulation, with optional 2× down- or upsampling inside."""
 
     def __init__(
-        self, inputs: int, outputs: int, embed: int, config: UNetConfig, resample: Literal["down", "up"] | None = None
+        self,
+        inputs: int,
+        outputs: int,
+        embed: int,
+        config: UNetConfig,
+        resample: Literal["down", "up"] | None = None,
     ) -> None:
         super().__init__()
         self.scale_shift, self.resample = config.scale_shift, resample
@@ -84,7 +91,7 @@ class ResBlock(nn.Module):
         self.embed = nn.Linear(embed, 2 * outputs if config.scale_shift else outputs)
         self.norm_2 = GroupNorm(config.norm_groups, outputs)
         self.dropout = Dropout(config.dropout)
-        self.conv_2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.conv_2 = zero_init(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, embed: Tensor, seeds: Tensor | None = None) -> Tensor:
@@ -93,7 +100,7 @@ class ResBlock(nn.Module):
             h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
         elif self.resample == "up":
             x = F.interpolate(x, scale_factor=2, mode="nearest")
-        h = conv_of_enlarged(h, self.conv_1) if self.resample == "up" else self.conv_1(h)
+        h = upsample_conv(h, self.conv_1) if self.resample == "up" else self.conv_1(h)
         modulation = self.embed(F.silu(embed))
         h = (
             self.norm_2(h, *modulation.chunk(2, dim=1))
@@ -113,14 +120,15 @@ class Resample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=1 if self.up else 2, padding=1)
 
     def forward(self, x: Tensor, embed: Tensor, seeds: Tensor | None = None) -> Tensor:
-        out: Tensor = conv_of_enlarged(x, self.conv) if self.up else self.conv(x)
+        out: Tensor = upsample_conv(x, self.conv) if self.up else self.conv(x)
         return out
 
 
-def conv_of_enlarged(x: Tensor, conv: nn.Conv2d) -> Tensor:
+def upsample_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """A 3 × 3 convolution of x [B, C, H, W] with every pixel repeated in a square of four → [B, C', 2H, 2W].
 
-    The nine taps of a pixel fall on four different ones, so their weights can be added up first: what is left is a transposed
+    The nine taps of a pixel fall on four different ones, so their weights can be added up first: what is left
+        is a transposed
     convolution of 4 × 4 taps, with 4/9 of the arithmetic.
     """
     # Adding weights up pays where pixels outnumber channels. Measured on CPUs only.
@@ -128,7 +136,9 @@ def conv_of_enlarged(x: Tensor, conv: nn.Conv2d) -> Tensor:
         return conv(F.interpolate(x, scale_factor=2, mode="nearest"))  # type: ignore[no-any-return]
     kernel = conv.weight.flip(2, 3).transpose(0, 1).contiguous()
     kernel = F.avg_pool2d(kernel, 2, stride=1, padding=1, divisor_override=1)
-    return F.conv_transpose2d(x, kernel.contiguous(memory_format=torch.channels_last), conv.bias, stride=2, padding=1)
+    return F.conv_transpose2d(
+        x, kernel.contiguous(memory_format=torch.channels_last), conv.bias, stride=2, padding=1
+    )
 
 
 class AttentionBlock(nn.Module):
@@ -144,7 +154,7 @@ class AttentionBlock(nn.Module):
         if context is not None:
             self.context_k = nn.Linear(context, channels)
             self.context_v = nn.Linear(context, channels)
-        self.out = zeroed(nn.Linear(channels, channels))
+        self.out = zero_init(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
         height = x.shape[2]
@@ -167,12 +177,14 @@ class Refinement(nn.Module):
         super().__init__()
         self.conv_1 = nn.Conv2d(outputs + inputs, channels, 3, padding=1)
         self.embed = nn.Linear(embed_width, 2 * channels)
-        self.conv_2 = zeroed(nn.Conv2d(channels, outputs, 3, padding=1))
+        self.conv_2 = zero_init(nn.Conv2d(channels, outputs, 3, padding=1))
 
     def forward(self, out: Tensor, x: Tensor, embed: Tensor) -> Tensor:
         """out [B, outputs, H, W]; x [B, inputs, H, W]; embed [B, embed_width]."""
         scale, shift = self.embed(F.silu(embed))[:, :, None, None].chunk(2, dim=1)
-        h = self.conv_1(torch.cat([out, x.to(out.dtype)], dim=1).contiguous(memory_format=torch.channels_last))
+        h = self.conv_1(
+            torch.cat([out, x.to(out.dtype)], dim=1).contiguous(memory_format=torch.channels_last)
+        )
         refined: Tensor = out + self.conv_2(F.silu(h * (1 + scale) + shift))
         return refined
 
@@ -216,7 +228,8 @@ class UNet(nn.Module):
 
     Args:
         inputs, outputs: channels of pictures, before any patching.
-        context: width of the context tokens it can attend to; None for an unconditional, or convolution-only, network.
+        context: width of the context tokens it can attend to; None for an unconditional, or convolution-only,
+            network.
     """
 
     def __init__(self, config: UNetConfig, inputs: int, outputs: int, context: int | None = None) -> None:
@@ -240,7 +253,7 @@ class UNet(nn.Module):
             return [AttentionBlock(width, config, context) for _ in range(count)]
 
         self.time = TimeEmbedding(config.channels, self.embed_width)
-        self.enter = nn.Conv2d(inputs * area, config.channels, 3, padding=1)
+        self.conv_in = nn.Conv2d(inputs * area, config.channels, 3, padding=1)
         skips = [config.channels]
         width = config.channels
         self.down = nn.ModuleList()
@@ -262,12 +275,14 @@ class UNet(nn.Module):
                 blocks.append(block(width + skips.pop(), wide))
                 width = wide
             self.up.append(
-                Level(blocks, attention(level, wide, config.depth + 1), resampler(wide, "up") if level else None)
+                Level(
+                    blocks, attention(level, wide, config.depth + 1), resampler(wide, "up") if level else None
+                )
             )
         self.norm = GroupNorm(config.norm_groups, width)
-        self.leave = zeroed(nn.Conv2d(width, outputs * area, 3, padding=1))
+        self.conv_out = zero_init(nn.Conv2d(width, outputs * area, 3, padding=1))
         self.refine = Refinement(inputs, outputs, config.refine, self.embed_width) if config.refine else None
-        number_dropouts(self)
+        number_dropout_layers(self)
 
     def forward(
         self,
@@ -294,7 +309,7 @@ class UNet(nn.Module):
         given = x
         if self.config.patch > 1:
             x = F.pixel_unshuffle(x, self.config.patch)
-        x = self.enter(x.contiguous(memory_format=torch.channels_last))
+        x = self.conv_in(x.contiguous(memory_format=torch.channels_last))
         skips = [x]
         for level in cast("Iterable[Level]", self.down):
             for i in range(len(level.blocks)):
@@ -312,7 +327,7 @@ class UNet(nn.Module):
                 x = level.step(i, torch.cat([x, skips.pop()], dim=1), cond)
             if level.resampler is not None:
                 x = level.resampled(x, cond)
-        x = self.leave(F.silu(self.norm(x)))
+        x = self.conv_out(F.silu(self.norm(x)))
         if self.config.patch > 1:
             x = F.pixel_shuffle(x, self.config.patch)
         return x if self.refine is None else self.refine(x, given, emb)

@@ -1,4 +1,6 @@
-"""Picture files that say what they are: where the pixels come from (IPTC, as XMP) and the settings that made them."""
+"""Picture files that say what they are: where the pixels come from (IPTC, as XMP) and the settings that made
+them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from PIL.PngImagePlugin import PngInfo
 from unclip import __version__
 from unclip.errors import RequestError
 
-Source = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]  # all of it, or a part, by a model
+Source = Literal[
+    "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
+]  # all of it, or a part, by a model
 Format = Literal["PNG", "JPEG", "WEBP"]
 
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -56,12 +60,12 @@ def encode(
     if format == "PNG":
         info = PngInfo()
         if source:
-            info.add_itxt(XMP_KEY, _xmp(source, None))
+            info.add_itxt(XMP_KEY, xmp_packet(source, None))
         if text:
             info.add_itxt(SETTINGS_KEY, text)
         image.save(file, "PNG", pnginfo=info)
         return file.getvalue()
-    xmp = _xmp(source, text).encode() if source or text else b""
+    xmp = xmp_packet(source, text).encode() if source or text else b""
     if format == "JPEG" and len(xmp) > LONGEST_XMP:
         raise RequestError("the settings are too long for a JPEG; write a PNG, or leave the metadata out")
     how: dict[str, Any] = {"quality": 95, "subsampling": 0} if format == "JPEG" else {"quality": 92}
@@ -78,7 +82,7 @@ def settings_text(image: Image.Image) -> str | None:
     return html.unescape(found[1].decode("utf-8", "replace")) if found else None
 
 
-def _xmp(source: Source | None, settings: str | None) -> str:
+def xmp_packet(source: Source | None, settings: str | None) -> str:
     """An XMP packet (ISO 16684-1)."""
     facts = {"xmp:CreatorTool": f"unclip {__version__}"}
     if source:

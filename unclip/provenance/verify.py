@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +20,8 @@ from unclip.provenance.watermark import Detection, detect
 BAD_PICTURE = (OSError, ValueError, SyntaxError, struct.error, MemoryError, Image.DecompressionBombError)
 
 WATERMARK = "watermark of unclip"
+LARGEST = 64 * 10**6  # pixels that are decoded
+REDUCED = 2048  # pixels: a JPEG is decoded no larger than it needs to be to have both sides above
 
 
 @dataclass(frozen=True)
@@ -26,21 +29,23 @@ class Findings:
     """What was found in one picture.
 
     Attributes:
+        watermark: None if the picture is too large to be decoded.
         manifest: what content credentials say; None without any, or where unclip[c2pa] is not installed.
     """
 
     header: Header
-    watermark: Detection
+    watermark: Detection | None
     manifest: Manifest | None = None
 
     @property
     def generated(self) -> bool:
         """Whether any mark says that a model made it."""
-        return bool(self.header.generated) or self.watermark.found
+        return bool(self.header.generated) or (self.watermark is not None and self.watermark.found)
 
 
 def verify(path: Path) -> Findings:
-    """Looks for every mark in a picture file.
+    """Looks for every mark in a picture file, with bounded work: the watermark is sought in up to 64
+    megapixels.
 
     Raises:
         RequestError: it cannot be read.
@@ -51,8 +56,7 @@ def verify(path: Path) -> Findings:
             file.seek(0)
             manifest = _manifest(file.read()) if header.credentials else None
             file.seek(0)
-            with Image.open(file) as image:
-                return Findings(header, detect(image), manifest)
+            return Findings(header, _find_watermark(file, search=True), manifest)
     except FileNotFoundError:
         raise RequestError(f"{path}: no such file") from None
     except BAD_PICTURE as error:
@@ -67,7 +71,8 @@ def _manifest(data: bytes) -> Manifest | None:
 
 
 def generated(data: bytes, *, watermark: bool = True) -> str | None:
-    """Why a training picture should be left out, if a mark says that a model made it; the cheap marks come first.
+    """Why a training picture should be left out, if a mark says that a model made it; the cheap marks come
+    first.
 
     Args:
         data: the file.
@@ -79,9 +84,28 @@ def generated(data: bytes, *, watermark: bool = True) -> str | None:
         return header.generated[0]
     if watermark:
         try:
-            with Image.open(file) as image:
-                if detect(image, search=False).found:
-                    return WATERMARK
+            detection = _find_watermark(file, search=False)
         except BAD_PICTURE:
-            pass  # whoever decodes it next says what is wrong with it
+            return None  # the next decoder says what is wrong with it
+        if detection is not None and detection.found:
+            return WATERMARK
     return None
+
+
+def _find_watermark(file: BinaryIO, *, search: bool) -> Detection | None:
+    """Decodes a picture and looks for the watermark; None if it is too large.
+
+    Args:
+        search: as in `detect`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter
+        try:
+            image = Image.open(file)
+        except Image.DecompressionBombError:
+            return None
+    with image:
+        image.draft(
+            None, (REDUCED, REDUCED)
+        )  # a JPEG is decoded at a fraction of its size; others stay as they are
+        return detect(image, search=search) if image.width * image.height <= LARGEST else None

@@ -1,31 +1,60 @@
-"""The routes: OpenAI's Images API, health, metrics and the pictures themselves."""
+"""The routes: OpenAI's Images API, health, metrics and the image files."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from unclip.errors import RequestError
-from unclip.serve.answers import Artist
-from unclip.serve.document import ANSWERS, EDIT, FAILURES, GENERATION, VARIATION
+from unclip.serve.access import KeylessGuard, authorize, base_url
+from unclip.serve.bodies import read_form, read_json
 from unclip.serve.envelope import ApiError
-from unclip.serve.http import Answers, authorize, base_url, read_form, read_json, refuse
+from unclip.serve.limits import MAX_COST
+from unclip.serve.metrics import Metrics
+from unclip.serve.middleware import RequestRecorder, refuse
 from unclip.serve.pictures import Marks
-from unclip.serve.request import Form, GenerationRequest, parse_edit, parse_generation, parse_variation
+from unclip.serve.requests import GenerationRequest, edit_request, generation_request, variation_request
+from unclip.serve.schema import (
+    EditBody,
+    FailureResponse,
+    GenerationBody,
+    ImageBody,
+    ImagesResponse,
+    Model,
+    ModelList,
+    Rules,
+    VariationBody,
+    body_schema,
+    validate,
+)
+from unclip.serve.service import ImageService
 from unclip.serve.store import Store
 from unclip.serve.worker import Worker
 
-DECODERS = 2  # uploads decoded at a time, so that large pictures cannot fill the memory
-CREATED = 1698798177  # when OpenAI says that dall-e-2 was made; programs want some time
+JSON, FORM = "application/json", "multipart/form-data"
+FAILURES: Final[dict[int | str, dict[str, Any]]] = {
+    "4XX": {"description": "Refused.", "model": FailureResponse},
+    503: {"description": "The server is shutting down.", "model": FailureResponse},
+    507: {"description": "No room for images.", "model": FailureResponse},
+}
+IMAGES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "The images; with `stream`, events.",
+        "model": ImagesResponse,
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    },
+    **FAILURES,
+}
+READY: Final[dict[int | str, dict[str, Any]]] = {503: {"description": "Not ready."}}
 
 
 @dataclass(frozen=True)
@@ -33,11 +62,14 @@ class Policy:
     """How the server treats its clients.
 
     Attributes:
-        keys: of which a client must name one; none are asked for if there are none.
-        strict: see `parse_generation`.
-        public_url: under which clients reach the server, if not the one they asked.
-        models: names it answers to.
-        marks: what pictures say of themselves.
+        keys: API keys, one of which a client must name; empty if none is needed.
+        strict: refuse whatever dall-e-2 refused.
+        public_url: URL under which clients reach the server; None to believe the request's headers.
+        models: names in the list of models.
+        marks: which marks the images carry.
+        hosts: for a server without keys: names beside loopback ones that `Host` may be; None for any.
+        origins: sites whose pages may use the server.
+        max_cost: see `unclip.serve.limits`.
     """
 
     keys: tuple[str, ...] = ()
@@ -45,101 +77,130 @@ class Policy:
     public_url: str | None = None
     models: tuple[str, ...] = ("dall-e-2",)
     marks: Marks = field(default_factory=Marks)
+    hosts: tuple[str, ...] | None = ()
+    origins: tuple[str, ...] = ()
+    max_cost: float = MAX_COST
 
 
 def create_app(worker: Worker, store: Store, policy: Policy) -> FastAPI:
-    """The application; it starts the worker and, at its end, waits for it."""
+    """Returns the application, with its `ImageService` as `app.state.service`.
+
+    It starts the worker and, when it ends, waits for it.
+    """
+    service = ImageService(worker, store, policy.marks, policy.max_cost)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         worker.start()
+        store.start()
         yield
         await asyncio.to_thread(worker.stop)
+        await asyncio.to_thread(store.stop)
+        service.decoders.close()
 
     # FastAPI's own documentation pages fetch scripts from elsewhere.
     app = FastAPI(title="unclip", lifespan=lifespan, docs_url=None, redoc_url=None)
-    answers: Counter[int] = Counter()
-    app.add_middleware(Answers, answers=answers)
+    app.state.service = service
+    metrics = Metrics(worker)
+    if not policy.keys:
+        app.add_middleware(KeylessGuard, hosts=policy.hosts, origins=policy.origins)
+    if policy.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=policy.origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            max_age=600,
+        )
+    app.add_middleware(RequestRecorder, metrics=metrics)
     for error in (ApiError, RequestError, HTTPException, ClientDisconnect):
         app.add_exception_handler(error, refuse)
-    artist = Artist(worker, store, policy.marks)
-    decoders = asyncio.Semaphore(DECODERS)
+    for prefix in ("/v1", ""):
+        _add_image_routes(app, prefix, service, policy)
+        _add_model_routes(app, prefix, policy)
+    _add_file_route(app, store)
+    _add_health_routes(app, worker, store, metrics)
+    return app
 
-    async def draw(request: Request, wanted: GenerationRequest) -> Response:
-        return await artist.answer(request, wanted, base_url(request, policy.public_url))
+
+def _add_image_routes(app: FastAPI, prefix: str, service: ImageService, policy: Policy) -> None:
+    strict = policy.strict
 
     async def generate(request: Request) -> Response:
-        authorize(request, policy.keys)
-        return await draw(request, parse_generation(await read_json(request), strict=policy.strict))
+        client = authorize(request, policy.keys)
+        body = validate(GenerationBody, await read_json(request), Rules(strict=strict))
+        wanted = generation_request(body)
+        return await service.answer(request, wanted, base_url(request, policy.public_url), client)
 
-    def on_form(parse: Callable[..., GenerationRequest]) -> Callable[[Request], Awaitable[Response]]:
+    def on_form(
+        model: type[ImageBody], convert: Callable[..., GenerationRequest]
+    ) -> Callable[[Request], Awaitable[Response]]:
         async def route(request: Request) -> Response:
-            authorize(request, policy.keys)
-            form: Form = await read_form(request)
-            async with decoders:
-                wanted = await asyncio.to_thread(parse, form, strict=policy.strict)
-            del form
-            return await draw(request, wanted)
+            client = authorize(request, policy.keys)
+            body = validate(model, await read_form(request), Rules(strict=strict, form=True))
+            wanted = await service.decoders.run(convert, body, strict=strict)
+            del body  # the encoded uploads
+            return await service.answer(request, wanted, base_url(request, policy.public_url), client)
 
         return route
 
-    async def models(request: Request) -> Response:
-        authorize(request, policy.keys)
-        return JSONResponse({"object": "list", "data": [_model(name) for name in policy.models]})
+    for name, route, schema in (
+        ("generations", generate, body_schema(GenerationBody, JSON)),
+        ("edits", on_form(EditBody, edit_request), body_schema(EditBody, FORM)),
+        ("variations", on_form(VariationBody, variation_request), body_schema(VariationBody, FORM)),
+    ):
+        app.add_api_route(
+            f"{prefix}/images/{name}",
+            route,
+            methods=["POST"],
+            name=name,
+            response_model=None,
+            responses=IMAGES,
+            openapi_extra=schema,
+            include_in_schema=bool(prefix),
+        )
 
-    async def model(request: Request, name: str) -> Response:
+
+def _add_model_routes(app: FastAPI, prefix: str, policy: Policy) -> None:
+    async def models(request: Request) -> ModelList:
+        authorize(request, policy.keys)
+        return ModelList(data=[Model(id=name) for name in policy.models])
+
+    async def model(request: Request, name: str) -> Model:
         authorize(request, policy.keys)
         if name not in policy.models:
             message = f"The model '{name}' does not exist or you do not have access to it."
             raise ApiError(message, status=404, code="model_not_found")
-        return JSONResponse(_model(name))
+        return Model(id=name)
 
+    shown = bool(prefix)
+    app.add_api_route(f"{prefix}/models", models, responses=FAILURES, include_in_schema=shown)
+    app.add_api_route(f"{prefix}/models/{{name}}", model, responses=FAILURES, include_in_schema=shown)
+
+
+def _add_file_route(app: FastAPI, store: Store) -> None:
     async def file(name: str, exp: str = "", sig: str = "") -> Response:
         headers = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
         return FileResponse(store.find(name, exp, sig), media_type="image/png", headers=headers)
 
+    path = "/v1/files/images/{name}"
+    app.add_api_route(path, file, methods=["GET"], response_class=FileResponse, responses=FAILURES)
+    app.add_api_route(path, file, methods=["HEAD"], include_in_schema=False)
+
+
+def _add_health_routes(app: FastAPI, worker: Worker, store: Store, metrics: Metrics) -> None:
     async def health() -> Response:
         return JSONResponse({"status": "ok"})
 
     async def ready() -> Response:
-        return JSONResponse({"ready": worker.alive}, status_code=200 if worker.alive else 503)
+        is_ready = worker.alive and not await asyncio.to_thread(lambda: store.full)
+        return JSONResponse({"ready": is_ready}, status_code=200 if is_ready else 503)
 
-    async def metrics() -> Response:
-        return PlainTextResponse(_metrics(worker, answers), media_type="text/plain; version=0.0.4")
+    async def show_metrics() -> Response:
+        return PlainTextResponse(metrics.render(), media_type="text/plain; version=0.0.4")
 
-    for prefix in ("/v1", ""):
-        shown = bool(prefix)  # in the document, once
-        for name, route, body in (
-            ("generations", generate, GENERATION),
-            ("edits", on_form(parse_edit), EDIT),
-            ("variations", on_form(parse_variation), VARIATION),
-        ):
-            app.add_api_route(
-                f"{prefix}/images/{name}", route, methods=["POST"], name=name, responses=ANSWERS, openapi_extra=body,
-                include_in_schema=shown,
-            )  # fmt: skip
-        app.add_api_route(f"{prefix}/models", models, responses=FAILURES, include_in_schema=shown)
-        app.add_api_route(f"{prefix}/models/{{name}}", model, responses=FAILURES, include_in_schema=shown)
-    app.add_api_route("/v1/files/images/{name}", file, methods=["GET"], response_class=FileResponse, responses=FAILURES)
-    app.add_api_route("/v1/files/images/{name}", file, methods=["HEAD"], include_in_schema=False)
     app.add_api_route("/health", health)
-    app.add_api_route("/health", health, methods=["HEAD"], include_in_schema=False)  # as some balancers ask
-    app.add_api_route("/health/ready", ready, responses={503: {"description": "Not ready."}})
-    app.add_api_route("/metrics", metrics, response_class=PlainTextResponse)
-    return app
-
-
-def _model(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": CREATED, "owned_by": "unclip"}
-
-
-def _metrics(worker: Worker, answers: Counter[int]) -> str:
-    """Prometheus' text format."""
-    kinds = {
-        "unclip_images_total": ("counter", worker.drawn), "unclip_batches_total": ("counter", worker.batches),
-        "unclip_cancelled_total": ("counter", worker.cancelled), "unclip_queue_images": ("gauge", worker.waiting),
-    }  # fmt: skip
-    lines = [line for name, (kind, value) in kinds.items() for line in (f"# TYPE {name} {kind}", f"{name} {value}")]
-    lines.append("# TYPE unclip_requests_total counter")
-    lines += [f'unclip_requests_total{{code="{code}"}} {count}' for code, count in sorted(answers.items())]
-    return "\n".join(lines) + "\n"
+    app.add_api_route("/health/ready", ready, responses=READY)
+    app.add_api_route("/metrics", show_metrics, response_class=PlainTextResponse)
+    for path, route in (("/health", health), ("/health/ready", ready)):  # some load balancers ask by HEAD
+        app.add_api_route(path, route, methods=["HEAD"], include_in_schema=False)

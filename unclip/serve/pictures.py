@@ -1,39 +1,85 @@
-"""Pictures at the server's edge: checked and decoded when they come, sized and marked when they go."""
+"""Images at the server's edge: uploads are checked and decoded; results are resized, marked and encoded."""
 
 from __future__ import annotations
 
+import asyncio
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 
 from unclip import images
-from unclip.edits.masks import read_mask
 from unclip.errors import RequestError
+from unclip.pipeline.masks import read_mask
 from unclip.provenance import metadata
 from unclip.provenance.credentials import Signer
 from unclip.serve.envelope import ApiError
 
-LARGEST_FILE = 4 << 20  # bytes
-LARGEST_SIDE = 4096  # pixels, before anything is decoded
-KEPT_SIDE = 1024  # pixels: what waits in the queue is no larger than what comes out
-FORMATS: Final = {True: ("PNG",), False: ("PNG", "JPEG", "WEBP")}  # strict, lenient
-WORDS = ("prompt", "negative", "before", "after", "from", "to")  # settings that may hold what a client wrote
+KEPT_SIDE = 1024  # pixels: the largest output size, so queued requests hold no larger images
+CLIENT_TEXT = (
+    "prompt",
+    "negative",
+    "before",
+    "after",
+    "from",
+    "to",
+)  # settings that may hold a client's words
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class UploadLimits:
+    """What an uploaded image may be.
+
+    Attributes:
+        size: the file's length in bytes must be below it.
+        side: largest width and height in pixels, checked before any pixel is decoded.
+        formats: Pillow's names.
+        scale_jpeg: decode large JPEGs at 1/2, 1/4 or 1/8 of their size, as libjpeg does at no cost.
+    """
+
+    size: int = 4 << 20
+    side: int = 4096
+    formats: tuple[str, ...] = ("PNG", "JPEG", "WEBP")
+    scale_jpeg: bool = False
+
+
+LENIENT: Final = UploadLimits()
+STRICT: Final = UploadLimits(formats=("PNG",))
+PAGE: Final = UploadLimits(size=32 << 20, scale_jpeg=True)
+
+
+class Decoders:
+    """Two threads that decode uploads, so that large images cannot fill the memory."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="unclip-decode")
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Calls a function that decodes uploads, once a thread is free."""
+        return await asyncio.wrap_future(self._threads.submit(function, *args, **kwargs))
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(frozen=True)
 class Marks:
-    """What the server's pictures say of themselves.
+    """Which marks the server's pictures carry.
 
     Attributes:
-        watermark: in the pixels: a model made them.
-        metadata: in the file: the type of source, and the settings.
-        prompts: whether the settings hold what the client wrote, which is the client's own affair.
-        signer: puts content credentials into the file, if there is one.
+        watermark: the invisible watermark in the pixels.
+        metadata: the type of source and the sampling settings, in the file.
+        prompts: whether these settings include the client's own words.
+        signer: adds content credentials, if given.
     """
 
     watermark: bool = True
@@ -42,44 +88,54 @@ class Marks:
     signer: Signer | None = None
 
     def settings(self, image: Image.Image) -> dict[str, Any]:
-        """What may be told of how the picture was made; nothing of one under way."""
-        return {key: value for key, value in image.info.get("unclip", {}).items() if self.prompts or key not in WORDS}
+        """The settings that may be published; empty for a preview, which carries none."""
+        found = image.info.get("unclip", {})
+        return {key: value for key, value in found.items() if self.prompts or key not in CLIENT_TEXT}
 
 
-def read_upload(files: Mapping[str, bytes], name: str, *, strict: bool) -> Image.Image:
-    """A picture of a form, RGB or RGBA, whole.
+def read_upload(data: bytes | None, name: str, limits: UploadLimits) -> Image.Image:
+    """Decodes an uploaded image to RGB, or to RGBA where some of it is transparent.
 
-    What the client says of its type is not asked: programs send pictures as octet-stream.
+    The format is taken from the bytes. Clients send most images as `application/octet-stream`.
+
+    Args:
+        name: the form's field, for messages.
 
     Raises:
-        ApiError: it is missing, too large, of another format, or damaged.
+        ApiError: missing, too large, of another format, or damaged.
     """
-    data = files.get(name)
     if data is None:
         raise ApiError(f"'{name}' is a required property", param=name)
-    formats = FORMATS[strict]
-    if len(data) >= LARGEST_FILE:
-        raise _bad_format(name, strict=strict)
+    if len(data) >= limits.size:
+        raise _bad_format(name, limits)
     try:
-        with Image.open(io.BytesIO(data), formats=formats) as image:
-            if max(image.size) > LARGEST_SIDE:
+        with Image.open(io.BytesIO(data), formats=limits.formats) as image:
+            if limits.scale_jpeg and max(image.size) > KEPT_SIDE:
+                image.draft(None, (KEPT_SIDE, KEPT_SIDE))  # does nothing to other formats
+            if max(image.size) > limits.side:
                 width, height = image.size
-                message = f"Invalid input image - at most {LARGEST_SIDE}x{LARGEST_SIDE} pixels, got {width}x{height}."
+                message = (
+                    f"Invalid input image - at most {limits.side}x{limits.side} pixels, got {width}x{height}."
+                )
                 raise ApiError(message, param=name)
             return images.plain(image)
     except ApiError:
         raise
     except RequestError as error:
         raise ApiError(f"Invalid input image - {error}", param=name) from None
-    except Exception:  # Pillow raises what it likes: OSError, ValueError, SyntaxError, struct.error, zlib.error …
-        raise _bad_format(name, strict=strict) from None
+    except (
+        Exception
+    ):  # Pillow raises many kinds: OSError, ValueError, SyntaxError, struct.error, zlib.error …
+        raise _bad_format(name, limits) from None
 
 
-def check_edit(image: Image.Image, mask: Image.Image | None, *, strict: bool) -> tuple[Image.Image, Image.Image | None]:
-    """The square picture to edit, and white where to paint; None where nothing says so.
+def check_edit(
+    image: Image.Image, mask: Image.Image | None, *, strict: bool
+) -> tuple[Image.Image, Image.Image | None]:
+    """Returns the square image to edit and its mask, white where to paint; no mask if nothing is transparent.
 
     Raises:
-        ApiError: they do not go together, or, strictly, there is nothing transparent.
+        ApiError: they do not match or, if strict, nothing is transparent.
     """
     if mask is not None and mask.size != image.size:
         message = "Invalid mask image format - mask size does not match image size"
@@ -92,23 +148,27 @@ def check_edit(image: Image.Image, mask: Image.Image | None, *, strict: bool) ->
         raise ApiError(message, param="image")
     image = _square(image, strict=strict)
     paint = read_mask(image, None if mask is None else _square(mask, strict=strict))
-    image = _shrunk(image).convert("RGB")
-    return image, None if paint is None else _covering(Image.fromarray(paint.numpy()).convert("L"), image.size)
+    image = _shrink(image).convert("RGB")
+    return image, None if paint is None else _resize_mask(
+        Image.fromarray(paint.numpy()).convert("L"), image.size
+    )
 
 
 def check_variation(image: Image.Image, *, strict: bool) -> Image.Image:
-    """The square picture to vary, RGB."""
-    return _shrunk(images.on_white(_square(image, strict=strict)))
+    """Returns the square RGB image to vary."""
+    return _shrink(images.on_white(_square(image, strict=strict)))
 
 
-def keep(made: Image.Image, image: Image.Image, mask: Image.Image | None) -> Image.Image:
-    """What was made, with the picture's own pixels where the mask keeps them, at the size of what was made.
+def composite_kept(made: Image.Image, image: Image.Image, mask: Image.Image | None) -> Image.Image:
+    """Replaces the kept pixels of an edit by those of the original image, at the size of `made`.
 
-    The model works at sizes of its own; a picture that was of the size asked for comes back with its own pixels.
+    An image that was uploaded at the output size keeps these pixels bit for bit.
     """
     if mask is None:
         return made
-    return Image.composite(made, image.resize(made.size, Image.Resampling.LANCZOS), _covering(mask, made.size))
+    return Image.composite(
+        made, image.resize(made.size, Image.Resampling.LANCZOS), _resize_mask(mask, made.size)
+    )
 
 
 def encode(
@@ -119,14 +179,15 @@ def encode(
     mask: Image.Image | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """The picture as PNG, with the marks that say a model made it, or a part of it.
+    """Encodes a picture as PNG, with its marks.
 
     Args:
-        mask: white where the model painted, at any size; without one it painted everything.
-        settings: what made it, as it may be told.
+        part: a model made a part of the picture only.
+        mask: white where the model painted, at any size; None if it painted everything.
+        settings: written into the file.
     """
     if marks.watermark:
-        painted = None if mask is None else torch.from_numpy(np.asarray(_covering(mask, image.size)) > 0)
+        painted = None if mask is None else torch.from_numpy(np.asarray(_resize_mask(mask, image.size)) > 0)
         image = images.mark(image, painted)
     if not marks.metadata:
         return metadata.encode(image)
@@ -136,16 +197,18 @@ def encode(
 
 
 def preview(x0: torch.Tensor, size: int) -> Image.Image:
-    """What the decoder [3, h, h] sees so far, at the size that was asked for."""
+    """Converts the decoder's x0-prediction [3, H, H] to an image of `size` pixels."""
     return images.to_pil(x0).resize((size, size), Image.Resampling.BICUBIC)
 
 
-def _shrunk(image: Image.Image) -> Image.Image:
-    return image if image.width <= KEPT_SIDE else image.resize((KEPT_SIDE, KEPT_SIDE), Image.Resampling.LANCZOS)
+def _shrink(image: Image.Image) -> Image.Image:
+    return (
+        image if image.width <= KEPT_SIDE else image.resize((KEPT_SIDE, KEPT_SIDE), Image.Resampling.LANCZOS)
+    )
 
 
-def _covering(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The mask at another size, white wherever any part of a pixel is, as the model takes it."""
+def _resize_mask(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Resizes a mask; a pixel is white if any part of it was, as the model takes it."""
     return mask.resize(size, Image.Resampling.BILINEAR).point(lambda value: 255 if value else 0)
 
 
@@ -156,6 +219,9 @@ def _square(image: Image.Image, *, strict: bool) -> Image.Image:
     return images.centre_square(image)
 
 
-def _bad_format(name: str, *, strict: bool) -> ApiError:
-    kinds = "PNG" if strict else "PNG, JPEG or WebP"
-    return ApiError(f"Uploaded image must be a {kinds} and less than 4 MB.", param=name, code="invalid_image_format")
+def _bad_format(name: str, limits: UploadLimits) -> ApiError:
+    kinds = {"WEBP": "WebP"}
+    *most, last = [kinds.get(one, one) for one in limits.formats]
+    formats = f"{', '.join(most)} or {last}" if most else last
+    message = f"Uploaded image must be a {formats} and less than {limits.size >> 20} MB."
+    return ApiError(message, param=name, code="invalid_image_format")

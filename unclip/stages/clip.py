@@ -12,18 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
-from unclip.clip.openclip import (
-    MEAN,
-    STD,
-    Architecture,
-    build,
-    causal_mask,
-    normalised,
-    text_states,
-    tokenize,
-    tokenizer_with,
-    weights_identity,
-)
+from unclip.clip.identity import weights_identity
+from unclip.clip.openclip import Architecture, build, causal_mask, text_states, tokenize, tokenizer_with
+from unclip.clip.preprocess import Preprocess
 from unclip.files import load_weights, read_json, save_weights, write_json
 from unclip.stages.base import Batch, Stage, StageConfig, parse_checkpoint
 
@@ -31,7 +22,12 @@ LENGTHS = 4  # parts of a batch of captions
 
 
 class ClipConfig(StageConfig):
-    """Attributes: architecture: of both encoders. name: the first half of the trained weights' identity."""
+    """Configuration of a CLIP that is trained here.
+
+    Attributes:
+        name: first half of the identity of the trained weights; the second half is a hash of them.
+        architecture: shape of both encoders.
+    """
 
     kind: str = "clip"
     name: str = "clip"
@@ -41,24 +37,23 @@ class ClipConfig(StageConfig):
 class ClipStage(Stage):
     """Both encoders and the temperature. The loss is the symmetric InfoNCE over the global batch."""
 
+    role = "clip"
     Config = ClipConfig
+    size: int
     needs: ClassVar[frozenset[str]] = frozenset({"image", "captions"})
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__(config)
         self.architecture = config.architecture
-        self.name = config.name
+        self.name, self.size = config.name, config.architecture.image_size
+        self.preprocess = Preprocess(self.size)
         self.model = build(config.architecture)
         self.tokenizer = tokenizer_with(config.architecture.merges, config.architecture.context)
-
-    @property
-    def resolution(self) -> int:
-        return self.architecture.image_size
 
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image is not None
         z_t = self.encode_captions(batch.captions)
-        z_i = self.model.encode_image(normalised(batch.image, self.resolution, MEAN, STD))
+        z_i = self.model.encode_image(self.preprocess(batch.image))
         z_t, z_i = F.normalize(z_t.float(), dim=-1), F.normalize(z_i.float(), dim=-1)
         all_t, all_i, first = z_t, z_i, 0
         if dist.is_initialized() and dist.get_world_size() > 1:
@@ -71,7 +66,9 @@ class ClipStage(Stage):
         return (to_text + to_image) / 2
 
     def encode_captions(self, captions: Sequence[str]) -> Tensor:
-        """z_t, [B, D]. Captions go in parts of like length: padding all to the longest one would cost half as much again."""
+        """z_t, [B, D]. Captions go in parts of like length: padding all to the longest one would cost half as
+        much again.
+        """
         ids, mask = tokenize(self.tokenizer, captions, self.architecture.context)
         lengths = mask.sum(1)
         order = lengths.argsort()
@@ -84,7 +81,10 @@ class ClipStage(Stage):
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """As other stages, with the identity of these very weights; half precision later keeps it."""
         identity = self.config.clip or weights_identity(self.name, self.state_dict())
-        write_json(folder / "config.json", {**self.config.model_dump(mode="json"), "clip": None, "identity": identity})
+        write_json(
+            folder / "config.json",
+            {**self.config.model_dump(mode="json"), "clip": None, "identity": identity},
+        )
         save_weights(self, folder / "model.safetensors", dtype)
 
     @classmethod

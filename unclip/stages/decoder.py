@@ -1,4 +1,6 @@
-"""The decoder: z_i and the caption → a 64 px picture (Ramesh et al. 2022, §2.1), or the missing part of one."""
+"""The decoder: z_i and the caption → a 64 px picture (Ramesh et al. 2022, §2.1), or the missing part of
+one.
+"""
 
 from __future__ import annotations
 
@@ -12,37 +14,52 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unclip.clip import Text
-from unclip.diffusion.diffusion import Cond, Denoise, DiffusionConfig
+from unclip.diffusion.diffusion import Cond, DiffusionConfig
 from unclip.diffusion.inpainting import Known
-from unclip.diffusion.noise import Chance, Noise
+from unclip.diffusion.noise import ExampleRng, SeededNoise
 from unclip.diffusion.samplers import Step
+from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
 from unclip.nn.transformer import TextEncoder, TransformerConfig
 from unclip.nn.unet import UNet, UNetConfig
-from unclip.stages.base import Batch, DiffusionStage, DiffusionStageConfig, SamplingConfig, drop_text, same_length
+from unclip.stages.base import (
+    Batch,
+    DiffusionStage,
+    DiffusionStageConfig,
+    SamplingConfig,
+    drop_text,
+    pad_to_same_length,
+)
 
 EXTRA_TOKENS = 4  # context tokens made of z_i
 EXTRA_CHANNELS = 4  # of an inpainting decoder's input: what is known of the picture, and where
 
 
 class TextEncoderConfig(TransformerConfig):
-    """A text encoder of the decoder's own, trained with it (GLIDE, DALL·E 2); without one it reads CLIP's states."""
+    """Shape of the decoder's own text encoder, which is trained with it (GLIDE, DALL·E 2).
+
+    Attributes:
+        vocabulary: number of tokens.
+        context: number of tokens of a caption.
+    """
 
     vocabulary: int
     context: int
 
 
 class DecoderConfig(DiffusionStageConfig):
-    """The decoder's shape and how it is trained.
+    """Configuration of a decoder: z_i and a caption to a picture.
 
     Attributes:
-        size: of its pictures, in pixels.
-        embed: width D of CLIP's embeddings. token_width: of its token states.
-        context_width: of the tokens the U-Net attends to.
-        unet: the network.
-        text_encoder: the decoder's own, or None to read CLIP's token states.
-        embed_drop, text_drop: shares of z_i and of the captions dropped in training.
-        inpaint: it also sees the part of a picture that is to be kept, and where that is, as GLIDE's inpainting model does
-            (Nichol et al. 2021, §2.4).
+        size: side of the pictures in pixels.
+        embed: width D of CLIP's embeddings.
+        token_width: width of CLIP's token states.
+        context_width: width of the tokens that the U-Net attends to.
+        unet: shape of the network.
+        text_encoder: a text encoder of its own. None to read CLIP's token states.
+        embed_drop: share of z_i dropped in training, for classifier-free guidance.
+        text_drop: share of the captions dropped in training.
+        inpaint: whether the network also gets the known pixels and their mask, as GLIDE's inpainting model
+            does (Nichol et al. 2021, §2.4).
     """
 
     kind: str = "decoder"
@@ -60,7 +77,9 @@ class DecoderConfig(DiffusionStageConfig):
 
 
 class DecoderNetwork(nn.Module):
-    """The U-Net and its two conditions: z_i and z_t join the time embedding; z_i's tokens and the caption's are attended to."""
+    """The U-Net and its two conditions: z_i and z_t join the time embedding; z_i's tokens and the caption's
+    are attended to.
+    """
 
     def __init__(self, config: DecoderConfig, outputs: int) -> None:
         super().__init__()
@@ -70,7 +89,9 @@ class DecoderNetwork(nn.Module):
         self.text_to_time = nn.Linear(config.embed, self.unet.embed_width)
         self.embed_to_tokens = nn.Linear(config.embed, EXTRA_TOKENS * config.context_width)
         own = config.text_encoder
-        self.text_encoder = TextEncoder(own.vocabulary, own.context, own.width, own.depth, own.heads) if own else None
+        self.text_encoder = (
+            TextEncoder(own.vocabulary, own.context, own.width, own.depth, own.heads) if own else None
+        )
         self.text_to_context = nn.Linear(own.width if own else config.token_width, config.context_width)
         self.context_norm = nn.LayerNorm(config.context_width)
 
@@ -112,7 +133,9 @@ class DecoderNetwork(nn.Module):
 class Decoder(DiffusionStage):
     """z_i and Text → pictures."""
 
+    role = "decoder"
     Config = DecoderConfig
+    size: int
     needs: ClassVar[frozenset[str]] = frozenset({"image", "image_embed", "text"})
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -125,65 +148,75 @@ class Decoder(DiffusionStage):
         if self.inpaints:
             # Whatever is known changes nothing at first, so that fine-tuning begins at the plain decoder.
             with torch.no_grad():
-                self.network.unet.enter.weight[:, 3 * config.unet.patch**2 :] = 0
+                self.network.unet.conv_in.weight[:, 3 * config.unet.patch**2 :] = 0
 
-    def adopted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Adapts a plain decoder's weights to an inpainting one, by zeros, and to one that refines its output."""
-        own = self.state_dict()
+    def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Adapts to `stage.inpaint` and `unet.refine`.
+
+        The channels of what is known are added as zeros, or dropped. A refinement that the other decoder
+        lacks is the identity.
+        """
+        own, name = self.state_dict(), "network.unet.conv_in.weight"
         head = {key: tensor for key, tensor in own.items() if key.startswith("network.unet.refine.")}
-        name = "network.unet.enter.weight"
-        missing = max(own[name].shape[1] - state[name].shape[1] if self.inpaints else 0, 0)
-        return {**head, **state, name: F.pad(state[name], (0, 0, 0, 0, 0, missing))}
-
-    @property
-    def resolution(self) -> int:
-        return self.size
+        state = {**head, **state}
+        ours, theirs = own[name].shape[1], state[name].shape[1]
+        if self.inpaints and theirs * (3 + EXTRA_CHANNELS) == ours * 3:
+            return {**state, name: F.pad(state[name], (0, 0, 0, 0, 0, ours - theirs))}
+        if not self.inpaints and ours * (3 + EXTRA_CHANNELS) == theirs * 3:
+            return {**state, name: state[name][:, :ours]}
+        return state
 
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image is not None and batch.image_embed is not None
         assert batch.text is not None and batch.null is not None
-        chance = batch.chance(batch.image)
-        text = drop_text(batch.text, batch.null, chance.uniform() >= self.text_drop)
-        kept = (chance.uniform() >= self.embed_drop)[:, None]
+        rng = batch.rng(batch.image)
+        text = drop_text(batch.text, batch.null, rng.uniform() >= self.text_drop)
+        kept = (rng.uniform() >= self.embed_drop)[:, None]
         embed = torch.where(kept, batch.image_embed.float(), self.null_embed.float())
-        keep = random_keep(chance, batch.image) if self.inpaints else None
+        keep = random_keep(rng, batch.image) if self.inpaints else None
         known = self._seen(Known(batch.image, keep) if keep is not None else None, batch.image)
         cond = {**_cond(embed, text), **known, **batch.dropout()}
-        # Learning to copy what is known would be learned before learning to go on from it, and nobody asks for the copy.
-        return self.diffusion.loss(self.network, batch.image, cond, *self._draw(chance, batch.image), keep)
+        # Learning to copy what is known would be learned before learning to go on from it, and nobody asks
+        # for the copy.
+        return self.diffusion.loss(self.network, batch.image, cond, *self._draw(rng, batch.image), keep)
 
     def sample(
-        self, image_embed: Tensor, text: Text, null: Text, options: SamplingConfig, noise: Noise
+        self,
+        image_embed: Tensor,
+        text: Text,
+        null: Text,
+        options: SamplingConfig,
+        noise: SeededNoise,
+        trajectory: Trajectory = FROM_NOISE,
     ) -> Iterator[Step]:
-        """Walks from noise to pictures [B, 3, size, size].
+        """Walks to pictures [B, 3, size, size], from noise unless `trajectory` says otherwise.
 
         Args:
             image_embed: z_i, [B, D].
             text: captions, B rows.
             null: what guidance leads away from, B rows (the empty or a negative caption).
             noise: for B images.
+            trajectory: start, direction and known part of the walk; an inpainting decoder's network sees that
+                part.
         """
-        cond, null_cond = self._conditions(image_embed, text, null, None)
-        return self._walk((len(image_embed), 3, self.size, self.size), cond, null_cond, options, noise)
+        cond, null_cond = self.conditions(image_embed, text, null, trajectory.known)
+        return self.walk(
+            (len(image_embed), 3, self.size, self.size), cond, null_cond, options, noise, trajectory
+        )
 
-    def denoiser(
-        self, image_embed: Tensor, text: Text, null: Text, options: SamplingConfig, known: Known | None = None
-    ) -> Denoise:
-        """What `sample` walks with, for those who walk otherwise: (x_t [B, 3, size, size], t) → Prediction.
-
-        Args:
-            known: what is kept of the pictures; only an inpainting decoder looks at it.
-        """
-        return self._denoiser(*self._conditions(image_embed, text, null, known), options)
-
-    def _conditions(self, image_embed: Tensor, text: Text, null: Text, known: Known | None) -> tuple[Cond, Cond]:
-        text, null = same_length(text, null)
+    def conditions(
+        self, image_embed: Tensor, text: Text, null: Text, known: Known | None
+    ) -> tuple[Cond, Cond]:
+        """The network's condition, and the one that guidance leads away from; arguments as in `sample`."""
+        text, null = pad_to_same_length(text, null)
         seen = self._seen(known, image_embed.new_empty(len(image_embed), 3, self.size, self.size))
         away = self.null_embed.to(image_embed).expand(len(image_embed), -1)
         return {**_cond(image_embed, text), **seen}, {**_cond(away, null), **seen}
 
     def _seen(self, known: Known | None, like: Tensor) -> dict[str, Tensor]:
-        """What an inpainting network is told of pictures like those [B, 3, H, W]; with nothing known, all zeros."""
+        """What an inpainting network is told of pictures like those [B, 3, H, W]; with nothing known, all
+        zeros.
+        """
         if not self.inpaints:
             return {}
         if known is None:
@@ -192,24 +225,30 @@ class Decoder(DiffusionStage):
         return {"known": torch.cat([known.x0.to(like) * keep, keep], dim=1)}
 
 
-def random_keep(chance: Chance, like: Tensor) -> Tensor:
+def random_keep(rng: ExampleRng, like: Tensor) -> Tensor:
     """What is known of training pictures like those [B, 3, H, W], as True in [B, 1, H, W].
 
-    A box with sides anywhere, often beyond the picture's edge, is painted or, as often, alone kept; of every second
-    picture nothing is known, so that it stays a decoder as much.
+    A box with sides anywhere, often beyond the picture's edge, is painted or, as often, alone kept; of every
+    second picture nothing is known, so that it stays a decoder as much.
     """
     height, width = like.shape[2:]
-    ends = [1.5 * chance.uniform()[:, None] - 0.25 for _ in range(4)]
+    ends = [1.5 * rng.uniform()[:, None] - 0.25 for _ in range(4)]
     y, x = ((torch.arange(n, device=like.device) + 0.5)[None] / n for n in (height, width))
     rows = (y > torch.minimum(*ends[:2])) & (y < torch.maximum(*ends[:2]))
     columns = (x > torch.minimum(*ends[2:])) & (x < torch.maximum(*ends[2:]))
     box = rows[:, :, None] & columns[:, None, :]
-    outside, nothing = chance.uniform() < 0.5, chance.uniform() < 0.5
+    outside, nothing = rng.uniform() < 0.5, rng.uniform() < 0.5
     return ((box ^ outside[:, None, None]) & ~nothing[:, None, None])[:, None]
 
 
 def _cond(embed: Tensor, text: Text) -> Cond:
-    return {"image_embed": embed, "text_embed": text.embed, "ids": text.ids, "tokens": text.tokens, "mask": text.mask}
+    return {
+        "image_embed": embed,
+        "text_embed": text.embed,
+        "ids": text.ids,
+        "tokens": text.tokens,
+        "mask": text.mask,
+    }
 
 
 STAGE = Decoder

@@ -10,31 +10,31 @@ from torch import Tensor, nn
 
 from unclip.clip import Text
 from unclip.diffusion.diffusion import Cond, Diffusion, DiffusionConfig
-from unclip.diffusion.noise import Noise
+from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
 from unclip.nn.layers import TimeEmbedding
 from unclip.nn.transformer import Transformer, after_caption, position_table
 from unclip.stages.base import (
+    BasePrior,
+    BasePriorConfig,
     Batch,
     DiffusionStage,
     DiffusionStageConfig,
     Moments,
-    PriorRole,
-    PriorRoleConfig,
     SamplingConfig,
     drop_text,
-    same_length,
+    pad_to_same_length,
     whitening,
 )
 
 
-class PriorConfig(DiffusionStageConfig, PriorRoleConfig):
-    """The prior's shape and how it is trained.
+class PriorConfig(DiffusionStageConfig, BasePriorConfig):
+    """Configuration of the diffusion prior.
 
     Attributes:
-        normalise: how embeddings become diffusion data: whitened by their measured mean and deviation (Karlo), or
-            multiplied by a fixed scale (the paper's 17.2).
-        scale: that scale.
+        normalise: how z_i is scaled for the diffusion: whitened by its measured mean and deviation (Karlo),
+            or multiplied by a fixed scale (the paper).
+        scale: the fixed scale of `normalise: scale`; the paper's is 17.2.
     """
 
     kind: str = "prior"
@@ -45,7 +45,9 @@ class PriorConfig(DiffusionStageConfig, PriorRoleConfig):
 
 
 class PriorNetwork(nn.Module):
-    """A causal transformer over [caption tokens, z_t, time, noised z_i, learned query]; the query's output is z_i."""
+    """A causal transformer over [caption tokens, z_t, time, noised z_i, learned query]; the query's output is
+    z_i.
+    """
 
     def __init__(self, config: PriorConfig) -> None:
         super().__init__()
@@ -58,19 +60,21 @@ class PriorNetwork(nn.Module):
         self.positions = position_table(1, config.context + 4, width)
         self.context = config.context
         self.body = Transformer(width, config.depth, config.heads, causal=True)
-        self.leave = nn.Linear(width, config.embed)
+        self.out_proj = nn.Linear(width, config.embed)
 
     def forward(self, x: Tensor, t: Tensor, *, text_embed: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """x: noised z_i [B, D]; t [B]; text_embed z_t [B, D]; tokens [B, L, W]; mask [B, L] → z_i [B, D]."""
         dtype = self.text.weight.dtype
         parts = [self.text_embed(text_embed.to(dtype)), self.time(t), self.image_embed(x.to(dtype))]
         rest = torch.cat([torch.stack(parts, dim=1), self.query.expand(len(x), 1, -1)], dim=1)
-        states = after_caption(self.body, self.positions, self.context, self.text(tokens.to(dtype)), rest, mask)
-        out: Tensor = self.leave(states[:, -1])
+        states = after_caption(
+            self.body, self.positions, self.context, self.text(tokens.to(dtype)), rest, mask
+        )
+        out: Tensor = self.out_proj(states[:, -1])
         return out
 
 
-class Prior(DiffusionStage, PriorRole):
+class Prior(DiffusionStage, BasePrior):
     """Text → z_i. Trained with plain MSE on z_i itself; of several draws the one nearest to z_t is kept."""
 
     Config = PriorConfig
@@ -83,7 +87,8 @@ class Prior(DiffusionStage, PriorRole):
         self.network = PriorNetwork(config)
         self.text_drop, self.normalise, self.width = config.text_drop, config.normalise, config.embed
         self.context = config.context
-        # The recorded rule: diffusion data is (z_i − mean) / std. For a fixed scale that is (z_i − 0) · scale.
+        # The recorded rule: diffusion data is (z_i − mean) / std. For a fixed scale that is (z_i − 0) ·
+        # scale.
         self.register_buffer("mean", torch.zeros(config.embed))
         self.register_buffer("std", torch.full((config.embed,), 1 / config.scale))
 
@@ -96,16 +101,17 @@ class Prior(DiffusionStage, PriorRole):
 
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image_embed is not None and batch.text is not None and batch.null is not None
-        chance = batch.chance(batch.image_embed)
-        text = drop_text(batch.text, batch.null, chance.uniform() >= self.text_drop)
+        rng = batch.rng(batch.image_embed)
+        text = drop_text(batch.text, batch.null, rng.uniform() >= self.text_drop)
         x0 = (batch.image_embed.float() - self.mean) / self.std
-        return self.diffusion.loss(self.network, x0, _cond(text), *self._draw(chance, x0))
+        return self.diffusion.loss(self.network, x0, _cond(text), *self._draw(rng, x0))
 
-    def measure_doubt(self, batches: Iterable[Batch], times: int = 64) -> None:
-        """Measures the mean variance of z_i given its noised self, whitened, for `analytic_dpm`, and keeps it in the config.
+    def measure_x0_variance(self, batches: Iterable[Batch], times: int = 64) -> None:
+        """Measures the mean variance of z_i given its noised self, whitened, for `analytic_dpm`, and keeps it
+        in the config.
 
-        By the law of total variance that is E‖x_0‖² − E‖E[x_0 | x_t]‖², per dimension, where the network stands for the
-        inner mean (Bao et al. 2022, eq. 8, say the same by the score's norm).
+        By the law of total variance that is E‖x_0‖² − E‖E[x_0 | x_t]‖², per dimension, where the network
+        stands for the inner mean (Bao et al. 2022, eq. 8, say the same by the score's norm).
 
         Args:
             batches: of training data, embedded.
@@ -115,19 +121,22 @@ class Prior(DiffusionStage, PriorRole):
         found, number = torch.zeros(times, dtype=torch.float64), 0
         for batch in batches:
             assert batch.image_embed is not None and batch.text is not None
-            chance = batch.chance(batch.image_embed)
+            rng = batch.rng(batch.image_embed)
             x0 = (batch.image_embed.float() - self.mean) / self.std
-            denoise = self._denoiser(_cond(batch.text), None, self.config.sampling.updated({"guidance": 1}))
+            denoise = self.denoiser(_cond(batch.text), None, self.config.sampling.updated({"guidance": 1}))
             for i, t in enumerate(grid):
                 alpha, sigma = self.diffusion.schedule.at(t)
-                guess = denoise(alpha * x0 + sigma * chance.normal(x0), t).x0
+                guess = denoise(alpha * x0 + sigma * rng.normal(x0), t).x0
                 found[i] += (x0.square() - guess.square()).double().mean(1).sum().cpu()
             number += len(x0)
-        doubt = tuple(round(value, 6) for value in (found / number).clamp(min=0).tolist())
-        measured = self.diffusion.config.model_copy(update={"doubt": doubt})
-        self.config, self.diffusion = self.config.model_copy(update={"diffusion": measured}), Diffusion(measured)
+        x0_variance = tuple(round(value, 6) for value in (found / number).clamp(min=0).tolist())
+        measured = self.diffusion.config.model_copy(update={"x0_variance": x0_variance})
+        self.config, self.diffusion = (
+            self.config.model_copy(update={"diffusion": measured}),
+            Diffusion(measured),
+        )
 
-    def sample(self, text: Text, null: Text, options: SamplingConfig, noise: Noise) -> Iterator[Step]:
+    def sample(self, text: Text, null: Text, options: SamplingConfig, noise: SeededNoise) -> Iterator[Step]:
         """Walks from noise to z_i [B, D].
 
         Args:
@@ -136,10 +145,10 @@ class Prior(DiffusionStage, PriorRole):
             noise: for B images.
         """
         n = options.candidates
-        text, null = same_length(text, null)
+        text, null = pad_to_same_length(text, null)
         cond, null_cond = _cond(text.repeat(n)), _cond(null.repeat(n))
         shape = (len(text.embed) * n, self.width)
-        for step in self._walk(shape, cond, null_cond, options, noise.candidates(n)):
+        for step in self.walk(shape, cond, null_cond, options, noise.candidates(n)):
             x0 = step.x0 * self.std + self.mean
             rows = _nearest(x0, text.embed.float(), n)
             yield Step(step.t, (step.x * self.std + self.mean)[rows], x0[rows])

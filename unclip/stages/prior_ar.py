@@ -1,4 +1,6 @@
-"""The autoregressive prior: Text → z_i as a sequence of quantised principal components (Ramesh et al. 2022, §2.2)."""
+"""The autoregressive prior: Text → z_i as a sequence of quantised principal components (Ramesh et al. 2022,
+§2.2).
+"""
 
 from __future__ import annotations
 
@@ -11,22 +13,31 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unclip.clip import Text
-from unclip.diffusion.noise import Noise
+from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
 from unclip.nn.transformer import Transformer, after_caption, embedding, position_table
-from unclip.stages.base import Batch, Moments, PriorRole, PriorRoleConfig, SamplingConfig, drop_text, same_length
+from unclip.stages.base import (
+    BasePrior,
+    BasePriorConfig,
+    Batch,
+    Moments,
+    SamplingConfig,
+    drop_text,
+    pad_to_same_length,
+)
 
 REACH = 4.0  # standard deviations of a component that its buckets span on either side
 WAVES = 16.0  # half waves of the quickest of the functions that tell a bucket's place at first
 
 
-class AutoregressiveConfig(PriorRoleConfig):
-    """The autoregressive prior's shape and how it is trained.
+class AutoregressiveConfig(BasePriorConfig):
+    """Configuration of the autoregressive prior.
 
     Attributes:
-        explained: share of z_i's variance that the kept components must hold; it decides how many are kept (the paper
-            keeps 319 of 1,024, and loses less than 1 %).
-        buckets: of each component. dots: of the dot product z_i · z_t, equally full.
+        explained: share of z_i's variance that the kept principal components hold; it sets their number (the
+            paper keeps 319 of 1,024 and loses less than 1 %).
+        buckets: number of buckets that each component is quantised into.
+        dots: number of buckets, with equal counts, of the dot product z_i · z_t.
     """
 
     kind: str = "prior_ar"
@@ -37,11 +48,13 @@ class AutoregressiveConfig(PriorRoleConfig):
 
 
 class AutoregressiveNetwork(nn.Module):
-    """A causal transformer over [caption tokens, z_t, dot product, codes]; each output from the dot product on is a code.
+    """A causal transformer over [caption tokens, z_t, dot product, codes]; each output from the dot product
+    on is a code.
 
-    Two things are ours, without which a small one learns each component's distribution and nothing of its caption (a
-    loss of 4.89 nats over 256 buckets, where the marginals have 4.89): where a code is to be said, the same component
-    of z_t is known, quantised alike; and neighbouring buckets begin alike, in what is read as in what is said.
+    Two things are ours, without which a small one learns each component's distribution and nothing of its
+    caption (a loss of 4.89 nats over 256 buckets, where the marginals have 4.89): where a code is to be said,
+    the same component of z_t is known, quantised alike; and neighbouring buckets begin alike, in what is read
+    as in what is said.
     """
 
     def __init__(self, config: AutoregressiveConfig) -> None:
@@ -55,12 +68,12 @@ class AutoregressiveNetwork(nn.Module):
         self.positions = position_table(1, config.context + 1 + config.embed, width)
         self.context = config.context
         self.body = Transformer(width, config.depth, config.heads, causal=True)
-        self.leave = nn.Linear(width, config.buckets)
+        self.out_proj = nn.Linear(width, config.buckets)
         with torch.no_grad():
             waves = ordinal(config.buckets, width)
             self.codes.weight.copy_(0.5 * waves)
             self.hints.weight.copy_(0.5 * waves)
-            self.leave.weight.copy_(0.2 * waves / width**0.5)
+            self.out_proj.weight.copy_(0.2 * waves / width**0.5)
 
     def forward(
         self, codes: Tensor, dot: Tensor, hints: Tensor, *, text_embed: Tensor, tokens: Tensor, mask: Tensor
@@ -75,12 +88,14 @@ class AutoregressiveNetwork(nn.Module):
         dtype = self.text.weight.dtype
         said = torch.cat([self.dot(dot)[:, None], self.codes(codes)], dim=1) + self.hints(hints)
         rest = torch.cat([self.text_embed(text_embed.to(dtype))[:, None], said], dim=1)
-        states = after_caption(self.body, self.positions, self.context, self.text(tokens.to(dtype)), rest, mask)
-        logits: Tensor = self.leave(states[:, 1:])
+        states = after_caption(
+            self.body, self.positions, self.context, self.text(tokens.to(dtype)), rest, mask
+        )
+        logits: Tensor = self.out_proj(states[:, 1:])
         return logits
 
 
-class AutoregressivePrior(PriorRole):
+class AutoregressivePrior(BasePrior):
     """Text → z_i, one principal component after the other, those of most variance first."""
 
     Config = AutoregressiveConfig
@@ -147,7 +162,7 @@ class AutoregressivePrior(PriorRole):
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image_embed is not None and batch.text is not None and batch.null is not None
         z_i = batch.image_embed.float()
-        keep = batch.chance(z_i).uniform() >= self.text_drop
+        keep = batch.rng(z_i).uniform() >= self.text_drop
         dot = torch.bucketize((z_i * batch.text.embed.float()).sum(1), self.dot_edges)
         dot = torch.where(keep, dot, self.dots)
         codes = self.quantise(z_i)
@@ -157,7 +172,7 @@ class AutoregressivePrior(PriorRole):
     def length(self, options: SamplingConfig) -> int:
         return int(self.kept)
 
-    def sample(self, text: Text, null: Text, options: SamplingConfig, noise: Noise) -> Iterator[Step]:
+    def sample(self, text: Text, null: Text, options: SamplingConfig, noise: SeededNoise) -> Iterator[Step]:
         """Draws the codes of B captions one by one; each step's x is z_i [B, D] as far as it is known.
 
         The dot product is drawn from the top half of its distribution, which the paper found best.
@@ -166,10 +181,10 @@ class AutoregressivePrior(PriorRole):
             null: what guidance leads away from, B rows.
             noise: for B images.
         """
-        text, null = same_length(text, null)
+        text, null = pad_to_same_length(text, null)
         n = len(text.embed)
-        chance = torch.special.ndtr(noise(torch.empty(n, 1, device=self.device)))[:, 0]
-        dot = (self.dots / 2 * (1 + chance)).long().clamp(max=self.dots - 1)
+        rng = torch.special.ndtr(noise(torch.empty(n, 1, device=self.device)))[:, 0]
+        dot = (self.dots / 2 * (1 + rng)).long().clamp(max=self.dots - 1)
         unsaid = torch.full_like(dot, self.dots)
         codes = torch.empty(n, 0, dtype=torch.long, device=self.device)
         for left in reversed(range(int(self.kept))):
@@ -177,7 +192,8 @@ class AutoregressivePrior(PriorRole):
             if options.guidance != 1:
                 away = self._logits(codes, unsaid, null)[:, -1]
                 logits = away + options.guidance * (logits - away)
-            # The largest of logits with Gumbel noise is a draw from their softmax; Gaussian noise becomes it by its rank.
+            # The largest of logits with Gumbel noise is a draw from their softmax; Gaussian noise becomes it
+            # by its rank.
             rank = torch.special.ndtr(noise(logits)).clamp(1e-7, 1 - 1e-7)
             codes = torch.cat([codes, (logits - (-rank.log()).log()).argmax(1, keepdim=True)], dim=1)
             z_i = self.restore(codes)
@@ -185,7 +201,9 @@ class AutoregressivePrior(PriorRole):
 
     def _logits(self, codes: Tensor, dot: Tensor, text: Text) -> Tensor:
         hints = self._codes(text.embed.float(), self.text_mean, self.text_spread)[:, : codes.shape[1] + 1]
-        out: Tensor = self.network(codes, dot, hints, text_embed=text.embed, tokens=text.tokens, mask=text.mask)
+        out: Tensor = self.network(
+            codes, dot, hints, text_embed=text.embed, tokens=text.tokens, mask=text.mask
+        )
         return out.float()
 
 

@@ -11,27 +11,27 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unclip.clip import Text
-from unclip.diffusion.noise import Noise
+from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
 from unclip.nn.transformer import Transformer, after_caption, position_table
 from unclip.stages.base import (
+    BasePrior,
+    BasePriorConfig,
     Batch,
     Moments,
-    PriorRole,
-    PriorRoleConfig,
     SamplingConfig,
     drop_text,
-    same_length,
+    pad_to_same_length,
     whitening,
 )
 
 
-class OnePassConfig(PriorRoleConfig):
-    """The one-pass prior's shape and how it is trained.
+class OnePassConfig(BasePriorConfig):
+    """Configuration of the one-pass prior (ECLIPSE).
 
     Attributes:
         contrast: weight of the contrastive loss beside the squared error (the paper's λ).
-        temperature: of the contrastive loss.
+        temperature: temperature of the contrastive loss.
     """
 
     kind: str = "prior_onepass"
@@ -53,19 +53,21 @@ class OnePassNetwork(nn.Module):
         self.positions = position_table(1, config.context + 3, width)
         self.context = config.context
         self.body = Transformer(width, config.depth, config.heads, causal=False)
-        self.leave = nn.Linear(width, config.embed)
+        self.out_proj = nn.Linear(width, config.embed)
 
     def forward(self, noise: Tensor, *, text_embed: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """noise [B, D]; text_embed z_t [B, D]; tokens [B, L, W]; mask [B, L] → [B, D]."""
         dtype = self.text.weight.dtype
         parts = torch.stack([self.text_embed(text_embed.to(dtype)), self.noise(noise.to(dtype))], dim=1)
         rest = torch.cat([parts, self.query.expand(len(noise), 1, -1)], dim=1)
-        states = after_caption(self.body, self.positions, self.context, self.text(tokens.to(dtype)), rest, mask)
-        out: Tensor = self.leave(states[:, -1])
+        states = after_caption(
+            self.body, self.positions, self.context, self.text(tokens.to(dtype)), rest, mask
+        )
+        out: Tensor = self.out_proj(states[:, -1])
         return out
 
 
-class OnePassPrior(PriorRole):
+class OnePassPrior(BasePrior):
     """Text and noise → z_i, trained by squared error and by a contrast with the batch's other captions."""
 
     Config = OnePassConfig
@@ -76,7 +78,11 @@ class OnePassPrior(PriorRole):
     def __init__(self, config: OnePassConfig) -> None:
         super().__init__(config)
         self.network = OnePassNetwork(config)
-        self.text_drop, self.contrast, self.temperature = config.text_drop, config.contrast, config.temperature
+        self.text_drop, self.contrast, self.temperature = (
+            config.text_drop,
+            config.contrast,
+            config.temperature,
+        )
         self.width, self.context = config.embed, config.context
         self.register_buffer("mean", torch.zeros(config.embed))
         self.register_buffer("std", torch.ones(config.embed))
@@ -90,13 +96,16 @@ class OnePassPrior(PriorRole):
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image_embed is not None and batch.text is not None and batch.null is not None
         true = batch.image_embed.float()
-        chance = batch.chance(true)
-        keep = chance.uniform() >= self.text_drop
+        rng = batch.rng(true)
+        keep = rng.uniform() >= self.text_drop
         text = drop_text(batch.text, batch.null, keep)
-        made = self._made(chance.normal(true), text)
+        made = self._made(rng.normal(true), text)
         loss = F.mse_loss(made, (true - self.mean) / self.std, reduction="none").mean(1)
         # The right caption among the batch's; rows without a caption have none to find.
-        z_i, z_t = F.normalize(made * self.std + self.mean, dim=1), F.normalize(batch.text.embed.float(), dim=1)
+        z_i, z_t = (
+            F.normalize(made * self.std + self.mean, dim=1),
+            F.normalize(batch.text.embed.float(), dim=1),
+        )
         own = torch.arange(len(true), device=true.device)
         contrast = F.cross_entropy(z_i @ z_t.T / self.temperature, own, reduction="none")
         return loss + self.contrast * keep * contrast
@@ -104,9 +113,9 @@ class OnePassPrior(PriorRole):
     def length(self, options: SamplingConfig) -> int:
         return 1
 
-    def sample(self, text: Text, null: Text, options: SamplingConfig, noise: Noise) -> Iterator[Step]:
+    def sample(self, text: Text, null: Text, options: SamplingConfig, noise: SeededNoise) -> Iterator[Step]:
         """z_i [B, D] in one step; `null` is what guidance leads away from, `noise` for B images."""
-        text, null = same_length(text, null)
+        text, null = pad_to_same_length(text, null)
         start = noise(torch.empty(len(text.embed), self.width, device=self.device))
         made = self._made(start, text)
         if options.guidance != 1:

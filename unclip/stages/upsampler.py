@@ -1,4 +1,6 @@
-"""The upsamplers: a picture → the same picture four times as large (Ramesh et al. 2022, §2.1 and appendix C)."""
+"""The upsamplers: a picture → the same picture four times as large (Ramesh et al. 2022, §2.1 and appendix
+C).
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,10 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from unclip.diffusion.diffusion import Denoise, DiffusionConfig
-from unclip.diffusion.noise import Noise
+from unclip.diffusion.diffusion import DiffusionConfig
+from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
+from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
 from unclip.errors import ConfigError
 from unclip.images import resize
 from unclip.nn.unet import UNet, UNetConfig
@@ -21,18 +24,20 @@ from unclip.stages.degradation import Kind, degrade
 
 
 class UpsamplerConfig(DiffusionStageConfig):
-    """An upsampler's shape and how it is trained.
+    """Configuration of an upsampler.
 
     Attributes:
-        size: of its pictures, in pixels. factor: how many times the input's side that is.
-        crop_fraction: side of the training crops as a share of `size`; the network is convolution-only, so what it
-            learns on crops holds for whole pictures.
-        degradation: of the low-resolution input, in training.
-        residual: the network says what to add to the resized input instead of the whole x0, so that an untrained one
-            is already as good as bicubic; small networks need it. Only where x0 is predicted.
-        catmull_rom: enlarge the input by Catmull–Rom splines, free to overshoot [−1, 1], as Karlo does; otherwise by
-            torch's bicubic kernel, clamped.
-        expert: a second U-Net takes the last step, at t = 0 (Karlo, which fine-tuned it adversarially).
+        size: side of the output in pixels.
+        factor: ratio of the output's side to the input's.
+        crop_fraction: side of the training crops as a share of `size`; the network has convolutions only, so
+            what it learns on crops holds for whole pictures.
+        unet: shape of the network.
+        degradation: how the low-resolution input is degraded in training.
+        residual: predict what to add to the resized input instead of the whole x0, so that an untrained
+            network equals bicubic resampling. Small networks need it. For x0-prediction only.
+        catmull_rom: resize the input by Catmull–Rom splines without clamping, as Karlo does; otherwise by
+            torch's bicubic kernel, clamped to [−1, 1].
+        expert: use a second U-Net for the last step, at t = 0 (Karlo, which fine-tuned it adversarially).
     """
 
     kind: str = "upsampler"
@@ -65,7 +70,7 @@ class UpsamplerNetwork(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, *, low: Tensor, seeds: Tensor | None = None) -> Tensor:
         """x [B, 3, H, W]; t, seeds [B]; low [B, 3, H, W], already resized."""
-        dtype = self.unet.enter.weight.dtype
+        dtype = self.unet.conv_in.weight.dtype
         # While sampling, all pictures of a batch are at one time.
         unet = self.expert if self.expert is not None and t[0] == 0 else self.unet
         out: Tensor = unet(torch.cat([x, low], dim=1).to(dtype), t, seeds=seeds)
@@ -75,18 +80,20 @@ class UpsamplerNetwork(nn.Module):
 class Upsampler(DiffusionStage):
     """low → high. Unconditional on text, hence without guidance."""
 
+    role = "upsampler"
     Config = UpsamplerConfig
+    size: int
     needs: ClassVar[frozenset[str]] = frozenset({"image"})
 
     def __init__(self, config: UpsamplerConfig) -> None:
         super().__init__(config)
         self.size, self.factor, self.degradation = config.size, config.factor, config.degradation
-        self.crop_fraction, self.catmull_rom, self.expert = config.crop_fraction, config.catmull_rom, config.expert
+        self.crop_fraction, self.catmull_rom, self.expert = (
+            config.crop_fraction,
+            config.catmull_rom,
+            config.expert,
+        )
         self.network = UpsamplerNetwork(config, outputs=6 if self.diffusion.learned else 3)
-
-    @property
-    def resolution(self) -> int:
-        return self.size
 
     @property
     def crop(self) -> int:
@@ -99,23 +106,34 @@ class Upsampler(DiffusionStage):
                 "stage.expert: an upsampler with a last-step expert can be sampled only; train without one"
             )
         side = batch.image.shape[-1]
-        chance = batch.chance(batch.image)
-        low = degrade(resize(batch.image, side // self.factor), self.degradation, chance.integers(2**62).tolist())
-        cond = {"low": self._enlarged(low, side), **batch.dropout()}
-        return self.diffusion.loss(self.network, batch.image, cond, *self._draw(chance, batch.image))
+        rng = batch.rng(batch.image)
+        low = degrade(
+            resize(batch.image, side // self.factor), self.degradation, rng.integers(2**62).tolist()
+        )
+        cond = {**self.condition(low, side), **batch.dropout()}
+        return self.diffusion.loss(self.network, batch.image, cond, *self._draw(rng, batch.image))
 
-    def sample(self, low: Tensor, options: SamplingConfig, noise: Noise, *, size: int | None = None) -> Iterator[Step]:
-        """Walks from noise to pictures [B, 3, size, size], given smaller ones [B, 3, h, h].
+    def sample(
+        self,
+        low: Tensor,
+        options: SamplingConfig,
+        noise: SeededNoise,
+        *,
+        size: int | None = None,
+        trajectory: Trajectory = FROM_NOISE,
+    ) -> Iterator[Step]:
+        """Walks to pictures [B, 3, size, size], given smaller ones [B, 3, h, h].
 
         Args:
             size: side of the result, if not the stage's own: the network is convolution-only.
+            trajectory: start, direction and known part of the walk. Default: from noise.
         """
-        low = self._enlarged(low, size or self.size)
-        return self._walk(tuple(low.shape), {"low": low}, None, options, noise)
+        cond = self.condition(low, size or self.size)
+        return self.walk(tuple(cond["low"].shape), cond, None, options, noise, trajectory)
 
-    def denoiser(self, low: Tensor, options: SamplingConfig) -> Denoise:
-        """What `sample` walks with, for those who walk otherwise: (x_t [B, 3, size, size], t) → Prediction."""
-        return self._denoiser({"low": self._enlarged(low, self.size)}, None, options)
+    def condition(self, low: Tensor, side: int) -> dict[str, Tensor]:
+        """The network's condition: the smaller pictures, resized to that side."""
+        return {"low": self._enlarged(low, side)}
 
     def _enlarged(self, low: Tensor, side: int) -> Tensor:
         if not self.catmull_rom:

@@ -1,7 +1,7 @@
 """Checkpoints: a folder that is a loadable stage (EMA weights), with what resuming needs beside it.
 
-No generator's state is among it, of no device: what a step draws depends on the seed and the step's number alone (see
-feed.py), on however many processes.
+No generator's state is among it, of no device: what a step draws depends on the seed and the step's number
+alone (see feed.py), on however many processes.
 """
 
 from __future__ import annotations
@@ -131,7 +131,9 @@ def refuse_another(folder: Path, stage: Stage, config: RunConfig) -> None:
         )
     tree.pop("identity", None)  # of a CLIP's own weights
     saved = parse_checkpoint(type(stage.config), folder, tree)
-    before, now = (dict(_flat(c.model_dump(mode="json"), "stage")) for c in (saved, stage.config))
+    if saved.clip == config.clip:  # earlier versions named a CLIP in a local folder by its reference
+        saved = saved.model_copy(update={"clip": stage.config.clip})
+    before, now = (dict(flat(c.model_dump(mode="json"), "stage")) for c in (saved, stage.config))
     differ = [
         f"{'clip' if key == 'stage.clip' else key} was {before.get(key)}, is {now.get(key)}"
         for key in sorted(before.keys() | now.keys())
@@ -144,7 +146,8 @@ def refuse_another(folder: Path, stage: Stage, config: RunConfig) -> None:
     ]
     if differ:
         raise ConfigError(
-            f"{folder}: cannot go on as another stage: {'; '.join(differ)}. Put that back, or start a new run (--out)"
+            f"{folder}: cannot go on as another stage: {'; '.join(differ)}. Put that back, or start a new "
+            "run (--out)"
         )
 
 
@@ -164,7 +167,8 @@ def load_rest(folder: Path, optimizer: torch.optim.Optimizer, emas: list[Ema]) -
         if state and state["exp_avg"].shape != parameter.shape:
             raise CheckpointError(f"{folder}: the optimizer's state belongs to another architecture")
         optimizer.state[parameter] = {
-            name: value if name == "step" else laid_out_like(parameter.detach(), value) for name, value in state.items()
+            name: value if name == "step" else laid_out_like(parameter.detach(), value)
+            for name, value in state.items()
         }
     for i, ema in enumerate(emas):
         ema.load(read_weights((folder / f"ema-{ema.decay}" if i else folder) / "model.safetensors"))
@@ -189,10 +193,11 @@ def _gathered(tensors: dict[str, Tensor], wanted: bool) -> dict[str, Tensor]:
     return {name: tensor.cpu().contiguous() for name, tensor in whole if wanted}
 
 
-def _flat(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def flat(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Keys and values of a nested config, `prefix.key.sub` each."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}.{key}")
+            yield from flat(value, f"{prefix}.{key}")
         else:
             yield f"{prefix}.{key}", value
 

@@ -18,12 +18,18 @@ class OptimConfig(Config):
     """AdamW with linear warm-up, then constant or cosine to zero, and gradient clipping.
 
     Attributes:
-        warmup: steps. decay: "none" keeps the rate, "cosine" brings it to a twentieth at the last step.
-        clip_norm: the largest gradient norm.
-        skip_norm: a step whose gradient is longer than this, before clipping, is skipped, as one that is not finite
-            always is. None skips only the latter.
-        skip_limit: skipped steps in a row after which the run stops.
-        fused: all of a step in one kernel; the same step up to rounding, and quicker.
+        lr: learning rate after the warm-up.
+        betas: decay rates of AdamW's moments.
+        eps: AdamW's ε.
+        weight_decay: AdamW's weight decay.
+        warmup: steps of linear warm-up.
+        decay: "none" keeps the learning rate; "cosine" lowers it to a twentieth at the last step.
+        clip_norm: norm to which longer gradients are clipped.
+        skip_norm: a step whose gradient norm is larger than this, before clipping, is skipped. None skips
+            only steps whose gradient is not finite.
+        skip_limit: number of skipped steps in a row after which the run stops and names the step and its
+            samples.
+        fused: compute AdamW's step in one kernel: faster, the same up to rounding.
     """
 
     lr: float = Field(gt=0)
@@ -40,32 +46,37 @@ class OptimConfig(Config):
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 # YAML reads a bare no as false.
-Precision = Annotated[Literal["auto", "no", "bf16", "fp16"], BeforeValidator(lambda x: "no" if x is False else x)]
+Precision = Annotated[
+    Literal["auto", "no", "bf16", "fp16"], BeforeValidator(lambda x: "no" if x is False else x)
+]
 
 
 class TrainConfig(Config):
     """How long, how precisely, and what is kept.
 
     Attributes:
-        steps: of the optimizer.
-        seed: of initial weights, data order and noise.
-        accumulate: batches per step.
-        streams: independent streams of data, shared out evenly among the processes; the same number of them gives the
-            same samples on any number of processes, at the same global batch. None is one for each process that the run
-            began with.
-        ema: decay of the averaged weights, warmed up as (1 + step) / (10 + step). Of several, the first makes the
-            checkpoint's model and the others lie beside it as ema-DECAY.
-        precision: of the forward and backward pass; weights stay float32. "auto" is bf16 where the device is quick in it,
-            else "no" (float32).
-        compile: the repeated blocks, by torch.compile.
-        recompute: the blocks' activations in the backward pass, instead of keeping them.
-        save_every: steps between checkpoints. keep: how many are kept. keep_every: those of its multiples are always
-            kept; 0 for none.
-        sample_every: steps between sample grids; 0 draws none.
+        steps: optimizer steps of the whole run.
+        seed: seed of initial weights, data order and noise.
+        accumulate: batches per step; the gradient is that of all of them.
+        streams: number of independent data streams, shared out evenly among the processes. The same number
+            gives the same samples on any number of processes, at the same global batch. None: one per process
+                of the first start.
+        ema: decay of the averaged weights, warmed up as (1 + step) / (10 + step). With several, the first
+            makes the checkpoint's model and the others are saved beside it as ema-DECAY.
+        precision: precision of the forward and backward pass; weights stay float32. "fp16" needs a GPU and
+            scales the loss. "auto" is bf16 where the device is fast in it, else "no" (float32).
+        compile: compile the repeated blocks with torch.compile.
+        recompute: compute the blocks' activations again in the backward pass instead of keeping them: less
+            memory, a third more work, the same bits.
+        save_every: steps between checkpoints.
+        keep: number of the newest checkpoints that are kept.
+        keep_every: checkpoints at multiples of this step are kept for ever; 0 for none.
+        sample_every: steps between sample sheets; 0 for none.
         validate_every: steps between validation losses, if there is `data.validation`; 0 for none.
-        validation_images: how many they are measured on.
-        trackers: accelerate's, beside metrics.jsonl.
-        peak_tflops: of one device, for the model FLOP utilisation; None where it is known or of no interest.
+        validation_images: number of images that the validation loss is measured on.
+        trackers: loggers of accelerate, beside metrics.jsonl. At W&B a resumed run stays one run.
+        peak_tflops: peak of one device, for the model FLOP utilisation (mfu). None if it is known or not
+            needed.
     """
 
     steps: int = Field(ge=1)
@@ -108,9 +119,15 @@ class RunConfig(Config):
     """One run. `stage` is what becomes the checkpoint's config.json.
 
     Attributes:
-        name: of the run's folder.
-        clip: reference of the frozen CLIP (a folder saved by the clip stage, openclip:…, hf:…); not for stages that need none.
-        init: a saved stage or run whose weights a fresh run starts from, instead of from chance.
+        name: name of the run's folder, below runs/, if --out is not given.
+        clip: reference of the frozen CLIP: mini, a run or folder of the CLIP stage, a model folder or Hub id,
+            whose CLIP is taken, openclip:NAME/TAG, hf:NAME. None for stages that need no CLIP.
+        init: reference of the stage whose weights a new run starts from: a run, a saved stage, mini/decoder,
+            or a model, whose stage of the same role is taken. None for random weights.
+        stage: the stage to train; its keys depend on its `kind`.
+        data: where the samples are and how they are batched.
+        optim: optimizer and learning rate.
+        train: length, precision, and what is kept.
     """
 
     name: str = Field(pattern=r"^[\w.-]+$")

@@ -1,8 +1,10 @@
-"""What a run reads: the same batches, with the same draws, on however many processes and however often interrupted.
+"""What a run reads: the same batches, with the same draws, on however many processes and however often
+interrupted.
 
-The data come in `streams`. The global batch of a step is one portion of every stream, side by side; each process reads
-its share of the streams, so that process r holds the r-th part of its rows. Accumulation cuts each stream's portion into
-consecutive parts. An example's draws are seeded by (seed, step, row of the global batch).
+The data come in `streams`. The global batch of a step is one portion of every stream, side by side; each
+process reads its share of the streams, so that process r holds the r-th part of its rows. Accumulation cuts
+each stream's portion into consecutive parts. An example's draws are seeded by (seed, step, row of the global
+batch).
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
 from itertools import islice
 
 import torch
@@ -23,6 +24,7 @@ from unclip.data.shards import DataConfig, Shards, Stream, Streams, batches, emb
 from unclip.errors import ConfigError
 from unclip.stages.base import Batch, Stage
 from unclip.train.config import RunConfig
+from unclip.train.encoders import Sources, needed_preprocess
 
 CALIBRATION, VALIDATION = -1, -2  # seeds of their streams; a step's are not negative
 
@@ -41,7 +43,13 @@ class Feed:
     """
 
     def __init__(
-        self, config: RunConfig, stage: Stage, clip: Clip | None, accelerator: Accelerator, streams: int, shards: Shards
+        self,
+        config: RunConfig,
+        stage: Stage,
+        clip: Clip | None,
+        accelerator: Accelerator,
+        streams: int,
+        sources: Sources,
     ) -> None:
         processes = accelerator.num_processes
         if not streams_fit(streams, config.data.batch, processes):
@@ -49,7 +57,13 @@ class Feed:
                 f"{config.name}: train.streams={streams} must be a multiple of the {processes} processes, "
                 f"and data.batch={config.data.batch} one of the streams of each"
             )
-        self.config, self.stage, self.clip, self.accelerator, self.shards = config, stage, clip, accelerator, shards
+        self.config, self.stage, self.clip, self.accelerator, self.sources = (
+            config,
+            stage,
+            clip,
+            accelerator,
+            sources,
+        )
         share = streams // processes
         self.own = range(accelerator.process_index * share, (accelerator.process_index + 1) * share)
         self.portion = config.data.batch // share
@@ -58,50 +72,64 @@ class Feed:
     def training(self, step: int) -> Iterator[Batch]:
         """From the first batch of step number `step` (from 0) on, without end.
 
-        The streams are opened anew at every multiple of save_every, seeded by it: a resumed run reads on exactly.
+        The streams are opened anew at every multiple of save_every, seeded by it: a resumed run reads on
+            exactly.
         """
-        every, parts, seed = self.config.train.save_every, self.config.train.accumulate, self.config.train.seed
+        every, parts, seed = (
+            self.config.train.save_every,
+            self.config.train.accumulate,
+            self.config.train.seed,
+        )
         while True:
             opened = step - step % every
-            source = self._open(self.config.data, self.shards, opened + seed * 1_000_003, self.own)
+            source = self._open(self.config.data, self.sources.training, opened + seed * 1_000_003, self.own)
             source = islice(source, (step - opened) * parts, None)
             while step < opened + every:
                 for part in range(parts):
-                    started = time.monotonic()
-                    batch = next(source)
-                    self.waited += time.monotonic() - started
-                    self.skipped.update(batch.skipped)
-                    yield self._ready(batch, draw_seed(seed, step), part, parts)
+                    # No name for what was read: its pictures for CLIP would live as long as the step.
+                    yield self._ready(self._next(source), draw_seed(seed, step), part, parts)
                 step += 1
+
+    def _next(self, source: Iterator[Batch]) -> Batch:
+        started = time.monotonic()
+        batch = next(source)
+        self.waited += time.monotonic() - started
+        self.skipped.update(batch.skipped)
+        return batch
 
     def calibration(self) -> Iterator[Batch]:
         """What a fresh stage measures its statistics on: the same for every process."""
         data = self.config.data
-        for batch in islice(self._open(data, self.shards, CALIBRATION, [0]), -(-data.calibration // data.batch)):
+        for batch in islice(
+            self._open(data, self.sources.training, CALIBRATION, [0]), -(-data.calibration // data.batch)
+        ):
             yield self._ready(batch, 0, 0, 1)
 
     def validation(self) -> Iterator[Batch]:
         """Samples of `data.validation`: always the same ones, with the same draws."""
-        train = self.config.train
+        train, shards = self.config.train, self.sources.validation
+        assert shards is not None
         data = self.config.data.model_copy(update={"shuffle": 1, "workers": 0})
         count = -(-train.validation_images // (data.batch * self.accelerator.num_processes))
-        for i, batch in enumerate(islice(self._open(data, self._validated, VALIDATION, self.own), count)):
+        for i, batch in enumerate(islice(self._open(data, shards, VALIDATION, self.own), count)):
             yield self._ready(batch, draw_seed("validation", i), 0, 1)
-
-    @cached_property
-    def _validated(self) -> Shards:
-        assert self.config.data.validation is not None
-        return Shards.find(self.config.data.validation, self.stage.needs)
 
     def _open(self, data: DataConfig, shards: Shards, seed: int, streams: Sequence[int]) -> Iterator[Batch]:
         stage = self.stage
+        preprocess = needed_preprocess(self.clip, stage, shards)
         made = [
             Stream(
-                data, resolution=stage.resolution, crop=stage.crop, needs=stage.needs, seed=seed, rank=stream,
+                data,
+                needs=stage.needs,
+                size=stage.size,
+                crop=stage.crop,
+                preprocess=preprocess,
+                seed=seed,
+                rank=stream,
                 shards=shards,
             )
             for stream in streams
-        ]  # fmt: skip
+        ]
         return batches(Streams(made))
 
     def _ready(self, batch: Batch, seed: int, part: int, parts: int) -> Batch:
@@ -114,5 +142,7 @@ class Feed:
 
 
 def streams_fit(streams: int, batch: int, processes: int) -> bool:
-    """Whether so many streams can be shared out evenly among the processes, and the batch of each among its streams."""
+    """Whether so many streams can be shared out evenly among the processes, and the batch of each among its
+    streams.
+    """
     return streams % processes == 0 and batch % (streams // processes) == 0

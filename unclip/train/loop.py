@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+import json
 import logging
 import math
 from dataclasses import replace
@@ -15,12 +17,11 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from tqdm import tqdm
 
-from unclip.clip import Clip, load_clip
-from unclip.data.embeddings import Embeddings
-from unclip.data.shards import Shards
+from unclip.clip import Clip
+from unclip.config import override_key
 from unclip.device import join_processes, peak_flops, quick_in_bf16
 from unclip.errors import ConfigError
-from unclip.files import stage_folder
+from unclip.models.resolve import resolve, role_of
 from unclip.stages import load_stage, stage_class
 from unclip.stages.base import Stage
 from unclip.train import checkpoint
@@ -28,8 +29,9 @@ from unclip.train.blocks import prepare_blocks
 from unclip.train.checkpoint import Progress
 from unclip.train.config import OptimConfig, RunConfig
 from unclip.train.ema import Ema, full
+from unclip.train.encoders import Sources, frozen_clip
 from unclip.train.feed import Feed, draw_seed, streams_fit
-from unclip.train.guard import Guard, StopSignal
+from unclip.train.guard import GradientGuard, StopSignal
 from unclip.train.log import Log, Meter, start_trackers
 from unclip.train.plan import flops_per_image
 from unclip.train.samples import draw_samples, validate
@@ -57,20 +59,21 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
     main, optim, options = accelerator.is_main_process, config.optim, config.train
     torch.manual_seed(options.seed)
     stage = stage_class(config.stage.kind)(config.stage)
-    shards = Shards.find(config.data.shards, stage.needs)
-    clip = _clip_for(stage, config, shards.embeddings, accelerator)
+    sources = Sources.find(config.data, stage)
+    clip = _clip_for(stage, config, sources, accelerator)
     stage.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     # --- go on from a checkpoint, or measure what a fresh stage must know of its data ---
     folders = checkpoint.step_folders(run)
     saved = folders[-1] if folders else None
     done = _where(saved, config, accelerator.num_processes)
-    feed = Feed(config, stage, clip, accelerator, done.streams, shards)
+    feed = Feed(config, stage, clip, accelerator, done.streams, sources)
     if saved:
         checkpoint.refuse_another(saved, stage, config)
         checkpoint.load_weights_into(saved, stage)
-    elif config.init is None or start_from(stage, Path(config.init)):
-        stage.calibrate(feed.calibration(), shards.embeddings.moments if shards.embeddings else None)
+    elif config.init is None or start_from(stage, config.init, config.clip):
+        stored = sources.training.embeddings
+        stage.calibrate(feed.calibration(), stored.moments if stored else None)
     prepare_blocks(stage, options)
     optimizer = torch.optim.AdamW(
         stage.parameters(),
@@ -89,21 +92,26 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
     if main:
         run.mkdir(parents=True, exist_ok=True)
         checkpoint.sweep(run)
-        (run / "run.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+        (run / "run.yaml").write_text(
+            yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8"
+        )
     accelerator.wait_for_everyone()
     if options.trackers:
         start_trackers(config, run, accelerator)
-    report, guard = Log(run, accelerator), Guard(config)
+    report, guard = Log(run, accelerator), GradientGuard(config)
     meter = Meter(accelerator, feed, done, _limit(config, accelerator))
 
     # --- the loop ---
-    bar = tqdm(total=options.steps, initial=done.step, disable=not (main and progress), unit="step", desc=config.name)
+    bar = tqdm(
+        total=options.steps, initial=done.step, disable=not (main and progress), unit="step", desc=config.name
+    )
     with bar, StopSignal(accelerator) as stop:
         source = feed.training(done.step)
         wrapped.train()
         stopped = False
         while done.step < options.steps and not stopped:
-            # Our stages draw by each example's own seed; this is for those of others, which may use torch's generators.
+            # Our stages draw by each example's own seed; this is for those of others, which may use torch's
+            # generators.
             torch.manual_seed(draw_seed("step", options.seed, done.step, accelerator.process_index))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(done.step, optim, options.steps)
@@ -133,7 +141,8 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
             stopped = stop.requested()
             last = stopped or done.step == options.steps
 
-            # --- report, validate, sample, save; where it was told to stop somebody waits, and it only saves ---
+            # --- report, validate, sample, save; where it was told to stop somebody waits, and it only saves
+            # ---
             if due(done.step, LOG_EVERY) or last:
                 numbers = meter.read()
                 bar.set_postfix({name: f"{numbers[name]:.4g}" for name in BAR if name in numbers})
@@ -171,66 +180,105 @@ def learning_rate(step: int, config: OptimConfig, steps: int) -> float:
     return config.lr * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def start_from(stage: Stage, source: Path) -> bool:
-    """Copies a saved stage's weights into this one, which must have its shape.
+def start_from(stage: Stage, source: str | Path, clip: str | None = None) -> bool:
+    """Copies a saved stage's weights into this one, which must have its shape or be able to adapt them.
+
+    Args:
+        source: reference of the stage, or of a model with a stage of this one's role.
+        clip: reference of this run's CLIP.
 
     Returns:
-        Whether they were learned with another CLIP, so that what the stage knows of embeddings must be measured anew.
+        Whether they were learned with another CLIP, so that what the stage knows of embeddings must be
+        measured anew.
     """
-    folder = stage_folder(source)
+    folder = resolve(str(source)).stage(
+        role_of(type(stage), getattr(stage.config, "size", None)) or stage.config.kind
+    )
     found = load_stage(folder)
     if type(found) is not type(stage):
         raise ConfigError(f"{folder}: is a {found.config.kind}, not a {stage.config.kind}")
     try:
-        stage.load_state_dict(stage.adopted(found.state_dict()))
+        stage.load_state_dict(stage.adapt_state_dict(found.state_dict()))
     except RuntimeError as error:
-        raise ConfigError(
-            f"{folder}: has another shape than this run's stage ({str(error).splitlines()[-1].strip()})"
-        ) from None
-    another = found.config.clip is not None and found.config.clip != stage.config.clip
+        differ = shape_keys(found, stage) or [str(error).splitlines()[-1].strip()]
+        raise ConfigError(f"{folder}: has another shape than this run's stage: {'; '.join(differ)}") from None
+    another = found.config.clip not in (
+        None,
+        stage.config.clip,
+        clip,
+    )  # older stages may name it by its reference
     if another:
         log.warning(
-            "%s: was trained with CLIP %s; training goes on with %s", folder, found.config.clip, stage.config.clip
+            "%s: was trained with CLIP %s; training goes on with %s",
+            folder,
+            found.config.clip,
+            stage.config.clip,
         )
     return another
 
 
-def _clip_for(stage: Stage, config: RunConfig, stored: Embeddings | None, accelerator: Accelerator) -> Clip | None:
-    if not stage.needs & {"image_embed", "text"}:
-        return None
-    clip = load_clip(config.clip).to(accelerator.device) if config.clip is not None else None
-    if clip is None and (stored is None or stored.null is None):
-        raise ConfigError(
-            f"{config.name}: a {config.stage.kind} needs `clip`, the reference of the CLIP it is trained with"
-        )
-    if clip and stored and clip.identity != stored.identity:
-        raise ConfigError(
-            f"{config.name}: {config.data.shards} hold embeddings of CLIP {stored.identity}, not of {clip.identity}"
-        )
-    sizes = stored or clip
-    assert sizes is not None
+def shape_keys(found: Stage, stage: Stage) -> list[str]:
+    """The config keys that give the tensors of two stages of one kind different shapes, with both values.
+
+    Each key that differs is tried by itself: with it, the stage is built without weights as the other one
+        was.
+    """
+    tree = stage.config.model_dump(mode="json")
+    there, here = (
+        dict(checkpoint.flat(one.config.model_dump(mode="json"), "stage")) for one in (found, stage)
+    )
+    wanted = {name: tensor.shape for name, tensor in stage.state_dict().items()}
+
+    def fits(key: str) -> bool:
+        changed = {"stage": copy.deepcopy(tree)}
+        try:
+            override_key(changed, f"{key}={json.dumps(there.get(key))}")
+            with torch.device("meta"):
+                state = type(stage)(stage.Config.model_validate(changed["stage"])).state_dict()
+        except (
+            ValueError,
+            ConfigError,
+        ):  # by itself it makes no valid config: it goes with another key that differs
+            return False
+        return {name: tensor.shape for name, tensor in stage.adapt_state_dict(state).items()} == wanted
+
+    differ = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+    return [f"{key} is {there.get(key)} there, {here.get(key)} here" for key in differ if not fits(key)]
+
+
+def _clip_for(stage: Stage, config: RunConfig, sources: Sources, accelerator: Accelerator) -> Clip | None:
+    """The frozen CLIP that runs in training, on the device; the stage records the one that it is trained
+    with.
+    """
     try:
-        stage.for_clip(sizes)
+        clip, sizes = frozen_clip(config.clip, stage, sources)
+        if sizes is not None:
+            stage.for_clip(sizes)
     except ConfigError as error:
         raise ConfigError(f"{config.name}: {error}") from None
-    return None if stored and stored.null else clip  # with the token states in the shards, neither tower runs
+    return clip and clip.to(accelerator.device)
 
 
 def _accelerator(config: RunConfig, run: Path) -> Accelerator:
     missing = [name for name in config.train.trackers if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(f"{config.name}: train.trackers: {missing[0]} is not installed; pip install {missing[0]}")
+        raise ConfigError(
+            f"{config.name}: train.trackers: {missing[0]} is not installed; pip install {missing[0]}"
+        )
     device, precision = join_processes().device, config.train.precision
     if precision == "auto":
         precision = "bf16" if quick_in_bf16(device) else "no"
     if precision == "fp16" and device.type == "cpu":
         raise ConfigError(f"{config.name}: train.precision=fp16 needs a GPU; on a CPU take bf16, or no")
-    AcceleratorState._reset_state()  # it is global, and an earlier run in this process may have had another precision
+    # it is global, and an earlier run in this process may have had another precision
+    AcceleratorState._reset_state()
     accelerator = Accelerator(
-        mixed_precision=precision, log_with=list(config.train.trackers) or None, project_dir=run,
+        mixed_precision=precision,
+        log_with=list(config.train.trackers) or None,
+        project_dir=run,
         gradient_accumulation_steps=config.train.accumulate,
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
-    )  # fmt: skip
+    )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         raise ConfigError(
             f"{config.name}: DeepSpeed's engine is not supported: it steps by itself and saves pickles. "
@@ -248,9 +296,16 @@ def _where(saved: Path | None, config: RunConfig, processes: int) -> Progress:
         streams = processes
     if done.streams and (streams, batch) != (done.streams, done.batch):
         log.warning(
-            "%s: goes on after step %d with %d streams of data and %d images a step, where it had %d and %d: from here on it "
-            "reads other samples than it would have", config.name, done.step, streams, batch, done.streams, done.batch,
-        )  # fmt: skip
+            "%s: goes on after step %d with %d streams of data and %d images a step, where it had %d and "
+            "%d: from here on it "
+            "reads other samples than it would have",
+            config.name,
+            done.step,
+            streams,
+            batch,
+            done.streams,
+            done.batch,
+        )
     return replace(done, streams=streams, batch=batch)
 
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unclip.diffusion.noise import Noise
+from unclip.diffusion.noise import SeededNoise
 from unclip.images import grid, resize, to_pil
-from unclip.stages.base import Batch, PriorRole, Stage
+from unclip.stages.base import BasePrior, Batch, Stage
 from unclip.stages.decoder import Decoder
 from unclip.stages.upsampler import Upsampler
 from unclip.train.ema import Ema
@@ -23,8 +23,8 @@ COUNT = 8
 def validate(wrapped: nn.Module, stage: Stage, ema: Ema, feed: Feed) -> dict[str, float]:
     """The loss on the validation samples, always with the same times, noise and dropped conditions.
 
-    For a prior also the cosine of the embeddings that it draws to those of the true picture and of the caption.
-    Every process must ask for it.
+    For a prior also the cosine of the embeddings that it draws to those of the true picture and of the
+    caption. Every process must ask for it.
     """
     batches = list(feed.validation())
     wrapped.eval()
@@ -32,25 +32,31 @@ def validate(wrapped: nn.Module, stage: Stage, ema: Ema, feed: Feed) -> dict[str
         loss = torch.stack([wrapped(batch).mean() for batch in batches]).mean()
     wrapped.train()
     numbers = {"validation_loss": feed.accelerator.reduce(loss, "mean").item()}
-    if isinstance(stage, PriorRole):
+    if isinstance(stage, BasePrior):
         averaged = ema.stage(stage)
-        assert isinstance(averaged, PriorRole)
+        assert isinstance(averaged, BasePrior)
         numbers |= _cosines(averaged, batches[0], feed)
     return numbers
 
 
-def _cosines(prior: PriorRole, batch: Batch, feed: Feed) -> dict[str, float]:
+def _cosines(prior: BasePrior, batch: Batch, feed: Feed) -> dict[str, float]:
     assert batch.image_embed is not None and batch.text and batch.null and batch.seeds is not None
     count = len(batch.captions)
-    *_, last = prior.sample(batch.text, batch.null.repeat(count), prior.config.sampling, Noise(batch.seeds.tolist()))
-    cosines = torch.stack([F.cosine_similarity(last.x0, z).mean() for z in (batch.image_embed, batch.text.embed)])
+    *_, last = prior.sample(
+        batch.text, batch.null.repeat(count), prior.config.sampling, SeededNoise(batch.seeds.tolist())
+    )
+    cosines = torch.stack(
+        [F.cosine_similarity(last.x0, z).mean() for z in (batch.image_embed, batch.text.embed)]
+    )
     to_image, to_text = feed.accelerator.reduce(cosines, "mean").tolist()
     return {"cosine_to_image": to_image, "cosine_to_text": to_text}
 
 
 @torch.inference_mode()
 def draw_samples(stage: Stage, batch: Batch, path: Path) -> None:
-    """A sheet of what the stage makes of the batch's conditions above what it should be. Stages without pictures draw none."""
+    """A sheet of what the stage makes of the batch's conditions above what it should be. Stages without
+    pictures draw none.
+    """
     made = _pictures(stage, batch)
     if not made:
         return
@@ -60,7 +66,7 @@ def draw_samples(stage: Stage, batch: Batch, path: Path) -> None:
 
 
 def _pictures(stage: Stage, batch: Batch) -> list[Tensor]:
-    noise = Noise(range(min(COUNT, len(batch.captions))))
+    noise = SeededNoise(range(min(COUNT, len(batch.captions))))
     n = len(noise.seeds)
     options = stage.config.sampling
     if (
@@ -70,7 +76,9 @@ def _pictures(stage: Stage, batch: Batch) -> list[Tensor]:
         and batch.null
         and batch.image is not None
     ):
-        *_, last = stage.sample(batch.image_embed[:n], batch.text.rows(0, n), batch.null.repeat(n), options, noise)
+        *_, last = stage.sample(
+            batch.image_embed[:n], batch.text.rows(0, n), batch.null.repeat(n), options, noise
+        )
         return [last.x, batch.image[:n]]
     if isinstance(stage, Upsampler) and batch.image is not None:
         high = batch.image[:n]

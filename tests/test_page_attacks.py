@@ -1,0 +1,356 @@
+"""Attacks on the page: foreign files, foreign URLs, memory and disk, spoken to Gradio's own routes."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("gradio", reason="needs unclip[page]")
+from serving import Running
+from starlette.responses import JSONResponse
+from starlette.routing import Mount
+
+from unclip.errors import RequestError
+from unclip.serve.app import Policy
+from unclip.serve.envelope import ApiError
+from unclip.serve.page import mount_page
+from unclip.serve.page_controller import PageController, PictureSettings
+from unclip.serve.page_editor import EditorUploads
+from unclip.serve.page_guard import PageGuard
+from unclip.serve.store import Store
+from unclip.serve.worker import Worker
+
+
+class EchoModel:
+    """A model whose edits keep every pixel, so that a test can see which picture the server read."""
+
+    name, sizes = "echo", (256,)
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def _made(self, image: Any, seeds: list[int]) -> Any:
+        self.seen.append(image)
+        out = Image.new("RGB", (256, 256))
+        out.info["unclip"] = {"seed": seeds[0]}
+        return SimpleNamespace(images=[out.copy() for _ in seeds], seeds=seeds, seconds={"decoder": 0.1})
+
+    def generate(self, prompts: list[str], *, seeds: list[int], **how: Any) -> Any:
+        return self._made(prompts, seeds)
+
+    def edit(self, image: Image.Image, *args: Any, seed: list[int], **how: Any) -> Any:
+        return self._made(image, seed)
+
+    def vary(self, images: list[Image.Image], *, seed: list[int], **how: Any) -> Any:
+        return self._made(images, seed)
+
+    def outpaint(self, image: Image.Image, *args: Any, seed: list[int], **how: Any) -> Any:
+        return self._made(image, seed)
+
+    def interpolate(self, keys: Any, n: int, *, seed: int, **how: Any) -> Any:
+        return self._made(keys, [seed])
+
+    def diff(self, image: Image.Image, *args: Any, seed: int, **how: Any) -> Any:
+        return self._made(image, [seed])
+
+
+class Attacker:
+    """Speaks Gradio's protocol to a page."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = EchoModel()
+        pipeline: Any = self.model
+        worker, store = Worker(pipeline), Store(folder / "store")
+        self.folder = folder
+        self.server = Running(worker, store, Policy(), lambda app: mount_page(app, app.state.service, folder))
+        [mount] = [one for one in self.server.app.routes if isinstance(one, Mount)]
+        self.guard: Any = mount.app
+        self.config = self.server.ask("GET", "/ui/config")[2]
+        self.kinds = {one["id"]: one["type"] for one in self.config["components"]}
+
+    def functions(self, kind: str) -> list[dict[str, Any]]:
+        """The page's functions that take a component of that kind."""
+        return [one for one in self.config["dependencies"] if kind in [self.kinds[i] for i in one["inputs"]]]
+
+    def call(self, function: dict[str, Any], kind: str, value: Any) -> list[dict[str, Any]]:
+        """Runs the function with `value` for every component of that kind; returns the events."""
+        defaults = {one["id"]: one["props"].get("value") for one in self.config["components"]}
+        data = [value if self.kinds[i] == kind else defaults[i] for i in function["inputs"]]
+        data = [
+            "a cat"
+            if self.kinds[i] == "textbox" and self._label(i).startswith(("What", "Describe", "First", "Last"))
+            else d
+            for i, d in zip(function["inputs"], data, strict=True)
+        ]
+        session = f"s{time.monotonic_ns()}"
+        body = {"data": data, "fn_index": function["id"], "session_hash": session}
+        status, _, answer = self.server.ask(
+            "POST", "/ui/gradio_api/queue/join", body, {"Content-Type": "application/json"}
+        )
+        if status != 200:
+            return [{"refused": status, "answer": answer}]
+        events = self.server.ask("GET", f"/ui/gradio_api/queue/data?session_hash={session}")[2]
+        return [json.loads(line[6:]) for line in events.decode().splitlines() if line.startswith("data: ")]
+
+    def _label(self, number: int) -> str:
+        [found] = [one for one in self.config["components"] if one["id"] == number]
+        return str(found["props"].get("label", ""))
+
+    def files(self) -> set[str]:
+        """All files of the page's folder."""
+        return {str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()}
+
+    def post_form(
+        self, path: str, fields: dict[str, str], data: bytes, name: str = "file"
+    ) -> tuple[int, Any]:
+        parts = [
+            f'--x\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{text}\r\n'
+            for key, text in fields.items()
+        ]
+        head = f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="a.png"\r\n\r\n'
+        body = "".join([*parts, head]).encode() + data + b"\r\n--x--\r\n"
+        status, _, answer = self.server.ask(
+            "POST", path, body, {"Content-Type": "multipart/form-data; boundary=x"}
+        )
+        return status, answer
+
+    def upload(self, data: bytes) -> list[str]:
+        status, paths = self.post_form("/ui/gradio_api/upload", {}, data, "files")
+        assert status == 200
+        return list(paths)
+
+
+@pytest.fixture(scope="module")
+def attacker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacker]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("GRADIO_TEMP_DIR", "")
+        attacker = Attacker(tmp_path_factory.mktemp("page"))
+        yield attacker
+        attacker.server.stop()
+
+
+def file_data(path: object, **more: Any) -> dict[str, Any]:
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}, **more}
+
+
+@pytest.fixture(scope="module")
+def secret(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture that is the server's own affair."""
+    path = tmp_path_factory.mktemp("home") / "secret.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)).save(path)
+    return path
+
+
+def data_url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def stroke() -> bytes:
+    """A layer of the editor: opaque in one corner."""
+    file = io.BytesIO()
+    layer = Image.new("RGBA", (256, 256))
+    layer.paste((255, 255, 255, 255), (0, 0, 40, 40))
+    layer.save(file, "PNG")
+    return file.getvalue()
+
+
+def test_no_component_reads_a_foreign_file(attacker: Attacker, secret: Path) -> None:
+    before = attacker.files()
+    sneaky = f"{attacker.folder}/copies/../../{secret.parent.name}/{secret.name}"
+    tried = 0
+    for path in (secret, Path("/etc/hostname"), sneaky, "http://127.0.0.1:1/x.png"):
+        for value in (
+            file_data(path),
+            file_data(None, url=data_url(stroke())),
+            {"value": [{"x": file_data(path)}]},
+        ):
+            for kind, payload in (
+                ("image", value),
+                ("imageeditor", {"background": value, "layers": [value], "composite": None}),
+            ):
+                for function in attacker.functions(kind)[: 9 if path == secret else 1]:
+                    events = attacker.call(function, kind, payload)
+                    assert "refused" in events[0], events
+                    tried += 1
+    assert tried > 30
+    assert not attacker.model.seen and attacker.files() == before
+
+
+def test_gradios_own_check_is_active_behind_ours(attacker: Attacker, secret: Path) -> None:
+    before, guard = attacker.files(), attacker.guard._check_file
+    attacker.guard._check_file = lambda path, folders: None  # type: ignore[method-assign]
+    try:
+        for function in attacker.functions("image"):
+            events = attacker.call(function, "image", file_data(secret))
+            assert [one["success"] for one in events if "success" in one] == [False]
+    finally:
+        attacker.guard._check_file = guard  # type: ignore[method-assign]
+    assert not attacker.model.seen and attacker.files() == before
+
+
+def test_the_controller_reads_no_foreign_file_either(attacker: Attacker, secret: Path) -> None:
+    controller = PageController(
+        attacker.server.app.state.service, attacker.folder / "page", attacker.folder / "copies"
+    )
+    settings = PictureSettings(1, 256, {})
+    for path in (str(secret), f"{attacker.folder}/copies/../../{secret.parent.name}/{secret.name}"):
+        with pytest.raises(RequestError, match="was not uploaded here"):
+            controller.variation(path, settings)
+        with pytest.raises(RequestError, match="was not uploaded here"):
+            controller.edit({"background": path, "layers": []}, "a cat", settings)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "file=/etc/passwd",
+        "file=http://example.org/x.png",
+        "file=../store/.key",
+        "proxy=https://example.org/x",
+    ],
+)
+def test_no_route_of_gradio_serves_foreign_files_or_urls(attacker: Attacker, path: str) -> None:
+    for method in ("GET", "HEAD"):
+        assert attacker.server.ask(method, f"/ui/gradio_api/{path}")[0] in (403, 404)
+
+
+def test_gradios_tools_beside_the_page_are_closed(attacker: Attacker) -> None:
+    for method, path in (
+        ("POST", "/gradio_api/process_recording"),
+        ("POST", "/gradio_api/vibe-edit"),
+        ("GET", "/gradio_api/vibe-code"),
+        ("GET", "/monitoring"),
+        ("POST", "/gradio_api/run/predict"),
+        ("POST", "/gradio_api/call/predict"),
+        ("GET", "/gradio_api/deep_link"),
+        ("GET", "/gradio_api/runs"),
+        ("PUT", "/config"),
+        ("GET", "/dev/reload"),
+    ):
+        assert attacker.server.ask(method, f"/ui{path}", None if method == "GET" else {})[0] == 404, path
+
+
+def test_an_upload_is_decoded_by_the_apis_reader_within_its_limits(attacker: Attacker) -> None:
+    [function] = [one for one in attacker.functions("image") if len(one["inputs"]) == 9]  # Vary
+    bomb = io.BytesIO()
+    Image.new("L", (8000, 8000)).save(bomb, "PNG")
+    photo = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (2600, 3400, 3), np.uint8)
+    Image.fromarray(noise).save(photo, "JPEG", quality=80)
+    assert len(photo.getvalue()) > 4 << 20
+    for data, drawn in ((bomb.getvalue(), False), (photo.getvalue(), True)):
+        before = len(attacker.model.seen)
+        [path] = attacker.upload(data)
+        events = attacker.call(function, "image", file_data(path))
+        if drawn:
+            assert attacker.model.seen[before][0].size == (1024, 1024)
+        else:
+            assert (
+                "at most 4096x4096 pixels, got 8000x8000" in json.dumps(events)
+                and len(attacker.model.seen) == before
+            )
+
+
+def test_the_editor_keeps_uploads_within_bounds(attacker: Attacker) -> None:
+    [editor] = [number for number, kind in attacker.kinds.items() if kind == "imageeditor"]
+    function = attacker.functions("imageeditor")[0]
+    for kind, index, data in (
+        ("background", "", stroke()),
+        ("layer", "0", stroke()),
+        ("layer", "999999999", b"x"),
+        ("composite", "", b"x"),
+    ):
+        fields = {
+            "type": kind,
+            "index": index,
+            "id": "one",
+            "fn_name": "accept_blobs",
+            "component_id": str(editor),
+            "session_hash": "s",
+        }
+        assert attacker.post_form("/ui/gradio_api/component_server", fields, data)[0] == 200
+    before = len(attacker.model.seen)
+    events = attacker.call(
+        function, "imageeditor", {"id": "one", "background": None, "layers": [], "composite": None}
+    )
+    assert attacker.model.seen[before].size == (256, 256), events
+    uploads = EditorUploads()
+    for number in range(20):
+        uploads.add(str(number), "background", "", bytes(20 << 20))
+    assert uploads.take("0") is None and uploads.take("19") is not None
+    body = {"data": {}, "fn_name": "accept_blobs", "component_id": editor, "session_hash": "s"}
+    assert attacker.server.ask("POST", "/ui/gradio_api/component_server", body)[0] == 415
+
+
+def test_uploads_cannot_fill_the_disk(attacker: Attacker, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unclip.serve import page_guard
+
+    monkeypatch.setattr(page_guard, "LARGEST_FILE", 1 << 20)
+    assert attacker.post_form("/ui/gradio_api/upload", {}, bytes(3 << 20), "files")[0] == 413
+    monkeypatch.setattr(page_guard, "QUOTA", 1)
+    assert attacker.post_form("/ui/gradio_api/upload", {}, bytes(1000), "files")[0] == 507
+
+
+def test_wrong_passwords_make_their_address_wait() -> None:
+    async def gradio(scope: Any, receive: Any, send: Any) -> None:
+        right = scope["headers"] == [(b"x", b"right")]
+        await JSONResponse({}, status_code=200 if right else 400)(scope, receive, send)
+
+    async def attempt(word: bytes, client: str = "1.2.3.4") -> int:
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/login",
+            "headers": [(b"x", word)],
+            "client": (client, 1),
+        }
+        status: list[int] = []
+
+        async def send(message: Any) -> None:
+            status.append(message.get("status", 0))
+
+        await guard(scope, None, send)  # type: ignore[arg-type]
+        return status[0]
+
+    async def attack() -> list[int]:
+        side_by_side = await asyncio.gather(*(attempt(b"wrong") for _ in range(50)))
+        return [*side_by_side, await attempt(b"right"), await attempt(b"right", "5.6.7.8")]
+
+    guard = PageGuard(gradio, Path("/nowhere"), Path("/nowhere"))
+    answers = asyncio.run(attack())
+    assert answers == [400] + [429] * 50 + [200]
+    guard._logins._failed["1.2.3.4"] = (1, time.monotonic() - 2)
+    assert asyncio.run(attempt(b"right")) == 200 and guard._logins.wait("1.2.3.4") == 0
+
+
+@pytest.mark.parametrize(
+    ("wider", "taller", "theta"), [(1e9, 1, 1), (1, 3.01, 1), (float("nan"), 1, 1), (1, 1, 1e9), (1, 1, 0)]
+)
+def test_sliders_bounds_hold_for_hostile_clients(
+    attacker: Attacker, wider: float, taller: float, theta: float
+) -> None:
+    controller = PageController(
+        attacker.server.app.state.service, attacker.folder / "page", attacker.folder / "copies"
+    )
+    settings = PictureSettings(1, 256, {})
+    with pytest.raises(RequestError, match="times its width|How far"):
+        controller.outpainting(stroke(), "a cat", wider, taller, settings)
+        controller.difference(stroke(), "", "a cat", theta, settings)
+    for hostile in (
+        PictureSettings(11, 256, {}),
+        PictureSettings(1, 10**6, {}),
+        PictureSettings(1, 256, {"steps": "9999"}),
+    ):
+        with pytest.raises((RequestError, ApiError)):
+            controller.generation("a cat", hostile)

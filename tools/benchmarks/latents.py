@@ -1,0 +1,131 @@
+"""Measures the verbs that work on pictures, on held-out renderings, and prints tables.
+
+python tools/benchmarks/latents.py --count 16
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from unclip.images import to_pil
+from unclip.menagerie.captions import WORDS
+from unclip.menagerie.drawing import draw
+from unclip.menagerie.judge.model import load_judge
+from unclip.menagerie.scene import SETTINGS, STYLES, Scene, sample
+from unclip.pipeline import Pipeline, SamplingOptions
+from unclip.pipeline.call import Call
+from unclip.pipeline.invert import latents, redraw
+
+SEED = 77  # of a stream of scenes of its own
+THETAS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.5)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--count", type=int, default=16, help="renderings per figure")
+    parser.add_argument(
+        "--only", choices=["inversion", "ends", "diff", "seams"], help="one table instead of all"
+    )
+    args = parser.parse_args()
+    pipe = Pipeline.from_pretrained(args.model)
+    scenes = [sample(SEED, i, held_out=True) for i in range(args.count)]
+    for name, table in (("inversion", inversion), ("ends", ends), ("diff", diffs), ("seams", seams)):
+        if args.only in (None, name):
+            table(pipe, scenes)
+
+
+def inversion(pipe: Pipeline, scenes: list[Scene]) -> None:
+    print("\n| steps | evaluations per step | mean PSNR, dB | worst |\n| ---: | ---: | ---: | ---: |")
+    images = [draw(scene, pipe.decoder.size) for scene in scenes]
+    for steps in (10, 20, 50, 100):
+        for evaluations in (1, 2, 3):
+            options = {"decoder": {"sampler": "ddim", "steps": steps, "guidance": 1.0}}
+            call = Call(pipe, [0] * len(images), SamplingOptions(size=pipe.sizes[0], stages=options))
+            with torch.inference_mode():
+                found = latents(call, images, evaluations)
+                made = redraw(call, found.image_embeds, found.noise)
+            quality = [psnr(to_pil(x), image) for x, image in zip(made, images, strict=True)]
+            print(f"| {steps} | {evaluations} | {np.mean(quality):.1f} | {min(quality):.1f} |", flush=True)
+
+
+def ends(pipe: Pipeline, scenes: list[Scene]) -> None:
+    """How near an interpolation's two ends are to the pictures it goes between."""
+    images = [draw(scene, pipe.decoder.size) for scene in scenes]
+    quality = []
+    for i, pair in enumerate(zip(images[::2], images[1::2], strict=True)):
+        made = pipe.interpolate(pair, 2, seed=i, size=pipe.sizes[0], watermark=False).images
+        quality += [psnr(a, b) for a, b in zip(made, pair, strict=True)]
+    print(
+        f"\nends of interpolations: {np.mean(quality):.1f} dB, the worst of {len(quality)} "
+        f"{min(quality):.1f} dB"
+    )
+
+
+def diffs(pipe: Pipeline, scenes: list[Scene]) -> None:
+    """Whether the judge reads what the target names, and still the subject; base: the picture's caption."""
+    judge = load_judge()
+    print("\n| changed | theta | target read | subject kept |\n| --- | ---: | ---: | ---: |")
+    for key, values in (("setting", SETTINGS[1:]), ("style", STYLES)):
+        read: dict[float, list[tuple[bool, bool]]] = {theta: [] for theta in THETAS}
+        for i, scene in enumerate(scenes):
+            target = random.Random(i).choice([v for v in values if v != getattr(scene, key)])
+            changed = replace(
+                scene, **{key: target}, **({"setting_colour": None} if key == "setting" else {})
+            )
+            options = SamplingOptions(seed=0, size=pipe.sizes[0], watermark=False)
+            made = pipe.diff(draw(scene, 64), sentence(scene), sentence(changed), THETAS, options=options)
+            for theta, seen in zip(THETAS, judge.read(made.images), strict=True):
+                read[theta].append((seen[key] == target, seen["subject"] == scene.subject))
+        for theta, pairs in read.items():
+            hit, kept = np.mean(pairs, axis=0)
+            print(f"| {key} | {theta} | {100 * hit:.0f} % | {100 * kept:.0f} % |", flush=True)
+
+
+def sentence(scene: Scene) -> str:
+    where = f"on a {scene.setting_colour} background" if scene.setting == "plain" else WORDS[scene.setting][0]
+    return f"{WORDS[scene.style][0]} a {scene.subject} wearing a {scene.headwear_colour} {scene.headwear} {where}"
+
+
+def seams(pipe: Pipeline, scenes: list[Scene]) -> None:
+    """How much larger the step across the mask's border is than the steps inside what was painted."""
+    print(
+        "\n| repeats | step across the border : inside | renderings, at the same place |\n| ---: | ---: | "
+        "---: |"
+    )
+    side = pipe.decoder.size
+    mask = Image.new("L", (side, side), 0)
+    ImageDraw.Draw(mask).rectangle((side // 2, 0, side, side), fill=255)
+    images = [draw(scene, side) for scene in scenes]
+    for repeats in (1, 4, 8):
+        made = [
+            pipe.edit(
+                image, sentence(scene), mask, seed=i, size=side, repeats=repeats, watermark=False
+            ).images[0]
+            for i, (image, scene) in enumerate(zip(images, scenes, strict=True))
+        ]
+        print(f"| {repeats} | {seam(made):.2f} | {seam(images):.2f} |", flush=True)
+
+
+def seam(images: list[Image.Image]) -> float:
+    steps = np.mean(
+        [np.abs(np.diff(np.asarray(i).astype(float), axis=1)).mean(axis=(0, 2)) for i in images], axis=0
+    )
+    border = len(steps) // 2
+    return float(steps[border] / steps[border + 1 :].mean())
+
+
+def psnr(a: Image.Image, b: Image.Image) -> float:
+    return float(10 * np.log10(255**2 / np.mean((np.asarray(a).astype(float) - np.asarray(b)) ** 2)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""`unclip diff`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from unclip.cli.options import PATH, ImageOptions, image_options, num_images
+from unclip.cli.outputs import read_picture, run
+from unclip.errors import RequestError
+
+
+@click.command()
+@click.argument("image", type=PATH)
+@click.argument("before")
+@click.argument("after")
+@click.option("--theta", default="0.25:0.5", show_default=True, help="How far to go: X, or FROM:TO.")
+@num_images(default=4, help="Images from FROM to TO.")
+@image_options()
+def diff(common: ImageOptions, image: Path, before: str, after: str, theta: str, num_images: int) -> None:
+    """Turn a picture of BEFORE into one of AFTER. BEFORE may be its caption, "a photo", or "".
+
+    \b
+    unclip diff shiba.png "a shiba inu in summer" "a shiba inu in the snow" --theta 0.25:0.5
+    """
+    source, thetas = read_picture(image), _thetas(theta, num_images)
+    run(
+        common,
+        "diff",
+        len(thetas),
+        lambda pipe, options: pipe.diff(source, before, after, thetas, options=options),
+        captions=[after, *([before] if before.strip() else [])],
+        one_seed=True,
+    )
+
+
+def _thetas(text: str, count: int) -> list[float]:
+    try:
+        low, *high = [float(part) for part in text.split(":", 1)]
+    except ValueError:
+        raise RequestError(f"--theta {text}: write 0.4, or 0.25:0.5") from None
+    if high and count < 2:
+        raise RequestError("--num-images must be at least 2 for a theta FROM:TO")
+    return [low + (high[0] - low) * i / (count - 1) for i in range(count)] if high else [low]

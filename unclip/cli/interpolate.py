@@ -1,0 +1,46 @@
+"""`unclip interpolate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from unclip.cli.options import PATH, ImageOptions, image_options
+from unclip.cli.outputs import check_extra_outputs, read_key, run, write_animation, write_sheet
+
+
+@click.command()
+@click.argument("keys", nargs=-1, required=True, metavar="A B...")
+@click.option("--frames", default=16, show_default=True, help="Frames of each part of the way.")
+@click.option("--fixed-noise", is_flag=True, help="Use one random x_T for all frames.")
+@click.option("--animation", type=PATH, help="Also write an animation: .gif, .webp or .mp4.")
+@click.option("--strip", type=PATH, help="Also write all frames side by side, as a PNG.")
+@image_options()
+def interpolate(
+    common: ImageOptions,
+    keys: tuple[str, ...],
+    frames: int,
+    fixed_noise: bool,
+    animation: Path | None,
+    strip: Path | None,
+) -> None:
+    """Go from one picture to the next; whatever is no file is a prompt. More than two make a loop.
+
+    \b
+    unclip interpolate shiba.png "a cat in space" --frames 16 --animation way.gif -o frames/
+    """
+    check_extra_outputs(common, animation, strip)
+    ends = [read_key(key) for key in keys]
+    made = run(
+        common,
+        "frame",
+        frames * (len(keys) if len(keys) > 2 else 1),
+        lambda pipe, options: pipe.interpolate(ends, frames, fixed_noise=fixed_noise, options=options),
+        captions=[key for key in ends if isinstance(key, str)],
+        one_seed=True,
+    )
+    if animation is not None:
+        write_animation(common, made, animation, bounce=len(keys) == 2)
+    if strip is not None:
+        write_sheet(common, made.images, strip, {"strip": made.settings}, columns=len(made.images))

@@ -1,0 +1,42 @@
+"""`unclip outpaint`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from unclip.cli.options import PATH, ImageOptions, image_options, num_images, repeats
+from unclip.cli.outputs import read_picture, run
+from unclip.errors import RequestError
+
+
+@click.command()
+@click.argument("image", type=PATH)
+@click.argument("prompt")
+@click.option("--to", required=True, metavar="WxH", help="Width and height of the larger picture, in pixels.")
+@repeats
+@num_images()
+@image_options(without=("size", "save_stages"))
+def outpaint(
+    common: ImageOptions, image: Path, prompt: str, to: str, repeats: int | None, num_images: int
+) -> None:
+    """Paint what is around a picture.
+
+    \b
+    unclip outpaint shiba.png "a shiba inu on the beach" --to 1536x1024
+    """
+    source = read_picture(image)
+    width, cross, height = to.lower().partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal()):
+        raise RequestError(f"--to {to}: write WIDTHxHEIGHT, as in 1536x1024")
+    canvas = int(width), int(height)
+    run(
+        common,
+        "outpaint",
+        num_images,
+        lambda pipe, options: pipe.outpaint(
+            source, prompt, canvas, num_images, repeats=repeats, options=options
+        ),
+        captions=[prompt],
+    )

@@ -1,0 +1,33 @@
+"""`unclip vary`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from unclip.cli.options import PATH, ImageOptions, image_options, num_images
+from unclip.cli.outputs import read_picture, run
+
+
+@click.command()
+@click.argument("image", type=PATH)
+@num_images(help="Number of variations.")
+@click.option("--eta", default=1.0, show_default=True, help="0 gives the picture back, 1 differs most.")
+@click.option("--fresh-noise", is_flag=True, help="Start from noise alone instead of the picture's own x_T.")
+@image_options()
+def vary(common: ImageOptions, image: Path, num_images: int, eta: float, fresh_noise: bool) -> None:
+    """Make variations of a picture.
+
+    \b
+    unclip vary shiba.png -n 6 --eta 0.8 -o variations/
+    """
+    source = read_picture(image)
+    run(
+        common,
+        "variation",
+        num_images,
+        lambda pipe, options: pipe.vary(
+            source, num_images, eta=eta, fresh_noise=fresh_noise, options=options
+        ),
+    )

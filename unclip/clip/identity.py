@@ -1,0 +1,48 @@
+"""Identities of CLIPs: names made of their weights, so that one identity is one set of weights."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from unclip.files import cache_folder
+
+
+def weights_identity(name: str, state: Mapping[str, Tensor]) -> str:
+    """A name for exactly these weights: `name@` and the first 12 hex digits of their SHA-256."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        digest.update(key.encode())
+        digest.update(state[key].detach().float().cpu().numpy().tobytes())
+    return f"{name}@{digest.hexdigest()[:12]}"
+
+
+def stored_identity(name: str, paths: Sequence[Path], state: Callable[[], Mapping[str, Tensor]]) -> str:
+    """`weights_identity` of weights in files, kept in the user's cache under the files' paths, sizes and
+    times.
+
+    Args:
+        paths: of the files.
+        state: reads the weights; called only if the cache does not know these files.
+    """
+    key = hashlib.sha256(name.encode())
+    for path in sorted(path.resolve() for path in paths):
+        status = path.stat()
+        key.update(f"\n{path} {status.st_size} {status.st_mtime_ns}".encode())
+    kept = cache_folder() / "identities" / key.hexdigest()
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        found = kept.read_text(encoding="utf-8")
+        if found.startswith(f"{name}@"):
+            return found
+    identity = weights_identity(name, state())
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        temporary = kept.with_name(f".{kept.name}.{os.getpid()}")
+        temporary.write_text(identity, encoding="utf-8")
+        temporary.replace(kept)
+    return identity

@@ -1,0 +1,153 @@
+"""The judge: a small convolutional network that reads a scene's attributes off a 64 px picture.
+
+It is trained on rendered pictures only (`training.py`), so what it knows of generated ones it knows from the
+truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import einsum, rearrange
+from PIL import Image
+from pydantic import Field
+from torch import Tensor, nn
+
+from unclip.config import Config, parse
+from unclip.errors import CheckpointError, ConfigError, RequestError
+from unclip.files import BUNDLED, load_weights, new_folder, read_json, save_weights, write_json
+from unclip.images import resize, to_tensor
+from unclip.menagerie.scene import VALUES, Scene
+
+SIZE = 64  # pixels of a side
+NONE = "none"  # how the class of an absent thing is called on disk
+_ALWAYS_THERE = frozenset({"subject", "setting", "style"})
+
+Attributes = dict[str, str | None]
+
+CLASSES: dict[str, tuple[str | None, ...]] = {
+    key: values if key in _ALWAYS_THERE else (*values, None) for key, values in VALUES.items()
+}
+
+
+class JudgeConfig(Config):
+    """The shape of a judge.
+
+    Attributes:
+        channels: of each level; each level halves the resolution.
+        depth: residual blocks of each level.
+        classes: what each head tells apart, in order.
+    """
+
+    channels: tuple[int, ...] = (32, 64, 128)
+    depth: tuple[int, ...] = (1, 1, 2)
+    classes: dict[str, tuple[str, ...]] = Field(
+        default_factory=lambda: {
+            key: tuple(value or NONE for value in values) for key, values in CLASSES.items()
+        }
+    )
+
+
+class Residual(nn.Module):
+    """Two 3 × 3 convolutions beside the identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv_1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm_1 = nn.BatchNorm2d(channels)
+        self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm_2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.norm_1(self.conv_1(x)))
+        return F.relu(x + self.norm_2(self.conv_2(h)))
+
+
+class Head(nn.Module):
+    """One attribute's classes, read from where in the picture it attends to."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.where = nn.Conv2d(channels, 1, 1)
+        self.what = nn.Linear(channels, classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, C, H, W] → logits [B, classes]."""
+        weight = rearrange(self.where(features), "b 1 h w -> b (h w)").softmax(dim=1)
+        pooled = einsum(rearrange(features, "b c h w -> b (h w) c"), weight, "b n c, b n -> b c")
+        logits: Tensor = self.what(pooled)
+        return logits
+
+
+class Judge(nn.Module):
+    """A residual trunk that all heads share, and a head per attribute."""
+
+    def __init__(self, config: JudgeConfig) -> None:
+        super().__init__()
+        self.config = config
+        layers: list[nn.Module] = []
+        inputs = 3
+        for outputs, depth in zip(config.channels, config.depth, strict=True):
+            layers += [
+                nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(),
+            ]
+            layers += [Residual(outputs) for _ in range(depth)]
+            inputs = outputs
+        self.trunk = nn.Sequential(*layers)
+        self.heads = nn.ModuleDict({key: Head(inputs, len(values)) for key, values in config.classes.items()})
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """[B, 3, 64, 64] in [−1, 1] → each attribute's logits [B, classes]."""
+        features = self.trunk(images)
+        return {key: head(features) for key, head in self.heads.items()}
+
+    @torch.inference_mode()
+    def read(self, pictures: Sequence[Image.Image], batch: int = 64) -> list[Attributes]:
+        """What each picture shows; larger pictures are brought to 64 px."""
+        readings: list[Attributes] = []
+        for start in range(0, len(pictures), batch):
+            images = torch.stack([_seen(picture) for picture in pictures[start : start + batch]])
+            best = {key: logits.argmax(dim=1).tolist() for key, logits in self(images).items()}
+            readings += [{key: CLASSES[key][best[key][i]] for key in CLASSES} for i in range(len(images))]
+        return readings
+
+    def save(self, folder: Path) -> None:
+        """config.json and model.safetensors in half precision; the folder is written whole or not at all."""
+        with new_folder(folder) as temporary:
+            write_json(temporary / "config.json", self.config.model_dump(mode="json"))
+            save_weights(self, temporary / "model.safetensors", torch.float16)
+
+
+def load_judge(folder: Path = BUNDLED / "judge") -> Judge:
+    """The judge that ships with the package, or one that `Judge.save` wrote."""
+    try:
+        config = parse(JudgeConfig, read_json(folder / "config.json"), f"{folder}/config.json")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+    if config.classes != JudgeConfig().classes:
+        raise CheckpointError(
+            f"{folder}: this judge was trained on another menagerie; `train_judge` makes a new one"
+        )
+    with torch.device("meta"):
+        judge = Judge(config)
+    load_weights(judge, folder / "model.safetensors")
+    return judge.eval()
+
+
+def labels(scene: Scene | Attributes) -> list[int]:
+    """The class of each attribute, in the order of CLASSES."""
+    attributes = scene.attributes() if isinstance(scene, Scene) else scene
+    return [values.index(attributes[key]) for key, values in CLASSES.items()]
+
+
+def _seen(picture: Image.Image) -> Tensor:
+    if min(picture.size) < SIZE or picture.width != picture.height:
+        raise RequestError(
+            f"the judge reads squares of {SIZE} pixels or more, not {picture.width} × {picture.height}"
+        )
+    return resize(to_tensor(picture)[None], SIZE)[0]

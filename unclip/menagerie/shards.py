@@ -1,0 +1,86 @@
+"""Writes the menagerie as WebDataset shards."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import webdataset as wds
+
+from unclip.errors import DataError
+from unclip.menagerie.captions import caption
+from unclip.menagerie.drawing import draw
+from unclip.menagerie.scene import rng_for, sample
+
+SHARD_SIZE = 1000
+CAPTIONS = 6  # per picture
+BRIEF = 2  # of these, the last ones
+
+
+def write_shards(
+    out: Path,
+    *,
+    count: int,
+    size: int,
+    seed: int = 0,
+    held_out: bool = False,
+    siblings: int = 1,
+    jobs: int = 1,
+) -> Iterator[int]:
+    """Draws `count` scenes at size × size pixels into shards of 1,000; yields how many are done after each
+    shard.
+
+    `held_out` and `siblings` choose the scenes, see `scene.sample`.
+
+    A shard that is already there is left alone, so the same call again goes on where it stopped.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    shards = [
+        (out / f"{i:06d}.tar", range(i * SHARD_SIZE, min((i + 1) * SHARD_SIZE, count)))
+        for i in range(-(-count // SHARD_SIZE))
+    ]
+    missing = [
+        (path, numbers, size, seed, held_out, siblings) for path, numbers in shards if not path.exists()
+    ]
+    done = count - sum(len(numbers) for _, numbers, *_ in missing)
+    if jobs <= 1:
+        for job in missing:
+            _write_shard(job)
+            done += len(job[1])
+            yield done
+        return
+    with ProcessPoolExecutor(jobs) as pool:
+        for numbers in pool.map(_write_shard, missing):
+            done += len(numbers)
+            yield done
+
+
+def _write_shard(job: tuple[Path, range, int, int, bool, int]) -> range:
+    path, numbers, size, seed, held_out, siblings = job
+    temporary = path.with_suffix(".tmp")
+    try:
+        with wds.TarWriter(str(temporary)) as writer:
+            for i in numbers:
+                scene = sample(seed, i, held_out=held_out, siblings=siblings)
+                rng = rng_for("captions", seed, i)
+                file = io.BytesIO()
+                draw(scene, size).save(file, "PNG", compress_level=2)
+                texts = [caption(scene, rng, brief=n >= CAPTIONS - BRIEF).text for n in range(CAPTIONS)]
+                about = {"captions": texts, "scene": scene.attributes()}
+                writer.write(
+                    {
+                        "__key__": f"{i:08d}",
+                        "png": file.getvalue(),
+                        "txt": texts[0],
+                        "json": json.dumps(about).encode(),
+                    }
+                )
+        temporary.rename(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return numbers

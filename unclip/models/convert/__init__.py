@@ -1,0 +1,163 @@
+"""Other programs' weights → our folders, by renaming alone: Karlo as diffusers keeps it or as published,
+single priors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+from unclip import __version__, files
+from unclip.errors import CheckpointError
+from unclip.models.convert import diffusers_stages, karlo_ckpt
+from unclip.models.index import FILE, ModelIndex
+from unclip.stages.base import Stage
+from unclip.stages.decoder import Decoder
+from unclip.stages.prior import Prior
+from unclip.stages.upsampler import Upsampler
+
+LAYOUT = 2  # of what is written: what an older one left in the cache is made again
+
+
+def convert(source: Path, out: Path, *, parity: bool = False) -> None:
+    """Writes a foreign model as a folder of ours, one stage in memory at a time.
+
+    Args:
+        source: a diffusers pipeline of unCLIP's shape, or a folder of Karlo's own checkpoints → a model
+            folder; the folder of one of its networks or a PriorTransformer's, or one of those checkpoints → a
+            stage's folder.
+        out: replaced, if a model folder or a stage is there.
+        parity: clamp the prior's x0 as diffusers does, where Karlo's own code clamps at ±10, and run in
+            float32 everywhere.
+
+    Raises:
+        CheckpointError: another kind of model, missing or damaged files; nothing is written then.
+    """
+    if (source / FILE).is_file():
+        _pipeline(source, out, parity=parity)
+    elif _is_whole(source):
+        _checkpoints(source, out)
+    else:
+        with files.new_folder(out, replaces="config.json") as folder:
+            _stage(source, parity=parity).save(folder)
+
+
+def converted(source: Path) -> Path:
+    """A model's or a stage's folder of ours: `source` itself, or a model folder made of it, kept in the
+    user's cache.
+
+    Of one of diffusers' networks, or of one of Karlo's checkpoints, that is a model of its stage and the
+    stage's CLIP alone.
+    """
+    if _is_ours(source):
+        return source
+    whole = _is_whole(source)
+    folder = source if whole else source.parent
+    digest = hashlib.sha256(f"{__version__} {LAYOUT} {source.name}".encode())
+    for path in sorted(_read_for(source)):
+        # Of gigabytes of weights, size and time must do; a config is small enough to read.
+        status = path.stat()
+        digest.update(f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}\n".encode())
+        if path.suffix == ".json":
+            digest.update(path.read_bytes())
+    name = folder.parent.parent.name if folder.parent.name == "snapshots" else folder.resolve().name
+    target = (
+        files.cache_folder()
+        / "converted"
+        / f"{name}{'' if whole else '-' + source.stem}-{digest.hexdigest()[:12]}"
+    )
+    if not (target / FILE).is_file():
+        convert(source, target) if whole else _single(source, target)
+    return target
+
+
+def _is_ours(source: Path) -> bool:
+    for name in (FILE, "config.json"):
+        if (source / name).is_file():
+            return "_class_name" not in files.read_json(source / name)
+    return any(source.glob("step-*"))
+
+
+def _is_whole(source: Path) -> bool:
+    return (source / FILE).is_file() or any(source.glob("*.ckpt"))
+
+
+def _read_for(source: Path) -> list[Path]:
+    """The files that are read for a model, or for a stage by itself: some of those beside it belong to it."""
+    if source.is_file():
+        return [source, *source.parent.glob("*_stats.th")]
+    parts = {source.name, *diffusers_stages.COMPONENTS}
+    folders = [source] if _is_whole(source) else [source.parent / name for name in parts]
+    return [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+
+
+def _stage(source: Path, *, parity: bool) -> Stage:
+    if source.is_file():
+        return karlo_ckpt.read_checkpoint(source)
+    return diffusers_stages.read_stage(source, parity=parity)
+
+
+def _single(source: Path, out: Path) -> None:
+    """A model folder of one stage, and of the CLIP beside it, if it reads one."""
+    stage, parts = _stage(source, parity=False), source.absolute().parent
+    role = f"upsampler-{stage.size}" if isinstance(stage, Upsampler) else stage.config.kind
+    clip = identity = karlo_ckpt.CLIP if source.is_file() and not isinstance(stage, Upsampler) else None
+    with files.new_folder(out, replaces=FILE) as folder:
+        if (parts / "text_encoder").is_dir() and clip is None and not isinstance(stage, Upsampler):
+            pictures = (parts / "image_encoder").is_dir()
+            clip, identity = "clip", diffusers_stages.copy_clip(parts, folder / "clip", pictures=pictures)
+        _save(stage, folder / role, identity)
+        ModelIndex.of(out.name, {role: role}, clip=clip, precision="bfloat16").write(folder)
+
+
+def _pipeline(source: Path, out: Path, *, parity: bool) -> None:
+    kind = files.read_json(source / FILE).get("_class_name")
+    if kind not in diffusers_stages.PIPELINES:
+        part = source / "prior"
+        raise CheckpointError(
+            f"{source}: is a {kind or 'model of no named class'}, which unclip cannot run; "
+            f"it converts {' and '.join(diffusers_stages.PIPELINES)}"
+            + (f", and this one's {part} by itself" if diffusers_stages.is_prior(part) else "")
+        )
+    from_captions = kind == "UnCLIPPipeline"
+    with files.new_folder(out, replaces=FILE) as folder:
+        clip = diffusers_stages.copy_clip(source, folder / "clip", pictures=not from_captions)
+        if from_captions:
+            prior = diffusers_stages.read_prior(source / "prior", source / "prior_scheduler", parity=parity)
+            _save(prior, folder / "prior", clip)
+            del prior  # the decoder is as large again
+        decoder = diffusers_stages.read_decoder(source)
+        _save(decoder, folder / "decoder", clip)
+        del decoder
+        upsampler = diffusers_stages.read_upsampler(source)
+        name = f"upsampler-{upsampler.size}"
+        _save(upsampler, folder / name, clip)
+        roles = ("decoder", name, *(["prior"] if from_captions else []))
+        precision: Literal["bfloat16"] | None = None if parity else "bfloat16"
+        ModelIndex.of(out.name, {r: r for r in roles}, clip="clip", precision=precision).write(folder)
+
+
+def _checkpoints(source: Path, out: Path) -> None:
+    roles: dict[str, Path] = {}
+    with files.new_folder(out, replaces=FILE) as folder:
+        for path in sorted(source.glob("*.ckpt")):
+            stage = karlo_ckpt.read_checkpoint(path)
+            role = stage.config.kind if isinstance(stage, Prior | Decoder) else karlo_ckpt.UPSAMPLER
+            if role in roles:
+                raise CheckpointError(f"{path}: is a {role}, and so is {roles[role].name}; keep one of them")
+            roles[role] = path
+            _save(stage, folder / role, karlo_ckpt.CLIP)
+            del stage
+        missing = [role for role in ("prior", "decoder", karlo_ckpt.UPSAMPLER) if role not in roles]
+        if missing:
+            raise CheckpointError(f"{source}: none of its .ckpt files is Karlo's {missing[0]}")
+        ModelIndex.of(out.name, {r: r for r in roles}, clip=karlo_ckpt.CLIP, precision="bfloat16").write(
+            folder
+        )
+
+
+def _save(stage: Stage, folder: Path, clip: str | None) -> None:
+    stage.config = stage.config.model_copy(update={"clip": clip})
+    folder.mkdir()
+    stage.save(folder)

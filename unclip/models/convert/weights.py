@@ -1,0 +1,108 @@
+"""Weights as other programs keep them: safetensors, whole or in shards, and pickles of nothing but
+tensors.
+"""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from unclip import files
+from unclip.errors import CheckpointError
+
+M = TypeVar("M", bound=nn.Module)
+
+STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")  # diffusers', and transformers' two
+
+
+def read_component(folder: Path) -> dict[str, Tensor]:
+    """The tensors of one component's folder, mapped from disk where the format allows it."""
+    for stem in STEMS:
+        if (folder / f"{stem}.safetensors").is_file():
+            return files.read_weights(folder / f"{stem}.safetensors")
+        if (folder / f"{stem}.safetensors.index.json").is_file():
+            return _shards(folder / f"{stem}.safetensors.index.json")
+    for stem in STEMS:
+        if (folder / f"{stem}.bin").is_file():
+            return tensors(read_pickle(folder / f"{stem}.bin"), folder / f"{stem}.bin")
+    raise CheckpointError(
+        f"{folder}: no weights in it (no {STEMS[0]}.safetensors nor {STEMS[1]}.safetensors)"
+    )
+
+
+def read_pickle(path: Path) -> Any:
+    """What torch.save wrote, if that is plain containers of tensors: whatever else a pickle names is not even
+    imported.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles of other versions: what cannot be read says so below
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{path}: refused, this pickle holds more than tensors and could run anything"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: damaged ({str(error).splitlines()[0] if str(error) else error!r})"
+        ) from None
+
+
+def tensors(tree: Any, path: Path) -> dict[str, Tensor]:
+    """The tree, if it maps names to tensors."""
+    if not isinstance(tree, dict) or not all(isinstance(value, Tensor) for value in tree.values()):
+        raise CheckpointError(f"{path}: expected names and tensors")
+    return tree
+
+
+def filled(module: M, name: Callable[[str], str], weights: dict[str, Tensor], where: Path) -> M:
+    """The stage or network with the tensors that `name` says; none may be missing, left over, or of another
+    shape.
+
+    Args:
+        module: on the meta device.
+        name: our tensor's name → theirs.
+        weights: theirs; emptied on the way.
+    """
+    state = {}
+    for ours, wanted in module.state_dict().items():
+        theirs = name(ours)
+        if theirs not in weights:
+            raise CheckpointError(f"{where}: tensor {theirs} is missing")
+        tensor = weights.pop(theirs)
+        row = tensor.shape == (1, *wanted.shape)  # theirs keeps the embeddings' mean and deviation as one row
+        if tensor.shape != wanted.shape and not row:
+            raise CheckpointError(
+                f"{where}: tensor {theirs} has shape {tuple(tensor.shape)}, its config.json asks for "
+                f"{tuple(wanted.shape)}"
+            )
+        state[ours] = tensor[0] if row else tensor
+    if weights:
+        raise CheckpointError(
+            f"{where}: tensor {min(weights)} belongs to another architecture than its config.json"
+        )
+    module.load_state_dict(state, assign=True)
+    return module
+
+
+def _shards(index: Path) -> dict[str, Tensor]:
+    table = files.read_json(index).get("weight_map")
+    if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
+        raise CheckpointError(f"{index}: has no weight_map")
+    found: dict[str, Tensor] = {}
+    for name in sorted(set(table.values())):
+        if Path(name).name != name:
+            raise CheckpointError(f"{index}: {name!r} points outside the folder")
+        found.update(files.read_weights(index.parent / name))
+    missing = sorted(set(table) - set(found))
+    if missing:
+        raise CheckpointError(f"{index}: tensor {missing[0]} is in none of its files")
+    return found

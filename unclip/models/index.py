@@ -1,0 +1,117 @@
+"""The index of a model folder, `model_index.json`: one class writes it, and the same class reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+
+from unclip import __version__
+from unclip.config import Config, parse
+from unclip.errors import CheckpointError, ConfigError
+from unclip.files import read_json, write_json
+
+FILE = "model_index.json"
+FORMAT: Literal[1] = 1
+
+
+def _inside(name: str) -> str:
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ConfigError(f"{name!r} points outside the folder")
+    return name
+
+
+Part = Annotated[str, AfterValidator(_inside)]
+Precision = Annotated[
+    Literal["bfloat16"], BeforeValidator(lambda word: "bfloat16" if word == "quick" else word)
+]
+
+
+class ModelIndex(Config):
+    """What a model consists of. Paths are relative to the model's folder and never lead out of it.
+
+    Keys that this version does not know are kept, so that loading and saving a model loses nothing.
+
+    Attributes:
+        format: version of this file's layout.
+        name: of the model, for messages.
+        unclip: version of the program that wrote the folder. None if it did not say.
+        clip: folder of the CLIP, or the reference of a public one (`openclip:…`, `hf:…`). None for a model
+            without one.
+        prior, decoder: folders of these stages. None for a model without one.
+        upsamplers: folders of the upsamplers, the smallest pictures first.
+        vocabulary: words that the model was trained on. None for an open vocabulary.
+        precision: dtype of the networks on devices that are quick in it; "quick" is its older name. None for
+            float32.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    format: Literal[1] = FORMAT
+    name: str
+    unclip: str | None = None
+    clip: Part | None = Field(...)
+    prior: Part | None = Field(...)
+    decoder: Part | None = Field(...)
+    upsamplers: tuple[Part, ...]
+    vocabulary: tuple[str, ...] | None = None
+    precision: Precision | None = None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        stages: Mapping[str, str],
+        *,
+        clip: str | None,
+        vocabulary: Sequence[str] | None = None,
+        precision: Literal["bfloat16"] | None = None,
+    ) -> Self:
+        """The index of a model that this version writes.
+
+        Args:
+            stages: folder of each stage by its role: "prior", "decoder", "upsampler-SIZE".
+            clip: its folder or reference.
+        """
+        upsamplers = sorted(
+            (r for r in stages if r.startswith("upsampler-")), key=lambda r: int(r.split("-")[1])
+        )
+        return cls(
+            name=name,
+            unclip=__version__,
+            clip=clip,
+            prior=stages.get("prior"),
+            decoder=stages.get("decoder"),
+            upsamplers=tuple(stages[role] for role in upsamplers),
+            precision=precision,
+            vocabulary=None if vocabulary is None else tuple(sorted(vocabulary)),
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The index of a model folder.
+
+        Raises:
+            CheckpointError: missing or damaged, of another format, or a path that leads out of the folder.
+        """
+        tree = read_json(folder / FILE)
+        if tree.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{folder / FILE}: format {tree.get('format')!r}, this version reads {FORMAT}"
+            )
+        try:
+            return parse(cls, {"name": folder.resolve().name, **tree}, str(folder / FILE))
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from None
+
+    def write(self, folder: Path) -> None:
+        """Writes `model_index.json` into the folder."""
+        optional = {key for key in ("unclip", "vocabulary", "precision") if getattr(self, key) is None}
+        write_json(folder / FILE, self.model_dump(mode="json", exclude=optional))
+
+    @property
+    def stages(self) -> list[str]:
+        """Folders of the stages in the order of sampling."""
+        return [name for name in (self.prior, self.decoder, *self.upsamplers) if name is not None]

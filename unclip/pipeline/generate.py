@@ -1,0 +1,129 @@
+"""From captions to images, whole or stage by stage (Ramesh et al. 2022, §2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Unpack
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from unclip.errors import RequestError
+from unclip.images import to_tensor
+from unclip.pipeline.call import Call, Model, middle_square
+from unclip.pipeline.generation import Generation
+from unclip.pipeline.options import OptionKeywords, check_negative, check_prompt, choose_seeds, collect
+
+
+def generate(
+    model: Model, prompt: str | Sequence[str], *, num_images: int = 1, **options: Unpack[OptionKeywords]
+) -> Generation:
+    """Generate images of each prompt.
+
+    Args:
+        prompt: one caption or several.
+        num_images: images of each.
+        options: see `SamplingOptions`.
+
+    Raises:
+        RequestError: an impossible option, or a model without a prior or a decoder.
+    """
+    captions, chosen = _captions(prompt, num_images), collect(options)
+    seeds = choose_seeds(num_images, chosen.seed, prompts=len(captions) // max(num_images, 1))
+    call = Call(model, seeds, chosen, needs=("decoder", "prior"))
+    with torch.inference_mode():
+        text, null = call.encode(captions)
+        z_i = call.sample_prior(text, null)
+        made = call.upsample(call.decode(z_i, text, null))
+    return call.finish(made, z_i, [{"prompt": caption, "negative": call.negative} for caption in captions])
+
+
+def sample_prior(
+    model: Model, prompt: str | Sequence[str], *, num_images: int = 1, **options: Unpack[OptionKeywords]
+) -> Tensor:
+    """Sample z_i [N, D] of each prompt from the prior: the first part of `generate`. On the CPU, in float32.
+
+    Args:
+        prompt, num_images: as in `generate`.
+        options: see `SamplingOptions`.
+
+    Raises:
+        RequestError: as in `generate`; no prior, or no CLIP to encode the prompt with.
+    """
+    unused = ("size", "keep_stages", "watermark")
+    captions, chosen = _captions(prompt, num_images), collect(options, verb="sample_prior", unused=unused)
+    seeds = choose_seeds(num_images, chosen.seed, prompts=len(captions) // max(num_images, 1))
+    call = Call(model, seeds, replace(chosen, size=None), needs=["prior"])
+    with torch.inference_mode():
+        return call.sample_prior(*call.encode(captions)).float().cpu()
+
+
+def decode(
+    model: Model, image_embeds: Tensor, prompt: str | Sequence[str] = "", **options: Unpack[OptionKeywords]
+) -> Generation:
+    """Decode embeddings to images: the second part of `generate`.
+
+    With the seed that `sample_prior` was given, the images are those that `generate` makes of that seed.
+
+    Args:
+        image_embeds: z_i, [N, D], from `sample_prior` or CLIP.
+        prompt: captions that the decoder reads beside z_i, one for all or one each; "" for none.
+        options: see `SamplingOptions`.
+
+    Raises:
+        RequestError: as in `generate`; embeddings of another shape, no decoder.
+    """
+    embed = model.clip.width
+    if image_embeds.ndim != 2 or image_embeds.shape[1] != embed:
+        raise RequestError(
+            f"image_embeds of shape {tuple(image_embeds.shape)}: {model.name} decodes [N, {embed}]"
+        )
+    n = len(image_embeds)
+    prompts = [prompt] * n if isinstance(prompt, str) else list(prompt)
+    if len(prompts) != n:
+        raise RequestError(f"{len(prompts)} prompts for {n} embeddings")
+    captions, chosen = [check_negative(p) for p in prompts], collect(options)
+    call = Call(model, choose_seeds(n, chosen.seed), chosen)
+    with torch.inference_mode():
+        z_i = image_embeds.to(model.device, torch.float32)
+        made = call.upsample(call.decode(z_i, *call.encode(captions)))
+    asked = [{"verb": "decode", "prompt": caption, "negative": call.negative} for caption in captions]
+    return call.finish(made, z_i, asked)
+
+
+def upsample(
+    model: Model, images: Image.Image | Sequence[Image.Image], **options: Unpack[OptionKeywords]
+) -> Generation:
+    """Upsample pictures: the last part of `generate`.
+
+    Args:
+        images: the middle square of each is resized to the largest side that an upsampler starts from and it
+            fills.
+        options: see `SamplingOptions`; `size` must be above that side.
+
+    Raises:
+        RequestError: as in `generate`; no upsampler.
+    """
+    pictures = [images] if isinstance(images, Image.Image) else list(images)
+    if not model.upsamplers:
+        raise RequestError(f"{model.name}: has no upsampler")
+    chosen = collect(options, verb="upsample", unused=["negative"])
+    squares = [middle_square(one) for one in pictures]
+    starts = [u.size // u.factor for u in model.upsamplers]
+    side = max((s for s in starts if all(s <= one.width for one in squares)), default=starts[0])
+    call = Call(model, choose_seeds(len(squares), chosen.seed), chosen, needs=[])
+    call.chain = [u for u in call.chain if u.size > side]
+    if not call.chain:
+        raise RequestError(f"size {call.size}: {model.name} upsamples these pictures from {side} pixels")
+    with torch.inference_mode():
+        x = torch.stack([to_tensor(one.resize((side, side), Image.Resampling.LANCZOS)) for one in squares])
+        made = call.upsample(x.to(model.device))
+    return call.finish(made, torch.empty(len(squares), 0), [{"verb": "upsample"}] * len(squares))
+
+
+def _captions(prompt: str | Sequence[str], num_images: int) -> list[str]:
+    """One caption per image."""
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    return [check_prompt(p) for p in prompts for _ in range(num_images)]

@@ -1,0 +1,92 @@
+"""A picture as its bipartite latent (z_i, x_T), and back (Ramesh et al. 2022, §3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Unpack
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from unclip.diffusion.trajectory import Trajectory
+from unclip.errors import RequestError
+from unclip.images import resize, to_tensor
+from unclip.pipeline.call import Call, Model, middle_square
+from unclip.pipeline.options import OptionKeywords, StageChanges, collect
+
+# Only DDIM can be run backwards. The paper tells of no guidance here, and guidance needs more steps.
+DDIM: Final[StageChanges] = {"decoder": {"sampler": "ddim", "guidance": 1.0}}
+STEPS: Final[StageChanges] = {"decoder": {"steps": 50}}
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """The latents of pictures.
+
+    Attributes:
+        image_embeds: z_i, CLIP's embedding of each, [N, D].
+        noise: x_T, from which DDIM at eta = 0 and z_i lead back to it, [N, 3, h, h] with h the decoder's
+            size.
+    """
+
+    image_embeds: Tensor
+    noise: Tensor
+
+
+def invert(
+    model: Model,
+    image: Image.Image | Sequence[Image.Image],
+    *,
+    evaluations: int = 2,
+    **options: Unpack[OptionKeywords],
+) -> Inversion:
+    """Find the latents (z_i, x_T) of pictures, by DDIM inversion of the decoder given z_i (Ramesh et al.
+    2022, §3).
+
+    Args:
+        image: one or several of any size. CLIP crops each by its own rule; x_T is of its middle square.
+        evaluations: of the decoder per step. 1 is the usual inversion; each further one removes most of the
+            error.
+        options: see `SamplingOptions`. The decoder takes 50 steps of DDIM without guidance unless they say
+            otherwise.
+
+    Raises:
+        RequestError: a picture that cannot be used, another sampler than DDIM, a model without an image
+            encoder.
+    """
+    images = [image] if isinstance(image, Image.Image) else list(image)
+    chosen = collect(options, verb="invert", unused=("seed", "size", "keep_stages", "watermark"))
+    call = Call(model, [0] * len(images), replace(chosen, size=model.sizes[0]), defaults=STEPS, forced=DDIM)
+    with torch.inference_mode():
+        return latents(call, images, evaluations)
+
+
+def latents(call: Call, images: Sequence[Image.Image], evaluations: int = 2) -> Inversion:
+    """`invert` within a call."""
+    if not images:
+        raise RequestError("nothing to invert: give a picture")
+    if evaluations < 1:
+        raise RequestError(f"{evaluations} evaluations per step: there must be at least 1")
+    used, decoder = call.sampling["decoder"], call.model.decoder
+    if used.sampler != "ddim":
+        raise RequestError(f"decoder: only ddim can be run backwards, not {used.sampler}")
+    z_i = call.encode_images(images)
+    x = torch.cat(
+        [resize(to_tensor(middle_square(one))[None].to(z_i.device), decoder.size) for one in images]
+    )
+    # The noise is of the call's images, which can be more than its pictures; an inversion draws none.
+    steps = decoder.sample(
+        z_i,
+        *call.encode([""] * len(z_i)),
+        used,
+        call.noise("decoder"),
+        Trajectory(start=x, evaluations=evaluations),
+    )
+    return Inversion(z_i, call.run("inversion", steps, used.steps))
+
+
+def redraw(call: Call, z_i: Tensor, x_T: Tensor | None) -> Tensor:
+    """The decoder's pictures [B, 3, h, h] of given latents; x_T is noise if None."""
+    return call.decode(z_i, *call.encode([""] * len(z_i)), Trajectory(start=x_T))

@@ -1,0 +1,76 @@
+"""Mixing: one image of several prompts or pictures, each with its weight, by way of their z_i."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import Literal, Unpack
+
+import torch
+from PIL import Image
+
+from unclip.errors import RequestError
+from unclip.pipeline.call import Call, Model
+from unclip.pipeline.generation import Generation
+from unclip.pipeline.options import OptionKeywords, check_prompt, choose_seeds, collect
+from unclip.pipeline.slerp import weighted_mean
+
+
+def mix(
+    model: Model,
+    keys: Sequence[Image.Image | str],
+    weights: Sequence[float] | None = None,
+    num_images: int = 1,
+    *,
+    by: Literal["slerp", "sum"] = "slerp",
+    **options: Unpack[OptionKeywords],
+) -> Generation:
+    """Generate images of several prompts at once: the weighted mean of their z_i, decoded.
+
+    The prior samples each prompt's z_i with the image's own seed, so that all the weight on one prompt gives
+    the z_i that `generate` samples of it. The decoder reads no caption, because none describes the mean.
+
+    Args:
+        keys: prompts, or pictures, whose z_i is CLIP's embedding.
+        weights: one per key, not negative, of any sum. Default: equal.
+        num_images: images of the mix.
+        by: "slerp" for the mean along great circles (of two keys, `slerp` between them), "sum" for the
+            weighted sum, scaled to the length of a z_i.
+        options: see `SamplingOptions`.
+
+    Raises:
+        RequestError: fewer than two keys, weights that do not fit them, keys that are opposite, a picture
+            that cannot be used, a model without an image encoder or a prior where one is needed.
+    """
+    if len(keys) < 2:
+        raise RequestError("a mix needs at least two prompts or pictures")
+    if by not in ("slerp", "sum"):
+        raise RequestError(f"by {by!r}: mix by 'slerp' or by 'sum'")
+    shares = _shares([1.0] * len(keys) if weights is None else weights, len(keys))
+    captions = [check_prompt(key) for key in keys if isinstance(key, str)]
+    chosen = collect(options)
+    call = Call(model, choose_seeds(num_images, chosen.seed), chosen)
+    with torch.inference_mode():
+        sampled = iter([call.sample_prior(*call.encode([caption] * num_images)) for caption in captions])
+        each = [
+            next(sampled) if isinstance(key, str) else call.encode_images([key]).expand(num_images, -1)
+            for key in keys
+        ]
+        z_i = weighted_mean(torch.stack(each), shares, straight=by == "sum")
+        made = call.upsample(call.decode(z_i, *call.encode([""] * num_images)))
+    names = [key if isinstance(key, str) else "a picture" for key in keys]
+    how = {"verb": "mix", "keys": names, "weights": shares, "by": by, "negative": call.negative}
+    return call.finish(made, z_i, [how] * num_images)
+
+
+def _shares(weights: Sequence[float], count: int) -> list[float]:
+    """The weights, with a sum of one."""
+    if len(weights) != count:
+        raise RequestError(f"{len(weights)} weights for {count} prompts: give one for each")
+    for weight in weights:
+        if not (isfinite(weight) and weight >= 0):
+            raise RequestError(f"weight {weight}: must be a number of at least 0")
+    total = float(sum(weights))
+    if total == 0:
+        raise RequestError("all weights are 0: at least one prompt must count")
+    return [weight / total for weight in weights]

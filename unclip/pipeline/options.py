@@ -1,0 +1,140 @@
+"""The options that all verbs of a pipeline share: one frozen object, and the keywords that fill it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from unclip.errors import RequestError
+
+if TYPE_CHECKING:
+    from unclip.diffusion.samplers import Step
+
+MAX_SEED = 2**63 - 1
+
+OnStep = Callable[[str, int, int, "Step"], None]
+StageChanges = Mapping[str, Mapping[str, Any]]
+Seed = int | Sequence[int] | None
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How a verb of a pipeline samples, and what it returns.
+
+    Every verb takes these as keywords, or as one object: `pipe.vary(image, seed=3, size=256)` is
+    `pipe.vary(image, options=SamplingOptions(seed=3, size=256))`. Keywords beside an object replace its
+    fields. A verb ignores the fields of an object that it has no use for; as a keyword they are refused.
+
+    Attributes:
+        seed: seed of the first image of each prompt or picture; the following images use seed + 1, seed + 2,
+            …. Or a list with one seed per image, which can also be given as `seeds`. Default: random.
+        size: side in pixels at which to stop, one of `Pipeline.sizes`. Default: the largest; for an edit, the
+            smallest that is not below the picture's.
+        preset: steps and samplers of all stages: "fast", "balanced" (the model's own) or "paper" (DALL·E
+            2's).
+        stages: changes to the preset, fields of `SamplingConfig` by stage: {"prior": {"steps": 10},
+            "decoder": {…}}. As a keyword this is `options`.
+        negative: caption that guidance leads away from.
+        keep_stages: whether to return the images of the earlier stages, too.
+        watermark: whether to mark the pixels as generated, invisibly (docs/how-to/provenance.md). Kept pixels
+            of an edit are never changed.
+        on_step: called after every step with the stage, the step's number from 1, the number of steps and the
+            step; may raise `Cancelled`.
+    """
+
+    seed: Seed = None
+    size: int | None = None
+    preset: str = "balanced"
+    stages: StageChanges = field(default_factory=dict)
+    negative: str = ""
+    keep_stages: bool = False
+    watermark: bool = True
+    on_step: OnStep | None = None
+
+    def with_stage(self, stage: str, **changes: Any) -> SamplingOptions:
+        """With some fields of a stage's sampling changed."""
+        return replace(self, stages={**self.stages, stage: {**self.stages.get(stage, {}), **changes}})
+
+
+class OptionKeywords(TypedDict, total=False):
+    """The fields of `SamplingOptions` as keywords of a verb.
+
+    `options` is a whole object or only its `stages`; `seeds` is another name for a list in `seed`.
+    """
+
+    options: SamplingOptions | StageChanges | None
+    seed: Seed
+    seeds: Sequence[int] | None
+    size: int | None
+    preset: str
+    negative: str
+    keep_stages: bool
+    watermark: bool
+    on_step: OnStep | None
+
+
+def collect(keywords: OptionKeywords, *, verb: str = "", unused: Sequence[str] = ()) -> SamplingOptions:
+    """The options that a verb's keywords make.
+
+    Args:
+        verb: its name, for messages.
+        unused: fields that it has no use for.
+
+    Raises:
+        RequestError: a keyword that the verb has no use for, or both `seed` and `seeds`.
+    """
+    given: dict[str, Any] = dict(keywords)
+    options, seeds = given.pop("options", None), given.pop("seeds", None)
+    if seeds is not None:
+        if given.get("seed") is not None:
+            raise RequestError("seed and seeds: give one of them")
+        given["seed"] = seeds
+    for name in unused:
+        if name in given:
+            raise RequestError(f"{verb} has no use for {name}")
+    if not isinstance(options, SamplingOptions):
+        options = SamplingOptions(stages=options or {})
+    return replace(options, **given)
+
+
+def check_prompt(prompt: str) -> str:
+    """The prompt, stripped; empty ones and control characters are refused."""
+    stripped = prompt.strip()
+    if not stripped:
+        raise RequestError("the prompt is empty; say what the picture should show")
+    bad = next(
+        (
+            c
+            for c in stripped
+            if (ord(c) < 32 and c not in "\t\n\r") or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF
+        ),
+        None,
+    )
+    if bad is not None:
+        raise RequestError(f"the prompt holds the control character U+{ord(bad):04X}; leave it out")
+    return stripped
+
+
+def check_negative(negative: str) -> str:
+    """The negative prompt, which may be empty."""
+    return check_prompt(negative) if negative.strip() else ""
+
+
+def choose_seeds(num_images: int, seed: Seed = None, *, prompts: int = 1) -> list[int]:
+    """One seed per picture: those given, or counting up from the one given (or a random one) for each
+    prompt.
+    """
+    if num_images < 1 or prompts < 1:
+        raise RequestError("nothing to generate: give a prompt, and a number of images of at least 1")
+    if seed is None or isinstance(seed, int):
+        first = secrets.randbelow(2**31) if seed is None else seed
+        drawn = [first + i for _ in range(prompts) for i in range(num_images)]
+    else:
+        drawn = list(seed)
+        if len(drawn) != prompts * num_images:
+            raise RequestError(f"{len(drawn)} seeds for {prompts * num_images} images")
+    if any(not 0 <= s <= MAX_SEED for s in drawn):
+        raise RequestError(f"a seed must be between 0 and {MAX_SEED}")
+    return drawn

@@ -1,0 +1,59 @@
+"""Variations: other images of what CLIP sees in a picture (Ramesh et al. 2022, §3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Unpack
+
+import torch
+from PIL import Image
+
+from unclip.pipeline.call import Call, Model
+from unclip.pipeline.generation import Generation
+from unclip.pipeline.invert import DDIM, STEPS, latents, redraw
+from unclip.pipeline.options import OptionKeywords, choose_seeds, collect
+
+
+def vary(
+    model: Model,
+    image: Image.Image | Sequence[Image.Image],
+    num_images: int = 1,
+    *,
+    eta: float = 1.0,
+    fresh_noise: bool = False,
+    **options: Unpack[OptionKeywords],
+) -> Generation:
+    """Generate variations of a picture: the same z_i, decoded with noise of their own (Ramesh et al. 2022,
+    §3.1).
+
+    Args:
+        image: one or several of any size. CLIP crops each by its own rule; x_T is of its middle square.
+        num_images: variations of each.
+        eta: in [0, 1], DDIM's share of fresh noise on the way from the picture's own x_T. 0 gives the picture
+            back; the more, the more differs of what z_i does not hold.
+        fresh_noise: start from noise instead of x_T, as OpenAI's product did; `eta` is then ignored.
+        options: see `SamplingOptions`. The decoder takes 50 steps of DDIM without guidance unless they say
+            otherwise; with `fresh_noise` it is sampled as in `generate`.
+
+    Raises:
+        RequestError: a picture that cannot be used, an impossible eta or size, a model without an image
+            encoder.
+    """
+    pictures = [image] if isinstance(image, Image.Image) else list(image)
+    chosen = collect(options)
+    seeds = choose_seeds(num_images, chosen.seed, prompts=len(pictures))
+    if fresh_noise:
+        call = Call(model, seeds, chosen)
+    else:
+        call = Call(model, seeds, chosen.with_stage("decoder", eta=eta), defaults=STEPS, forced=DDIM)
+    with torch.inference_mode():
+        if fresh_noise:
+            z_i = call.encode_images(pictures).repeat_interleave(num_images, dim=0)
+            x = call.decode(z_i, *call.encode([""] * len(seeds)))
+        else:
+            found = latents(call, pictures)
+            z_i = found.image_embeds.repeat_interleave(num_images, dim=0)
+            x = redraw(call, z_i, found.noise.repeat_interleave(num_images, dim=0))
+        made = call.upsample(x)
+    how = {"verb": "vary", **({"fresh_noise": True} if fresh_noise else {"eta": eta})}
+    return call.finish(made, z_i, [how] * len(seeds))

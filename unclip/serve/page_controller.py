@@ -1,0 +1,232 @@
+"""What the page's buttons do: inputs become requests, and requests become image files. No Gradio in here."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import shutil
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from PIL import Image, ImageChops
+
+from unclip import images
+from unclip.errors import RequestError, UnclipError
+from unclip.pipeline import check_prompt
+from unclip.serve.pictures import KEPT_SIDE, PAGE, check_edit, check_variation, read_upload
+from unclip.serve.requests import (
+    DiffRequest,
+    EditRequest,
+    GenerationRequest,
+    InterpolationRequest,
+    OutpaintRequest,
+    VariationRequest,
+    common_fields,
+)
+from unclip.serve.schema import MAX_GUIDANCE, MAX_SEED, MAX_STEPS, ImageBody, Rules, validate
+from unclip.serve.service import ImageService, Preview
+
+PREVIEWS: Final = 8  # previews of a request
+MOST_WIDER: Final = 3  # times the width or height of an extended image
+LIFETIME: Final = 24 * 3600  # seconds for which an image of the page can be fetched
+
+# Fields of “Advanced”: name in a request's body → label, bounds.
+ADVANCED: Final = {
+    "seed": ("Seed", 0, MAX_SEED),
+    "steps": ("Steps of the decoder", 1, MAX_STEPS),
+    "guidance_scale": ("Guidance of the decoder", 0, MAX_GUIDANCE),
+    "prior_steps": ("Steps of the prior", 1, MAX_STEPS),
+    "prior_guidance_scale": ("Guidance of the prior", 0, MAX_GUIDANCE),
+}
+
+Upload = str | bytes | None  # path of an uploaded file, or its bytes
+
+
+class PictureSettings(NamedTuple):
+    """Settings that all tabs share: number of images, side in pixels, and the texts of `ADVANCED` (may be
+    empty).
+    """
+
+    n: int
+    size: int
+    advanced: dict[str, str | None]
+
+
+class PagePicture(NamedTuple):
+    """An image on the page: its file and the settings that made it."""
+
+    path: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PageController:
+    """Draws for the page.
+
+    Attributes:
+        pictures: folder of finished images.
+        uploads: folder of uploads; no file from elsewhere is read.
+    """
+
+    service: ImageService
+    pictures: Path
+    uploads: Path
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sides in pixels of the images that the model makes."""
+        return self.service.worker.sizes
+
+    # --- inputs to requests ---
+
+    def generation(self, prompt: str | None, settings: PictureSettings) -> GenerationRequest:
+        """Returns a request for images of a prompt."""
+        return GenerationRequest(check_prompt(prompt or ""), **self._common(settings))
+
+    def variation(self, image: Upload, settings: PictureSettings) -> VariationRequest:
+        """Returns a request for variations of an image."""
+        picture = check_variation(self._read(image, "the picture to vary"), strict=False)
+        return VariationRequest("", **self._common(settings), image=picture)
+
+    def edit(
+        self, drawn: Mapping[str, Any] | None, prompt: str | None, settings: PictureSettings
+    ) -> EditRequest:
+        """Returns a request to paint the brushed area of an image anew.
+
+        Args:
+            drawn: the editor's value: `background`, and `layers` that are opaque where the brush was.
+        """
+        image = self._read((drawn or {}).get("background"), "the picture to edit").convert("RGB")
+        mask = Image.new("L", image.size)
+        for layer in (drawn or {}).get("layers", []):
+            alpha = self._read(layer, "the brushed area").convert("RGBA").getchannel("A")
+            mask = ImageChops.lighter(mask, alpha.resize(image.size))
+        if mask.getbbox() is None:
+            raise RequestError("Brush over the area of the picture to change.")
+        picture, paint = check_edit(image, mask.point(lambda value: 255 if value else 0), strict=False)
+        return EditRequest(
+            check_prompt(prompt or ""), **self._common(settings), image=picture, mask=paint, strength=None
+        )
+
+    def outpainting(
+        self, image: Upload, prompt: str | None, wider: float, taller: float, settings: PictureSettings
+    ) -> OutpaintRequest:
+        """Returns a request to extend an image.
+
+        Args:
+            wider: width of the result as a multiple of the image's; `taller` likewise.
+        """
+        picture = images.on_white(self._read(image, "the picture to extend"))
+        picture.thumbnail((KEPT_SIDE, KEPT_SIDE))
+        if not (1 <= wider <= MOST_WIDER and 1 <= taller <= MOST_WIDER):
+            raise RequestError(f"A picture is extended to 1 to {MOST_WIDER} times its width and height.")
+        to = round(picture.width * wider), round(picture.height * taller)
+        common = {
+            **self._common(settings),
+            "size": to[0],
+            "partial_images": 0,
+        }  # previews are of windows only
+        return OutpaintRequest(check_prompt(prompt or ""), **common, image=picture, to=to)
+
+    def interpolation(
+        self,
+        first: Upload,
+        first_prompt: str,
+        last: Upload,
+        last_prompt: str | None,
+        settings: PictureSettings,
+    ) -> InterpolationRequest:
+        """Returns a request for the images between two ends, each an image or else a prompt."""
+        if settings.n < 2:
+            raise RequestError("An interpolation has at least 2 pictures.")
+        ends = [
+            check_prompt(prompt or "")
+            if image is None
+            else check_variation(self._read(image, "a picture"), strict=False)
+            for image, prompt in ((first, first_prompt), (last, last_prompt))
+        ]
+        return InterpolationRequest("", **self._common(settings), keys=(ends[0], ends[1]))
+
+    def difference(
+        self, image: Upload, before: str | None, after: str | None, theta: float, settings: PictureSettings
+    ) -> DiffRequest:
+        """Returns a request to change an image as one caption differs from another."""
+        if not 0 < theta <= 1:
+            raise RequestError("How far (θ) is a number above 0, up to 1.")
+        picture = check_variation(self._read(image, "the picture to change"), strict=False)
+        common = self._common(settings)
+        return DiffRequest(
+            check_prompt(after or ""), **common, image=picture, before=before or "", theta=theta
+        )
+
+    def _common(self, settings: PictureSettings) -> dict[str, Any]:
+        chosen = {name: text.strip() for name, text in settings.advanced.items() if text and text.strip()}
+        for name, text in chosen.items():
+            label, least, most = ADVANCED[name]
+            if not re.fullmatch(r"\d{1,19}(\.\d{1,9})?", text) or not least <= float(text) <= most:
+                raise RequestError(f"{label}: {text} is not a number from {least} to {most}.")
+        if settings.size not in self.sizes:
+            raise RequestError(f"Size: {settings.size} is not one of {', '.join(map(str, self.sizes))}.")
+        body = validate(ImageBody, {"n": settings.n, **chosen}, Rules(form=True))
+        return {**common_fields(body), "size": settings.size, "partial_images": PREVIEWS}
+
+    def _read(self, upload: Upload, what: str) -> Image.Image:
+        """Decodes an upload with the API's reader; larger files are allowed, because the page scales
+        photographs.
+        """
+        if upload is None:
+            raise RequestError(f"Choose {what} first.")
+        if isinstance(upload, str):
+            path = Path(upload).resolve()
+            if not path.is_relative_to(self.uploads.resolve()) or not path.is_file():
+                raise RequestError("This file was not uploaded here.")
+            if path.stat().st_size >= PAGE.size:
+                raise RequestError(f"The file is larger than {PAGE.size >> 20} MB.")
+            upload = path.read_bytes()
+        return read_upload(upload, "image", PAGE)
+
+    # --- requests to images ---
+
+    async def build(self, make: Callable[..., GenerationRequest], *values: Any) -> GenerationRequest:
+        """Makes a request, in a thread of those that decode uploads."""
+        return await self.service.decoders.run(make, *values)
+
+    async def draw(
+        self, wanted: GenerationRequest, client: str
+    ) -> AsyncGenerator[list[Image.Image] | list[PagePicture]]:
+        """Yields the images as they form, then their files.
+
+        Raises:
+            UnclipError: with a message for people.
+        """
+        try:
+            async with aclosing(self.service.follow(wanted, client)) as course:
+                async for now in course:
+                    if isinstance(now, Preview):
+                        yield now.images
+                    else:
+                        yield await asyncio.to_thread(self._keep, wanted, now.images)
+        except UnclipError:
+            raise
+        except Exception:  # logged by the worker
+            raise RequestError("The server could not draw this. Its log says why.") from None
+
+    def _keep(self, wanted: GenerationRequest, made: Sequence[Image.Image]) -> list[PagePicture]:
+        """Writes images into a folder with a random name, and removes those of the day before."""
+        for old in self.pictures.iterdir():
+            if old.stat().st_mtime < time.time() - LIFETIME:
+                shutil.rmtree(old, ignore_errors=True)
+        folder = self.pictures / secrets.token_hex(16)
+        folder.mkdir()
+        kept = []
+        for number, image in enumerate(made, start=1):
+            settings = image.info["unclip"]
+            path = folder / f"unclip-{settings['seed']}-{number}.png"
+            path.write_bytes(self.service.encode(wanted, image))
+            kept.append(PagePicture(str(path), settings))
+        return kept

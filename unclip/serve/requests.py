@@ -1,0 +1,150 @@
+"""Checked requests, as the worker draws them, and how they are made from the bodies that clients send."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from PIL import Image
+
+from unclip.pipeline import check_prompt
+from unclip.serve.envelope import ApiError
+from unclip.serve.pictures import LENIENT, STRICT, check_edit, check_variation, read_upload
+from unclip.serve.schema import EditBody, GenerationBody, ImageBody, ResponseFormat, VariationBody
+
+OPTIONS: Final = {
+    "steps": ("decoder", "steps"),
+    "prior_steps": ("prior", "steps"),
+    "guidance_scale": ("decoder", "guidance"),
+    "prior_guidance_scale": ("prior", "guidance"),
+}
+B64_MODELS: Final = ("gpt-image", "chatgpt-image")  # clients of these expect base64 without asking for it
+WHOLE_STRENGTH: Final = 0.7  # of an edit without a mask: colours and layout stay
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """Images of a prompt.
+
+    Attributes:
+        n: number of images.
+        size: side of the output in pixels.
+        seed: seed of the first image, if the client chose it.
+        options: changed sampling settings as (role, name, value); hashable, because equal ones are batched.
+        preset: name of the sampling settings that `options` change.
+        partial_images: number of previews; None for one answer at the end.
+    """
+
+    prompt: str
+    n: int
+    size: int
+    response_format: ResponseFormat
+    seed: int | None = None
+    options: tuple[tuple[str, str, float], ...] = ()
+    preset: str = "balanced"
+    partial_images: int | None = None
+
+
+@dataclass(frozen=True)
+class EditRequest(GenerationRequest):
+    """An image of which a part is painted anew.
+
+    Attributes:
+        image: square, RGB.
+        mask: of the same size, white where to paint; None to paint all of it with `strength`.
+        strength: as in `Pipeline.edit`.
+    """
+
+    image: Image.Image = field(kw_only=True)
+    mask: Image.Image | None = field(kw_only=True)
+    strength: float | None = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class VariationRequest(GenerationRequest):
+    """Variations of an image; the prompt is empty."""
+
+    image: Image.Image = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class OutpaintRequest(GenerationRequest):
+    """An image that is extended on all sides; like the next two, only the page sends it.
+
+    Attributes:
+        to: (width, height) of the canvas in pixels; `size` is its width.
+    """
+
+    image: Image.Image = field(kw_only=True)
+    to: tuple[int, int] = field(kw_only=True)
+
+    @property
+    def mask(self) -> Image.Image:
+        """White where the canvas is painted."""
+        mask, (width, height) = Image.new("L", self.to, "white"), self.image.size
+        corner = (self.to[0] - width) // 2, (self.to[1] - height) // 2
+        mask.paste(0, (*corner, corner[0] + width, corner[1] + height))
+        return mask
+
+
+@dataclass(frozen=True)
+class InterpolationRequest(GenerationRequest):
+    """`n` images between two images or prompts, both ends included."""
+
+    keys: tuple[Image.Image | str, Image.Image | str] = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class DiffRequest(GenerationRequest):
+    """Text diff: `n` images from what one caption says of an image towards the prompt; the last one is at
+    `theta`.
+    """
+
+    image: Image.Image = field(kw_only=True)
+    before: str = field(kw_only=True)
+    theta: float = field(kw_only=True)
+
+
+def generation_request(body: GenerationBody) -> GenerationRequest:
+    """Returns the request of a body."""
+    return GenerationRequest(_prompt(body.prompt), **common_fields(body), preset=body.preset)
+
+
+def edit_request(body: EditBody, *, strict: bool) -> EditRequest:
+    """Decodes the images of a form and returns its request."""
+    prompt, common = _prompt(body.prompt), common_fields(body)
+    limits = STRICT if strict else LENIENT
+    image = read_upload(body.image, "image", limits)
+    mask = read_upload(body.mask, "mask", limits) if body.mask else None
+    image, paint = check_edit(image, mask, strict=strict)
+    strength = WHOLE_STRENGTH if paint is None and body.strength is None else body.strength
+    return EditRequest(prompt, **common, image=image, mask=paint, strength=strength)
+
+
+def variation_request(body: VariationBody, *, strict: bool) -> VariationRequest:
+    """Decodes the image of a form and returns its request."""
+    image = read_upload(body.image, "image", STRICT if strict else LENIENT)
+    return VariationRequest("", **common_fields(body), image=check_variation(image, strict=strict))
+
+
+def common_fields(body: ImageBody) -> dict[str, Any]:
+    """Returns the arguments of `GenerationRequest` that all bodies have."""
+    if body.stream and body.n > 1:
+        raise ApiError("A stream shows one picture: n must be 1 - 'n'", param="n")
+    b64 = (body.model or "").startswith(B64_MODELS)
+    options = [(role, name, getattr(body, key)) for key, (role, name) in OPTIONS.items()]
+    return {
+        "n": body.n,
+        "size": body.size,
+        "response_format": body.response_format or ("b64_json" if b64 else "url"),
+        "seed": body.seed,
+        "options": tuple(option for option in options if option[2] is not None),
+        "partial_images": body.partial_images if body.stream else None,
+    }
+
+
+def _prompt(prompt: str) -> str:
+    if not prompt.strip():
+        raise ApiError("'' is too short - 'prompt'", param="prompt")
+    # Checked here because a prompt that cannot be encoded would fail the whole batch that it is drawn in.
+    return check_prompt(prompt)

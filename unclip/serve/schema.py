@@ -1,0 +1,277 @@
+"""The API's bodies as pydantic models: what clients may send, and what they get.
+
+Validation follows dall-e-2. In lenient mode unknown fields are ignored and the shapes of later models are
+accepted; in strict mode whatever dall-e-2 refused is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core.core_schema import ValidationInfo
+
+from unclip.pipeline.presets import PRESETS
+from unclip.serve.envelope import ApiError
+
+SIZES: Final = (256, 512, 1024)
+LONGEST_PROMPT: Final = 1000  # characters
+MAX_IMAGES: Final = 10
+MAX_SEED: Final = 2**63 - 1 - MAX_IMAGES  # image i has seed + i
+MAX_PARTIAL: Final = 3
+MAX_STEPS: Final = 250
+MAX_GUIDANCE: Final = 50
+SAFE_INTEGER: Final = 2**53  # JSON numbers may lose digits above it
+DALL_E_2: Final = {"prompt", "model", "n", "size", "response_format", "user", "image", "mask"}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a body is read: pydantic's validation context.
+
+    Attributes:
+        strict: refuse everything that dall-e-2 refused.
+        form: fields come as text, because the body is a form.
+    """
+
+    strict: bool = False
+    form: bool = False
+
+
+def _rules(info: ValidationInfo) -> Rules:
+    return info.context if isinstance(info.context, Rules) else Rules()
+
+
+def _integer(value: object, info: ValidationInfo) -> int:
+    if isinstance(value, str) and re.fullmatch(r"\d{1,19}", value):
+        value = int(value)  # some programs send JSON as if it were a form
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise PydanticCustomError("int_type", "not an integer")
+    return value
+
+
+def _number(value: object) -> float:
+    if isinstance(value, str) and re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise PydanticCustomError("float_type", "not a number")
+    return value
+
+
+def _size(value: object, info: ValidationInfo) -> int:
+    """Returns the side in pixels; in lenient mode, of the square nearest to the longer side."""
+    strict = _rules(info).strict
+    if value == "auto" and not strict:
+        return SIZES[-1]
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", value) if isinstance(value, str) else None
+    if found:
+        width, height = int(found[1]), int(found[2])
+        if width == height and width in SIZES:
+            return width
+        if not strict and min(width, height) > 0:
+            return min(SIZES, key=lambda side: abs(side - max(width, height)))
+    raise PydanticCustomError(
+        "literal_error", "no such size", {"allowed": [f"{side}x{side}" for side in SIZES]}
+    )
+
+
+def _preset(value: object) -> str:
+    if not isinstance(value, str) or value not in PRESETS:
+        raise PydanticCustomError("literal_error", "no such preset", {"allowed": list(PRESETS)})
+    return value
+
+
+def _truth(value: object) -> bool:
+    return value in (True, "true", "True")
+
+
+Integer = Annotated[int, BeforeValidator(_integer)]
+Number = Annotated[float, BeforeValidator(_number)]
+Truth = Annotated[bool, BeforeValidator(_truth)]
+Steps = Annotated[Integer, Field(ge=1, le=MAX_STEPS)]
+Guidance = Annotated[Number, Field(ge=0, le=MAX_GUIDANCE)]
+Upload = Annotated[bytes, Field(strict=True), WithJsonSchema({"type": "string", "format": "binary"})]
+ResponseFormat = Literal["url", "b64_json"]
+Prompt = Annotated[str, Field(strict=True, min_length=1, max_length=LONGEST_PROMPT)]
+Size = Annotated[
+    int,
+    BeforeValidator(_size),
+    WithJsonSchema(
+        {"enum": [*(f"{side}x{side}" for side in SIZES), "auto"], "default": f"{SIZES[-1]}x{SIZES[-1]}"}
+    ),
+]
+Preset = Annotated[
+    str, BeforeValidator(_preset), WithJsonSchema({"enum": list(PRESETS), "default": "balanced"})
+]
+
+
+class ImageBody(BaseModel):
+    """Fields that all image routes share: dall-e-2's, then our extensions."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    model: str | None = Field(None, strict=True, description="Ignored: there is one model.")
+    n: Annotated[Integer, Field(ge=1, le=MAX_IMAGES)] = Field(1, description="Number of images.")
+    size: Size = Field(SIZES[-1], description="Shapes of later models give the nearest square.")
+    response_format: ResponseFormat | None = Field(None, description="Default: url.")
+    user: Any = Field(None, description="Ignored.", json_schema_extra={"type": "string"})
+    seed: Annotated[Integer, Field(ge=0, le=MAX_SEED)] | None = Field(
+        None,
+        description="Seed of the first image; the following images use seed + 1, seed + 2, … Default: random.",
+        json_schema_extra={"maximum": SAFE_INTEGER},
+    )
+    steps: Steps | None = Field(None, description="Denoising steps of the decoder.")
+    guidance_scale: Guidance | None = Field(None, description="Classifier-free guidance of the decoder.")
+    prior_steps: Steps | None = Field(None, description="Denoising steps of the prior.")
+    prior_guidance_scale: Guidance | None = Field(None, description="Classifier-free guidance of the prior.")
+    stream: Truth = Field(False, description="Answer with server-sent events; n must be 1.")
+    partial_images: Annotated[Integer, Field(ge=0, le=MAX_PARTIAL)] = Field(
+        0, description="Number of previews in a stream."
+    )
+
+
+class GenerationBody(ImageBody):
+    """Body of `POST /images/generations`."""
+
+    prompt: Prompt = Field(description="Text that describes the image.")
+    preset: Preset = Field("balanced", description="Sampling settings that the other fields change.")
+
+
+class EditBody(ImageBody):
+    """Form of `POST /images/edits`."""
+
+    image: Upload = Field(description="Below 4 MB, sides of at most 4096 pixels.")
+    prompt: Prompt = Field(description="Text that describes the whole image after the edit.")
+    mask: Upload | None = Field(None, description="Transparent, or else white, where to paint.")
+    strength: Annotated[Number, Field(ge=0.01, le=1)] | None = Field(
+        None,
+        description="Without any mask: 1 paints everything anew, less keeps colours and layout. Default: 0.7.",
+    )
+
+
+class VariationBody(ImageBody):
+    """Form of `POST /images/variations`."""
+
+    image: Upload = Field(description="Below 4 MB, sides of at most 4096 pixels.")
+
+
+Body = TypeVar("Body", bound=ImageBody)
+
+
+def validate(model: type[Body], data: object, rules: Rules) -> Body:
+    """Validates a body; fields that are null count as absent.
+
+    Raises:
+        ApiError: with dall-e-2's own message.
+    """
+    if not isinstance(data, Mapping):
+        raise ApiError("The body must be a JSON object.")
+    if rules.strict and (unknown := sorted(set(data) - (DALL_E_2 & set(model.model_fields)))):
+        raise ApiError(f"Additional properties are not allowed ({unknown[0][:50]!r} was unexpected)")
+    try:
+        return model.model_validate(
+            {key: value for key, value in data.items() if value is not None}, context=rules
+        )
+    except ValidationError as error:
+        raise _refusal(error.errors(include_url=False)[0]) from None
+
+
+def _refusal(error: ErrorDetails) -> ApiError:
+    """Words pydantic's error as OpenAI's servers did (jsonschema's messages)."""
+    name, value, details = str(error["loc"][0]), error["input"], error.get("ctx", {})
+    shown = repr(str(value)[:50])
+    match error["type"]:
+        case "missing":
+            return ApiError(f"'{name}' is a required property", param=name)
+        case "string_too_short":
+            says = "'' is too short"
+        case "string_too_long":
+            says = f"{str(value)[:50] + '…'!r} is too long"
+        case "greater_than_equal":
+            says = f"{value} is less than the minimum of {details['ge']}"
+        case "less_than_equal":
+            says = f"{value} is greater than the maximum of {details['le']}"
+        case "literal_error":
+            allowed = details.get("allowed") or re.findall(r"'([^']*)'", str(details["expected"]))
+            says = f"{shown} is not one of {allowed}"
+        case kind:
+            known = {"int_type": "integer", "float_type": "number", "bytes_type": "file"}
+            says = f"{shown} is not of type '{known.get(kind, 'string')}'"
+    return ApiError(f"{says} - '{name}'", param=name)
+
+
+def body_schema(model: type[ImageBody], media: str) -> dict[str, Any]:
+    """Returns the OpenAPI `requestBody` of a model; optional fields may also be null."""
+    schema = model.model_json_schema()
+    for name, field in schema["properties"].items():
+        choices = field.pop("anyOf", None)
+        if choices:  # X | None
+            field |= next(one for one in choices if one.get("type") != "null")
+        if name not in schema["required"]:
+            if "enum" in field:
+                field["enum"] = [*field["enum"], None]
+                field.pop("type", None)
+            elif "format" not in field:
+                field["type"] = [field["type"], "null"]
+    return {"requestBody": {"required": True, "content": {media: {"schema": schema}}}}
+
+
+# --- answers ---
+
+
+class ImageData(BaseModel):
+    """One image of an answer."""
+
+    url: str | None = None
+    b64_json: str | None = None
+    seed: int
+
+
+class Timing(BaseModel):
+    """Our own fields of an answer."""
+
+    seconds: float
+
+
+class ImagesResponse(BaseModel):
+    """Answer of the image routes."""
+
+    created: int = Field(description="Seconds since 1970.")
+    data: list[ImageData]
+    x_unclip: Timing
+
+
+class Model(BaseModel):
+    """One entry of the list of models."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 1698798177  # OpenAI's date of dall-e-2
+    owned_by: str = "unclip"
+
+
+class ModelList(BaseModel):
+    """Answer of `GET /models`."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class Failure(BaseModel):
+    """The `error` object of an answer that refuses."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class FailureResponse(BaseModel):
+    """OpenAI's envelope of errors."""
+
+    error: Failure

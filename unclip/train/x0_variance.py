@@ -1,0 +1,66 @@
+"""What a trained prior leaves open, measured once on training data: the optimal reverse variance is made of
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from unclip.clip import Clip, same_clip
+from unclip.data.shards import DataConfig, Shards, Stream, batches, embed
+from unclip.errors import RequestError
+from unclip.files import write_json
+from unclip.models.resolve import resolve
+from unclip.stages import load_stage
+from unclip.stages.base import Batch
+from unclip.stages.prior import Prior
+from unclip.train.encoders import Sources, frozen_clip, needed_preprocess
+
+BATCH = 64
+
+
+def calibrate(prior: str | Path, shards: str, ref: str | None = None, *, count: int = 512) -> Path:
+    """Measures the x0_variance of a saved diffusion prior on shards, and writes it into its config.json;
+    returns its folder.
+
+    Args:
+        prior: reference of the stage: a saved stage, a run, whose newest checkpoint is taken, or a model
+            folder.
+        ref: of its CLIP, where the shards hold no embeddings.
+        count: samples to measure on.
+
+    Raises:
+        RequestError: another kind of stage, another CLIP than it was trained with, or none.
+    """
+    found = resolve(str(prior)).stage("prior")
+    stage = load_stage(found)
+    if not isinstance(stage, Prior):
+        raise RequestError(f"{found}: is a {stage.config.kind}; Analytic-DPM is for the diffusion prior")
+    if count < BATCH:
+        raise RequestError(f"--count {count}: must be at least {BATCH}")
+    data = DataConfig(shards=shards, batch=BATCH, workers=0)
+    sources = Sources.find(data, stage)
+    if ref is None and (sources.training.embeddings is None or sources.training.embeddings.null is None):
+        raise RequestError(f"{shards}: does not hold all embeddings; say with which --clip to make them")
+    clip, sizes = frozen_clip(ref, stage, sources)
+    assert sizes is not None
+    if stage.config.clip is not None and not same_clip(stage.config.clip, sizes):
+        raise RequestError(f"{found}: was trained for CLIP {stage.config.clip}, not {sizes.identity}")
+    with torch.inference_mode():
+        stage.measure_x0_variance(_read(stage, data, sources.training, clip, count // BATCH))
+    write_json(found / "config.json", stage.config.model_dump(mode="json"))
+    return found
+
+
+def _read(stage: Prior, data: DataConfig, shards: Shards, clip: Clip | None, number: int) -> Iterator[Batch]:
+    preprocess = needed_preprocess(clip, stage, shards)
+    stream = Stream(
+        data, needs=stage.needs, size=stage.size, crop=stage.crop, preprocess=preprocess, shards=shards
+    )
+    for i, batch in enumerate(islice(batches(stream), number)):
+        yield replace(embed(batch, clip, stage.needs), seeds=i * BATCH + torch.arange(BATCH))
