@@ -238,7 +238,7 @@ def test_brief_captions_name_one_or_two_things_and_every_attribute_often() -> No
             "garment_colour",
             "setting_colour",
         }  # a colour names its thing too
-        assert 1 <= len(things) <= 2 and len(made.named) <= 4 and set(words(made.text)) <= known, made
+        assert 1 <= len(things) <= 2 and len(made.named) <= 4 and set(prompt_words(made.text)) <= known, made
         for key in made.named:
             counts[key] += 1
     assert min(counts.values()) > 200 and counts["subject"] < 800, counts
