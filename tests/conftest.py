@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from unclip.clip import Clip
     from unclip.train.config import RunConfig
 
-# One thread: the networks are tiny, and pytest-xdist gives each core a process. The processes that tests start inherit it.
+# One thread: the networks are tiny, and pytest-xdist gives each core a process. The processes that tests
+# start inherit it.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -27,9 +28,17 @@ def tiny_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from unclip.stages.clip import ClipConfig, ClipStage
 
     architecture = Architecture(
-        embed=32, image_size=32, patch=8, vision_width=64, vision_depth=2, text_width=64, text_depth=2, head=32,
-        merges=500, context=48,
-    )  # fmt: skip
+        embed=32,
+        image_size=32,
+        patch=8,
+        vision_width=64,
+        vision_depth=2,
+        text_width=64,
+        text_depth=2,
+        head=32,
+        merges=500,
+        context=48,
+    )
     folder = tmp_path_factory.mktemp("clip") / "tiny-clip"
     folder.mkdir()
     with torch.random.fork_rng():

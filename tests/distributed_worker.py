@@ -1,4 +1,6 @@
-"""What tests/test_distributed.py launches: trains the runs of a JSON file one after the other, reporting every step."""
+"""What tests/test_distributed.py launches: trains the runs of a JSON file one after the other, reporting
+every step.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from unclip.train.config import RunConfig
 
 def main() -> None:
     loop.LOG_EVERY = 1
-    Accelerator.end_training = lambda self: None  # it would close the process group, of which there is one for all runs
+    Accelerator.end_training = lambda self: (
+        None
+    )  # it would close the process group, of which there is one for all runs
     for folder, tree in json.loads(Path(sys.argv[1]).read_text()).items():
         loop.train(RunConfig.model_validate(tree), Path(folder), progress=False)
     PartialState().destroy_process_group()

@@ -1,6 +1,8 @@
-"""Imports every module of unclip: all of them work with the base dependencies, or ask for a package of an extra by name.
+"""Imports every module of unclip: all of them work with the base dependencies, or ask for a package of an
+extra by name.
 
-Run it where only the base dependencies are installed, as `.ci/minimal` does: `python tests/minimal_imports.py`.
+Run it where only the base dependencies are installed, as `.ci/minimal` does: `python
+tests/minimal_imports.py`.
 """
 
 from __future__ import annotations
@@ -20,14 +22,21 @@ EXTRAS = {
 
 def wanted(name: str) -> set[str]:
     """The packages that the module may ask for."""
-    return {package for room, packages in EXTRAS.items() if f"{name}.".startswith(f"{room}.") for package in packages}
+    return {
+        package
+        for room, packages in EXTRAS.items()
+        if f"{name}.".startswith(f"{room}.")
+        for package in packages
+    }
 
 
 def main() -> int:
     """Returns the number of modules that cannot be imported."""
     broken = 0
     names = [
-        found.name for found in pkgutil.walk_packages(unclip.__path__, "unclip.") if found.name != "unclip.__main__"
+        found.name
+        for found in pkgutil.walk_packages(unclip.__path__, "unclip.")
+        if found.name != "unclip.__main__"
     ]
     for name in names:
         try:

@@ -46,7 +46,9 @@ class Running:
         self.worker = worker
         self.app = app = create_app(worker, store, policy)
         more(app)
-        self.server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", access_log=False, **config))
+        self.server = uvicorn.Server(
+            uvicorn.Config(app, port=0, log_level="warning", access_log=False, **config)
+        )
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
         while not self.server.started:

@@ -59,7 +59,9 @@ def imported(tree: ast.Module) -> Iterator[str]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_only_from_lower_levels(path: Path) -> None:
     own = unit(path)
-    wrong = {name for name in imported(ast.parse(path.read_text())) if name != own and LEVEL[name] >= LEVEL[own]}
+    wrong = {
+        name for name in imported(ast.parse(path.read_text())) if name != own and LEVEL[name] >= LEVEL[own]
+    }
     assert not wrong, f"{own} imports {sorted(wrong)}"
 
 
@@ -88,5 +90,9 @@ def test_public_names_are_sorted_and_importable() -> None:
 def test_nothing_but_the_menagerie_imports_it_at_the_top() -> None:
     for path in MODULES:
         if unit(path) != "menagerie":
-            tops = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+            tops = [
+                node
+                for node in ast.parse(path.read_text()).body
+                if isinstance(node, ast.Import | ast.ImportFrom)
+            ]
             assert "menagerie" not in imported(ast.Module(tops, [])), path

@@ -1,4 +1,6 @@
-"""Whatever goes wrong ends in one clear line on stderr, a non-zero exit code, no traceback, and nothing half-written."""
+"""Whatever goes wrong ends in one clear line on stderr, a non-zero exit code, no traceback, and nothing
+half-written.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +117,8 @@ def test_a_folder_without_a_model_says_how_to_make_one(refused: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["prior/model.safetensors", "prior/config.json", "decoder/model.safetensors", "clip/model.safetensors"]
+    "file",
+    ["prior/model.safetensors", "prior/config.json", "decoder/model.safetensors", "clip/model.safetensors"],
 )
 def test_a_missing_file_is_named(refused: Any, copy: Path, file: str) -> None:
     (copy / file).unlink()
@@ -174,7 +177,9 @@ def test_missing_and_foreign_tensors_are_named(refused: Any, copy: Path) -> None
         ({"clip": "other@123"}, "was trained for CLIP other@123"),
     ],
 )
-def test_a_wrong_stage_config_is_explained(refused: Any, copy: Path, changes: dict[str, Any], says: str) -> None:
+def test_a_wrong_stage_config_is_explained(
+    refused: Any, copy: Path, changes: dict[str, Any], says: str
+) -> None:
     path = copy / "prior/config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     assert says in refused("generate", "a cat", "--model", str(copy))
@@ -227,10 +232,14 @@ def test_a_header_of_a_length_beyond_all_memory_is_refused(refused: Any, copy: P
 @pytest.mark.parametrize("kind", ["StableDiffusionPipeline", "KandinskyV22Pipeline", "FluxPipeline"])
 def test_another_kind_of_pipeline_is_named_as_such(refused: Any, tmp_path: Path, kind: str) -> None:
     (tmp_path / "other/unet").mkdir(parents=True)
-    (tmp_path / "other/model_index.json").write_text(json.dumps({"_class_name": kind, "unet": ["diffusers", "X"]}))
+    (tmp_path / "other/model_index.json").write_text(
+        json.dumps({"_class_name": kind, "unet": ["diffusers", "X"]})
+    )
     for verb in (["generate", "a cat", "--model"], ["convert"]):
         line = refused(*verb, str(tmp_path / "other"), *(["out"] if verb[0] == "convert" else []))
-        assert f"other: is a {kind}, which unclip cannot run; it converts UnCLIPPipeline and UnCLIPImage" in line
+        assert (
+            f"other: is a {kind}, which unclip cannot run; it converts UnCLIPPipeline and UnCLIPImage" in line
+        )
 
 
 def test_a_pipeline_with_missing_components_names_the_first(refused: Any, tmp_path: Path) -> None:
@@ -254,7 +263,9 @@ def test_a_checkpoint_with_an_executable_pickle_is_refused_and_nothing_runs(
     (tmp_path / "karlo").mkdir()
     torch.save({"state_dict": {"model.prd_emb": _Runs()}}, tmp_path / "karlo/prior.ckpt")
     source = str(tmp_path / "karlo")
-    line = refused(*(["generate", "a cat", "--model", source] if verb == "generate" else ["convert", source, "out"]))
+    line = refused(
+        *(["generate", "a cat", "--model", source] if verb == "generate" else ["convert", source, "out"])
+    )
     assert "prior.ckpt: refused, this pickle holds more than tensors" in line
     assert not Path("ran").exists()
 
@@ -275,8 +286,14 @@ def test_a_mistyped_hub_id_gives_the_nearest(refused: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        *((name, "a pickle or single file is never loaded") for name in ("model.pt", "model.bin", "model.pkl")),
-        ("model.ckpt", "model.ckpt: refused, this pickle holds more than tensors"),  # as Karlo's own are called
+        *(
+            (name, "a pickle or single file is never loaded")
+            for name in ("model.pt", "model.bin", "model.pkl")
+        ),
+        (
+            "model.ckpt",
+            "model.ckpt: refused, this pickle holds more than tensors",
+        ),  # as Karlo's own are called
     ],
 )
 def test_a_pickle_is_never_loaded_as_a_model(refused: Any, tmp_path: Path, name: str, says: str) -> None:
@@ -302,9 +319,17 @@ def test_pickles_are_read_in_two_places_that_run_none() -> None:
     text = weights.read_text(encoding="utf-8")
     assert text.count("torch.load(") == 1
     assert 'torch.load(path, map_location="cpu", weights_only=True)' in text
-    text = arrays.read_text(encoding="utf-8")  # CIFAR's, by an unpickler of its own: tests/test_labelled.py attacks it
-    assert text.count("np.load(") == text.count("np.load(path, allow_pickle=False)") and text.count("pickle.") == 1
-    allowed = {weights: {"torch.load(", "weights_only", "import pickle"}, arrays: {"import pickle", "np.load("}}
+    text = arrays.read_text(
+        encoding="utf-8"
+    )  # CIFAR's, by an unpickler of its own: tests/test_labelled.py attacks it
+    assert (
+        text.count("np.load(") == text.count("np.load(path, allow_pickle=False)")
+        and text.count("pickle.") == 1
+    )
+    allowed = {
+        weights: {"torch.load(", "weights_only", "import pickle"},
+        arrays: {"import pickle", "np.load("},
+    }
     for path in (ROOT / "unclip").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         for call in ("torch.load(", "pickle.load", "import pickle", "np.load(", "joblib", "weights_only"):
@@ -326,7 +351,9 @@ def test_no_prompt_at_all_is_refused(refuses_to_draw: Any) -> None:
 
 
 def test_a_prompts_file_that_cannot_be_read_is_named(refuses_to_draw: Any) -> None:
-    assert "nowhere.txt: cannot be read (No such file or directory)" in refuses_to_draw("--prompts-file", "nowhere.txt")
+    assert "nowhere.txt: cannot be read (No such file or directory)" in refuses_to_draw(
+        "--prompts-file", "nowhere.txt"
+    )
     Path("latin.txt").write_bytes("a naïve cat".encode("latin-1"))
     assert "latin.txt: cannot be read (not UTF-8 text)" in refuses_to_draw("--prompts-file", "latin.txt")
     assert ".: cannot be read (Is a directory)" in refuses_to_draw("--prompts-file", ".")
@@ -340,17 +367,22 @@ def test_control_characters_are_refused_by_name(refuses_to_draw: Any, character:
 
 
 @pytest.mark.parametrize(
-    "prompt", ["a corgi 🐶👑", "كلب يرتدي قبعة", "כלב עם כובע", "a cat\u202e\u200f", "👨‍👩‍👧", "<end_of_text> a cat"]
+    "prompt",
+    ["a corgi 🐶👑", "كلب يرتدي قبعة", "כלב עם כובע", "a cat\u202e\u200f", "👨‍👩‍👧", "<end_of_text> a cat"],
 )
 def test_emoji_and_right_to_left_text_work(tiny_model: Path, prompt: str) -> None:
-    result = CliRunner().invoke(cli, ["generate", prompt, "--model", str(tiny_model), "--size", "64", "-o", "x.png"])
+    result = CliRunner().invoke(
+        cli, ["generate", prompt, "--model", str(tiny_model), "--size", "64", "-o", "x.png"]
+    )
     assert result.exit_code == 0, result.output
     assert read_settings(Path("x.png"))["prompt"] == prompt
 
 
 def test_a_prompt_that_is_too_long_is_cut_and_the_cut_is_shown(tiny_model: Path) -> None:
     prompt = "a corgi wearing a red beret " + "and a blue scarf " * 12 + "with a purple crown"
-    result = CliRunner().invoke(cli, ["generate", prompt, "--model", str(tiny_model), "--size", "64", "-o", "x.png"])
+    result = CliRunner().invoke(
+        cli, ["generate", prompt, "--model", str(tiny_model), "--size", "64", "-o", "x.png"]
+    )
     assert result.exit_code == 0 and result.stdout == "x.png\n"
     (line,) = result.stderr.splitlines()
     assert line.startswith("warning: the prompt is too long for tiny; this is not read: '")
@@ -360,11 +392,14 @@ def test_a_prompt_that_is_too_long_is_cut_and_the_cut_is_shown(tiny_model: Path)
 
 def test_words_the_model_never_saw_are_named_and_what_to_use(tiny_model: Path) -> None:
     result = CliRunner().invoke(
-        cli, ["generate", "a dragon wearing a beret", "--model", str(tiny_model), "--size", "64", "-o", "x.png"]
+        cli,
+        ["generate", "a dragon wearing a beret", "--model", str(tiny_model), "--size", "64", "-o", "x.png"],
     )
     assert result.exit_code == 0 and result.stdout == "x.png\n"
     (line,) = result.stderr.splitlines()
-    assert line.startswith("warning: tiny has never seen: dragon.") and "--model" in line and "beret" not in line
+    assert (
+        line.startswith("warning: tiny has never seen: dragon.") and "--model" in line and "beret" not in line
+    )
 
 
 # --- the numbers ---
@@ -373,7 +408,8 @@ def test_words_the_model_never_saw_are_named_and_what_to_use(tiny_model: Path) -
 @pytest.mark.parametrize("size", ["300", "0", "-64", "63", "4096"])
 def test_sizes_the_model_cannot_make_are_refused_with_those_it_can(refuses_to_draw: Any, size: str) -> None:
     assert (
-        refuses_to_draw("a cat", "--size", size) == f"error: --size {size}: tiny makes pictures of 64, 256, 1024 pixels"
+        refuses_to_draw("a cat", "--size", size)
+        == f"error: --size {size}: tiny makes pictures of 64, 256, 1024 pixels"
     )
 
 
@@ -393,18 +429,24 @@ def test_unknown_stages_and_samplers_are_refused_with_the_known(refuses_to_draw:
     assert "no sampler 'euler'; there are analytic_dpm, ddim, ddpm, dpmpp_2m, unipc" in refuses_to_draw(
         "a cat", "--sampler", "euler"
     )
-    assert "options for 'upscaler': the stages are prior, decoder" in refuses_to_draw("a cat", "--steps", "upscaler=5")
+    assert "options for 'upscaler': the stages are prior, decoder" in refuses_to_draw(
+        "a cat", "--steps", "upscaler=5"
+    )
     assert "options for ''" in refuses_to_draw("a cat", "--steps", "=5")
 
 
 @pytest.mark.parametrize("seed", ["-1", str(2**63), "9" * 40])
 def test_seeds_out_of_range_are_refused(refuses_to_draw: Any, seed: str) -> None:
-    assert "error: a seed must be between 0 and 9223372036854775807" in refuses_to_draw("a cat", "--seed", seed)
+    assert "error: a seed must be between 0 and 9223372036854775807" in refuses_to_draw(
+        "a cat", "--seed", seed
+    )
 
 
 @pytest.mark.parametrize("count", ["0", "-3", "10001", "1000000000000"])
 def test_absurd_counts_are_refused(refuses_to_draw: Any, count: str) -> None:
-    assert refuses_to_draw("a cat", "-n", count).startswith(f"error: {count} pictures: one command makes 1 to 10000;")
+    assert refuses_to_draw("a cat", "-n", count).startswith(
+        f"error: {count} pictures: one command makes 1 to 10000;"
+    )
 
 
 def test_a_refused_request_leaves_no_folder_behind(refuses_to_draw: Any, tmp_path: Path) -> None:
@@ -498,13 +540,18 @@ def test_a_full_disk_is_named_and_nothing_half_written_stays(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    assert refuses_to_draw("a cat", "--size", "64") == "error: x.png: cannot be written (No space left on device)"
+    assert (
+        refuses_to_draw("a cat", "--size", "64")
+        == "error: x.png: cannot be written (No space left on device)"
+    )
     Path("x.png").write_text("the last one")
     assert "No space left" in refuses_to_draw("a cat", "--size", "64", "--overwrite")
 
 
 def program(*arguments: str, limit: int | None = None) -> subprocess.Popen[str]:
-    """The program in a process of its own, where no file may grow beyond `limit` bytes: a disk that really is full."""
+    """The program in a process of its own, where no file may grow beyond `limit` bytes: a disk that really is
+    full.
+    """
 
     def prepare() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell's background jobs would ignore
@@ -512,9 +559,13 @@ def program(*arguments: str, limit: int | None = None) -> subprocess.Popen[str]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     return subprocess.Popen(
-        [sys.executable, "-m", "unclip", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=prepare,
+        [sys.executable, "-m", "unclip", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=prepare,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*preexec_fn.*:DeprecationWarning")
@@ -552,7 +603,9 @@ def test_ctrl_c_keeps_what_is_finished_and_nothing_else(interrupted: subprocess.
     assert interrupted.returncode == 130
     assert err.strip() == "stopped; what was finished is kept"
     made = sorted(Path().iterdir())
-    assert 1 <= len(made) < 256 and all(path.suffix == ".png" and not path.name.startswith(".") for path in made)
+    assert 1 <= len(made) < 256 and all(
+        path.suffix == ".png" and not path.name.startswith(".") for path in made
+    )
     for path in made:
         with Image.open(path) as image:
             image.load()  # whole
@@ -568,7 +621,9 @@ def test_ctrl_c_in_the_middle_of_a_write_leaves_nothing(
 
     monkeypatch.setattr(Path, "write_bytes", interrupted)
     monkeypatch.setattr(
-        sys, "argv", ["unclip", "generate", "a cat", "--model", str(tiny_model), "--size", "64", "-o", "x.png"]
+        sys,
+        "argv",
+        ["unclip", "generate", "a cat", "--model", str(tiny_model), "--size", "64", "-o", "x.png"],
     )
     with pytest.raises(SystemExit) as ended:
         main()
@@ -590,7 +645,10 @@ def test_ctrl_c_in_the_middle_of_a_write_leaves_nothing(
         (["assemble", "nowhere", "-o", "model"], "nowhere: neither a saved stage nor a run"),
         (["data", "show", "nowhere/*.tar"], "nowhere/*.tar: no such shards"),
         (["data", "show", "text.txt"], "text.txt: no samples in it"),
-        (["data", "menagerie", "--out", "a", "--count", "0"], "--count, --siblings and --jobs must be at least 1"),
+        (
+            ["data", "menagerie", "--out", "a", "--count", "0"],
+            "--count, --siblings and --jobs must be at least 1",
+        ),
         (["data", "menagerie", "--out", "a", "--size", "5"], "--size between 16 and 4096"),
         (["data", "menagerie", "--out", "text.txt", "--count", "1"], "text.txt: File exists"),
         (["data", "show", "text.txt", "--count", "0"], "--count must be at least 1"),

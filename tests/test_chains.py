@@ -1,4 +1,6 @@
-"""The chains of 2015 against what is known in closed form: marginals, posteriors, and bounds that the truth attains."""
+"""The chains of 2015 against what is known in closed form: marginals, posteriors, and bounds that the truth
+attains.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,9 @@ def test_a_few_steps_of_training_lower_the_bound() -> None:
 
 def test_the_bits_marginal_is_the_product_of_its_steps() -> None:
     chain = BinomialChain(7)
-    chance = torch.tensor([[1.0, 0.0]], dtype=torch.float64)  # P(x = 1) of a bit that was 1 and of one that was 0
+    chance = torch.tensor(
+        [[1.0, 0.0]], dtype=torch.float64
+    )  # P(x = 1) of a bit that was 1 and of one that was 0
     x0 = chance.clone()
     for step in range(1, 8):  # the paper's t
         beta = 1 / (7 - step + 1)
@@ -122,7 +126,9 @@ def test_one_bits_bound_of_the_true_reverse_is_its_entropy_exactly() -> None:
     for bit, t in itertools.product((0, 1), range(6)):  # the expectation over x_t, summed and not drawn
         x0, time = torch.tensor([[float(bit)]], dtype=torch.float64), torch.tensor([t])
         chance = chain.marginal(x0, time)
-        as_one, as_zero = (chain.term(chain.reverse(guess), x0, time, torch.full_like(x0, u)) for u in (0.0, 1.0))
+        as_one, as_zero = (
+            chain.term(chain.reverse(guess), x0, time, torch.full_like(x0, u)) for u in (0.0, 1.0)
+        )
         total += (chances[bit] * (chance * as_one + (1 - chance) * as_zero)).item()
     assert total == pytest.approx(-(p * math.log(p) + (1 - p) * math.log(1 - p)), abs=1e-9)
 
@@ -133,15 +139,21 @@ def test_a_certain_guess_costs_a_finite_number_of_bits_in_single_precision_too()
         reverse = chain.reverse(lambda x, t, guess=guess: guess.expand_as(x))
         bits = chain.bound(reverse, x0, torch.Generator().manual_seed(0))
         assert bits.isfinite().all() and (bits.item() < 1e-6) == (guess is x0)
-    logits = torch.zeros(1, 2, requires_grad=True)  # and trains: at t = 0 the truth is certain, a slope is not
+    logits = torch.zeros(
+        1, 2, requires_grad=True
+    )  # and trains: at t = 0 the truth is certain, a slope is not
     chain.term(
         chain.reverse(lambda x, t: logits.sigmoid()), x0, torch.tensor([0]), torch.full((1, 2), 0.5)
     ).sum().backward()
-    assert logits.grad is not None and logits.grad.isfinite().all() and logits.grad[0, 0] < 0 < logits.grad[0, 1]
+    assert (
+        logits.grad is not None and logits.grad.isfinite().all() and logits.grad[0, 0] < 0 < logits.grad[0, 1]
+    )
 
 
 def test_the_heartbeats_best_reverse_comes_near_the_entropy_and_beats_one_in_five() -> None:
-    """What factorised flips cost, and that they sample the five sequences: the network of the page can only come near."""
+    """What factorised flips cost, and that they sample the five sequences: the network of the page can only
+    come near.
+    """
     chain = BinomialChain(100)
     beats = (torch.arange(20)[None] % 5 == torch.arange(5)[:, None]).double()
 
@@ -153,5 +165,7 @@ def test_the_heartbeats_best_reverse_comes_near_the_entropy_and_beats_one_in_fiv
     generator = torch.Generator().manual_seed(0)
     found = chain.bound(chain.reverse(guess), beats.repeat(40, 1), generator).mean().item()
     assert math.log2(5) - 0.05 < found < math.log2(5) + 0.4
-    *_, x = chain.walk(chain.reverse(guess), torch.randint(2, (200, 20), generator=generator).double(), generator)
+    *_, x = chain.walk(
+        chain.reverse(guess), torch.randint(2, (200, 20), generator=generator).double(), generator
+    )
     assert (x[:, None] == beats).all(2).any(1).double().mean() > 0.95

@@ -25,13 +25,16 @@ def png(width: int, height: int, colour: str = "red") -> bytes:
 
 @pytest.fixture
 def shards(tmp_path: Path) -> str:
-    write_shard(tmp_path / "a.tar", [
-        {"__key__": "0", "png": png(80, 64), "txt": b"four"},
-        {"__key__": "1", "png": png(80, 64), "json": b'{"captions": ["one", "three"]}'},
-        {"__key__": "2", "png": png(80, 64)[:60], "txt": b"cut off"},
-        {"__key__": "3", "png": png(32, 32)},
-        {"__key__": "../../4", "png": png(32, 32), "txt": b"elsewhere"},
-    ])  # fmt: skip
+    write_shard(
+        tmp_path / "a.tar",
+        [
+            {"__key__": "0", "png": png(80, 64), "txt": b"four"},
+            {"__key__": "1", "png": png(80, 64), "json": b'{"captions": ["one", "three"]}'},
+            {"__key__": "2", "png": png(80, 64)[:60], "txt": b"cut off"},
+            {"__key__": "3", "png": png(32, 32)},
+            {"__key__": "../../4", "png": png(32, 32), "txt": b"elsewhere"},
+        ],
+    )
     write_shard(tmp_path / "b.tar", [{"__key__": "5", "png": png(100, 200, "blue"), "txt": b"six six"}])
     (tmp_path / "c.tar").write_bytes((tmp_path / "b.tar").read_bytes()[:1000])
     return str(tmp_path / "*.tar")

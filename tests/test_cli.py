@@ -35,7 +35,10 @@ def generate(tiny_model: Path) -> Any:
     """Runs `unclip generate` on the tiny model, at 64 px and a seed unless told otherwise."""
 
     def run(*arguments: str, size: int | None = 64, seed: int | None = 7) -> Result:
-        more = [*(["--size", str(size)] if size else []), *(["--seed", str(seed)] if seed is not None else [])]
+        more = [
+            *(["--size", str(size)] if size else []),
+            *(["--seed", str(seed)] if seed is not None else []),
+        ]
         return invoke("generate", *arguments, "--model", str(tiny_model), *more)
 
     return run
@@ -94,7 +97,9 @@ def test_size(generate: Any, size: int) -> None:
         ("out/{prompt}/{index:03d}-{seed}.png", 2, ["out/a-cat/000-7.png", "out/a-cat/001-8.png"]),
     ],
 )
-def test_output_is_a_file_a_folder_or_a_pattern(generate: Any, output: str, count: int, files: list[str]) -> None:
+def test_output_is_a_file_a_folder_or_a_pattern(
+    generate: Any, output: str, count: int, files: list[str]
+) -> None:
     result = generate("a cat", "-o", output, "-n", str(count))
     assert here() == files
     assert result.stdout.split() == files
@@ -121,7 +126,9 @@ def test_prompts_become_safe_file_names(generate: Any, prompt: str, name: str) -
 
 
 def test_long_prompts_become_short_file_names(generate: Any) -> None:
-    generate("𠀀" * 100, "-q", seed=2**63 - 1)  # four bytes each: 60 of them are too long for most file systems
+    generate(
+        "𠀀" * 100, "-q", seed=2**63 - 1
+    )  # four bytes each: 60 of them are too long for most file systems
     (path,) = here()
     assert len(path.encode()) < 250
 
@@ -229,7 +236,12 @@ def test_grid_is_one_sheet_that_tells_of_all(generate: Any) -> None:
     sheet = pixels("sheet.png")
     assert sheet.shape == (132, 132, 3)
     settings = read_settings(Path("sheet.png"))["grid"]
-    assert [(s["prompt"], s["seed"]) for s in settings] == [("a cat", 7), ("a cat", 8), ("a fox", 7), ("a fox", 8)]
+    assert [(s["prompt"], s["seed"]) for s in settings] == [
+        ("a cat", 7),
+        ("a cat", 8),
+        ("a fox", 7),
+        ("a fox", 8),
+    ]
     generate("a fox", "-o", "alone.png", "--no-watermark")
     assert np.abs(sheet[68:132, 0:64] - pixels("alone.png")).max() <= 1
 
@@ -282,7 +294,9 @@ def test_progress_bars_are_shown_on_a_terminal_only(tiny_model: Path, generate: 
     import termios
 
     parent, child = pty.openpty()
-    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))  # a terminal without a size shows no bar
+    fcntl.ioctl(
+        child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0)
+    )  # a terminal without a size shows no bar
     command = [
         sys.executable,
         "-m",
@@ -322,10 +336,16 @@ def test_info_reads_back_how_a_picture_was_made(generate: Any) -> None:
     generate(prompt, "-q", "--steps", "prior=3", "--negative", "snow", "-o", "x.png")
     tree = json.loads(invoke("info", "x.png", "--json").stdout)
     assert tree == read_settings(Path("x.png"))
-    assert tree["prompt"] == prompt and tree["seed"] == 7 and tree["size"] == 64 and tree["negative"] == "snow"
+    assert (
+        tree["prompt"] == prompt and tree["seed"] == 7 and tree["size"] == 64 and tree["negative"] == "snow"
+    )
     assert tree["stages"]["prior"]["steps"] == 3
     readable = invoke("info", "x.png").stdout
-    assert f"prompt: {prompt}\n" in readable and "seed: 7\n" in readable and "  prior:\n    steps: 3\n" in readable
+    assert (
+        f"prompt: {prompt}\n" in readable
+        and "seed: 7\n" in readable
+        and "  prior:\n    steps: 3\n" in readable
+    )
 
 
 def test_what_info_prints_draws_the_same_picture_again(generate: Any, tiny_model: Path) -> None:
@@ -407,7 +427,9 @@ def test_assemble_takes_the_newest_checkpoint_of_a_run(tiny_model: Path) -> None
 
 
 def test_data_menagerie_and_show() -> None:
-    assert invoke("data", "menagerie", "--out", "shards", "--count", "10", "--size", "32").stdout == "shards\n"
+    assert (
+        invoke("data", "menagerie", "--out", "shards", "--count", "10", "--size", "32").stdout == "shards\n"
+    )
     assert here() == ["shards/000000.tar"]
     shown = invoke("data", "show", "shards/*.tar", "-o", "sheet.png", "--count", "7", "--size", "32")
     assert len(shown.stdout.splitlines()) == 7 and shown.stderr == "sheet.png\n"
@@ -416,7 +438,19 @@ def test_data_menagerie_and_show() -> None:
 
 def test_data_menagerie_draws_held_out_scenes_when_asked() -> None:
     invoke(
-        "data", "menagerie", "--out", "a", "--count", "5", "--size", "16", "--held-out", "--seed", "3", "--jobs", "1"
+        "data",
+        "menagerie",
+        "--out",
+        "a",
+        "--count",
+        "5",
+        "--size",
+        "16",
+        "--held-out",
+        "--seed",
+        "3",
+        "--jobs",
+        "1",
     )
     from unclip.data.tar import read_samples
     from unclip.menagerie.scene import sample
@@ -443,7 +477,11 @@ def test_data_show_skips_what_cannot_be_read() -> None:
 
 def test_train_dry_run_prints_the_resolved_config_and_the_size() -> None:
     result = invoke(
-        "train", str(ROOT / "configs/mini/prior.yaml"), "train.steps=7", "stage.sampling.guidance=9", "--dry-run"
+        "train",
+        str(ROOT / "configs/mini/prior.yaml"),
+        "train.steps=7",
+        "stage.sampling.guidance=9",
+        "--dry-run",
     )
     tree = yaml.safe_load(result.stdout)
     assert tree["train"]["steps"] == 7 and tree["stage"]["sampling"]["guidance"] == 9.0
@@ -458,7 +496,9 @@ def test_train_dry_run_prints_the_resolved_config_and_the_size() -> None:
 def test_train_writes_a_run_and_goes_on() -> None:
     from accelerate.state import AcceleratorState
 
-    AcceleratorState._reset_state(reset_partial_state=True)  # one precision per process, whatever other tests chose
+    AcceleratorState._reset_state(
+        reset_partial_state=True
+    )  # one precision per process, whatever other tests chose
     invoke("data", "menagerie", "--out", "shards", "--count", "20", "--size", "32")
     tree = {
         "name": "small",

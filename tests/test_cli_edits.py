@@ -42,9 +42,17 @@ def picture(side: int = 64) -> Image.Image:
 
 
 def test_vary_writes_pictures_that_say_how_they_were_made(run: Any) -> None:
-    assert run("vary", "in.png", "-n", "2", "--eta", "0.5", *SMALL).split() == ["variation-0.png", "variation-1.png"]
+    assert run("vary", "in.png", "-n", "2", "--eta", "0.5", *SMALL).split() == [
+        "variation-0.png",
+        "variation-1.png",
+    ]
     settings = read_settings(Path("variation-1.png"))
-    assert (settings["verb"], settings["eta"], settings["seed"], settings["model"]) == ("vary", 0.5, 2, "tiny")
+    assert (settings["verb"], settings["eta"], settings["seed"], settings["model"]) == (
+        "vary",
+        0.5,
+        2,
+        "tiny",
+    )
     assert settings["stages"]["decoder"]["sampler"] == "ddim" and "prior" not in settings["stages"]
     assert b"/trainedAlgorithmicMedia" in Path("variation-1.png").read_bytes()
     line = json.loads(run("vary", "in.png", "--fresh-noise", *SMALL, "--json", "-o", "new/v.png"))
@@ -53,7 +61,18 @@ def test_vary_writes_pictures_that_say_how_they_were_made(run: Any) -> None:
 
 def test_interpolate_writes_frames_a_film_and_a_strip(run: Any) -> None:
     out = run(
-        "interpolate", "in.png", "a fox", "--frames", "3", *SMALL, "-o", "f", "--animation", "f.gif", "--strip", "s.png"
+        "interpolate",
+        "in.png",
+        "a fox",
+        "--frames",
+        "3",
+        *SMALL,
+        "-o",
+        "f",
+        "--animation",
+        "f.gif",
+        "--strip",
+        "s.png",
     )
     assert out.split() == ["f/frame-0.png", "f/frame-1.png", "f/frame-2.png", "f.gif", "s.png"]
     with Image.open("f.gif") as film, Image.open("s.png") as strip:
@@ -61,9 +80,16 @@ def test_interpolate_writes_frames_a_film_and_a_strip(run: Any) -> None:
 
 
 def test_mix_takes_prompts_files_and_weights(run: Any) -> None:
-    assert run("mix", "in.png", "a fox", "--weights", "1,3", "-n", "2", *SMALL).split() == ["mix-0.png", "mix-1.png"]
+    assert run("mix", "in.png", "a fox", "--weights", "1,3", "-n", "2", *SMALL).split() == [
+        "mix-0.png",
+        "mix-1.png",
+    ]
     settings = read_settings(Path("mix-1.png"))
-    assert (settings["keys"], settings["weights"], settings["seed"]) == (["a picture", "a fox"], [0.25, 0.75], 2)
+    assert (settings["keys"], settings["weights"], settings["seed"]) == (
+        ["a picture", "a fox"],
+        [0.25, 0.75],
+        2,
+    )
 
 
 def test_diff_goes_through_thetas(run: Any) -> None:
@@ -84,7 +110,10 @@ def test_edit_and_outpaint_keep_what_is_kept(run: Any, marks: list[str]) -> None
         assert np.array_equal(np.asarray(edited)[20:], original[20:])
         assert np.array_equal(np.asarray(wide)[:, 16:80], original)
     for name in ("edited.png", "wide.png"):
-        assert b"/compositeWithTrainedAlgorithmicMedia" in Path(name).read_bytes() and verify(Path(name)).generated
+        assert (
+            b"/compositeWithTrainedAlgorithmicMedia" in Path(name).read_bytes()
+            and verify(Path(name)).generated
+        )
 
 
 def test_an_edit_is_marked_where_it_was_painted(run: Any) -> None:
@@ -92,7 +121,19 @@ def test_an_edit_is_marked_where_it_was_painted(run: Any) -> None:
     mask = Image.new("L", (256, 256), 255)
     mask.paste(0, (0, 0, 256, 40))
     mask.save("mask.png")
-    run("edit", "large.png", "a fox", "--mask", "mask.png", "--repeats", "1", "--steps", "2", "-o", "edited.png")
+    run(
+        "edit",
+        "large.png",
+        "a fox",
+        "--mask",
+        "mask.png",
+        "--repeats",
+        "1",
+        "--steps",
+        "2",
+        "-o",
+        "edited.png",
+    )
     with Image.open("edited.png") as edited:
         assert np.array_equal(np.asarray(edited)[:40], np.asarray(picture(256))[:40])
     assert verify(Path("edited.png")).watermark.found
@@ -113,7 +154,10 @@ def test_every_verb_marks_what_it_makes_unless_it_is_told_not_to(run: Any) -> No
     ("arguments", "message"),
     [
         (["vary", "none.png"], "none.png: no such file"),
-        (["vary", "in.png", "-o", "a.bmp"], "--output a.bmp: give a folder, or a name that ends in .png, .jpg"),
+        (
+            ["vary", "in.png", "-o", "a.bmp"],
+            "--output a.bmp: give a folder, or a name that ends in .png, .jpg",
+        ),
         (["vary", "in.png", "-o", "{name}.png"], "a pattern knows {prompt}, {seed} and {index} only"),
         (["interpolate", "in.png", "a fox", "-o", "{seed}.png"], "several pictures would get one name"),
         (["vary", "in.png", "--steps", "prior=fast"], "prior: steps"),
@@ -134,7 +178,9 @@ def test_every_verb_marks_what_it_makes_unless_it_is_told_not_to(run: Any) -> No
         (["outpaint", "in.png", "a fox", "--to", "wide"], "--to wide"),
     ],
 )
-def test_what_cannot_be_is_refused_and_leaves_nothing(tiny_model: Path, arguments: list[str], message: str) -> None:
+def test_what_cannot_be_is_refused_and_leaves_nothing(
+    tiny_model: Path, arguments: list[str], message: str
+) -> None:
     result = CliRunner().invoke(cli, [*arguments, "--model", str(tiny_model)])
     assert isinstance(result.exception, RequestError) and message in str(result.exception)
     assert [p.name for p in Path().rglob("*")] == ["in.png"]
@@ -195,7 +241,9 @@ def test_mp4_needs_ffmpeg_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         save_animation([picture()], Path("film.mp4"))
 
 
-@pytest.mark.parametrize(("size", "message"), [((7, 64), "7 × 64 pixels"), ((9000, 9000), "9000 × 9000 pixels")])
+@pytest.mark.parametrize(
+    ("size", "message"), [((7, 64), "7 × 64 pixels"), ((9000, 9000), "9000 × 9000 pixels")]
+)
 def test_tiny_and_huge_pictures_are_named(size: tuple[int, int], message: str) -> None:
     Image.new("1", size).save("odd.png")
     with pytest.raises(RequestError, match=f"odd.png: {message}; pictures from 8 × 8 to 64 megapixels"):

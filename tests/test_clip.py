@@ -20,11 +20,23 @@ from unclip.stages.clip import ClipStage
 
 CAPTIONS = ["a red fox wearing a tall hat", "an owl", "", "a very long caption " * 3]
 STRINGS = [
-    "a red fox in the snow", "Hello,   World!", "it's the dog's bone", "100 balloons & 3 kites",
-    "😀🚀 party 👩‍👩‍👧", "قطة على السجادة",
-    "日本語のテキスト", "naïve café — “quoted”", "Ελληνικά",
-    "zzzzqqqxxkj", "a", "?!…", "e\u0301", "ß ﬁ İ", "tab\tand\nline", "",
-]  # fmt: skip
+    "a red fox in the snow",
+    "Hello,   World!",
+    "it's the dog's bone",
+    "100 balloons & 3 kites",
+    "😀🚀 party 👩‍👩‍👧",
+    "قطة على السجادة",
+    "日本語のテキスト",
+    "naïve café — “quoted”",
+    "Ελληνικά",
+    "zzzzqqqxxkj",
+    "a",
+    "?!…",
+    "e\u0301",
+    "ß ﬁ İ",
+    "tab\tand\nline",
+    "",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +54,9 @@ def tokenizers() -> dict[int, SimpleTokenizer]:
 
 @pytest.mark.parametrize("merges", [0, 1, 500, 4000, 48_894])
 @pytest.mark.parametrize("string", STRINGS)
-def test_tokens_decode_to_what_was_encoded(merges: int, string: str, tokenizers: dict[int, SimpleTokenizer]) -> None:
+def test_tokens_decode_to_what_was_encoded(
+    merges: int, string: str, tokenizers: dict[int, SimpleTokenizer]
+) -> None:
     tokenizer = tokenizers[merges]
     ids = tokenizer.encode(string)
     assert all(0 <= i < 512 + merges for i in ids)
@@ -51,7 +65,9 @@ def test_tokens_decode_to_what_was_encoded(merges: int, string: str, tokenizers:
 
 
 @pytest.mark.parametrize("merges", [0, 500, 48_894])
-def test_vocabulary_is_bytes_merges_and_two_marks(merges: int, tokenizers: dict[int, SimpleTokenizer]) -> None:
+def test_vocabulary_is_bytes_merges_and_two_marks(
+    merges: int, tokenizers: dict[int, SimpleTokenizer]
+) -> None:
     tokenizer = tokenizers[merges]
     assert tokenizer.vocab_size == len(tokenizer.encoder) == len(tokenizer.decoder) == 512 + merges + 2
     assert (tokenizer.sot_token_id, tokenizer.eot_token_id) == (512 + merges, 513 + merges)
@@ -63,7 +79,10 @@ def test_all_merges_are_clips_own_tokenizer(string: str, tokenizers: dict[int, S
 
 
 def test_fewer_merges_cut_words_into_more_pieces(tokenizers: dict[int, SimpleTokenizer]) -> None:
-    lengths = [len(tokenizers[m].encode("a photograph of an astronaut riding a horse")) for m in (0, 500, 4000, 48_894)]
+    lengths = [
+        len(tokenizers[m].encode("a photograph of an astronaut riding a horse"))
+        for m in (0, 500, 4000, 48_894)
+    ]
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[0] == len("aphotographofanastronautridingahorse")
     assert lengths[-1] == 8
@@ -78,7 +97,9 @@ def test_states_and_embedding_are_open_clips_own(tiny_clip: Any) -> None:
     full = F.pad(ids, (0, tiny_clip.context - ids.shape[1]))
     torch.testing.assert_close(embed, tiny_clip.model.encode_text(full), rtol=1e-4, atol=1e-5)
     states: list[torch.Tensor] = []
-    handle = tiny_clip.model.ln_final.register_forward_hook(lambda module, inputs, output: states.append(output))
+    handle = tiny_clip.model.ln_final.register_forward_hook(
+        lambda module, inputs, output: states.append(output)
+    )
     tiny_clip.model.encode_text(full)
     handle.remove()
     torch.testing.assert_close(tokens, states[0][:, : ids.shape[1]], rtol=1e-4, atol=1e-5)
@@ -133,7 +154,9 @@ def test_cut_tells_what_is_read_and_what_is_lost(tiny_clip: Any) -> None:
     assert read and lost
     assert (read + lost).replace(" ", "") == caption.replace(" ", "")
     # The last word may be cut inside, and then reads otherwise.
-    assert torch.equal(tiny_clip.encode_text([read]).ids[:, :-2], tiny_clip.encode_text([caption]).ids[:, :-2])
+    assert torch.equal(
+        tiny_clip.encode_text([read]).ids[:, :-2], tiny_clip.encode_text([caption]).ids[:, :-2]
+    )
 
 
 def test_cut_inside_a_character_does_not_fail(tiny_clip: Clip) -> None:
@@ -152,7 +175,11 @@ def test_text_can_be_split_repeated_and_moved(tiny_clip: Clip) -> None:
     assert list(second.captions) == ["an owl"]
     assert torch.equal(second.tokens, text.tokens[1:])
     half = text.to("cpu", torch.float16)
-    assert (half.embed.dtype, half.tokens.dtype, half.ids.dtype) == (torch.float16, torch.float16, torch.int64)
+    assert (half.embed.dtype, half.tokens.dtype, half.ids.dtype) == (
+        torch.float16,
+        torch.float16,
+        torch.int64,
+    )
 
 
 # --- pictures ---
@@ -167,7 +194,9 @@ def test_pictures_of_any_size_are_read(side: tuple[int, int], tiny_clip: Clip) -
 
 def test_pictures_are_normalised_by_clips_statistics() -> None:
     grey = Preprocess(8)(torch.zeros(1, 3, 8, 8))
-    torch.testing.assert_close(grey[0, :, 0, 0], torch.tensor([(0.5 - m) / s for m, s in zip(MEAN, STD, strict=True)]))
+    torch.testing.assert_close(
+        grey[0, :, 0, 0], torch.tensor([(0.5 - m) / s for m, s in zip(MEAN, STD, strict=True)])
+    )
 
 
 def test_wide_pictures_are_cropped_to_their_middle() -> None:
@@ -179,7 +208,9 @@ def test_wide_pictures_are_cropped_to_their_middle() -> None:
 def test_picture_embedding_is_open_clips_own(tiny_clip: Any) -> None:
     image = torch.rand(2, 3, 32, 32) * 2 - 1
     theirs = tiny_clip.model.encode_image(Preprocess(32)(image))
-    torch.testing.assert_close(F.normalize(tiny_clip.encode_image(image), dim=-1), F.normalize(theirs, dim=-1))
+    torch.testing.assert_close(
+        F.normalize(tiny_clip.encode_image(image), dim=-1), F.normalize(theirs, dim=-1)
+    )
 
 
 def test_our_own_clips_give_embeddings_of_unit_mean_square(tiny_clip: Clip) -> None:
@@ -203,7 +234,9 @@ def test_folder_and_stage_are_one_clip(tiny_clip_folder: Path, tiny_clip: Any) -
     assert torch.equal(tiny_clip.encode_text(CAPTIONS).tokens, theirs)
 
 
-def test_a_run_of_the_clip_stage_is_a_reference_too(tiny_clip_folder: Path, tiny_clip: Clip, tmp_path: Path) -> None:
+def test_a_run_of_the_clip_stage_is_a_reference_too(
+    tiny_clip_folder: Path, tiny_clip: Clip, tmp_path: Path
+) -> None:
     checkpoint = tmp_path / "step-00000010"
     checkpoint.mkdir()
     ClipStage.load(tiny_clip_folder).save(checkpoint)
@@ -263,10 +296,18 @@ def hf_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     marks = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
     (folder / "vocab.json").write_text(json.dumps({marks.get(t, t): i for t, i in source.encoder.items()}))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in source.bpe_ranks))
-    (folder / "tokenizer_config.json").write_text(json.dumps({
-        "tokenizer_class": "CLIPTokenizer", "model_max_length": 20, "bos_token": "<|startoftext|>",
-        "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>",
-    }))  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "CLIPTokenizer",
+                "model_max_length": 20,
+                "bos_token": "<|startoftext|>",
+                "eos_token": "<|endoftext|>",
+                "unk_token": "<|endoftext|>",
+                "pad_token": "<|endoftext|>",
+            }
+        )
+    )
     shared = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     ids = {
         "bos_token_id": source.sot_token_id,
@@ -276,8 +317,9 @@ def hf_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     config = hf.transformers.CLIPConfig(
         text_config={**shared, **ids, "vocab_size": source.vocab_size, "max_position_embeddings": 20},
-        vision_config={**shared, "image_size": 32, "patch_size": 8}, projection_dim=24,
-    )  # fmt: skip
+        vision_config={**shared, "image_size": 32, "patch_size": 8},
+        projection_dim=24,
+    )
     hf.transformers.CLIPModel(config).save_pretrained(folder)
     return folder
 
@@ -306,7 +348,9 @@ def test_transformers_clip_tokenizes_as_ours(hf_clip: Any) -> None:
 def test_transformers_clip_agrees_with_its_own_methods(hf_clip: Any) -> None:
     image, text = torch.rand(2, 3, 32, 32) * 2 - 1, hf_clip.encode_text(["a red fox", "an owl"])
     with torch.inference_mode():
-        theirs = hf_clip.model(input_ids=text.ids, attention_mask=text.mask.long(), pixel_values=Preprocess(32)(image))
+        theirs = hf_clip.model(
+            input_ids=text.ids, attention_mask=text.mask.long(), pixel_values=Preprocess(32)(image)
+        )
     torch.testing.assert_close(F.normalize(text.embed, dim=-1), theirs.text_embeds)
     torch.testing.assert_close(F.normalize(hf_clip.encode_image(image), dim=-1), theirs.image_embeds)
 

@@ -1,4 +1,6 @@
-"""What CLIP sees: its own size and crop rule for every stage and command, whether z_i is stored or made of pictures."""
+"""What CLIP sees: its own size and crop rule for every stage and command, whether z_i is stored or made of
+pictures.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ ONE_LEVEL = 1 / 255 / 0.26  # of 8 bits, normalised
 
 
 def photo(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Broad colours with fine detail, which 64 pixels cannot hold; not so strong that resizing overshoots 8 bits."""
+    """Broad colours with fine detail, which 64 pixels cannot hold; not so strong that resizing overshoots 8
+    bits.
+    """
     rng = np.random.default_rng(seed)
     broad = Image.fromarray(rng.integers(80, 176, size=(6, 8, 3), dtype=np.uint8)).resize((width, height))
     fine = rng.integers(-50, 51, size=(height, width, 1))
@@ -82,10 +86,21 @@ def test_pictures_are_prepared_as_by_open_clip(
     torch.testing.assert_close(ours(to_tensor(ours.view(image))[None])[0], theirs, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [
-    {}, {"resample": 2}, {"size": {"shortest_edge": 256}}, {"do_normalize": False},
-    {"size": {"height": SIDE, "width": SIDE}, "do_center_crop": False, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"resample": 2},
+        {"size": {"shortest_edge": 256}},
+        {"do_normalize": False},
+        {
+            "size": {"height": SIDE, "width": SIDE},
+            "do_center_crop": False,
+            "image_mean": [0.5] * 3,
+            "image_std": [0.5] * 3,
+        },
+    ],
+)
 def test_pictures_are_prepared_as_by_transformers(changes: dict[str, Any], tmp_path: Path) -> None:
     processor = hf.transformers.CLIPImageProcessor(**changes)
     processor.save_pretrained(tmp_path)
@@ -100,14 +115,21 @@ def test_pictures_are_prepared_as_by_transformers(changes: dict[str, Any], tmp_p
 
 
 @pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
-def test_images_of_any_size_are_prepared_as_pictures_are(mode: Literal["shortest", "longest", "squash"]) -> None:
+def test_images_of_any_size_are_prepared_as_pictures_are(
+    mode: Literal["shortest", "longest", "squash"],
+) -> None:
     for interpolation in ("bicubic", "bilinear"):
         preprocess = Preprocess(SIDE, resize_mode=mode, interpolation=interpolation, fill=90)  # type: ignore[arg-type]
         for size in SIZES:
             image = photo(*size)
-            whole, seen = preprocess(to_tensor(image)[None]), preprocess(to_tensor(preprocess.view(image))[None])
+            whole, seen = (
+                preprocess(to_tensor(image)[None]),
+                preprocess(to_tensor(preprocess.view(image))[None]),
+            )
             assert whole.shape == seen.shape == (1, 3, SIDE, SIDE)
-            assert (whole - seen).abs().max() < 1.1 * ONE_LEVEL and (whole - seen).abs().mean() < 0.35 * ONE_LEVEL
+            assert (whole - seen).abs().max() < 1.1 * ONE_LEVEL and (
+                whole - seen
+            ).abs().mean() < 0.35 * ONE_LEVEL
 
 
 def test_a_folder_says_how_its_pictures_are_prepared_or_is_refused(tmp_path: Path) -> None:
@@ -159,7 +181,9 @@ def clip(model: Path) -> Clip:
 
 @pytest.fixture(scope="module")
 def data(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same photos as `pictures`, `embeddings` and `both`. The largest are JPEGs, which are decoded at a half."""
+    """The same photos as `pictures`, `embeddings` and `both`. The largest are JPEGs, which are decoded at a
+    half.
+    """
     folder = tmp_path_factory.mktemp("data")
     sizes = [(300, 200), (1201, 900), (500, 500), (227, 240), (950, 1300), (64, 80)]
     samples = []
@@ -167,7 +191,11 @@ def data(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         kind = "jpg" if i % 2 else "png"
         content = encoded(photo(*size, seed=i), "JPEG" if i % 2 else "PNG")
         samples.append(
-            {"__key__": f"{i}", kind: content, "json": json.dumps({"captions": [f"a {i}"], "label": i}).encode()}
+            {
+                "__key__": f"{i}",
+                kind: content,
+                "json": json.dumps({"captions": [f"a {i}"], "label": i}).encode(),
+            }
         )
     (folder / "pictures").mkdir()
     write_shard(folder / "pictures/0.tar", samples)
@@ -194,14 +222,35 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, ...]]]:
 def run_config(kind: str, shards: Path, clip: str | None, steps: int = 1, **data: Any) -> RunConfig:
     shape = {"embed": 32, "token_width": 32, "context": 48, "width": 32, "depth": 1, "heads": 2}
     more = {"prior_ar": {"buckets": 16, "dots": 8}}.get(kind, {})
-    stage = {**tiny_runs.STAGES["decoder"], "token_width": 32} if kind == "decoder" else {"kind": kind, **shape, **more}
-    return RunConfig.model_validate({
-        "name": kind, "clip": clip, "stage": stage,
-        "data": {"shards": str(shards / "*.tar"), "batch": 2, "workers": 0, "shuffle": 6, "calibration": 32, **data},
-        "optim": {"lr": 0.001, "warmup": 1},
-        "train": {"steps": steps, "precision": "no", "save_every": 2, "sample_every": 2, "validate_every": 2,
-                  "validation_images": 2},
-    })  # fmt: skip
+    stage = (
+        {**tiny_runs.STAGES["decoder"], "token_width": 32}
+        if kind == "decoder"
+        else {"kind": kind, **shape, **more}
+    )
+    return RunConfig.model_validate(
+        {
+            "name": kind,
+            "clip": clip,
+            "stage": stage,
+            "data": {
+                "shards": str(shards / "*.tar"),
+                "batch": 2,
+                "workers": 0,
+                "shuffle": 6,
+                "calibration": 32,
+                **data,
+            },
+            "optim": {"lr": 0.001, "warmup": 1},
+            "train": {
+                "steps": steps,
+                "precision": "no",
+                "save_every": 2,
+                "sample_every": 2,
+                "validate_every": 2,
+                "validation_images": 2,
+            },
+        }
+    )
 
 
 def batches_of(config: RunConfig, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
@@ -221,7 +270,13 @@ def batches_of(config: RunConfig, folder: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pictures_embeddings_and_both_give_one_z_i(
-    kind: str, data: Path, model: Path, clip: Clip, seen: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    data: Path,
+    model: Path,
+    clip: Clip,
+    seen: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     truth = {
         one["__key__"]: encode_pictures(clip, [picture(one, SIDE)])[0].clone()
@@ -259,13 +314,17 @@ def test_a_decoder_on_stored_embeddings_loads_no_clip_and_resumes_to_the_bit(
     monkeypatch.setattr("unclip.models.resolve.read_clip", never)
     validated = {"validation": str(data / "both/*.tar")}
     named = train(
-        run_config("decoder", data / "both", str(model / "clip"), 4, **validated), tmp_path / "a", progress=False
+        run_config("decoder", data / "both", str(model / "clip"), 4, **validated),
+        tmp_path / "a",
+        progress=False,
     )
     assert (tmp_path / "a/samples/step-00000004.png").is_file()
     last = [json.loads(line) for line in (tmp_path / "a/metrics.jsonl").read_text().splitlines()]
     assert any("validation_loss" in line for line in last)
     train(run_config("decoder", data / "both", None, 3, **validated), tmp_path / "b", progress=False)
-    unnamed = train(run_config("decoder", data / "both", None, 4, **validated), tmp_path / "b", progress=False)
+    unnamed = train(
+        run_config("decoder", data / "both", None, 4, **validated), tmp_path / "b", progress=False
+    )
     tiny_runs.assert_same_bits(named, unnamed)
 
 
@@ -273,12 +332,20 @@ def test_validation_shards_of_another_kind_are_embedded_and_of_another_clip_refu
     data: Path, model: Path, seen: list[Any], tmp_path: Path, tiny_clip_folder: Path
 ) -> None:
     ref, pictures = str(model / "clip"), str(data / "pictures/*.tar")
-    train(run_config("prior", data / "embeddings", ref, 2, validation=pictures), tmp_path / "a", progress=False)
+    train(
+        run_config("prior", data / "embeddings", ref, 2, validation=pictures), tmp_path / "a", progress=False
+    )
     assert seen and set(seen) == {(3, SIDE, SIDE)}
     with pytest.raises(ConfigError, match="prior: a prior needs `clip`"):
-        train(run_config("prior", data / "embeddings", None, validation=pictures), tmp_path / "b", progress=False)
+        train(
+            run_config("prior", data / "embeddings", None, validation=pictures),
+            tmp_path / "b",
+            progress=False,
+        )
     embed_shards(pictures, tmp_path / "other", str(tiny_clip_folder), batch=4)
-    with pytest.raises(ConfigError, match=r"other/\*.tar hold embeddings of CLIP tiny-clip@\S+, not of tiny@"):
+    with pytest.raises(
+        ConfigError, match=r"other/\*.tar hold embeddings of CLIP tiny-clip@\S+, not of tiny@"
+    ):
         other = str(tmp_path / "other/*.tar")
         train(run_config("prior", data / "embeddings", ref, validation=other), tmp_path / "c", progress=False)
     assert not (tmp_path / "c").exists()
@@ -299,7 +366,10 @@ def test_a_stage_larger_than_its_clip_gets_its_own_pixels_and_the_same_z_i(data:
 
 
 def test_a_random_crop_leaves_clip_the_whole_picture(data: Path, clip: Clip) -> None:
-    config, needs = DataConfig(shards=str(data / "pictures/*.tar"), batch=2), frozenset({"image", "image_embed"})
+    config, needs = (
+        DataConfig(shards=str(data / "pictures/*.tar"), batch=2),
+        frozenset({"image", "image_embed"}),
+    )
     seen: dict[str, Tensor] = {}
     crops: dict[str, list[Tensor]] = {}
     stream = iter(Stream(config, needs=needs, size=96, crop=32, preprocess=clip.preprocess))
@@ -315,7 +385,8 @@ def test_a_random_crop_leaves_clip_the_whole_picture(data: Path, clip: Clip) -> 
 
 def test_kept_pictures_are_the_files_themselves(data: Path, model: Path, tmp_path: Path) -> None:
     read = {
-        name: list(read_samples(find_shards(str(data / name / "*.tar")))) for name in ("pictures", "embeddings", "both")
+        name: list(read_samples(find_shards(str(data / name / "*.tar"))))
+        for name in ("pictures", "embeddings", "both")
     }
     for source, stored, both in zip(*read.values(), strict=True):
         assert {key: both[key] for key in source if key != "__url__"} == {
@@ -332,7 +403,11 @@ def test_kept_pictures_are_the_files_themselves(data: Path, model: Path, tmp_pat
     assert mixed is not None and not mixed.pictures
     both = [*find_shards(str(data / "both/*.tar")), str(data / "embeddings/0.tar")]
     with pytest.raises(DataError, match="the stage needs pictures"):
-        Stream(DataConfig(shards=f"{{{','.join(both)}}}", batch=1), size=32, needs=frozenset({"image", "image_embed"}))
+        Stream(
+            DataConfig(shards=f"{{{','.join(both)}}}", batch=1),
+            size=32,
+            needs=frozenset({"image", "image_embed"}),
+        )
 
 
 def test_what_earlier_versions_embedded_is_read_and_finished(data: Path, model: Path, tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Every YAML in configs/ is a run whose stage can be built; the big ones have the published shapes and numbers."""
+"""Every YAML in configs/ is a run whose stage can be built; the big ones have the published shapes and
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -44,17 +46,22 @@ def test_parses_and_builds(name: str) -> None:
 
 
 def test_all_families_are_there() -> None:
-    assert {"mini/clip", "mini/upsampler-1024", "emoji/decoder", "karlo/upsampler-256", "dalle2/upsampler-1024"} <= set(
-        FILES
-    )
+    assert {
+        "mini/clip",
+        "mini/upsampler-1024",
+        "emoji/decoder",
+        "karlo/upsampler-256",
+        "dalle2/upsampler-1024",
+    } <= set(FILES)
 
 
 # --- DALL·E 2: Ramesh et al. 2022, table 3 ---
 
 
 def test_dalle2_decoder_has_3_5_billion() -> None:
-    # All parameters of the stage. GLIDE, whose decoder it is, counts its 3.5B as 2.3B visual and 1.2B text: visual is
-    # everything but the text encoder; text is the transformer without its table of token embeddings.
+    # All parameters of the stage. GLIDE, whose decoder it is, counts its 3.5B as 2.3B visual and 1.2B text:
+    # visual is everything but the text encoder; text is the transformer without its table of token
+    # embeddings.
     stage = build("dalle2/decoder")
     table = count(stage, "network.text_encoder.tokens")
     text = count(stage, "network.text_encoder") - table
@@ -88,10 +95,12 @@ def test_dalle2_upsampler_1024_with_an_added_time_embedding() -> None:
     assert count(stage) == 267_146_691
 
 
-@pytest.mark.parametrize(("name", "expected"), [("dalle2/prior", 1_225_927_680), ("karlo/prior", 1_022_030_080)])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("dalle2/prior", 1_225_927_680), ("karlo/prior", 1_022_030_080)]
+)
 def test_priors_have_the_derived_counts(name: str, expected: int) -> None:
-    # diffusers' PriorTransformer of that shape, which counts the embeddings' mean and deviation as parameters; here
-    # they are buffers. DALL·E 2's is quoted as 1B; Karlo's is the published checkpoint.
+    # diffusers' PriorTransformer of that shape, which counts the embeddings' mean and deviation as
+    # parameters; here they are buffers. DALL·E 2's is quoted as 1B; Karlo's is the published checkpoint.
     assert count(build(name)) + sum(b.numel() for b in build(name).buffers()) == expected
 
 

@@ -1,4 +1,6 @@
-"""Karlo's published configs → our stages on the meta device: their counts, and that configs/karlo has the same shapes."""
+"""Karlo's published configs → our stages on the meta device: their counts, and that configs/karlo has the
+same shapes.
+"""
 
 from __future__ import annotations
 
@@ -18,47 +20,90 @@ from unclip.train.config import read_run
 KARLO = Path(__file__).parent.parent / "configs" / "karlo"
 DOWN, UP = "ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"
 UNET: dict[str, Any] = {
-    "layers_per_block": 3, "block_out_channels": [320, 640, 960, 1280], "norm_num_groups": 32, "norm_eps": 1e-05,
-    "act_fn": "silu", "center_input_sample": False, "flip_sin_to_cos": True, "freq_shift": 0, "downsample_padding": 1,
+    "layers_per_block": 3,
+    "block_out_channels": [320, 640, 960, 1280],
+    "norm_num_groups": 32,
+    "norm_eps": 1e-05,
+    "act_fn": "silu",
+    "center_input_sample": False,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "downsample_padding": 1,
     "mid_block_scale_factor": 1,
-}  # fmt: skip
+}
 SUPER_RES = {
-    **UNET, "_class_name": "UNet2DModel", "sample_size": 256, "in_channels": 6, "out_channels": 3,
-    "down_block_types": [DOWN] * 4, "up_block_types": [UP] * 4, "add_attention": False, "attention_head_dim": 8,
-    "resnet_time_scale_shift": "default", "time_embedding_type": "positional",
-}  # fmt: skip
+    **UNET,
+    "_class_name": "UNet2DModel",
+    "sample_size": 256,
+    "in_channels": 6,
+    "out_channels": 3,
+    "down_block_types": [DOWN] * 4,
+    "up_block_types": [UP] * 4,
+    "add_attention": False,
+    "attention_head_dim": 8,
+    "resnet_time_scale_shift": "default",
+    "time_embedding_type": "positional",
+}
 SCHEDULER = {"_class_name": "UnCLIPScheduler", "num_train_timesteps": 1000, "clip_sample": True}
 # As diffusers 0.11 wrote them: keys that later versions added are not there.
 CONFIGS: dict[str, dict[str, Any]] = {
     "prior": {
-        "_class_name": "PriorTransformer", "num_attention_heads": 32, "attention_head_dim": 64, "num_layers": 20,
-        "embedding_dim": 768, "num_embeddings": 77, "additional_embeddings": 4, "dropout": 0.0,
+        "_class_name": "PriorTransformer",
+        "num_attention_heads": 32,
+        "attention_head_dim": 64,
+        "num_layers": 20,
+        "embedding_dim": 768,
+        "num_embeddings": 77,
+        "additional_embeddings": 4,
+        "dropout": 0.0,
     },
     "decoder": {
-        **UNET, "_class_name": "UNet2DConditionModel", "sample_size": 64, "in_channels": 3, "out_channels": 6,
+        **UNET,
+        "_class_name": "UNet2DConditionModel",
+        "sample_size": 64,
+        "in_channels": 3,
+        "out_channels": 6,
         "down_block_types": [DOWN, *["SimpleCrossAttnDownBlock2D"] * 3],
         "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
-        "up_block_types": [*["SimpleCrossAttnUpBlock2D"] * 3, UP], "cross_attention_dim": 1536,
-        "class_embed_type": "identity", "attention_head_dim": 64, "resnet_time_scale_shift": "scale_shift",
-        "only_cross_attention": False, "dual_cross_attention": False, "use_linear_projection": False,
-        "upcast_attention": False, "num_class_embeds": None,
+        "up_block_types": [*["SimpleCrossAttnUpBlock2D"] * 3, UP],
+        "cross_attention_dim": 1536,
+        "class_embed_type": "identity",
+        "attention_head_dim": 64,
+        "resnet_time_scale_shift": "scale_shift",
+        "only_cross_attention": False,
+        "dual_cross_attention": False,
+        "use_linear_projection": False,
+        "upcast_attention": False,
+        "num_class_embeds": None,
     },
     "text_proj": {
-        "_class_name": "UnCLIPTextProjModel", "clip_embeddings_dim": 768, "clip_extra_context_tokens": 4,
-        "cross_attention_dim": 1536, "time_embed_dim": 1280,
+        "_class_name": "UnCLIPTextProjModel",
+        "clip_embeddings_dim": 768,
+        "clip_extra_context_tokens": 4,
+        "cross_attention_dim": 1536,
+        "time_embed_dim": 1280,
     },
     "super_res_first": SUPER_RES,
     "super_res_last": {**SUPER_RES, "sample_size": None},
     "prior_scheduler": {
-        **SCHEDULER, "variance_type": "fixed_small_log", "clip_sample_range": 5.0, "prediction_type": "sample",
+        **SCHEDULER,
+        "variance_type": "fixed_small_log",
+        "clip_sample_range": 5.0,
+        "prediction_type": "sample",
     },
     "decoder_scheduler": {
-        **SCHEDULER, "variance_type": "learned_range", "clip_sample_range": 1.0, "prediction_type": "epsilon",
+        **SCHEDULER,
+        "variance_type": "learned_range",
+        "clip_sample_range": 1.0,
+        "prediction_type": "epsilon",
     },
     "super_res_scheduler": {
-        **SCHEDULER, "variance_type": "fixed_small_log", "clip_sample_range": 1.0, "prediction_type": "epsilon",
+        **SCHEDULER,
+        "variance_type": "fixed_small_log",
+        "clip_sample_range": 1.0,
+        "prediction_type": "epsilon",
     },
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -85,12 +130,16 @@ def tensors(stage: Stage, name: Any) -> dict[str, int]:
 
 def test_prior(karlo: Path) -> None:
     prior = diffusers_stages.read_prior(karlo / "prior", karlo / "prior_scheduler")
-    assert count(prior) + 2 * 768 == 1_022_030_080  # theirs has the embeddings' statistics among its parameters
+    assert (
+        count(prior) + 2 * 768 == 1_022_030_080
+    )  # theirs has the embeddings' statistics among its parameters
     assert tensors(prior, diffusers_keys.prior) == {"prior": 338}
     published = read_run(KARLO / "prior.yaml").stage
     assert prior.config.model_copy(update={"clip": published.clip}) == published
     assert (
-        diffusers_stages.read_prior(karlo / "prior", karlo / "prior_scheduler", parity=True).diffusion.config.clamp
+        diffusers_stages.read_prior(
+            karlo / "prior", karlo / "prior_scheduler", parity=True
+        ).diffusion.config.clamp
         == 5.0
     )
 
@@ -102,7 +151,9 @@ def test_decoder(karlo: Path) -> None:
     published: Any = read_run(KARLO / "decoder.yaml").stage
     # diffusers' config has forgotten the dropout of the training.
     unet = published.unet.model_copy(update={"dropout": 0.0})
-    assert decoder.config.model_copy(update={"clip": published.clip}) == published.model_copy(update={"unet": unet})
+    assert decoder.config.model_copy(update={"clip": published.clip}) == published.model_copy(
+        update={"unet": unet}
+    )
 
 
 def test_upsampler(karlo: Path) -> None:
@@ -124,11 +175,17 @@ def test_upsampler(karlo: Path) -> None:
         ("decoder", {"up_block_types": [UP] * 4}, "attends at other resolutions"),
         ("decoder", {"out_channels": 3}, "variance_type does not fit"),
         ("super_res_last", {"layers_per_block": 2}, "another architecture"),
-        ("super_res_first", {"block_out_channels": [320, 500, 960, 1280]}, "another architecture|no multiples"),
+        (
+            "super_res_first",
+            {"block_out_channels": [320, 500, 960, 1280]},
+            "another architecture|no multiples",
+        ),
         ("prior_scheduler", {"beta_schedule": "linear"}, "beta_schedule"),
     ],
 )
-def test_what_is_not_karlos_shape_is_refused(karlo: Path, part: str, changes: dict[str, Any], said: str) -> None:
+def test_what_is_not_karlos_shape_is_refused(
+    karlo: Path, part: str, changes: dict[str, Any], said: str
+) -> None:
     path = next((karlo / part).iterdir())
     path.write_text(json.dumps({**CONFIGS[part], **changes}))
     with pytest.raises(CheckpointError, match=said) as caught:

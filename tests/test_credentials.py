@@ -38,7 +38,9 @@ def picture() -> Image.Image:
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
-def test_a_signed_picture_names_its_signer_until_it_is_changed(folder: Path, picture: Image.Image, format: str) -> None:
+def test_a_signed_picture_names_its_signer_until_it_is_changed(
+    folder: Path, picture: Image.Image, format: str
+) -> None:
     plain = encode(picture, format)
     signed = Signer.load(folder).sign(plain, "trainedAlgorithmicMedia")
     assert read(plain) is None and read(signed) == Manifest("Valid", STUDIO)
@@ -79,14 +81,18 @@ def test_the_server_signs_what_it_marks(folder: Path, picture: Image.Image, tmp_
     assert "c2pa: compositeWithTrainedAlgorithmicMedia" in found.header.generated
 
 
-def test_the_command_line_makes_signs_and_verifies(folder: Path, picture: Image.Image, tmp_path: Path) -> None:
+def test_the_command_line_makes_signs_and_verifies(
+    folder: Path, picture: Image.Image, tmp_path: Path
+) -> None:
     path, mine = tmp_path / "cat.png", tmp_path / "mine"
     picture.save(path)
     run = CliRunner()
     assert run.invoke(cli, ["provenance", "init", str(mine), "--name", STUDIO]).exit_code == 0
     sign = ["provenance", "sign", str(path), "--credentials", str(mine)]
     before = path.read_bytes()
-    refused = run.invoke(cli, sign)  # nothing says that a model made it, so nothing may be signed that says so
+    refused = run.invoke(
+        cli, sign
+    )  # nothing says that a model made it, so nothing may be signed that says so
     assert "--assert-generated" in str(refused.exception) and path.read_bytes() == before
     signed = run.invoke(cli, [*sign, "--assert-generated"], catch_exceptions=False)
     assert signed.exit_code == 0 and signed.output == f"{path}\n"

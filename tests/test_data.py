@@ -58,8 +58,12 @@ def write_tar(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-def stream(pattern: Path | str, *, size: int = 64, crop: int | None = None, shuffle: int = 10, **more: Any) -> Stream:
-    return Stream(DataConfig(shards=str(pattern), batch=4, workers=0, shuffle=shuffle), size=size, crop=crop, **more)
+def stream(
+    pattern: Path | str, *, size: int = 64, crop: int | None = None, shuffle: int = 10, **more: Any
+) -> Stream:
+    return Stream(
+        DataConfig(shards=str(pattern), batch=4, workers=0, shuffle=shuffle), size=size, crop=crop, **more
+    )
 
 
 # --- writing the menagerie ---
@@ -154,7 +158,10 @@ def test_shards_that_are_not_there_are_a_data_error(tmp_path: Path, pattern: str
 
 def test_captions_come_from_json_or_text() -> None:
     assert captions({"__key__": "a", "txt": b" a cat \n"}) == ["a cat"]
-    assert captions({"__key__": "a", "json": b'{"captions": ["one", "two"]}', "txt": b"three"}) == ["one", "two"]
+    assert captions({"__key__": "a", "json": b'{"captions": ["one", "two"]}', "txt": b"three"}) == [
+        "one",
+        "two",
+    ]
     assert captions({"__key__": "a", "json": b'{"captions": "a cat"}'}) == ["a cat"]
     assert captions({"__key__": "a", "json": b'{"other": 1}', "txt": b"three"}) == ["three"]
     with pytest.raises(DataError, match="sample a: no caption"):
@@ -255,7 +262,9 @@ def photograph(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize(
     ("side", "decoded"), [(64, (150, 128)), (65, (300, 256)), (400, (600, 512)), (None, (600, 512))]
 )
-def test_a_large_jpeg_is_decoded_smaller_and_nobody_sees_it(side: int | None, decoded: tuple[int, int]) -> None:
+def test_a_large_jpeg_is_decoded_smaller_and_nobody_sees_it(
+    side: int | None, decoded: tuple[int, int]
+) -> None:
     file, turned = io.BytesIO(), Image.Exif()
     turned[0x0112] = 6  # lies on its side
     photograph(512, 600).save(file, "JPEG", quality=90, exif=turned)
@@ -284,9 +293,12 @@ def test_crops_are_random_parts_of_the_picture(shards: Path) -> None:
         assert image is not None and image.shape == (16, 16, 3)
         part = image.numpy()
         found = {
-            (x, y) for array in arrays for y in range(49) for x in range(49)
+            (x, y)
+            for array in arrays
+            for y in range(49)
+            for x in range(49)
             if (array[y, x] == part[0, 0]).all() and (array[y : y + 16, x : x + 16] == part).all()
-        }  # fmt: skip
+        }
         assert found
         corners |= set(list(found)[:1])
     assert len(corners) > 6
@@ -325,26 +337,45 @@ def test_bad_samples_are_skipped_and_counted_by_reason_and_shard(tmp_path: Path)
     good = png()
     broken = bytearray(good)
     broken[40:60] = bytes(20)
-    path = str(write_tar(tmp_path / "a.tar", {
-        "b.png": good[:40], "b.txt": b"cut off",
-        "c.png": b"not a picture", "c.txt": b"no picture",
-        "d.txt": b"picture missing",
-        "e.png": good,
-        "f.png": good, "f.json": b"{not json",
-        "g.png": good, "g.json": b"[1, 2]",
-        "h.png": good, "h.txt": b"\xff\xfe not utf-8",
-        "i.png": bytes(broken), "i.txt": b"damaged",
-        "j.png": bomb(), "j.txt": b"a bomb",
-        "../../x.png": good, "../../x.txt": b"elsewhere",
-        "k.png": good, "k.txt": b" \n",
-        "m.png": good, "m.txt": b"good",
-    }))  # fmt: skip
+    path = str(
+        write_tar(
+            tmp_path / "a.tar",
+            {
+                "b.png": good[:40],
+                "b.txt": b"cut off",
+                "c.png": b"not a picture",
+                "c.txt": b"no picture",
+                "d.txt": b"picture missing",
+                "e.png": good,
+                "f.png": good,
+                "f.json": b"{not json",
+                "g.png": good,
+                "g.json": b"[1, 2]",
+                "h.png": good,
+                "h.txt": b"\xff\xfe not utf-8",
+                "i.png": bytes(broken),
+                "i.txt": b"damaged",
+                "j.png": bomb(),
+                "j.txt": b"a bomb",
+                "../../x.png": good,
+                "../../x.txt": b"elsewhere",
+                "k.png": good,
+                "k.txt": b" \n",
+                "m.png": good,
+                "m.txt": b"good",
+            },
+        )
+    )
     items = list(islice(iter(stream(path, shuffle=1)), 3))
     assert [item.caption for item in items] == ["good"] * 3
     expected = {
-        "unreadable picture": 3, "no picture": 1, "no caption": 3, "unreadable caption": 2, "decompression bomb": 1,
+        "unreadable picture": 3,
+        "no picture": 1,
+        "no caption": 3,
+        "unreadable caption": 2,
+        "decompression bomb": 1,
         "unsafe name": 1,
-    }  # fmt: skip
+    }
     for item in items[1:]:  # what the buffer had taken in before the first one may belong to the next
         assert reasons(item.skipped) == expected
         assert {shard for shard, _ in item.skipped} == {path}
@@ -354,7 +385,9 @@ def test_bad_samples_are_skipped_and_counted_by_reason_and_shard(tmp_path: Path)
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_carry_what_was_skipped_out_of_every_worker(tmp_path: Path, workers: int) -> None:
-    write_tar(tmp_path / "a.tar", {"a.png": png(), "a.txt": b"good", "b.png": png()[:40], "b.txt": b"cut off"})
+    write_tar(
+        tmp_path / "a.tar", {"a.png": png(), "a.txt": b"good", "b.png": png()[:40], "b.txt": b"cut off"}
+    )
     config = DataConfig(shards=str(tmp_path / "a.tar"), batch=4, workers=workers, shuffle=1)
     made = list(islice(batches(Stream(config, size=64)), 6))
     assert 20 <= sum(batch.skipped.total() for batch in made) <= 24
@@ -363,9 +396,17 @@ def test_batches_carry_what_was_skipped_out_of_every_worker(tmp_path: Path, work
 
 def test_a_link_and_a_name_used_twice_are_bad(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(
-        header("a.png", kind=tarfile.SYMTYPE) + header("b.txt") + header("b.txt") + header("c.txt") + bytes(1024)
+        header("a.png", kind=tarfile.SYMTYPE)
+        + header("b.txt")
+        + header("b.txt")
+        + header("c.txt")
+        + bytes(1024)
     )
-    assert [s.get("__bad__") for s in read_shard(str(tmp_path / "a.tar"))] == ["not a file", "name used twice", None]
+    assert [s.get("__bad__") for s in read_shard(str(tmp_path / "a.tar"))] == [
+        "not a file",
+        "name used twice",
+        None,
+    ]
 
 
 def test_a_file_that_claims_too_much_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,7 +424,9 @@ def test_shards_of_bad_samples_only_are_an_error_and_not_read_for_ever(
 ) -> None:
     path = write_tar(tmp_path / "a.tar", {"a.png": png()[:40], "a.txt": b"cut off"})
     config = DataConfig(shards=str(path), batch=4, workers=workers, shuffle=1, max_bad=max_bad)
-    with pytest.raises(DataError, match=r"of 1000 samples cannot be used.*a\.tar: \d+ unreadable picture$") as error:
+    with pytest.raises(
+        DataError, match=r"of 1000 samples cannot be used.*a\.tar: \d+ unreadable picture$"
+    ) as error:
         next(batches(Stream(config, size=64)))
     assert "\n" not in str(error.value)
 
@@ -451,7 +494,11 @@ def test_damage_anywhere_in_a_shard_ends_that_shard_only(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "shard cannot be opened"), (bytes(1024), "shard is empty"), (b"x" * 700, "shard cannot be opened")],
+    [
+        (b"", "shard cannot be opened"),
+        (bytes(1024), "shard is empty"),
+        (b"x" * 700, "shard cannot be opened"),
+    ],
 )
 def test_shards_without_a_sample_are_one_bad_sample(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "a.tar").write_bytes(content)
@@ -485,7 +532,9 @@ def test_a_command_that_fails_is_a_bad_sample_and_an_unknown_protocol_an_error(s
 def test_embed_fills_in_what_the_stage_needs(tiny_clip: Clip) -> None:
     seen = torch.randint(256, (2, 32, 32, 3), dtype=torch.uint8)
     batch = Batch(
-        captions=("a cat", "a corgi in space"), image=torch.full((2, 64, 64, 3), 51, dtype=torch.uint8), clip_image=seen
+        captions=("a cat", "a corgi in space"),
+        image=torch.full((2, 64, 64, 3), 51, dtype=torch.uint8),
+        clip_image=seen,
     )
     plain = embed(batch, None, frozenset({"image"}))
     assert plain.image is not None and plain.image_embed is None

@@ -40,7 +40,9 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     if (linter := shutil.which("systemd-analyze")) is None:
         pytest.skip("needs systemd")
     there = tmp_path / "unclip.service"
-    there.write_text(UNIT.replace("/opt/unclip/bin/unclip", "/bin/true"))  # it asks whether the program is there
+    there.write_text(
+        UNIT.replace("/opt/unclip/bin/unclip", "/bin/true")
+    )  # it asks whether the program is there
     lint(linter, "verify", there)
 
 
@@ -80,7 +82,9 @@ def test_no_key_is_written_down_and_none_is_no_start() -> None:
 
 
 def test_they_wait_for_the_pictures_under_way() -> None:
-    [drain] = [option.default for option in cli.get_command(None, "serve").params if option.name == "drain_timeout"]
+    [drain] = [
+        option.default for option in cli.get_command(None, "serve").params if option.name == "drain_timeout"
+    ]
     [unit] = re.findall(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE)
     assert int(SERVICE["stop_grace_period"].removesuffix("s")) > drain and int(unit) > drain
 

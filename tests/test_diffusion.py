@@ -46,7 +46,11 @@ class Guesses(nn.Module):
         self.batches.append(len(x))
         shift = bias.view(-1, *[1] * (x.ndim - 1)) if isinstance(bias, Tensor) else bias
         mean = self.mean * x + shift
-        return mean if self.outputs == 1 else torch.cat([mean, (self.variance + shift) * torch.ones_like(x)], dim=1)
+        return (
+            mean
+            if self.outputs == 1
+            else torch.cat([mean, (self.variance + shift) * torch.ones_like(x)], dim=1)
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +101,9 @@ def test_loss_of_an_example_does_not_depend_on_its_batch() -> None:
     process, network = diffusion(predict="v"), Guesses(outputs=1)
     x0, eps, t = torch.randn(5, 8), torch.randn(5, 8), torch.tensor([1, 2, 500, 900, 999])
     together = process.loss(network, x0, {}, t, eps)
-    alone = torch.cat([process.loss(network, x0[i : i + 1], {}, t[i : i + 1], eps[i : i + 1]) for i in range(5)])
+    alone = torch.cat(
+        [process.loss(network, x0[i : i + 1], {}, t[i : i + 1], eps[i : i + 1]) for i in range(5)]
+    )
     torch.testing.assert_close(together, alone)
 
 
@@ -233,7 +239,10 @@ def test_hybrid_is_the_simple_loss_plus_the_weighted_bound() -> None:
 
 @pytest.mark.parametrize("t", [0, 30, 500, 999])
 def test_all_predictions_read_the_same(t: int) -> None:
-    x0, eps = torch.rand(2, 3, 4, 4, dtype=torch.float64) * 2 - 1, torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    x0, eps = (
+        torch.rand(2, 3, 4, 4, dtype=torch.float64) * 2 - 1,
+        torch.randn(2, 3, 4, 4, dtype=torch.float64),
+    )
     alpha, sigma = diffusion().schedule.at(t)
     outputs = {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0}
     for predict, output in outputs.items():
@@ -295,7 +304,9 @@ def test_guidance_mixes_x0_whatever_is_predicted(predict: str, scale: float) -> 
 def test_guidance_comes_before_the_clamp() -> None:
     x = torch.zeros(2, 6)
     free, clamped = (
-        diffusion(predict="x0", clamp=clamp).denoiser(Guesses(outputs=1), COND, NULL, Guidance(3.0))(x, 300).x0
+        diffusion(predict="x0", clamp=clamp)
+        .denoiser(Guesses(outputs=1), COND, NULL, Guidance(3.0))(x, 300)
+        .x0
         for clamp in (None, 1.0)
     )
     torch.testing.assert_close(clamped, free.clamp(-1, 1))
@@ -328,7 +339,8 @@ def test_outside_its_interval_guidance_costs_and_changes_nothing() -> None:
 def test_variance_is_the_conditional_halfs() -> None:
     process, network, x = diffusion(variance="learned"), Guesses(), torch.randn(2, 6)
     guided, cond = (
-        process.denoiser(network, COND, null, g)(x, 300) for null, g in ((NULL, Guidance(3.0)), (None, Guidance()))
+        process.denoiser(network, COND, null, g)(x, 300)
+        for null, g in ((NULL, Guidance(3.0)), (None, Guidance()))
     )
     assert (
         isinstance(guided.variance_mix, Tensor)
@@ -355,7 +367,8 @@ def test_guidance_without_a_null_condition_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"schedule": "cosin"}, {"times": 1}, {"predict": "noise"}, {"variance": "big"}, {"objektive": "vlb"}]
+    "wrong",
+    [{"schedule": "cosin"}, {"times": 1}, {"predict": "noise"}, {"variance": "big"}, {"objektive": "vlb"}],
 )
 def test_wrong_config_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):

@@ -1,4 +1,6 @@
-"""Several processes: the same global batch gives the same loss curve on one, two and four of them, for every stage."""
+"""Several processes: the same global batch gives the same loss curve on one, two and four of them, for every
+stage.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,11 @@ def launch(runs: dict[str, Any], work: Path, *arguments: str) -> None:
     worker = Path(__file__).parent / "distributed_worker.py"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(
-        [*command, str(worker), str(work / "runs.json")], capture_output=True, text=True, check=False, env=environment
+        [*command, str(worker), str(work / "runs.json")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr[-4000:]
 
@@ -46,7 +52,9 @@ def losses(run: Path) -> list[float]:
 def trees(train_shards: str, tiny_clip_folder: Path) -> Any:
     """Every stage's run of a global batch of eight, for a number of processes."""
 
-    def make(processes: int, *, steps: int = 4, kinds: list[str] = KINDS, **train_options: Any) -> dict[str, Any]:
+    def make(
+        processes: int, *, steps: int = 4, kinds: list[str] = KINDS, **train_options: Any
+    ) -> dict[str, Any]:
         found = {}
         for kind in kinds:
             tree = tiny_runs.tree(kind, train_shards, tiny_clip_folder, streams=STREAMS, **train_options)
@@ -74,9 +82,13 @@ def assert_same_curves(alone: Path, together: Path, kinds: list[str] = KINDS) ->
         ours, theirs = losses(alone / kind), losses(together / kind)
         assert len(ours) == 4 and len(set(ours)) == 4
         assert theirs == pytest.approx(ours, rel=1e-4), kind
-        a, b = (read_weights(step_folders(folder / kind)[-1] / "model.safetensors") for folder in (alone, together))
+        a, b = (
+            read_weights(step_folders(folder / kind)[-1] / "model.safetensors")
+            for folder in (alone, together)
+        )
         far = max((a[name] - b[name]).abs().max().item() for name in a)
-        # Where a gradient is almost nothing, Adam's first steps follow its sign, whatever rounding made of it.
+        # Where a gradient is almost nothing, Adam's first steps follow its sign, whatever rounding made of
+        # it.
         assert far <= 4 * 2 * 0.001, kind
         apart = math.sqrt(
             sum((a[name] - b[name]).square().sum().item() for name in a) / sum(v.numel() for v in a.values())
@@ -84,14 +96,18 @@ def assert_same_curves(alone: Path, together: Path, kinds: list[str] = KINDS) ->
         assert apart < 1e-5, kind
 
 
-def test_two_processes_have_the_curve_of_one_and_resume_exactly(trees: Any, alone: Path, tmp_path: Path) -> None:
+def test_two_processes_have_the_curve_of_one_and_resume_exactly(
+    trees: Any, alone: Path, tmp_path: Path
+) -> None:
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     launch(
         {str(whole / kind): tree for kind, tree in trees(2).items()}
         | {str(halves / "decoder"): trees(2, steps=2)["decoder"]}
         | {f"{halves}/./decoder": trees(2)["decoder"]},
-        tmp_path, "--config_file", str(CONFIGS / "cpu-gloo.yaml"),
-    )  # fmt: skip
+        tmp_path,
+        "--config_file",
+        str(CONFIGS / "cpu-gloo.yaml"),
+    )
     assert_same_curves(alone, whole)
     assert_same_bits(step_folders(halves / "decoder")[-1], step_folders(whole / "decoder")[-1])
     # What two processes began, one goes on with.

@@ -1,4 +1,6 @@
-"""The README's and the docs' code runs, on a tiny model in place of mini; every command that they show exists."""
+"""The README's and the docs' code runs, on a tiny model in place of mini; every command that they show
+exists.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "bash")], ids=label)
@@ -68,7 +72,9 @@ def test_code_runs(page: Path, bundled: Path, tmp_path: Path, monkeypatch: pytes
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """Every command of a page that is shown but not run, in blocks and in running text, without its environment."""
+    """Every command of a page that is shown but not run, in blocks and in running text, without its
+    environment.
+    """
     shown = [line for block in blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     shown += re.findall(r"`((?:OMP_NUM_THREADS=1 )?(?:unclip|accelerate|python|pytest|make) [^`\n]+)`", text)
@@ -82,11 +88,20 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 def check_unclip(arguments: list[str]) -> None:
     command: click.Command = cli
-    while isinstance(command, click.Group) and arguments and not arguments[0].isupper() and arguments[0][0] != "-":
+    while (
+        isinstance(command, click.Group)
+        and arguments
+        and not arguments[0].isupper()
+        and arguments[0][0] != "-"
+    ):
         name, *arguments = arguments
         assert name in command.commands, f"{command.name} has no command {name}"
         command = command.commands[name]
-    known = {option for parameter in command.params for option in parameter.opts} | {"-h", "--help", "--version"}
+    known = {option for parameter in command.params for option in parameter.opts} | {
+        "-h",
+        "--help",
+        "--version",
+    }
     used = {word.partition("=")[0] for word in arguments if re.match(r"--?[a-z]", word)}
     assert used <= known, f"{command.name}: {used - known}"
     if command.name == "train" and arguments and (ROOT / arguments[0]).is_file():

@@ -1,4 +1,6 @@
-"""The hands-on half: inversion, variations, interpolations, text diffs, edits and outpainting, on the tiny model."""
+"""The hands-on half: inversion, variations, interpolations, text diffs, edits and outpainting, on the tiny
+model.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,9 @@ def test_inpainting_keeps_what_is_known_and_finds_what_goes_with_it() -> None:
     for repeats in (1, 8):
         noise = SeededNoise(range(n))
         start = noise(torch.empty(n, 2))
-        steps = list(inpaint(ddpm, denoise, start, schedule, schedule.grid(20), noise, known, repeats=repeats))
+        steps = list(
+            inpaint(ddpm, denoise, start, schedule, schedule.grid(20), noise, known, repeats=repeats)
+        )
         assert len(steps) == 20 * repeats
         assert (steps[-1].x[:, 0] == 1.5).all()
         gaps.append((steps[-1].x[:, 1] - 1.5).abs().mean().item())
@@ -126,7 +130,9 @@ def test_slerp_has_its_ends_its_middle_and_blended_lengths() -> None:
 def test_the_mean_of_two_is_slerp_and_their_order_says_nothing() -> None:
     rows = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for weight in (0.0, 0.3, 1.0):
-        torch.testing.assert_close(weighted_mean(rows[:2], [1 - weight, weight]), slerp(rows[0], rows[1], weight))
+        torch.testing.assert_close(
+            weighted_mean(rows[:2], [1 - weight, weight]), slerp(rows[0], rows[1], weight)
+        )
     mean = weighted_mean(rows, [0.5, 0.3, 0.2])
     torch.testing.assert_close(weighted_mean(rows[[2, 0, 1]], [0.2, 0.5, 0.3]), mean)
     # Corners of a cube around its diagonal: the middle of three axes, all of one length.
@@ -203,9 +209,13 @@ def test_an_interpolation_ends_in_both_pictures(pipe: Pipeline) -> None:
 def test_three_keys_make_a_loop_and_prompts_stand_for_pictures(pipe: Pipeline) -> None:
     made = pipe.interpolate(["a cat", picture(), "a fox"], 2, seed=1, size=64, options=FEW)
     assert [(s["from"], s["to"], s["theta"]) for s in made.settings] == [
-        ("a cat", "a picture", 0.0), ("a cat", "a picture", 0.5), ("a picture", "a fox", 0.0),
-        ("a picture", "a fox", 0.5), ("a fox", "a cat", 0.0), ("a fox", "a cat", 0.5),
-    ]  # fmt: skip
+        ("a cat", "a picture", 0.0),
+        ("a cat", "a picture", 0.5),
+        ("a picture", "a fox", 0.0),
+        ("a picture", "a fox", 0.5),
+        ("a fox", "a cat", 0.0),
+        ("a fox", "a cat", 0.5),
+    ]
     assert len({image.tobytes() for image in made.images}) == 6
 
 
@@ -216,7 +226,8 @@ def test_the_same_picture_twice_stands_still(pipe: Pipeline) -> None:
 
 def test_with_fixed_noise_the_way_is_another(pipe: Pipeline) -> None:
     moved, fixed = (
-        pipe.interpolate(["a cat", "a fox"], 2, fixed_noise=fixed, seed=1, size=64, options=FEW) for fixed in (0, 1)
+        pipe.interpolate(["a cat", "a fox"], 2, fixed_noise=fixed, seed=1, size=64, options=FEW)
+        for fixed in (0, 1)
     )
     assert torch.equal(moved.image_embeds, fixed.image_embeds)
     assert moved.images[1].tobytes() != fixed.images[1].tobytes()
@@ -297,7 +308,9 @@ def test_what_lies_below_the_mask_is_not_seen(pipe: Pipeline) -> None:
 def test_a_smaller_strength_stays_nearer_to_the_picture(pipe: Pipeline) -> None:
     image = picture()
     near, far = (
-        pipe.edit(image, "a fox", strength=strength, seed=3, repeats=1, options={"decoder": {"steps": 10}}).images[0]
+        pipe.edit(
+            image, "a fox", strength=strength, seed=3, repeats=1, options={"decoder": {"steps": 10}}
+        ).images[0]
         for strength in (0.1, 0.9)
     )
     assert psnr(near, image) > psnr(far, image)
@@ -305,7 +318,10 @@ def test_a_smaller_strength_stays_nearer_to_the_picture(pipe: Pipeline) -> None:
 
 def test_the_size_is_the_smallest_that_holds_the_picture(pipe: Pipeline) -> None:
     assert pipe.edit(picture(100), "a fox", half_mask(100), seed=1, repeats=1).images[0].size == (256, 256)
-    assert pipe.edit(picture(100), "a fox", half_mask(100), seed=1, repeats=1, size=64).images[0].size == (64, 64)
+    assert pipe.edit(picture(100), "a fox", half_mask(100), seed=1, repeats=1, size=64).images[0].size == (
+        64,
+        64,
+    )
 
 
 def test_known_cells_are_means_of_kept_pixels_only() -> None:
@@ -376,7 +392,9 @@ def test_pictures_of_any_shape_and_mode_can_be_varied(pipe: Pipeline) -> None:
         ("outpaint", {"prompt": "a fox", "to": (10**5, 10**5)}, "megapixels"),
     ],
 )
-def test_what_cannot_be_is_refused(pipe: Pipeline, verb: str, arguments: dict[str, object], message: str) -> None:
+def test_what_cannot_be_is_refused(
+    pipe: Pipeline, verb: str, arguments: dict[str, object], message: str
+) -> None:
     with pytest.raises(RequestError, match=message):
         getattr(pipe, verb)(picture(), **arguments)
 

@@ -60,16 +60,31 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 def run_config(shards: Path, clip: Path | None, steps: int = 2, trained_with: str | None = None) -> RunConfig:
-    return RunConfig.model_validate({
-        "name": "prior", "clip": None if clip is None else str(clip),
-        "stage": {
-            "kind": "prior", "embed": 32, "token_width": 64, "context": 48, "width": 32, "depth": 1, "heads": 2,
-            "clip": trained_with,
-        },
-        "data": {"shards": str(shards / "*.tar"), "batch": 4, "workers": 0, "shuffle": 10, "calibration": 8},
-        "optim": {"lr": 0.001, "warmup": 2},
-        "train": {"steps": steps, "precision": "no", "save_every": 2, "sample_every": 0},
-    })  # fmt: skip
+    return RunConfig.model_validate(
+        {
+            "name": "prior",
+            "clip": None if clip is None else str(clip),
+            "stage": {
+                "kind": "prior",
+                "embed": 32,
+                "token_width": 64,
+                "context": 48,
+                "width": 32,
+                "depth": 1,
+                "heads": 2,
+                "clip": trained_with,
+            },
+            "data": {
+                "shards": str(shards / "*.tar"),
+                "batch": 4,
+                "workers": 0,
+                "shuffle": 10,
+                "calibration": 8,
+            },
+            "optim": {"lr": 0.001, "warmup": 2},
+            "train": {"steps": steps, "precision": "no", "save_every": 2, "sample_every": 0},
+        }
+    )
 
 
 def test_what_is_stored_is_what_clip_says(pictures: Path, embedded: Path, tiny_clip: Clip) -> None:
@@ -112,7 +127,9 @@ def test_the_prior_is_whitened_by_the_record_which_is_read_once(
     monkeypatch.setattr("unclip.data.embeddings.read_record", reading)
     config = run_config(embedded, None, steps=5)  # its streams are opened three times
     calibrated = config.data.model_copy(update={"calibration": 1})  # of which nobody could tell a deviation
-    stage = load_stage(train(config.model_copy(update={"data": calibrated}), tmp_path / "run", progress=False))
+    stage = load_stage(
+        train(config.model_copy(update={"data": calibrated}), tmp_path / "run", progress=False)
+    )
     assert asked == [str(embedded / "shards.json")]
     record = json.loads((embedded / "shards.json").read_text())
     torch.testing.assert_close(stage.mean, torch.tensor(record["mean"]), rtol=0, atol=0)
@@ -124,7 +141,9 @@ def test_the_records_of_several_folders_are_one(
 ) -> None:
     for name in "012":
         embed_shards(str(pictures / f"{name}.tar"), tmp_path / name, str(tiny_clip_folder), batch=5)
-    parts, whole = (find_embeddings(find_shards(str(path))) for path in (tmp_path / "?/*.tar", embedded / "*.tar"))
+    parts, whole = (
+        find_embeddings(find_shards(str(path))) for path in (tmp_path / "?/*.tar", embedded / "*.tar")
+    )
     assert parts is not None and whole is not None and parts.count == whole.count == 24
     torch.testing.assert_close(parts.moments, whole.moments, rtol=1e-4, atol=1e-6)
     embed_shards(str(pictures / "1.tar"), tmp_path / "bare", str(tiny_clip_folder), batch=5, tokens=False)
@@ -154,20 +173,45 @@ def test_an_embedding_that_was_stopped_goes_on_to_the_same_bytes(
     assert (tmp_path / "out/0.tar").stat().st_mtime_ns == written
 
 
-def test_two_processes_share_the_shards(pictures: Path, embedded: Path, tiny_clip_folder: Path, tmp_path: Path) -> None:
-    arguments = ["data", "embed", str(pictures / "*.tar"), str(tmp_path / "out"), "--clip", str(tiny_clip_folder)]
+def test_two_processes_share_the_shards(
+    pictures: Path, embedded: Path, tiny_clip_folder: Path, tmp_path: Path
+) -> None:
+    arguments = [
+        "data",
+        "embed",
+        str(pictures / "*.tar"),
+        str(tmp_path / "out"),
+        "--clip",
+        str(tiny_clip_folder),
+    ]
     done = subprocess.run(
         [
-            sys.executable, "-m", "accelerate.commands.launch", "--config_file",
-            str(Path(__file__).parent.parent / "configs/accelerate/cpu-gloo.yaml"), "--main_process_port", "0",
-            "-m", "unclip", *arguments, "--batch", "5",
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--config_file",
+            str(Path(__file__).parent.parent / "configs/accelerate/cpu-gloo.yaml"),
+            "--main_process_port",
+            "0",
+            "-m",
+            "unclip",
+            *arguments,
+            "--batch",
+            "5",
         ],
-        check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
     assert done.stdout.splitlines() == [str(tmp_path / "out")]  # one of them says so
     assert sorted(everything(tmp_path / "out")) == sorted(everything(embedded))
-    ours, theirs = (list(read_samples(find_shards(str(folder / "*.tar")))) for folder in (tmp_path / "out", embedded))
-    assert [(one["__key__"], one["json"]) for one in ours] == [(one["__key__"], one["json"]) for one in theirs]
+    ours, theirs = (
+        list(read_samples(find_shards(str(folder / "*.tar")))) for folder in (tmp_path / "out", embedded)
+    )
+    assert [(one["__key__"], one["json"]) for one in ours] == [
+        (one["__key__"], one["json"]) for one in theirs
+    ]
     for one, other in zip(ours, theirs):  # one thread sums in another order than two
         torch.testing.assert_close(load(one["safetensors"]), load(other["safetensors"]), atol=1e-4, rtol=1e-4)
     one, other = (json.loads((folder / "shards.json").read_text()) for folder in (tmp_path / "out", embedded))
@@ -179,7 +223,9 @@ def test_two_processes_share_the_shards(pictures: Path, embedded: Path, tiny_cli
 # --- training from it ---
 
 
-def test_batches_are_the_ones_that_pictures_would_give(pictures: Path, embedded: Path, tiny_clip: Clip) -> None:
+def test_batches_are_the_ones_that_pictures_would_give(
+    pictures: Path, embedded: Path, tiny_clip: Clip
+) -> None:
     def read(folder: Path) -> list[Any]:
         config = DataConfig(shards=str(folder / "[0-9].tar"), batch=4, workers=0, shuffle=1)
         stream = Stream(config, needs=NEEDS, preprocess=tiny_clip.preprocess)
@@ -190,7 +236,9 @@ def test_batches_are_the_ones_that_pictures_would_give(pictures: Path, embedded:
         torch.testing.assert_close(stored.image_embed, online.image_embed, atol=1e-4, rtol=1e-4)
         assert torch.equal(stored.text.mask, online.text.mask[:, : stored.text.mask.shape[1]])
         tokens = online.text.tokens[:, : stored.text.mask.shape[1]]
-        torch.testing.assert_close(stored.text.tokens[stored.text.mask], tokens[stored.text.mask], atol=5e-3, rtol=5e-3)
+        torch.testing.assert_close(
+            stored.text.tokens[stored.text.mask], tokens[stored.text.mask], atol=5e-3, rtol=5e-3
+        )
         length = stored.null.tokens.shape[1]
         torch.testing.assert_close(stored.null.tokens, online.null.tokens[:, :length], atol=1e-4, rtol=1e-4)
 
@@ -210,7 +258,9 @@ def test_a_prior_trained_from_it_runs_no_clip(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     half = train(run_config(embedded, None, steps=1), tmp_path / "c", progress=False)
     assert half.name == "step-00000001"
-    again = read_weights(train(run_config(embedded, None), tmp_path / "c", progress=False) / "model.safetensors")
+    again = read_weights(
+        train(run_config(embedded, None), tmp_path / "c", progress=False) / "model.safetensors"
+    )
     assert all(torch.equal(again[name], theirs[name]) for name in theirs)  # resuming stays exact
 
 
@@ -230,7 +280,9 @@ def test_without_token_states_only_the_text_tower_runs(
 # --- refusals ---
 
 
-def test_another_clip_is_refused_by_name(embedded: Path, pictures: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_another_clip_is_refused_by_name(
+    embedded: Path, pictures: Path, tiny_model: Path, tmp_path: Path
+) -> None:
     other = tiny_model / "clip"
     with pytest.raises(DataError, match=r"embeddings of CLIP tiny-clip@\S+, not of tiny@"):
         embed_shards(str(pictures / "*.tar"), embedded, str(other), batch=8)
@@ -268,22 +320,37 @@ def test_embeddings_are_no_pictures_and_a_stage_that_needs_these_says_so(embedde
 def test_damaged_embeddings_are_bad_samples(embedded: Path, tmp_path: Path) -> None:
     good = next(read_samples(find_shards(str(embedded / "*.tar"))))
     content = good["safetensors"]
-    write_shard(tmp_path / "a.tar", [
-        {**good, "__key__": "a"}, {**good, "__key__": "b", "safetensors": content[:-8]},
-        {**good, "__key__": "c", "safetensors": b"\x80\x04pickle"}, {**good, "__key__": "d", "json": b'{"caption": "x"}'},
-        {"__key__": "e", "json": good["json"]},
-    ])  # fmt: skip
+    write_shard(
+        tmp_path / "a.tar",
+        [
+            {**good, "__key__": "a"},
+            {**good, "__key__": "b", "safetensors": content[:-8]},
+            {**good, "__key__": "c", "safetensors": b"\x80\x04pickle"},
+            {**good, "__key__": "d", "json": b'{"caption": "x"}'},
+            {"__key__": "e", "json": good["json"]},
+        ],
+    )
     (tmp_path / "shards.json").write_bytes((embedded / "shards.json").read_bytes())
     report = check([str(tmp_path / "a.tar")])
     assert report.samples == 1
-    assert {reason: n for (_, reason), n in report.skipped.items()} == {"unreadable embeddings": 3, "no embeddings": 1}
+    assert {reason: n for (_, reason), n in report.skipped.items()} == {
+        "unreadable embeddings": 3,
+        "no embeddings": 1,
+    }
     (tmp_path / "shards.json").write_text('{"clip": "x"}')
     with pytest.raises(DataError, match="shards.json: damaged"):
         find_embeddings([str(tmp_path / "a.tar")])
 
 
 def test_the_command_embeds(pictures: Path, embedded: Path, tiny_clip_folder: Path, tmp_path: Path) -> None:
-    arguments = ["data", "embed", str(pictures / "*.tar"), str(tmp_path / "out"), "--clip", str(tiny_clip_folder)]
+    arguments = [
+        "data",
+        "embed",
+        str(pictures / "*.tar"),
+        str(tmp_path / "out"),
+        "--clip",
+        str(tiny_clip_folder),
+    ]
     done = CliRunner().invoke(cli, [*arguments, "--batch", "5"])
     assert done.exit_code == 0 and done.output == f"{tmp_path / 'out'}\n"
     assert everything(tmp_path / "out") == everything(embedded)

@@ -43,11 +43,14 @@ def painter(change: dict[str, str] | None = None, size: int = SIZE) -> Paint:
 def report() -> Report:
     score = Score(3, 4)
     return Report(
-        model="mini", count=2, seed=5, scores={"subject": score, ALL_NAMED: Score(0, 0)},
+        model="mini",
+        count=2,
+        seed=5,
+        scores={"subject": score, ALL_NAMED: Score(0, 0)},
         ceiling={"subject": Score(4, 4), ALL_NAMED: Score(0, 0)},
         examples=(Example("a cat", 1, {}), Example("a fox in a crown", 2, {"headwear": ("crown", "none")})),
         pictures=(Image.new("RGB", (64, 64)), Image.new("RGB", (64, 64))),
-    )  # fmt: skip
+    )
 
 
 # --- the judge ---
@@ -55,7 +58,9 @@ def report() -> Report:
 
 def test_the_judge_has_a_head_per_attribute_and_fits_the_package(judge: Judge) -> None:
     logits = judge(torch.zeros(2, 3, SIZE, SIZE))
-    assert {key: tuple(x.shape) for key, x in logits.items()} == {key: (2, len(CLASSES[key])) for key in VALUES}
+    assert {key: tuple(x.shape) for key, x in logits.items()} == {
+        key: (2, len(CLASSES[key])) for key in VALUES
+    }
     assert {key for key, values in CLASSES.items() if None not in values} == {"subject", "setting", "style"}
     assert sum(p.numel() for p in judge.parameters()) < 1_000_000
     assert (BUNDLED / "judge" / "model.safetensors").stat().st_size < 2 * 2**20
@@ -71,7 +76,9 @@ def test_the_judge_reads_scenes_that_training_never_showed(judge: Judge) -> None
     scenes = [sample(7, i, held_out=True) for i in range(COUNT)]
     readings = judge.read([draw(scene, SIZE) for scene in scenes])
     for key in ("subject", "headwear", "headwear_colour", "setting"):
-        assert sum(r[key] == s.attributes()[key] for r, s in zip(readings, scenes, strict=True)) >= 0.96 * COUNT, key
+        assert (
+            sum(r[key] == s.attributes()[key] for r, s in zip(readings, scenes, strict=True)) >= 0.96 * COUNT
+        ), key
 
 
 def test_the_judge_reads_flawed_and_larger_pictures(judge: Judge) -> None:
@@ -156,7 +163,12 @@ def test_a_perfect_painter_reaches_the_ceiling(judge: Judge) -> None:
 def test_a_painter_that_swaps_hats_scores_nothing_on_hats_alone(judge: Judge) -> None:
     swap = dict(zip(HEADWEAR, HEADWEAR[1:] + HEADWEAR[:1], strict=True))
     found = compose(painter(swap), judge, count=COUNT, seed=0)
-    assert found.scores["headwear"].right == found.scores[COMPOSITION].right == found.scores[ALL_NAMED].right == 0
+    assert (
+        found.scores["headwear"].right
+        == found.scores[COMPOSITION].right
+        == found.scores[ALL_NAMED].right
+        == 0
+    )
     assert (found.scores["subject"].rate or 0) > 0.9 and found.ceiling["headwear"].right > 0.95 * COUNT
     assert all(e.wrong["headwear"][0] != e.wrong["headwear"][1] for e in found.examples)
 
@@ -225,7 +237,9 @@ def test_tables_say_rates_and_intervals() -> None:
 def test_the_sheet_frames_wrong_pictures_in_red(tmp_path: Path) -> None:
     shown = report()
     sheet = shown.sheet()
-    assert sheet.getpixel((0, 0)) == (0, 0, 0) and (230, 0, 0) in {color for _, color in sheet.getcolors() or []}
+    assert sheet.getpixel((0, 0)) == (0, 0, 0) and (230, 0, 0) in {
+        color for _, color in sheet.getcolors() or []
+    }
     assert shown.pictures[1].getpixel((0, 0)) == (0, 0, 0)  # the picture itself stays clean
     shown.save(tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["report.json", "report.md", "sheet.png"]

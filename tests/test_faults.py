@@ -70,7 +70,10 @@ def test_a_streak_of_bad_steps_stops_the_run_and_names_them(run_of: Any, tmp_pat
     with pytest.raises(TrainingError) as caught:
         train(config, tmp_path / "run", progress=False)
     said = str(caught.value)
-    assert "step 6 of the upsampler is bad (gradient norm nan), the last of 3 in a row" in said and "\n" not in said
+    assert (
+        "step 6 of the upsampler is bad (gradient norm nan), the last of 3 in a row" in said
+        and "\n" not in said
+    )
     keys = said.split("its samples: ")[1].split(". Lower")[0].split(", ")
     assert len(keys) == 4 and all(key.isdigit() for key in keys)
     assert [folder.name for folder in step_folders(tmp_path / "run")] == ["step-00000003"]
@@ -105,7 +108,9 @@ def test_signals_to_the_whole_group_save_and_the_run_goes_on_exactly(
     run = tmp_path / "run"
     command = [sys.executable, "-m", "unclip", "train", str(tmp_path / "run.yaml"), "-q", "--out", str(run)]
     code = f"from unclip.train import loop; loop.LOG_EVERY = 1; import sys; sys.argv = {command[2:]!r}; from unclip.cli import main; main()"
-    with subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], start_new_session=True, stderr=subprocess.PIPE
+    ) as process:
         while process.poll() is None and not (run / "metrics.jsonl").is_file():
             time.sleep(0.05)
         os.killpg(process.pid, number)
@@ -122,7 +127,9 @@ def test_signals_to_the_whole_group_save_and_the_run_goes_on_exactly(
 # --- the disk ---
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("No space left on device")])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), SafetensorError("No space left on device")]
+)
 @pytest.mark.parametrize("at", ["state/optimizer.safetensors", "model.safetensors"])
 def test_a_full_disk_leaves_the_last_good_checkpoint(
     error: Exception, at: str, run_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -142,7 +149,8 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
         patch.setattr(checkpoint, "save_file", full)
         patch.setattr(files, "save_file", full)
         with pytest.raises(
-            CheckpointError, match=r"step-00000004: cannot be written .*No space left.*step-00000002 is still good"
+            CheckpointError,
+            match=r"step-00000004: cannot be written .*No space left.*step-00000002 is still good",
         ):
             train(run_of("upsampler", "train.keep=1"), run, progress=False)
     assert [path.name for path in run.glob("*step-*")] == ["step-00000002"]
@@ -153,7 +161,9 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
 
 
 def test_streams_must_fit_the_processes(run_of: Any, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"train\.streams=3 must be a multiple of the 1 processes, and data\.batch=4"):
+    with pytest.raises(
+        ConfigError, match=r"train\.streams=3 must be a multiple of the 1 processes, and data\.batch=4"
+    ):
         train(run_of("upsampler", "train.streams=3"), tmp_path, progress=False)
 
 
@@ -163,7 +173,9 @@ def test_a_run_keeps_its_streams_where_they_fit_and_says_where_not(
     whole = train(run_of("upsampler", "train.streams=2"), tmp_path / "whole", progress=False)
     train(run_of("upsampler", "train.streams=2", "train.steps=2"), tmp_path / "half", progress=False)
     with caplog.at_level(logging.WARNING, "unclip"):
-        rest = train(run_of("upsampler"), tmp_path / "half", progress=False)  # as many streams as it began with
+        rest = train(
+            run_of("upsampler"), tmp_path / "half", progress=False
+        )  # as many streams as it began with
         assert_same_bits(rest, whole)
         assert not caplog.records
         train(run_of("upsampler", "train.steps=6", "data.batch=3"), tmp_path / "half", progress=False)

@@ -1,4 +1,6 @@
-"""Models from the Hub: its own client, before a Hub on loopback that can be slow of speech, strict or gone."""
+"""Models from the Hub: its own client, before a Hub on loopback that can be slow of speech, strict or
+gone.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class Hub(ThreadingHTTPServer):
 
     def content(self, commit: str) -> dict[str, bytes]:
         index = {**json.loads(self.files["model_index.json"]), "name": "second"}
-        return {**self.files, "model_index.json": json.dumps(index).encode()} if commit[0] == "b" else self.files
+        return (
+            {**self.files, "model_index.json": json.dumps(index).encode()} if commit[0] == "b" else self.files
+        )
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -86,7 +90,9 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return None
         more = {"Content_Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
-        return self.answer(206 if start else 200, data[start:], X_Repo_Commit=commit, ETag=f'"{etag(data)}"', **more)
+        return self.answer(
+            206 if start else 200, data[start:], X_Repo_Commit=commit, ETag=f'"{etag(data)}"', **more
+        )
 
     do_HEAD = do_GET
 
@@ -100,7 +106,9 @@ def fake(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     server = Hub(tiny_model)
     address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+    )
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between one try and the next
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -158,7 +166,9 @@ def test_what_its_owner_gives_on_request_says_so(fake: Hub) -> None:
     assert "accept the terms on the Hub, then give a token" in refused(MODEL)
 
 
-@pytest.mark.parametrize("ref", ["kakaobrain/karlo-v1-alpa", "kakaobrian/karlo-v1-alpha", "KakaoBrain/karlo-v1-alpha"])
+@pytest.mark.parametrize(
+    "ref", ["kakaobrain/karlo-v1-alpa", "kakaobrian/karlo-v1-alpha", "KakaoBrain/karlo-v1-alpha"]
+)
 @pytest.mark.parametrize("offline", [True, False])
 def test_a_typo_gives_the_nearest_known_models(
     fake: Hub, ref: str, offline: bool, monkeypatch: pytest.MonkeyPatch
@@ -177,7 +187,9 @@ def test_what_is_in_the_cache_is_known_too(fake: Hub) -> None:
 
 def test_offline_with_nothing_cached_is_one_clear_line(fake: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert refused(MODEL) == f"{MODEL}: not in the cache, and the Hub cannot be reached (HF_HUB_OFFLINE is set)"
+    assert (
+        refused(MODEL) == f"{MODEL}: not in the cache, and the Hub cannot be reached (HF_HUB_OFFLINE is set)"
+    )
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     assert refused(MODEL) == f"{MODEL}: not in the cache, and the Hub cannot be reached"
@@ -191,7 +203,9 @@ def test_what_can_be_no_id_is_refused_without_asking(fake: Hub, ref: str) -> Non
 
 
 def test_a_download_goes_on_where_it_broke_off(fake: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)  # what a break costs at most; these files are small
+    monkeypatch.setattr(
+        constants, "DOWNLOAD_CHUNK_SIZE", 2**16
+    )  # what a break costs at most; these files are small
     fake.cuts = 1
     folder = locate(MODEL)
     half = len(fake.files["decoder/model.safetensors"]) // 2
@@ -199,7 +213,9 @@ def test_a_download_goes_on_where_it_broke_off(fake: Hub, monkeypatch: pytest.Mo
     assert (folder / "decoder/model.safetensors").read_bytes() == fake.files["decoder/model.safetensors"]
 
 
-def test_a_half_download_is_no_model_and_is_finished_the_next_time(fake: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_half_download_is_no_model_and_is_finished_the_next_time(
+    fake: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake.cuts = 1000
     assert "fetching it failed, and goes on if tried again" in refused(MODEL)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

@@ -133,7 +133,9 @@ def test_files_without_settings_are_named(tmp_path: Path, write: Any, says: str)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "x.png"
     save_png(picture(), path)
     before = path.read_bytes()

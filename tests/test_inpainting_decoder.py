@@ -77,7 +77,9 @@ def test_it_starts_as_the_plain_decoder_whatever_is_known(tmp_path: Path) -> Non
 
 def test_it_learns_to_look_at_what_is_known_and_not_below_the_mask(tmp_path: Path) -> None:
     _, stage = started(tmp_path)
-    seen = Batch(("a", "b"), torch.rand(2, 3, SIDE, SIDE), torch.randn(2, D), text(2), text(1), seeds=torch.arange(2))
+    seen = Batch(
+        ("a", "b"), torch.rand(2, 3, SIDE, SIDE), torch.randn(2, D), text(2), text(1), seeds=torch.arange(2)
+    )
     stage(seen).mean().backward()
     weight = stage.network.unet.conv_in.weight
     assert weight.grad is not None and (weight.grad[:, 3 * 4 :] != 0).any(dim=(0, 2, 3)).all()
@@ -102,7 +104,9 @@ def test_what_is_known_is_not_asked_for_in_training() -> None:
     alpha, sigma = diffusion.schedule.coefficients(t, x0)
     simple = Diffusion(DiffusionConfig(predict="v", variance="learned"))
     asked = (output[:, :3] - (alpha * eps - sigma * x0)) ** 2 * ~keep
-    torch.testing.assert_close(simple.loss(lambda x_t, t: output, x0, {}, t, eps, keep), asked.mean((1, 2, 3)))
+    torch.testing.assert_close(
+        simple.loss(lambda x_t, t: output, x0, {}, t, eps, keep), asked.mean((1, 2, 3))
+    )
 
 
 def test_a_checkpoint_says_that_it_inpaints_and_a_plain_one_starts_as_it_is_where_nothing_is_known(
@@ -114,12 +118,16 @@ def test_a_checkpoint_says_that_it_inpaints_and_a_plain_one_starts_as_it_is_wher
     again = Decoder.load(tmp_path / "saved")
     assert again.inpaints and torch.equal(denoised(again, half()), denoised(stage, half()))
     with torch.no_grad():
-        again.network.unet.conv_in.weight[:, 3 * 4 :] += 0.1  # as trained: the channels of what is known are not zero
+        again.network.unet.conv_in.weight[:, 3 * 4 :] += (
+            0.1  # as trained: the channels of what is known are not zero
+        )
     again.save(tmp_path / "saved")
     plain = decoder()
     start_from(plain, tmp_path / "saved")
     torch.testing.assert_close(denoised(plain, None), denoised(again, None), rtol=1e-4, atol=1e-4)
-    with pytest.raises(ConfigError, match="another shape than this run's stage: stage.embed is 8 there, 16 here"):
+    with pytest.raises(
+        ConfigError, match="another shape than this run's stage: stage.embed is 8 there, 16 here"
+    ):
         start_from(decoder(embed=16), tmp_path / "saved")
 
 
@@ -154,7 +162,9 @@ def test_edits_and_outpainting_take_one_repeat_and_keep_the_kept(pipe: Pipeline)
     image, mask = Image.new("RGB", (64, 64), (200, 60, 20)), Image.new("L", (64, 64), 0)
     mask.paste(255, (32, 0, 64, 64))
     counted: list[tuple[str, int]] = []
-    made = pipe.edit(image, "a fox", mask, seed=1, on_step=lambda role, i, n, step: counted.append((role, n))).images[0]
+    made = pipe.edit(
+        image, "a fox", mask, seed=1, on_step=lambda role, i, n, step: counted.append((role, n))
+    ).images[0]
     assert counted.count(("decoder", 2)) == 2
     assert np.array_equal(np.asarray(made)[:, :32], np.asarray(image)[:, :32])
     wide = pipe.outpaint(image, "a fox", (96, 64), seed=1).images[0]

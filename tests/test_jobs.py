@@ -1,4 +1,6 @@
-"""Many prompts as one job: split over processes, gone on with after a kill, the same pictures however many draw them."""
+"""Many prompts as one job: split over processes, gone on with after a kill, the same pictures however many
+draw them.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def _prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_prompts(count: int) -> None:
-    Path("prompts.txt").write_text("".join(f"a cat with {i % 6} hats\n" for i in range(count)))  # some of them twice
+    Path("prompts.txt").write_text(
+        "".join(f"a cat with {i % 6} hats\n" for i in range(count))
+    )  # some of them twice
 
 
 @pytest.fixture
@@ -46,7 +50,9 @@ def generate(tiny_model: Path) -> Any:
 
 
 def pictures(folder: str) -> dict[str, np.ndarray]:
-    return {path.name: np.asarray(Image.open(path)).astype(int) for path in sorted(Path(folder).glob("*.png"))}
+    return {
+        path.name: np.asarray(Image.open(path)).astype(int) for path in sorted(Path(folder).glob("*.png"))
+    }
 
 
 def as_process(monkeypatch: pytest.MonkeyPatch, rank: int, processes: int) -> None:
@@ -83,7 +89,9 @@ def test_processes_together_draw_what_one_draws(generate: Any, monkeypatch: pyte
     assert max(np.abs(one[name] - two[name]).max() for name in one) <= 1
 
 
-def test_the_same_command_goes_on_where_it_was_stopped(generate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_command_goes_on_where_it_was_stopped(
+    generate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     draw = Pipeline.generate
     drawn: list[Any] = []
 
@@ -101,9 +109,15 @@ def test_the_same_command_goes_on_where_it_was_stopped(generate: Any, monkeypatc
     missing.unlink()  # as if it had been killed between two pictures of a batch
     drawn[:] = [[], []]
     generate()
-    assert drawn[2:] == [["a cat with 0 hats"], [f"a cat with {i} hats" for i in (3, 4, 5)], ["a cat with 0 hats"]]
+    assert drawn[2:] == [
+        ["a cat with 0 hats"],
+        [f"a cat with {i} hats" for i in (3, 4, 5)],
+        ["a cat with 0 hats"],
+    ]
     after = pictures("out")
-    assert len(after) == COUNT and len({name.rpartition("-")[2] for name in after}) == 1  # the seed is the first run's
+    assert (
+        len(after) == COUNT and len({name.rpartition("-")[2] for name in after}) == 1
+    )  # the seed is the first run's
     assert max(np.abs(before[name] - after[name]).max() for name in before) <= 1
     assert generate() == [] and len(drawn) == 5
 

@@ -1,4 +1,6 @@
-"""Data sets with classes: every format gives back what was put in, damage is one clear line, and no pickle runs anything."""
+"""Data sets with classes: every format gives back what was put in, damage is one clear line, and no pickle
+runs anything.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def rows(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def cifar10(folder: Path, protocol: int = 2) -> Path:
     folder.mkdir(exist_ok=True)
     names = [b"plane", b"car", b"bird"]
-    parts = {f"data_batch_{i + 1}": (COLOUR[i : i + 1], [i % 3]) for i in range(5)} | {"test_batch": (COLOUR[5:], [2])}
+    parts = {f"data_batch_{i + 1}": (COLOUR[i : i + 1], [i % 3]) for i in range(5)} | {
+        "test_batch": (COLOUR[5:], [2])
+    }
     for name, (images, labels) in parts.items():
         (folder / name).write_bytes(pickle.dumps({b"data": rows(images), b"labels": labels}, protocol))
     (folder / "batches.meta").write_bytes(pickle.dumps({b"label_names": names, b"num_vis": 3072}, protocol))
@@ -65,9 +69,13 @@ def python_2_batch(images: np.ndarray[Any, Any], labels: list[int]) -> bytes:
     array = (
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85" + text(b"b") + b"tR"
         b"(K\x01M" + struct.pack("<H", len(data)) + b"M" + struct.pack("<H", data.shape[1]) + b"\x86"
-        b"cnumpy\ndtype\n(" + text(b"u1") + b"K\x00K\x01tR(K\x03" + text(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        b"cnumpy\ndtype\n("
+        + text(b"u1")
+        + b"K\x00K\x01tR(K\x03"
+        + text(b"|")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
         b"\x89" + text(data.tobytes()) + b"tb"
-    )  # fmt: skip
+    )
     listed = b"](" + b"".join(b"K" + bytes([one]) for one in labels) + b"e"
     return b"\x80\x02}(" + text(b"data") + array + text(b"labels") + listed + b"u."
 
@@ -114,7 +122,9 @@ def test_cifar_10(tmp_path: Path, protocol: int) -> None:
 def test_cifar_as_python_2_wrote_it(tmp_path: Path) -> None:
     folder = cifar10(tmp_path / "cifar")
     batch = python_2_batch(COLOUR[5:], [1])
-    np.testing.assert_array_equal(pickle.loads(batch, encoding="bytes")[b"data"], rows(COLOUR[5:]))  # it is a true one
+    np.testing.assert_array_equal(
+        pickle.loads(batch, encoding="bytes")[b"data"], rows(COLOUR[5:])
+    )  # it is a true one
     (folder / "test_batch").write_bytes(batch)
     found = find_arrays(str(folder), "test")
     assert found is not None
@@ -125,7 +135,9 @@ def test_cifar_as_python_2_wrote_it(tmp_path: Path) -> None:
 def test_cifar_100(tmp_path: Path) -> None:
     folder = tmp_path / "cifar"
     folder.mkdir()
-    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": ["apple", "bear"], "coarse_label_names": ["a"]}, 2))
+    (folder / "meta").write_bytes(
+        pickle.dumps({"fine_label_names": ["apple", "bear"], "coarse_label_names": ["a"]}, 2)
+    )
     tree = {"data": rows(COLOUR), "fine_labels": [0, 1, 0, 1, 0, 1], "coarse_labels": [0] * 6}
     (folder / "train").write_bytes(pickle.dumps(tree, 2))
     found = find_arrays(str(folder), "train")
@@ -148,9 +160,19 @@ class Runs:
 @pytest.mark.parametrize("place", ["labels", "data", "beside"])
 def test_a_malicious_pickle_is_refused_and_runs_nothing(tmp_path: Path, protocol: int, place: str) -> None:
     mark = tmp_path / "was-here"
-    for evil in (Runs(os.system, f"touch {mark}"), Runs(eval, f"open({str(mark)!r}, 'w')"), Runs(os.mkdir, str(mark))):
+    for evil in (
+        Runs(os.system, f"touch {mark}"),
+        Runs(eval, f"open({str(mark)!r}, 'w')"),
+        Runs(os.mkdir, str(mark)),
+    ):
         tree: dict[Any, Any] = {b"data": rows(COLOUR[5:]), b"labels": [1]}
-        tree |= {b"labels": [1, evil]} if place == "labels" else {b"data": evil} if place == "data" else {b"x": evil}
+        tree |= (
+            {b"labels": [1, evil]}
+            if place == "labels"
+            else {b"data": evil}
+            if place == "data"
+            else {b"x": evil}
+        )
         folder = cifar10(tmp_path / "cifar")
         (folder / "test_batch").write_bytes(pickle.dumps(tree, protocol))
         with pytest.raises(DataError, match=r"test_batch: asks for \w+\.\w+, .* nothing of it was run"):
@@ -172,7 +194,13 @@ def test_names_inside_allowed_modules_are_refused_as_well(tmp_path: Path) -> Non
 def test_a_damaged_pickle_is_one_line(tmp_path: Path) -> None:
     folder = cifar10(tmp_path / "cifar")
     good = (folder / "test_batch").read_bytes()
-    for content in (good[:50], b"", b"no pickle", pickle.dumps([1]), pickle.dumps({b"data": np.zeros((1, 3072))})):
+    for content in (
+        good[:50],
+        b"",
+        b"no pickle",
+        pickle.dumps([1]),
+        pickle.dumps({b"data": np.zeros((1, 3072))}),
+    ):
         (folder / "test_batch").write_bytes(content)
         with pytest.raises(DataError, match="test_batch"):
             find_arrays(str(folder), "test")
@@ -200,7 +228,10 @@ def test_the_digits_are_all_there_once() -> None:
     train, test = find_arrays("digits", "train"), find_arrays("digits", "test")
     assert train is not None and test is not None
     assert (len(train.images), len(test.images)) == (1437, 360)
-    assert np.bincount(train.labels).tolist() == (np.bincount(load_digits().target) - np.bincount(test.labels)).tolist()
+    assert (
+        np.bincount(train.labels).tolist()
+        == (np.bincount(load_digits().target) - np.bincount(test.labels)).tolist()
+    )
     np.testing.assert_array_equal(np.rint(test.images * (16 / 255)), load_digits().images[::5])
 
 
@@ -248,7 +279,8 @@ def test_a_label_that_is_no_number_is_skipped(tmp_path: Path) -> None:
     good = {"png": file.read_bytes()}
     abouts = [{"caption": "a", "label": bad} for bad in ("3", -1, 1.5, True)] + [{"caption": "a", "label": 2}]
     write_shard(
-        tmp_path / "a.tar", ({"__key__": str(i), **good, "json": json.dumps(a).encode()} for i, a in enumerate(abouts))
+        tmp_path / "a.tar",
+        ({"__key__": str(i), **good, "json": json.dumps(a).encode()} for i, a in enumerate(abouts)),
     )
     config = DataConfig(shards=str(tmp_path / "a.tar"), batch=1, workers=0, shuffle=1)
     item = next(iter(Stream(config, size=12, needs=frozenset({"image", "label"}))))

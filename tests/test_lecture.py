@@ -1,4 +1,6 @@
-"""docs/explanation/lecture.md against the code: each name is there, each quoted line is in it, each command makes its figure."""
+"""docs/explanation/lecture.md against the code: each name is there, each quoted line is in it, each command
+makes its figure.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Every picture says that a model made it: all verbs, from Python, the command line, the server and its page."""
+"""Every picture says that a model made it: all verbs, from Python, the command line, the server and its
+page.
+"""
 
 from __future__ import annotations
 
@@ -111,8 +113,19 @@ COMMANDS = {
 def test_every_command_marks_its_files_in_every_format(tiny_model: Path, verb: str) -> None:
     size = [] if verb == "outpaint" else ["--size", str(SIDE)]
     for suffix in ("png", "jpg", "webp"):
-        shared = ["--model", str(tiny_model), "--steps", "2", "--seed", "3", "-o", f"{suffix}/{{index}}.{suffix}"]
-        done = CliRunner().invoke(cli, [verb, *COMMANDS[verb], *size, *shared, "--overwrite"], catch_exceptions=False)
+        shared = [
+            "--model",
+            str(tiny_model),
+            "--steps",
+            "2",
+            "--seed",
+            "3",
+            "-o",
+            f"{suffix}/{{index}}.{suffix}",
+        ]
+        done = CliRunner().invoke(
+            cli, [verb, *COMMANDS[verb], *size, *shared, "--overwrite"], catch_exceptions=False
+        )
         assert done.exit_code == 0, done.stderr
         written = [Path(line) for line in done.stdout.splitlines()]
         assert written and written[0].suffix == f".{suffix}"
@@ -203,7 +216,9 @@ def test_the_server_marks_what_it_sends(client: Any, verb: str) -> None:
     common: dict[str, Any] = {"size": f"{SIDE}x{SIDE}", "response_format": "b64_json"}
     calls = {
         "generate": lambda: client.images.generate(prompt="a cat", extra_body={"steps": 2}, **common),
-        "edit": lambda: client.images.edit(image=png(HOLED), prompt="a fox", extra_body={"steps": 2}, **common),
+        "edit": lambda: client.images.edit(
+            image=png(HOLED), prompt="a fox", extra_body={"steps": 2}, **common
+        ),
         "vary": lambda: client.images.create_variation(image=png(PICTURE), extra_body={"steps": 2}, **common),
     }
     Path("sent.png").write_bytes(base64.b64decode(calls[verb]().data[0].b64_json))

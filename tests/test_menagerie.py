@@ -37,7 +37,9 @@ from unclip.menagerie.scene import (
 from unclip.vocabulary import prompt_words
 
 ROOT = Path(__file__).parent.parent
-SCENE = Scene("corgi", "crown", "yellow", "scarf", "red", "reading a book", "beach", None, "flat illustration", pose=5)
+SCENE = Scene(
+    "corgi", "crown", "yellow", "scarf", "red", "reading a book", "beach", None, "flat illustration", pose=5
+)
 
 
 def pixels(scene: Scene, size: int = 32) -> np.ndarray:
@@ -96,15 +98,22 @@ def test_a_scene_depends_on_seed_and_index_alone() -> None:
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
 def test_scenes_and_captions_are_the_same_in_every_process(hash_seed: str) -> None:
     code = (
-        "import random; from unclip.menagerie.scene import sample; from unclip.menagerie.captions import caption; "
+        "import random; from unclip.menagerie.scene import sample; from unclip.menagerie.captions import "
+        "caption; "
         "print([(s := sample(7, i), caption(s, random.Random(i)).text) for i in range(20)])"
     )
     other = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     scenes = [sample(7, i) for i in range(20)]
-    assert other.stdout.strip() == repr([(s, caption(s, random.Random(i)).text) for i, s in enumerate(scenes)])
+    assert other.stdout.strip() == repr(
+        [(s, caption(s, random.Random(i)).text) for i, s in enumerate(scenes)]
+    )
 
 
 def test_every_value_is_sampled_and_colours_belong_to_things() -> None:
@@ -191,7 +200,10 @@ def test_what_a_caption_claims_to_name_is_in_its_text() -> None:
             if key == "setting" and value == "plain":
                 assert scene.setting_colour and scene.setting_colour in made.text
             elif key == "style":
-                assert says(made.text, value) or any(way in made.text for way in _STYLE_LAST[value]), (value, made)
+                assert says(made.text, value) or any(way in made.text for way in _STYLE_LAST[value]), (
+                    value,
+                    made,
+                )
             else:
                 assert says(made.text, value), (value, made)
 
@@ -278,7 +290,9 @@ def test_drawing_is_deterministic(style: str, size: int) -> None:
 def test_a_scene_looks_the_same_at_every_size(style: str) -> None:
     scenes = [replace(sample(8, i), style=style) for i in range(6)]
     small = [pixels(scene, 64) for scene in scenes]
-    large = [np.asarray(draw(scene, 256).resize((64, 64), Image.Resampling.BOX)).astype(int) for scene in scenes]
+    large = [
+        np.asarray(draw(scene, 256).resize((64, 64), Image.Resampling.BOX)).astype(int) for scene in scenes
+    ]
     same = [float(np.abs(a - b).mean()) for a, b in zip(small, large, strict=True)]
     other = [float(np.abs(a - b).mean()) for a, b in zip(small, large[1:] + large[:1], strict=True)]
     assert max(same) < 12 and max(same) < min(other) / 3, (same, other)
@@ -291,9 +305,12 @@ def test_any_size_up_to_1024_is_exact(size: int) -> None:
 
 
 def test_pictures_are_those_that_mini_learned_from() -> None:
-    # Skia's own versions may round an edge otherwise, so the pictures are compared as coarse colours, not as bytes.
+    # Skia's own versions may round an edge otherwise, so the pictures are compared as coarse colours, not as
+    # bytes.
     scenes = [replace(sample(7, i), style=style) for i, style in enumerate(STYLES)]
-    coarse = [np.asarray(draw(scene, 64).resize((4, 4), Image.Resampling.BOX)).astype(int) for scene in scenes]
+    coarse = [
+        np.asarray(draw(scene, 64).resize((4, 4), Image.Resampling.BOX)).astype(int) for scene in scenes
+    ]
     expected = np.array(json.loads((ROOT / "tests/renderings.json").read_text()))
     assert np.abs(np.stack(coarse).reshape(len(STYLES), -1) - expected).max() <= 2
 
@@ -307,12 +324,16 @@ def test_only_drawing_needs_skia(tmp_path: Path) -> None:
     code = WITHOUT_SKIA + "from unclip.cli import main; sys.exit(main())"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     arguments = ["data", "menagerie", "--out", str(tmp_path / "out"), "--count", "1"]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True
+    )
     assert done.returncode != 0 and 'pip install "unclip[menagerie]"' in done.stderr
     assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "out").exists()
     code = (
         WITHOUT_SKIA
         + "import unclip.menagerie.captions, unclip.menagerie.judge.model; print('unclip.menagerie.drawing' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "False"

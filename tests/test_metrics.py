@@ -102,8 +102,14 @@ def test_a_resample_of_weights_is_the_resampled_set() -> None:
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: metrics.fid(cloud(9, 9), cloud(20, 9)), "fid: 9 pictures for 9 features; it needs more pictures"),
-        (lambda: metrics.kid(cloud(9, 3), cloud(9, 4)), "features of 3 and of 4 dimensions are of two extractors"),
+        (
+            lambda: metrics.fid(cloud(9, 9), cloud(20, 9)),
+            "fid: 9 pictures for 9 features; it needs more pictures",
+        ),
+        (
+            lambda: metrics.kid(cloud(9, 3), cloud(9, 4)),
+            "features of 3 and of 4 dimensions are of two extractors",
+        ),
         (lambda: metrics.cmmd(cloud(9, 3).log(), cloud(9, 3)), "of 9 pictures are not finite numbers"),
         (lambda: metrics.cmmd(cloud(1, 3), cloud(9, 3)), "1 pictures are too few"),
         (lambda: metrics.precision_recall(cloud(3, 3), cloud(9, 3)), "needs more than 3"),
@@ -230,18 +236,30 @@ def test_commands_measure_folders_and_models(train_shards: str, tiny_model: Path
     assert run("precision-recall", train_shards, train_shards)["figures"]["recall"]["value"] == 1
     assert 20 < run("clip", train_shards)["figures"]["clip"]["value"] <= 100
     (tmp_path / "few.txt").write_text("a cat\na fox\nan owl\na bear\n")
-    told = run("kid", f"model:{tiny_model}", train_shards, "--prompts", str(tmp_path / "few.txt"), "--size", "64")
+    told = run(
+        "kid", f"model:{tiny_model}", train_shards, "--prompts", str(tmp_path / "few.txt"), "--size", "64"
+    )
     assert told["figures"]["kid"]["value"] > 0 and told["settings"]["count"] == 4
 
 
 def test_two_processes_measure_what_one_does(train_shards: str, tmp_path: Path) -> None:
     command = ["-m", "unclip", "evaluate", "is", train_shards, "--features", "judge", "--no-cache", "--json"]
     config = Path(__file__).parent.parent / "configs/accelerate/cpu-gloo.yaml"
-    program = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config),
-               "--main_process_port", "0", *command]  # fmt: skip
+    program = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(config),
+        "--main_process_port",
+        "0",
+        *command,
+    ]
     two = subprocess.run(program, capture_output=True, text=True, timeout=300)
     assert two.returncode == 0, two.stderr
-    (line,) = two.stdout.splitlines()  # the first process's: each would print one if they did not know each other
+    (line,) = (
+        two.stdout.splitlines()
+    )  # the first process's: each would print one if they did not know each other
     told = json.loads(line)
     one = inception_score(Found.at(train_shards), judge_extractor(), Settings())
     assert told["figures"]["is"]["value"] == pytest.approx(one.figures["is"].value, abs=1e-6)

@@ -110,24 +110,35 @@ def test_brightness_is_hidden_by_groups_of_one_channel_only() -> None:
     brighter = x + torch.linspace(0, 1, 32)[:, None, None]
     for groups, hidden in ((32, True), (8, False)):
         assert torch.allclose(GroupNorm(groups, 32)(x), GroupNorm(groups, 32)(brighter), atol=1e-4) == hidden
-        config = UNetConfig(channels=32, multipliers=(1, 2), depth=1, middle_attention=True, norm_groups=groups)
+        config = UNetConfig(
+            channels=32, multipliers=(1, 2), depth=1, middle_attention=True, norm_groups=groups
+        )
         norms = [module for module in UNet(config, 1, 1).modules() if isinstance(module, GroupNorm)]
         assert {norm.num_groups for norm in norms} == {groups}
     with pytest.raises(ValidationError, match="norm_groups 5 does not divide the 32 channels"):
         UNetConfig(channels=32, multipliers=(1,), depth=1, norm_groups=5)
 
 
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 7), (3, 3)])  # the last has fewer pixels than channels
-@pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-12), (torch.float32, 2e-6), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(8, 8), (5, 7), (3, 3)]
+)  # the last has fewer pixels than channels
+@pytest.mark.parametrize(
+    ("dtype", "close"), [(torch.float64, 1e-12), (torch.float32, 2e-6), (torch.bfloat16, 1e-2)]
+)
 def test_a_convolution_of_an_enlarged_picture_repeats_no_pixel(
     height: int, width: int, dtype: torch.dtype, close: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conv = nn.Conv2d(32, 48, 3, padding=1).to(dtype)
     x = torch.randn(2, 32, height, width).to(dtype).contiguous(memory_format=torch.channels_last)
     exact = torch.nn.functional.conv2d(
-        x.double().repeat_interleave(2, 2).repeat_interleave(2, 3), conv.weight.double(), conv.bias.double(), padding=1
+        x.double().repeat_interleave(2, 2).repeat_interleave(2, 3),
+        conv.weight.double(),
+        conv.bias.double(),
+        padding=1,
     )
-    torch.testing.assert_close(upsample_conv(x, conv).double(), exact, rtol=0, atol=close)  # with gradients to come
+    torch.testing.assert_close(
+        upsample_conv(x, conv).double(), exact, rtol=0, atol=close
+    )  # with gradients to come
     if height * width > 32:
         monkeypatch.setattr(conv, "forward", None)  # is not called
     with torch.no_grad():
@@ -186,7 +197,9 @@ ATTENTIVE = UNetConfig(**SMALL, attention=(1,), middle_attention=True)
 @pytest.mark.parametrize("patch", [1, 2, 4])
 @pytest.mark.parametrize("side", [(16, 16), (8, 24)])
 @pytest.mark.parametrize("scale_shift", [True, False])
-def test_pictures_keep_their_size_whatever_the_patch(patch: int, side: tuple[int, int], scale_shift: bool) -> None:
+def test_pictures_keep_their_size_whatever_the_patch(
+    patch: int, side: tuple[int, int], scale_shift: bool
+) -> None:
     model = lively(UNet(UNetConfig(**SMALL, patch=patch, scale_shift=scale_shift), 6, 3))
     out = model(torch.randn(2, 6, *side), torch.tensor([0, 999]))
     assert out.shape == (2, 3, *side)
@@ -202,7 +215,12 @@ def test_patches_make_the_network_cheaper_not_smaller() -> None:
 
 def test_deeper_networks_fit_together() -> None:
     config = UNetConfig(channels=32, multipliers=(1, 1, 2, 3), depth=2, attention=(0, 2, 3), head_channels=16)
-    assert lively(UNet(config, 3, 6, context=8))(torch.randn(1, 3, 16, 16), torch.tensor([1])).shape == (1, 6, 16, 16)
+    assert lively(UNet(config, 3, 6, context=8))(torch.randn(1, 3, 16, 16), torch.tensor([1])).shape == (
+        1,
+        6,
+        16,
+        16,
+    )
 
 
 def test_fresh_network_says_nothing() -> None:
@@ -211,12 +229,19 @@ def test_fresh_network_says_nothing() -> None:
 
 def test_every_input_matters_to_every_parameter() -> None:
     model = lively(UNet(ATTENTIVE, 3, 3, context=8))
-    x, t, embed, context = torch.randn(1, 3, 8, 8), torch.tensor([5]), torch.randn(1, 128), torch.randn(1, 4, 8)
+    x, t, embed, context = (
+        torch.randn(1, 3, 8, 8),
+        torch.tensor([5]),
+        torch.randn(1, 128),
+        torch.randn(1, 4, 8),
+    )
     base = model(x, t, embed, context)
     for other in (
-        model(x + 0.1, t, embed, context), model(x, t + 100, embed, context), model(x, t, embed + 1, context),
+        model(x + 0.1, t, embed, context),
+        model(x, t + 100, embed, context),
+        model(x, t, embed + 1, context),
         model(x, t, embed, context + 1),
-    ):  # fmt: skip
+    ):
         assert not torch.allclose(base, other, atol=1e-4)
     base.square().mean().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
@@ -269,7 +294,8 @@ def test_impossible_shape_is_refused(wrong: dict[str, Any]) -> None:
         UNetConfig(**{**SMALL, **wrong})
 
 
-# --- the published sizes, counted without memory (facts/unclip.md, derived from the papers and from Karlo's files) ---
+# --- the published sizes, counted without memory (facts/unclip.md, derived from the papers and from Karlo's
+# files) ---
 
 FOUR_LEVELS = {"multipliers": (1, 2, 3, 4), "depth": 3}
 SIX_LEVELS = {"channels": 192, "multipliers": (1, 1, 2, 2, 4, 4), "depth": 2}
@@ -288,7 +314,9 @@ TEXTUAL = {**FOUR_LEVELS, "attention": (1, 2, 3), "middle_attention": True}
             691_579_523,
             id="64 to 256, additive",
         ),
-        pytest.param(UNetConfig(channels=320, **FOUR_LEVELS), (6, 3), None, 729_702_083, id="64 to 256, scale-shift"),
+        pytest.param(
+            UNetConfig(channels=320, **FOUR_LEVELS), (6, 3), None, 729_702_083, id="64 to 256, scale-shift"
+        ),
         pytest.param(
             UNetConfig(scale_shift=False, **SIX_LEVELS), (6, 3), None, 267_146_691, id="256 to 1024, additive"
         ),
@@ -305,8 +333,12 @@ def test_unet_has_the_published_size(
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        pytest.param({"depth": 24, "context": 256, "embed": 1024, "token_width": 1024}, 1_225_927_680, id="DALL-E 2"),
-        pytest.param({"depth": 20, "context": 77, "embed": 768, "token_width": 768}, 1_022_030_080, id="Karlo"),
+        pytest.param(
+            {"depth": 24, "context": 256, "embed": 1024, "token_width": 1024}, 1_225_927_680, id="DALL-E 2"
+        ),
+        pytest.param(
+            {"depth": 20, "context": 77, "embed": 768, "token_width": 768}, 1_022_030_080, id="Karlo"
+        ),
     ],
 )
 def test_prior_has_the_published_size(config: dict[str, int], expected: int) -> None:

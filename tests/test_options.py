@@ -50,12 +50,18 @@ def test_one_object_serves_every_verb(pipe: Pipeline) -> None:
     )
     z_i = pipe.sample_prior("a cat", options=options)
     made = [
-        pipe("a cat", options=options), pipe.decode(z_i, options=options), pipe.vary(PICTURE, options=options),
-        pipe.interpolate(["a cat", PICTURE], 2, options=options), pipe.diff(PICTURE, "", "a fox", options=options),
-        pipe.mix(["a cat", PICTURE], options=options), pipe.edit(PICTURE, "a fox", strength=0.5, options=options),
+        pipe("a cat", options=options),
+        pipe.decode(z_i, options=options),
+        pipe.vary(PICTURE, options=options),
+        pipe.interpolate(["a cat", PICTURE], 2, options=options),
+        pipe.diff(PICTURE, "", "a fox", options=options),
+        pipe.mix(["a cat", PICTURE], options=options),
+        pipe.edit(PICTURE, "a fox", strength=0.5, options=options),
         pipe.outpaint(PICTURE, "a fox", (80, 64), repeats=1, options=options),
-    ]  # fmt: skip
-    assert all(one.settings[0]["seed"] == 5 and one.settings[0]["stages"]["decoder"]["steps"] == 2 for one in made)
+    ]
+    assert all(
+        one.settings[0]["seed"] == 5 and one.settings[0]["stages"]["decoder"]["steps"] == 2 for one in made
+    )
     assert pipe.invert(PICTURE, options=options).noise.shape == (1, 3, 64, 64)
     large = pipe.upsample(PICTURE, options=options, size=1024)
     assert sorted(large.stages) == [64, 256] and large.images[0].size == (1024, 1024)
@@ -69,10 +75,19 @@ def test_a_verb_refuses_the_keywords_that_it_has_no_use_for(pipe: Pipeline) -> N
         (lambda: pipe.upsample(PICTURE, negative="a hat"), "upsample has no use for negative"),
         (lambda: pipe.diff(PICTURE, "", "a fox", seeds=[1, 2]), "2 seeds for 1 images"),
         (lambda: pipe.vary(PICTURE, preset="slow"), "no preset 'slow'"),
-        (lambda: pipe.vary(PICTURE, options={"painter": {}}), "options for 'painter': the stages are prior, decoder"),
-        (lambda: pipe.invert(PICTURE, options={"decoder": {"sampler": "unipc"}}), "only ddim can be run backwards, not unipc"),
-        (lambda: pipe.edit(PICTURE, "a fox", size=100, strength=0.5), "size 100: tiny makes pictures of 64, 256"),
-    ]  # fmt: skip
+        (
+            lambda: pipe.vary(PICTURE, options={"painter": {}}),
+            "options for 'painter': the stages are prior, decoder",
+        ),
+        (
+            lambda: pipe.invert(PICTURE, options={"decoder": {"sampler": "unipc"}}),
+            "only ddim can be run backwards, not unipc",
+        ),
+        (
+            lambda: pipe.edit(PICTURE, "a fox", size=100, strength=0.5),
+            "size 100: tiny makes pictures of 64, 256",
+        ),
+    ]
     for call, says in refused:
         with pytest.raises(RequestError, match=says):
             call()
@@ -94,13 +109,15 @@ def test_presets_reach_the_verbs_whose_sampler_is_their_own(pipe: Pipeline) -> N
         pipe.vary(PICTURE, on_step=stop, **few)
     assert totals == [50]
     assert decoder(pipe.vary(PICTURE, preset="fast", **few)) == ("ddim", 12, 1.0)
-    assert decoder(pipe.vary(PICTURE, preset="fast", options={"decoder": {"steps": 3, "guidance": 2}}, **few)) == (
-        "ddim",
-        3,
-        2,
-    )
+    assert decoder(
+        pipe.vary(PICTURE, preset="fast", options={"decoder": {"steps": 3, "guidance": 2}}, **few)
+    ) == ("ddim", 3, 2)
     assert decoder(pipe.vary(PICTURE, fresh_noise=True, preset="fast", **few)) == ("unipc", 12, 2.0)
-    assert decoder(pipe.edit(PICTURE, "a fox", strength=0.5, repeats=1, preset="fast", **few)) == ("ddpm", 12, 2.0)
+    assert decoder(pipe.edit(PICTURE, "a fox", strength=0.5, repeats=1, preset="fast", **few)) == (
+        "ddpm",
+        12,
+        2.0,
+    )
 
 
 def test_a_negative_caption_reaches_every_guided_decoder(pipe: Pipeline) -> None:

@@ -64,10 +64,18 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_a_folder_of_pictures_with_text_or_json_beside_them(tmp_path: Path) -> None:
-    source = files(tmp_path / "in", {
-        "b.PNG": image(1), "b.txt": b"text", "sub/c.jpg": image(2, kind="JPEG"), "sub/c.json": b'{"captions": ["x", "y"]}',
-        "a.webp": image(3, kind="WEBP"), "a.txt": b"first", "notes.md": b"not a picture",
-    })  # fmt: skip
+    source = files(
+        tmp_path / "in",
+        {
+            "b.PNG": image(1),
+            "b.txt": b"text",
+            "sub/c.jpg": image(2, kind="JPEG"),
+            "sub/c.json": b'{"captions": ["x", "y"]}',
+            "a.webp": image(3, kind="WEBP"),
+            "a.txt": b"first",
+            "notes.md": b"not a picture",
+        },
+    )
     packed = pack(job(source), tmp_path / "out")
     assert (packed.shards, packed.samples, packed.left_out) == (1, 3, {})
     assert packed_captions(tmp_path / "out") == [["first"], ["text"], ["x", "y"]]
@@ -81,11 +89,17 @@ def test_a_folder_of_pictures_with_text_or_json_beside_them(tmp_path: Path) -> N
     [
         ("t.csv", 'path,caption,more\nin/a.png,"a cat, sleeping",1\nin/b.png,é,2\n'),
         ("t.tsv", "caption\tpath\na cat, sleeping\tin/a.png\né\tin/b.png\n"),
-        ("t.jsonl", '{"path": "in/a.png", "caption": "a cat, sleeping"}\n\n{"path": "in/b.png", "caption": "é"}\n'),
+        (
+            "t.jsonl",
+            '{"path": "in/a.png", "caption": "a cat, sleeping"}\n\n{"path": "in/b.png", "caption": "é"}\n',
+        ),
     ],
 )
 def test_a_table_names_pictures_from_where_it_lies(tmp_path: Path, name: str, content: str) -> None:
-    files(tmp_path, {"in/a.png": image(1), "in/b.png": image(2), "in/a.txt": b"not this", name: content.encode()})
+    files(
+        tmp_path,
+        {"in/a.png": image(1), "in/b.png": image(2), "in/a.txt": b"not this", name: content.encode()},
+    )
     assert pack(job(tmp_path / name), tmp_path / "out").samples == 2
     assert packed_captions(tmp_path / "out") == [["a cat, sleeping"], ["é"]]
 
@@ -94,10 +108,13 @@ def test_tars_as_img2dataset_writes_them(tmp_path: Path) -> None:
     about = json.dumps({"caption": "a cat", "url": "u", "key": "000000000", "status": "success"}).encode()
     (tmp_path / "in").mkdir()
     for i in range(2):
-        write_shard(tmp_path / f"in/{i:05d}.tar", [
-            {"__key__": f"{i}00", "jpg": image(i, kind="JPEG"), "txt": b"a cat", "json": about},
-            {"__key__": f"{i}01", "jpg": image(0, kind="JPEG"), "json": b'{"caption": null}'},
-        ])  # fmt: skip
+        write_shard(
+            tmp_path / f"in/{i:05d}.tar",
+            [
+                {"__key__": f"{i}00", "jpg": image(i, kind="JPEG"), "txt": b"a cat", "json": about},
+                {"__key__": f"{i}01", "jpg": image(0, kind="JPEG"), "json": b'{"caption": null}'},
+            ],
+        )
     (tmp_path / "in/00002.tar").write_bytes((tmp_path / "in/00000.tar").read_bytes()[:3000])
     packed = pack(job(tmp_path / "in"), tmp_path / "out")
     assert (packed.shards, packed.samples) == (2, 2)
@@ -136,18 +153,36 @@ def test_parquet_without_pyarrow_names_the_command(tmp_path: Path, monkeypatch: 
 
 
 def test_what_is_left_out_is_counted_by_reason(tmp_path: Path) -> None:
-    source = files(tmp_path / "in", {
-        "a.png": image(1), "b.png": image(1), "b.txt": b"the same picture, with a caption",
-        "c.png": image(1), "c.txt": b"once more",
-        "d.png": image(2, 40, 40), "d.txt": b"small", "e.png": image(3, 400, 400), "e.txt": b"large",
-        "f.png": image(4, 280, 64), "f.txt": b"long", "g.png": image(5)[:200], "g.txt": b"cut off",
-        "h.png": image(6), "h.json": b"{",
-    })  # fmt: skip
+    source = files(
+        tmp_path / "in",
+        {
+            "a.png": image(1),
+            "b.png": image(1),
+            "b.txt": b"the same picture, with a caption",
+            "c.png": image(1),
+            "c.txt": b"once more",
+            "d.png": image(2, 40, 40),
+            "d.txt": b"small",
+            "e.png": image(3, 400, 400),
+            "e.txt": b"large",
+            "f.png": image(4, 280, 64),
+            "f.txt": b"long",
+            "g.png": image(5)[:200],
+            "g.txt": b"cut off",
+            "h.png": image(6),
+            "h.json": b"{",
+        },
+    )
     packed = pack(job(source, max_side=300), tmp_path / "out")
     assert packed.left_out == {
-        "no caption": 1, "duplicate": 1, "too small": 1, "too large": 1, "extreme aspect ratio": 1,
-        "unreadable picture": 1, "unreadable caption": 1,
-    }  # fmt: skip
+        "no caption": 1,
+        "duplicate": 1,
+        "too small": 1,
+        "too large": 1,
+        "extreme aspect ratio": 1,
+        "unreadable picture": 1,
+        "unreadable caption": 1,
+    }
     # The first of two equal pictures has no caption: the other one takes its place.
     assert packed_captions(tmp_path / "out") == [["the same picture, with a caption"]]
 
@@ -157,14 +192,17 @@ def test_pictures_that_a_model_made_are_left_out_unless_they_are_wanted(tmp_path
     bare = io.BytesIO()
     mark(photo).save(bare, "JPEG", quality=90)  # its metadata is gone
     contents = {
-        "a.png": image(2), "b.png": metadata.encode(photo, source="trainedAlgorithmicMedia"), "c.jpg": bare.getvalue(),
+        "a.png": image(2),
+        "b.png": metadata.encode(photo, source="trainedAlgorithmicMedia"),
+        "c.jpg": bare.getvalue(),
         "d.png": metadata.encode(photo.crop((0, 0, 100, 100)), settings={"seed": 1}),
-    }  # fmt: skip
+    }
     source = files(tmp_path / "in", contents | {f"{name}.txt": b"a picture" for name in "abcd"})
     assert pack(job(source), tmp_path / "out").left_out == {
-        "generated (xmp: trainedAlgorithmicMedia)": 1, "generated (watermark of unclip)": 1,
+        "generated (xmp: trainedAlgorithmicMedia)": 1,
+        "generated (watermark of unclip)": 1,
         "generated (settings of unclip)": 1,
-    }  # fmt: skip
+    }
     kept = CliRunner().invoke(cli, ["data", "pack", str(source), str(tmp_path / "all"), "--keep-generated"])
     assert kept.output.splitlines() == [f"4 samples in 1 shards: {tmp_path / 'all'}"]
 
@@ -175,7 +213,9 @@ def test_nothing_good_is_an_error(tmp_path: Path) -> None:
         pack(job(tmp_path / "in"), tmp_path / "out")
 
 
-def test_duplicates_are_found_across_shards_whatever_the_number_of_processes(pictures: Path, tmp_path: Path) -> None:
+def test_duplicates_are_found_across_shards_whatever_the_number_of_processes(
+    pictures: Path, tmp_path: Path
+) -> None:
     files(pictures, {"99.jpg": image(0, kind="JPEG"), "99.txt": b"again"})
     packed = pack(job(pictures, 5), tmp_path / "one")
     assert (packed.shards, packed.samples, packed.left_out) == (3, 12, {"duplicate": 1})
@@ -191,7 +231,8 @@ def test_duplicates_are_found_across_shards_whatever_the_number_of_processes(pic
 
 def test_a_packing_killed_in_the_middle_goes_on_to_the_same_bytes(pictures: Path, tmp_path: Path) -> None:
     pack(job(pictures, 2), tmp_path / "whole")
-    # The child stops for good in the middle of writing its third shard, the first being whole, with two processes at work.
+    # The child stops for good in the middle of writing its third shard, the first being whole, with two
+    # processes at work.
     code = """
 import sys, time
 from pathlib import Path
@@ -219,7 +260,11 @@ pack.pack(pack.PackJob(sys.argv[1], pack.Limits(), 2), Path(sys.argv[2]), jobs=2
         if list(out.glob(".*.tmp")):
             break
         time.sleep(0.05)
-    assert list(out.glob(".000002.tar.*.tmp")) and (out / "000000.tar").exists() and not (out / "shards.json").exists()
+    assert (
+        list(out.glob(".000002.tar.*.tmp"))
+        and (out / "000000.tar").exists()
+        and not (out / "shards.json").exists()
+    )
     done = (out / "000000.tar").stat().st_mtime_ns
     assert pack(job(pictures, 2), out).samples == 12
     assert everything(out) == everything(tmp_path / "whole")
@@ -247,5 +292,10 @@ def test_a_finished_packing_is_left_as_it_is_and_another_refused(pictures: Path,
 
 def test_the_command_packs_and_says_what_is_left_out(pictures: Path, tmp_path: Path) -> None:
     files(pictures, {"99.jpg": image(0, kind="JPEG"), "99.txt": b"again"})
-    done = CliRunner().invoke(cli, ["data", "pack", str(pictures), str(tmp_path / "out"), "--shard-size", "6"])
-    assert done.output.splitlines() == [f"12 samples in 2 shards: {tmp_path / 'out'}", "left out: 1 duplicate"]
+    done = CliRunner().invoke(
+        cli, ["data", "pack", str(pictures), str(tmp_path / "out"), "--shard-size", "6"]
+    )
+    assert done.output.splitlines() == [
+        f"12 samples in 2 shards: {tmp_path / 'out'}",
+        "left out: 1 duplicate",
+    ]

@@ -111,13 +111,18 @@ class Attacker:
         """All files of the page's folder."""
         return {str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()}
 
-    def post_form(self, path: str, fields: dict[str, str], data: bytes, name: str = "file") -> tuple[int, Any]:
+    def post_form(
+        self, path: str, fields: dict[str, str], data: bytes, name: str = "file"
+    ) -> tuple[int, Any]:
         parts = [
-            f'--x\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{text}\r\n' for key, text in fields.items()
+            f'--x\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{text}\r\n'
+            for key, text in fields.items()
         ]
         head = f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="a.png"\r\n\r\n'
         body = "".join([*parts, head]).encode() + data + b"\r\n--x--\r\n"
-        status, _, answer = self.server.ask("POST", path, body, {"Content-Type": "multipart/form-data; boundary=x"})
+        status, _, answer = self.server.ask(
+            "POST", path, body, {"Content-Type": "multipart/form-data; boundary=x"}
+        )
         return status, answer
 
     def upload(self, data: bytes) -> list[str]:
@@ -165,7 +170,11 @@ def test_no_component_reads_a_foreign_file(attacker: Attacker, secret: Path) -> 
     sneaky = f"{attacker.folder}/copies/../../{secret.parent.name}/{secret.name}"
     tried = 0
     for path in (secret, Path("/etc/hostname"), sneaky, "http://127.0.0.1:1/x.png"):
-        for value in (file_data(path), file_data(None, url=data_url(stroke())), {"value": [{"x": file_data(path)}]}):
+        for value in (
+            file_data(path),
+            file_data(None, url=data_url(stroke())),
+            {"value": [{"x": file_data(path)}]},
+        ):
             for kind, payload in (
                 ("image", value),
                 ("imageeditor", {"background": value, "layers": [value], "composite": None}),
@@ -191,7 +200,9 @@ def test_gradios_own_check_is_active_behind_ours(attacker: Attacker, secret: Pat
 
 
 def test_the_controller_reads_no_foreign_file_either(attacker: Attacker, secret: Path) -> None:
-    controller = PageController(attacker.server.app.state.service, attacker.folder / "page", attacker.folder / "copies")
+    controller = PageController(
+        attacker.server.app.state.service, attacker.folder / "page", attacker.folder / "copies"
+    )
     settings = PictureSettings(1, 256, {})
     for path in (str(secret), f"{attacker.folder}/copies/../../{secret.parent.name}/{secret.name}"):
         with pytest.raises(RequestError, match="was not uploaded here"):
@@ -201,7 +212,13 @@ def test_the_controller_reads_no_foreign_file_either(attacker: Attacker, secret:
 
 
 @pytest.mark.parametrize(
-    "path", ["file=/etc/passwd", "file=http://example.org/x.png", "file=../store/.key", "proxy=https://example.org/x"]
+    "path",
+    [
+        "file=/etc/passwd",
+        "file=http://example.org/x.png",
+        "file=../store/.key",
+        "proxy=https://example.org/x",
+    ],
 )
 def test_no_route_of_gradio_serves_foreign_files_or_urls(attacker: Attacker, path: str) -> None:
     for method in ("GET", "HEAD"):
@@ -210,10 +227,17 @@ def test_no_route_of_gradio_serves_foreign_files_or_urls(attacker: Attacker, pat
 
 def test_gradios_tools_beside_the_page_are_closed(attacker: Attacker) -> None:
     for method, path in (
-        ("POST", "/gradio_api/process_recording"), ("POST", "/gradio_api/vibe-edit"), ("GET", "/gradio_api/vibe-code"),
-        ("GET", "/monitoring"), ("POST", "/gradio_api/run/predict"), ("POST", "/gradio_api/call/predict"),
-        ("GET", "/gradio_api/deep_link"), ("GET", "/gradio_api/runs"), ("PUT", "/config"), ("GET", "/dev/reload"),
-    ):  # fmt: skip
+        ("POST", "/gradio_api/process_recording"),
+        ("POST", "/gradio_api/vibe-edit"),
+        ("GET", "/gradio_api/vibe-code"),
+        ("GET", "/monitoring"),
+        ("POST", "/gradio_api/run/predict"),
+        ("POST", "/gradio_api/call/predict"),
+        ("GET", "/gradio_api/deep_link"),
+        ("GET", "/gradio_api/runs"),
+        ("PUT", "/config"),
+        ("GET", "/dev/reload"),
+    ):
         assert attacker.server.ask(method, f"/ui{path}", None if method == "GET" else {})[0] == 404, path
 
 
@@ -233,7 +257,8 @@ def test_an_upload_is_decoded_by_the_apis_reader_within_its_limits(attacker: Att
             assert attacker.model.seen[before][0].size == (1024, 1024)
         else:
             assert (
-                "at most 4096x4096 pixels, got 8000x8000" in json.dumps(events) and len(attacker.model.seen) == before
+                "at most 4096x4096 pixels, got 8000x8000" in json.dumps(events)
+                and len(attacker.model.seen) == before
             )
 
 
@@ -256,7 +281,9 @@ def test_the_editor_keeps_uploads_within_bounds(attacker: Attacker) -> None:
         }
         assert attacker.post_form("/ui/gradio_api/component_server", fields, data)[0] == 200
     before = len(attacker.model.seen)
-    events = attacker.call(function, "imageeditor", {"id": "one", "background": None, "layers": [], "composite": None})
+    events = attacker.call(
+        function, "imageeditor", {"id": "one", "background": None, "layers": [], "composite": None}
+    )
     assert attacker.model.seen[before].size == (256, 256), events
     uploads = EditorUploads()
     for number in range(20):
@@ -281,7 +308,13 @@ def test_wrong_passwords_make_their_address_wait() -> None:
         await JSONResponse({}, status_code=200 if right else 400)(scope, receive, send)
 
     async def attempt(word: bytes, client: str = "1.2.3.4") -> int:
-        scope = {"type": "http", "method": "POST", "path": "/login", "headers": [(b"x", word)], "client": (client, 1)}
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/login",
+            "headers": [(b"x", word)],
+            "client": (client, 1),
+        }
         status: list[int] = []
 
         async def send(message: Any) -> None:
@@ -304,8 +337,12 @@ def test_wrong_passwords_make_their_address_wait() -> None:
 @pytest.mark.parametrize(
     ("wider", "taller", "theta"), [(1e9, 1, 1), (1, 3.01, 1), (float("nan"), 1, 1), (1, 1, 1e9), (1, 1, 0)]
 )
-def test_sliders_bounds_hold_for_hostile_clients(attacker: Attacker, wider: float, taller: float, theta: float) -> None:
-    controller = PageController(attacker.server.app.state.service, attacker.folder / "page", attacker.folder / "copies")
+def test_sliders_bounds_hold_for_hostile_clients(
+    attacker: Attacker, wider: float, taller: float, theta: float
+) -> None:
+    controller = PageController(
+        attacker.server.app.state.service, attacker.folder / "page", attacker.folder / "copies"
+    )
     settings = PictureSettings(1, 256, {})
     with pytest.raises(RequestError, match="times its width|How far"):
         controller.outpainting(stroke(), "a cat", wider, taller, settings)

@@ -118,7 +118,10 @@ def test_negative_prompts_lead_away_and_the_empty_one_is_the_default(pipe: Pipel
     plain = pipe(PROMPT, seed=1, size=64).images[0].tobytes()
     assert pipe(PROMPT, seed=1, size=64, negative="").images[0].tobytes() == plain
     made = pipe(
-        PROMPT, seed=1, size=64, negative="snow, a very long description of everything that should not be there"
+        PROMPT,
+        seed=1,
+        size=64,
+        negative="snow, a very long description of everything that should not be there",
     )
     assert made.images[0].tobytes() != plain
     assert made.settings[0]["negative"].startswith("snow")
@@ -142,7 +145,9 @@ def test_without_guidance_a_negative_prompt_changes_nothing(pipe: Pipeline) -> N
         {"upsampler-256": {"steps": 3}},
     ],
 )
-def test_options_reach_their_stage_and_the_settings(pipe: Pipeline, options: dict[str, dict[str, Any]]) -> None:
+def test_options_reach_their_stage_and_the_settings(
+    pipe: Pipeline, options: dict[str, dict[str, Any]]
+) -> None:
     plain, made = pipe(PROMPT, seed=3, size=256), pipe(PROMPT, seed=3, size=256, options=options)
     assert made.images[0].tobytes() != plain.images[0].tobytes()
     ((role, changes),) = options.items()
@@ -223,10 +228,19 @@ def test_impossible_requests_are_refused_in_one_line(pipe: Pipeline, call: dict[
 
 def test_on_step_sees_every_step_of_every_stage(pipe: Pipeline) -> None:
     seen: list[tuple[str, int, int]] = []
-    pipe(PROMPT, seed=1, options={"prior": {"steps": 3}}, on_step=lambda role, n, of, step: seen.append((role, n, of)))
+    pipe(
+        PROMPT,
+        seed=1,
+        options={"prior": {"steps": 3}},
+        on_step=lambda role, n, of, step: seen.append((role, n, of)),
+    )
     assert seen == [
-        *[("prior", n, 3) for n in (1, 2, 3)], ("decoder", 1, 2), ("decoder", 2, 2), ("upsampler-256", 1, 1), ("upsampler-1024", 1, 1),
-    ]  # fmt: skip
+        *[("prior", n, 3) for n in (1, 2, 3)],
+        ("decoder", 1, 2),
+        ("decoder", 2, 2),
+        ("upsampler-256", 1, 1),
+        ("upsampler-1024", 1, 1),
+    ]
 
 
 def test_on_step_can_cancel(pipe: Pipeline) -> None:
@@ -258,7 +272,9 @@ def test_settings_travel_with_the_picture_and_draw_it_again(pipe: Pipeline) -> N
     )
     how = json.loads(json.dumps(made.images[1].info["unclip"]))
     assert how == made.settings[1] and how["seed"] == 5 and how["model"] == "tiny" and how["prompt"] == PROMPT
-    again = pipe(how["prompt"], seed=how["seed"], size=how["size"], negative=how["negative"], options=how["stages"])
+    again = pipe(
+        how["prompt"], seed=how["seed"], size=how["size"], negative=how["negative"], options=how["stages"]
+    )
     assert np.abs(pixels(again.images[0]) - pixels(made.images[1])).max() <= 1
 
 
@@ -301,10 +317,16 @@ def test_what_is_stored_as_it_is_used_runs_from_its_file(tiny_model: Path) -> No
 def test_offloading_keeps_one_stage_in_place_and_draws_the_same_picture(tiny_model: Path) -> None:
     whole = Pipeline.from_pretrained(str(tiny_model), device="cpu", dtype=torch.float64)
     pipe = Pipeline.from_pretrained(str(tiny_model), device="cpu", dtype=torch.float64, offload=True)
-    stages = {"prior": pipe.prior, "decoder": pipe.decoder, **{f"upsampler-{u.size}": u for u in pipe.upsamplers}}
+    stages = {
+        "prior": pipe.prior,
+        "decoder": pipe.decoder,
+        **{f"upsampler-{u.size}": u for u in pipe.upsamplers},
+    }
 
     def placed() -> list[str]:
-        return [role for role, stage in stages.items() if next(stage.network.parameters()).dtype == torch.float64]
+        return [
+            role for role, stage in stages.items() if next(stage.network.parameters()).dtype == torch.float64
+        ]
 
     seen = []
     for _ in range(2):  # what was put away comes back
@@ -357,10 +379,15 @@ def test_a_saved_copy_loads_back_to_the_same_bits(pipe: Pipeline, tiny_model: Pa
             ours, theirs = read_weights(tiny_model / path), read_weights(tmp_path / "copy" / path)
             assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
         else:
-            assert json.loads((tiny_model / path).read_text()) == json.loads((tmp_path / "copy" / path).read_text())
+            assert json.loads((tiny_model / path).read_text()) == json.loads(
+                (tmp_path / "copy" / path).read_text()
+            )
     copy = Pipeline.from_pretrained(str(tmp_path / "copy"), device="cpu")
     assert copy.vocabulary == pipe.vocabulary and copy.name == pipe.name
-    assert copy(PROMPT, seed=1, size=256).images[0].tobytes() == pipe(PROMPT, seed=1, size=256).images[0].tobytes()
+    assert (
+        copy(PROMPT, seed=1, size=256).images[0].tobytes()
+        == pipe(PROMPT, seed=1, size=256).images[0].tobytes()
+    )
 
 
 def test_saving_twice_or_over_itself_is_fine(copy: Path, pipe: Pipeline) -> None:
@@ -480,7 +507,9 @@ def test_a_prompt_longer_than_the_context_draws_what_is_read(pipe: Pipeline) -> 
     long = "a corgi " + "wearing a red beret " * 40
     read, cut = pipe.clip.truncate(long)
     assert read and cut and len(read) + len(cut) < len(long) + 5
-    a, b, c = (pipe(p, seed=1, size=64).images[0].tobytes() for p in (long, long + "in space", "in space " + long))
+    a, b, c = (
+        pipe(p, seed=1, size=64).images[0].tobytes() for p in (long, long + "in space", "in space " + long)
+    )
     assert a == b != c
     assert pipe.clip.truncate("a corgi") == ("a corgi", "")
 
@@ -504,10 +533,15 @@ def test_assembled_parts_are_the_model(tiny_model: Path, pipe: Pipeline, tmp_pat
     assemble(parts(tiny_model)[::-1], tmp_path / "model", name="again")
     again = Pipeline.from_pretrained(str(tmp_path / "model"), device="cpu")
     assert again.name == "again" and again.sizes == (64, 256, 1024) and again.vocabulary is None
-    assert again(PROMPT, seed=1, size=256).images[0].tobytes() == pipe(PROMPT, seed=1, size=256).images[0].tobytes()
+    assert (
+        again(PROMPT, seed=1, size=256).images[0].tobytes()
+        == pipe(PROMPT, seed=1, size=256).images[0].tobytes()
+    )
 
 
-def test_half_precision_is_half_the_size_and_still_one_family(tiny_model: Path, pipe: Pipeline, tmp_path: Path) -> None:
+def test_half_precision_is_half_the_size_and_still_one_family(
+    tiny_model: Path, pipe: Pipeline, tmp_path: Path
+) -> None:
     assemble(parts(tiny_model), tmp_path / "half", dtype=torch.float16)
 
     def size(folder: Path) -> int:
@@ -517,7 +551,9 @@ def test_half_precision_is_half_the_size_and_still_one_family(tiny_model: Path, 
     half = Pipeline.from_pretrained(str(tmp_path / "half"), device="cpu")
     assert half.clip.identity == pipe.clip.identity
     assert (
-        np.abs(pixels(half(PROMPT, seed=1, size=64).images[0]) - pixels(pipe(PROMPT, seed=1, size=64).images[0])).mean()
+        np.abs(
+            pixels(half(PROMPT, seed=1, size=64).images[0]) - pixels(pipe(PROMPT, seed=1, size=64).images[0])
+        ).mean()
         < 3
     )
 
@@ -528,13 +564,17 @@ def test_a_model_without_upsamplers_ends_at_64(tiny_model: Path, tmp_path: Path)
     assert small.sizes == (64,) and small("a cat", seed=1).images[0].size == (64, 64)
 
 
-def test_a_model_that_ends_at_256_is_enlarged_to_1024_by_lanczos_if_asked(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_model_that_ends_at_256_is_enlarged_to_1024_by_lanczos_if_asked(
+    tiny_model: Path, tmp_path: Path
+) -> None:
     assemble(parts(tiny_model)[:4], tmp_path / "medium")
     medium = Pipeline.from_pretrained(str(tmp_path / "medium"))
     assert medium("a cat", seed=1).images[0].size == (256, 256)
     made = medium("a cat", seed=1, size=1024, keep_stages=True, watermark=False)
     (large,), (small,) = made.images, made.stages[256]
-    rounded = pixels(small.resize((1024, 1024), Image.Resampling.LANCZOS))  # of pixels that were rounded before
+    rounded = pixels(
+        small.resize((1024, 1024), Image.Resampling.LANCZOS)
+    )  # of pixels that were rounded before
     assert np.abs(pixels(large) - rounded).mean() < 0.6
     assert (made.settings[0]["size"], made.settings[0]["lanczos_from"]) == (1024, 256)
     kept = medium.edit(small, "a cat", strength=0.5, size=1024, seed=1).images[0]
@@ -544,7 +584,9 @@ def test_a_model_that_ends_at_256_is_enlarged_to_1024_by_lanczos_if_asked(tiny_m
             medium("a cat", size=size)
 
 
-def test_what_cannot_be_assembled_is_refused_and_leaves_nothing(tiny_model: Path, copy: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_assembled_is_refused_and_leaves_nothing(
+    tiny_model: Path, copy: Path, tmp_path: Path
+) -> None:
     clip, prior, decoder, *_ = parts(tiny_model)
     edit(copy / "decoder/config.json", clip="other@1")
     for runs, says in (
@@ -552,7 +594,10 @@ def test_what_cannot_be_assembled_is_refused_and_leaves_nothing(tiny_model: Path
         ([clip, decoder], "no prior among the runs"),
         ([prior, decoder], "no clip among the runs"),
         ([clip, prior, decoder, prior], "there is a prior already"),
-        ([clip, prior, copy / "decoder"], r"decoder was trained for CLIP other@1, but this model would have tiny@\w+"),
+        (
+            [clip, prior, copy / "decoder"],
+            r"decoder was trained for CLIP other@1, but this model would have tiny@\w+",
+        ),
         ([clip, prior, tmp_path / "nowhere"], "neither a saved stage nor a run"),
     ):
         with pytest.raises(CheckpointError, match=says):

@@ -1,4 +1,6 @@
-"""Small pictures with classes: what is learned of labels, and bits per dimension against those of a known density."""
+"""Small pictures with classes: what is learned of labels, and bits per dimension against those of a known
+density.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ STD = 0.3  # of the known density, a Gaussian around 0
 def stage(**config: Any) -> Pixels:
     """A random one: fresh residual branches are zero and would hide what they do."""
     torch.manual_seed(0)
-    made = Pixels(PixelsConfig.model_validate({"size": 8, "channels": 1, "classes": 3, "unet": UNET, **config}))
+    made = Pixels(
+        PixelsConfig.model_validate({"size": 8, "channels": 1, "classes": 3, "unet": UNET, **config})
+    )
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -190,7 +194,9 @@ def test_no_ode_for_another_schedule() -> None:
 
 def test_the_bound_of_a_known_density() -> None:
     made = knowing()
-    x0 = made.data(Batch(image=STD * torch.randn(8, 3, 48, 48, generator=torch.Generator().manual_seed(0)) * 3**0.5))
+    x0 = made.data(
+        Batch(image=STD * torch.randn(8, 3, 48, 48, generator=torch.Generator().manual_seed(0)) * 3**0.5)
+    )
     truth = cells(made, x0).flatten(1).mean(1)
     found = bound(made.diffusion, made.network, x0, {}, ExampleRng(torch.arange(8), x0.device))
     gap = (found.total.double() - truth).mean().item()
@@ -200,14 +206,18 @@ def test_the_bound_of_a_known_density() -> None:
     few = bound(made.diffusion, made.network, x0, {}, ExampleRng(torch.arange(8), x0.device), terms=100)
     assert few.steps.mean().item() == pytest.approx(found.steps.mean().item(), rel=0.05)
     # It is a bound of a wrong model too, and a looser one.
-    wrong = bound(made.diffusion, lambda x, t: 0.8 * made.network(x, t), x0, {}, ExampleRng(torch.arange(8), x0.device))
+    wrong = bound(
+        made.diffusion, lambda x, t: 0.8 * made.network(x, t), x0, {}, ExampleRng(torch.arange(8), x0.device)
+    )
     assert (wrong.total > found.total + 0.05).all()
 
 
 def test_the_ode_of_a_known_density_is_exact_and_below_the_bound(tmp_path: Path) -> None:
     made, found = knowing(), gaussian_shards(tmp_path / "data")
     measured = nll(made, found, NllSettings(resamples=50, batch=32, terms=100, ode=True))
-    image = torch.stack([torch.from_numpy(np.array(one)).permute(2, 0, 1) / 127.5 - 1 for one in found.read(0, 1)])
+    image = torch.stack(
+        [torch.from_numpy(np.array(one)).permute(2, 0, 1) / 127.5 - 1 for one in found.read(0, 1)]
+    )
     truth = cells(made, made.data(Batch(image=image))).mean().item()
     ode, upper = measured.figures["ODE"], measured.figures["bound"]
     assert ode.value == pytest.approx(truth, abs=0.02)
@@ -247,8 +257,10 @@ def test_a_sheet_and_a_folder_of_samples(saved: Path, tmp_path: Path) -> None:
     assert read_settings(tmp_path / "a.png")["sampling"]["steps"] == 2
     assert run("sample", saved, "--count", 3, "--class", 2, "--seed", 9, "-o", tmp_path / "b").exit_code == 0
     assert [str(path.relative_to(tmp_path)) for path in sorted((tmp_path / "b").rglob("*.png"))] == [
-        "b/2/00000009.png", "b/2/00000010.png", "b/2/00000011.png",
-    ]  # fmt: skip
+        "b/2/00000009.png",
+        "b/2/00000010.png",
+        "b/2/00000011.png",
+    ]
     alone = run("sample", saved, "--count", 1, "--class", 2, "--seed", 10, "-o", tmp_path / "c")
     assert alone.exit_code == 0
     pixels = [np.array(Image.open(tmp_path / name / "2/00000010.png")).astype(int) for name in "bc"]
@@ -272,7 +284,9 @@ def test_what_cannot_be_sampled(saved: Path, tmp_path: Path, options: list[str],
 
 def test_bits_by_the_command(saved: Path, tmp_path: Path) -> None:
     gaussian_shards(tmp_path / "data", count=4)
-    result = run("evaluate", "nll", saved, tmp_path / "data", "--terms", 3, "--json", "--out", tmp_path / "report")
+    result = run(
+        "evaluate", "nll", saved, tmp_path / "data", "--terms", 3, "--json", "--out", tmp_path / "report"
+    )
     tree = json.loads(result.output)
     assert tree["settings"]["unit"] == "bits/dim" and tree["settings"]["count"] == 4
     assert set(tree["figures"]) == {"bound", "  L_T", "  sum of L_t", "  L_0"}

@@ -45,7 +45,15 @@ def test_recomputing_keeps_less_and_counts_no_more(kind: str, run_of: Any) -> No
 
 
 def test_a_dry_run_prints_it_all_and_writes_nothing(tmp_path: Path) -> None:
-    command = ["train", str(CONFIGS / "mini/prior.yaml"), "--dry-run", "--devices", "4", "--out", str(tmp_path / "run")]
+    command = [
+        "train",
+        str(CONFIGS / "mini/prior.yaml"),
+        "--dry-run",
+        "--devices",
+        "4",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     done = CliRunner().invoke(cli, command)
     assert done.exit_code == 0, done.output
     for said in (

@@ -51,7 +51,9 @@ def text(which: Tensor) -> Text:
 
 
 def batch(n: int = 64) -> Batch:
-    """z_i is one of four points, said by the caption, in three of the eight dimensions, and a little noise."""
+    """z_i is one of four points, said by the caption, in three of the eight dimensions, and a little
+    noise.
+    """
     which = torch.randint(4, (n,))
     return Batch(("",) * n, None, points()[which] + 0.02 * low_rank(n), text(which), text(torch.tensor([-1])))
 
@@ -89,7 +91,9 @@ def last(steps: Iterator[Any]) -> Tensor:
 @torch.inference_mode()
 def drawn(stage: BasePrior, which: Tensor, seeds: list[int], **changes: Any) -> Tensor:
     null = text(torch.full_like(which, -1))
-    return last(stage.sample(text(which), null, stage.config.sampling.updated(changes), SeededNoise(seeds, "prior")))
+    return last(
+        stage.sample(text(which), null, stage.config.sampling.updated(changes), SeededNoise(seeds, "prior"))
+    )
 
 
 @pytest.mark.parametrize("make", [ar, partial(onepass, contrast=0.01)])
@@ -183,7 +187,13 @@ def test_the_contrast_counts_for_rows_with_a_caption_only() -> None:
 @pytest.mark.parametrize("kind", ["prior_ar", "prior_onepass"])
 def test_it_takes_the_priors_place_in_a_model(kind: str, tiny_model: Path, tmp_path: Path) -> None:
     whole = Pipeline.from_pretrained(str(tiny_model), device="cpu")
-    shape: dict[str, Any] = {"clip": whole.clip.identity, "embed": 32, "token_width": 32, "context": 48, "width": 32}
+    shape: dict[str, Any] = {
+        "clip": whole.clip.identity,
+        "embed": 32,
+        "token_width": 32,
+        "context": 48,
+        "width": 32,
+    }
     stage: BasePrior
     if kind == "prior_ar":
         stage = AutoregressivePrior(AutoregressiveConfig(**shape, depth=1, heads=2, buckets=8, dots=4))
@@ -197,7 +207,10 @@ def test_it_takes_the_priors_place_in_a_model(kind: str, tiny_model: Path, tmp_p
     pipe = Pipeline.from_pretrained(str(tmp_path / "model"), device="cpu")
     counted: list[tuple[int, int]] = []
     made = pipe(
-        "a fox", seed=1, size=64, on_step=lambda role, i, n, step: counted.append((i, n)) if role == "prior" else None
+        "a fox",
+        seed=1,
+        size=64,
+        on_step=lambda role, i, n, step: counted.append((i, n)) if role == "prior" else None,
     )
     assert made.images[0].size == (64, 64)
     assert counted[-1] == ((6, 6) if kind == "prior_ar" else (1, 1))
@@ -228,16 +241,37 @@ def test_calibrate_measures_a_prior_once_and_refuses_what_does_not_fit(
 
 def test_priors_are_compared_with_each_other_and_with_none(tiny_model: Path, tmp_path: Path) -> None:
     identity = Pipeline.from_pretrained(str(tiny_model), device="cpu").clip.identity
-    shape: dict[str, Any] = {"embed": 32, "token_width": 32, "context": 48, "width": 32, "depth": 1, "heads": 2}
+    shape: dict[str, Any] = {
+        "embed": 32,
+        "token_width": 32,
+        "context": 48,
+        "width": 32,
+        "depth": 1,
+        "heads": 2,
+    }
     for name, clip in (("mine", identity), ("foreign", "other@1")):
         (tmp_path / name).mkdir()
         OnePassPrior(OnePassConfig(**shape, clip=clip)).save(tmp_path / name)
-    arguments = ["evaluate", "prior", "--model", str(tiny_model), "--count", "3", "--batch", "2", "--json", "--prior"]
+    arguments = [
+        "evaluate",
+        "prior",
+        "--model",
+        str(tiny_model),
+        "--count",
+        "3",
+        "--batch",
+        "2",
+        "--json",
+        "--prior",
+    ]
     result = CliRunner().invoke(cli, [*arguments, str(tmp_path / "mine")], catch_exceptions=False)
     rows = json.loads(result.stdout)
     assert [row["name"].split(" (")[0] for row in rows] == [
-        "prior", "prior_onepass", "no prior: z_t", "no z_i: caption only",
-    ]  # fmt: skip
+        "prior",
+        "prior_onepass",
+        "no prior: z_t",
+        "no z_i: caption only",
+    ]
     assert all(-1 <= row["cosine"] <= 1 for row in rows[:3]) and rows[3]["cosine"] is None
     assert rows[0]["seconds"] > 0 and rows[2]["seconds"] == rows[3]["seconds"] == 0
     assert len({row["named"]["of"] for row in rows}) == 1

@@ -29,7 +29,11 @@ from unclip.provenance.header import read_header
 from unclip.provenance.metadata import Format, encode
 from unclip.provenance.verify import generated, verify
 
-SETTINGS = {"prompt": 'a "corgi" <in> a & b’s ✨ hat\nand more', "seed": 2**63 - 1, "stages": {"prior": {"steps": 2}}}
+SETTINGS = {
+    "prompt": 'a "corgi" <in> a & b’s ✨ hat\nand more',
+    "seed": 2**63 - 1,
+    "stages": {"prior": {"steps": 2}},
+}
 
 
 def through(image: Image.Image, format: str, quality: int) -> Image.Image:
@@ -59,7 +63,9 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "brighter": lambda image: brighter(image, 1.2),
     "darker": lambda image: brighter(image, 0.8),
     "crop": lambda image: cropped(image, 0.04, 0.1),
-    "crop, then enlarged": lambda image: cropped(image, 0.1, 0.0).resize(image.size, Image.Resampling.BICUBIC),
+    "crop, then enlarged": lambda image: cropped(image, 0.1, 0.0).resize(
+        image.size, Image.Resampling.BICUBIC
+    ),
 }
 
 
@@ -69,7 +75,9 @@ def photograph(seed: int, width: int, height: int) -> Image.Image:
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = 1
     shape = (3, *frequency.shape)
-    layers = np.fft.irfft2((rng.normal(size=shape) + 1j * rng.normal(size=shape)) / frequency, s=(height, width))
+    layers = np.fft.irfft2(
+        (rng.normal(size=shape) + 1j * rng.normal(size=shape)) / frequency, s=(height, width)
+    )
     layers = layers[0] + 0.3 * layers
     values = 120 + 45 * layers / layers.std()
     return Image.fromarray(values.clip(0, 255).round().astype(np.uint8).transpose(1, 2, 0).copy())
@@ -243,7 +251,10 @@ MANIFEST = b"jumb....c2pa....digitalSourceType http://c2pa.org/digitalsourcetype
         (png(workflow="{}"), "workflow of ComfyUI"),
         (png(invokeai_metadata="{}"), "metadata of InvokeAI"),
         (with_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP), "xmp: trainedAlgorithmicMedia"),
-        (with_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(XMP)), "xmp: trainedAlgorithmicMedia"),
+        (
+            with_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(XMP)),
+            "xmp: trainedAlgorithmicMedia",
+        ),
         (with_chunk(b"caBX", MANIFEST), "c2pa: trainedAlgorithmicMedia"),
         (jpeg_with(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP), "xmp: trainedAlgorithmicMedia"),
         (jpeg_with(0xEB, MANIFEST), "c2pa: trainedAlgorithmicMedia"),
@@ -320,7 +331,9 @@ def test_verify_tells_people_and_programs(tmp_path: Path) -> None:
     assert f"{plain}: no mark found\n" in said.stdout and "not found" in said.stdout
     lines = [json.loads(line) for line in run("--json", str(marked), str(plain)).stdout.splitlines()]
     assert [line["generated"] for line in lines] == [True, False]
-    assert lines[0]["watermark"]["score"] > lines[0]["watermark"]["threshold"] > lines[1]["watermark"]["score"]
+    assert (
+        lines[0]["watermark"]["score"] > lines[0]["watermark"]["threshold"] > lines[1]["watermark"]["score"]
+    )
     assert "settings of unclip" in lines[0]["metadata"] and lines[1]["metadata"] == []
 
 
@@ -341,9 +354,13 @@ def test_a_huge_picture_is_verified_with_bounded_memory(tmp_path: Path) -> None:
     code = (
         "import re, sys; from pathlib import Path; from unclip.provenance.verify import verify;"
         "found = verify(Path(sys.argv[1])); assert not found.generated;"
-        r"print(found.watermark is not None, re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1])"
+        r"print(found.watermark is not None, re.search(r'VmHWM:\s+(\d+)', "
+        r"Path('/proc/self/status').read_text())[1])"
     )
-    for name, expected in (("flat.png", "False"), ("flat.jpg", "True")):  # a JPEG is decoded at a quarter of its size
+    for name, expected in (
+        ("flat.png", "False"),
+        ("flat.jpg", "True"),
+    ):  # a JPEG is decoded at a quarter of its size
         flat.save(tmp_path / name)
         command = [sys.executable, "-W", "error", "-c", code, tmp_path / name]
         ran = subprocess.run(command, capture_output=True, text=True)

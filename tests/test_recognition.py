@@ -22,10 +22,14 @@ NAMES = ["ant", "bee", "cow", "dog", "elk", "fox", "gnu"]
 
 
 class Dictionary:
-    """A text tower to which a caption is the sum of its words' axes: one for each name, and a loud one for "loud"."""
+    """A text tower to which a caption is the sum of its words' axes: one for each name, and a loud one for
+    "loud".
+    """
 
     def encode_text(self, captions: list[str]) -> Text:
-        axes = [[float(name in said.split()) for name in NAMES] + [9.0 * ("loud" in said)] for said in captions]
+        axes = [
+            [float(name in said.split()) for name in NAMES] + [9.0 * ("loud" in said)] for said in captions
+        ]
         embed, ids = torch.tensor(axes), torch.zeros(len(captions), 1)
         return Text(captions, ids, ids.bool(), embed, embed[:, None])
 
@@ -42,7 +46,9 @@ def axis(*indices: int) -> Tensor:
 
 def test_the_nearest_name_wins_and_top_five_counts_the_others(dictionary: Clip) -> None:
     features = axis(0, 1, 2, 3, 4, 5, 6)
-    features[0] += 2 * axis(1)[0] - 0.5 * axis(5)[0] - 0.6 * axis(6)[0]  # the ant looks like a bee: second choice
+    features[0] += (
+        2 * axis(1)[0] - 0.5 * axis(5)[0] - 0.6 * axis(6)[0]
+    )  # the ant looks like a bee: second choice
     features[6] = -axis(6)[0] + 0.1  # the gnu like anything but a gnu
     found = zeroshot(features, NAMES, dictionary)
     assert found.top[1].right == 5 and found.top[5].right == 6 and found.top[1].of == 7

@@ -96,7 +96,9 @@ def test_a_run_begins_with_references(here: Path, run_of: Any) -> None:
     saved = load_stage(here / "model/prior")
     assert made.config.clip == saved.config.clip
     assert all(torch.equal(tensor, saved.state_dict()[name]) for name, tensor in made.state_dict().items())
-    assert list(Pipeline.from_pretrained("made", device="cpu").stages) == ["prior"]  # its CLIP is mini's, by run.yaml
+    assert list(Pipeline.from_pretrained("made", device="cpu").stages) == [
+        "prior"
+    ]  # its CLIP is mini's, by run.yaml
 
 
 def test_commands_take_references_for_clip(here: Path, train_shards: str) -> None:
@@ -104,7 +106,18 @@ def test_commands_take_references_for_clip(here: Path, train_shards: str) -> Non
     for i, ref in enumerate(("mini", "model", "model/decoder")):
         for command in (
             ["data", "embed", train_shards, f"out-{i}", "--clip", ref],
-            ["evaluate", "clip", train_shards, "--clip", ref, "--resamples", "0", "--no-cache", "--device", "cpu"],
+            [
+                "evaluate",
+                "clip",
+                train_shards,
+                "--clip",
+                ref,
+                "--resamples",
+                "0",
+                "--no-cache",
+                "--device",
+                "cpu",
+            ],
             ["calibrate", "mini/prior" if i else "model", f"out-{i}/*.tar", "--clip", ref, "--count", "64"][
                 : 0 if i else None
             ],
@@ -121,13 +134,18 @@ def test_commands_take_references_for_clip(here: Path, train_shards: str) -> Non
 @pytest.mark.parametrize(
     ("ref", "says"),
     [
-        ("mini/poem", "mini: has no poem; its stages are clip, decoder, prior, upsampler-1024, upsampler-256"),
+        (
+            "mini/poem",
+            "mini: has no poem; its stages are clip, decoder, prior, upsampler-1024, upsampler-256",
+        ),
         ("mimi/decoder", "no unclip model|cannot be reached"),
         ("model/poem/x", "model/poem/x: no such model"),
         ("", "an empty reference names no model"),
     ],
 )
-def test_a_reference_to_nothing_is_named(here: Path, ref: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reference_to_nothing_is_named(
+    here: Path, ref: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for use in (Pipeline.from_pretrained, load_clip, lambda r: start_from(fresh(here / "model/prior"), r)):
         with pytest.raises(CheckpointError, match=says) as caught:
@@ -136,15 +154,20 @@ def test_a_reference_to_nothing_is_named(here: Path, ref: str, says: str, monkey
 
 
 def test_what_has_no_such_part_says_what_it_has(here: Path) -> None:
-    with pytest.raises(CheckpointError, match="mini/upsampler-256: comes without a CLIP; name the folder of one"):
+    with pytest.raises(
+        CheckpointError, match="mini/upsampler-256: comes without a CLIP; name the folder of one"
+    ):
         load_clip("mini/upsampler-256")
     with pytest.raises(
-        CheckpointError, match="mini: has no upsampler-512; its stages are clip, prior, decoder, upsampler-256, up"
+        CheckpointError,
+        match="mini: has no upsampler-512; its stages are clip, prior, decoder, upsampler-256, up",
     ):
         start_from(fresh(here / "model/upsampler-256", size=512), "mini")
     with pytest.raises(ConfigError, match="prior: is a prior, not a decoder"):
         start_from(fresh(here / "model/decoder"), "mini/prior")
-    with pytest.raises(CheckpointError, match="mini: is a whole model; name one of its stages, as mini/decoder"):
+    with pytest.raises(
+        CheckpointError, match="mini: is a whole model; name one of its stages, as mini/decoder"
+    ):
         assemble(["mini"], here / "out")
     with pytest.raises(CheckpointError, match="a clip is among the runs already"):
         assemble(["mini/clip", "mini/prior", "mini/decoder"], here / "out", clip="mini")
@@ -157,7 +180,9 @@ def test_the_bundled_decoder_initialises_its_plain_config() -> None:
     stage: Any = stage_class("decoder")(config.stage)
     start_from(stage, "mini/decoder")
     enter = load_stage(files.BUNDLED / "mini/decoder").state_dict()["network.unet.conv_in.weight"]
-    assert torch.equal(stage.network.unet.conv_in.weight, enter[:, : stage.network.unet.conv_in.weight.shape[1]])
+    assert torch.equal(
+        stage.network.unet.conv_in.weight, enter[:, : stage.network.unet.conv_in.weight.shape[1]]
+    )
 
 
 @pytest.mark.parametrize(
@@ -166,11 +191,27 @@ def test_the_bundled_decoder_initialises_its_plain_config() -> None:
         ("prior", {"width": 64}, "stage.width is 32 there, 64 here"),
         ("prior", {"depth": 2, "text_drop": 0.5}, "stage.depth is 1 there, 2 here"),
         ("decoder", {"context_width": 64, "inpaint": True}, "stage.context_width is 32 there, 64 here"),
-        ("decoder", {"unet": {"channels": 64, "multipliers": [1, 1, 1], "depth": 1, "attention": [2],
-                              "middle_attention": True, "head_channels": 32}}, "stage.unet.channels is 32 there, 64 here"),
-        ("upsampler-256", {"unet": {"channels": 32, "multipliers": [1], "depth": 1, "patch": 2}}, "stage.unet.patch is 4 there, 2 here"),
+        (
+            "decoder",
+            {
+                "unet": {
+                    "channels": 64,
+                    "multipliers": [1, 1, 1],
+                    "depth": 1,
+                    "attention": [2],
+                    "middle_attention": True,
+                    "head_channels": 32,
+                }
+            },
+            "stage.unet.channels is 32 there, 64 here",
+        ),
+        (
+            "upsampler-256",
+            {"unet": {"channels": 32, "multipliers": [1], "depth": 1, "patch": 2}},
+            "stage.unet.patch is 4 there, 2 here",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_stage_of_another_shape_names_the_keys_that_differ(
     here: Path, part: str, changes: dict[str, Any], says: str
 ) -> None:
@@ -206,9 +247,15 @@ def hf_folder(folder: Path, seed: int) -> Path:
     )
     shared = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = hf.transformers.CLIPConfig(
-        text_config={**shared, "vocab_size": source.vocab_size, "max_position_embeddings": 48, "eos_token_id": source.eot_token_id},
-        vision_config={**shared, "image_size": 32, "patch_size": 8}, projection_dim=32,
-    )  # fmt: skip
+        text_config={
+            **shared,
+            "vocab_size": source.vocab_size,
+            "max_position_embeddings": 48,
+            "eos_token_id": source.eot_token_id,
+        },
+        vision_config={**shared, "image_size": 32, "patch_size": 8},
+        projection_dim=32,
+    )
     torch.manual_seed(seed)
     hf.transformers.CLIPModel(config).save_pretrained(folder)
     return folder
@@ -220,9 +267,10 @@ def openclip_folder(folder: Path, seed: int) -> Path:
     from safetensors.torch import save_file
 
     cfg = {
-        "embed_dim": 32, "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
         "text_cfg": {"context_length": 48, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-    }  # fmt: skip
+    }
     torch.manual_seed(seed)
     folder.mkdir()
     save_file(open_clip.CLIP(**cfg).state_dict(), folder / "open_clip_model.safetensors")
@@ -234,7 +282,9 @@ MAKERS = {"hf": hf_folder, "openclip": openclip_folder}
 
 
 @pytest.mark.parametrize("backend", MAKERS)
-def test_a_local_folder_is_named_by_its_weights(here: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_folder_is_named_by_its_weights(
+    here: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = MAKERS[backend](here / "one", 1)
     same, other = Path(shutil.copytree(one, here / "same")), MAKERS[backend](here / "other", 2)
     first = load_clip(f"{backend}:{one}")
@@ -254,7 +304,9 @@ def test_a_local_folder_is_named_by_its_weights(here: Path, backend: str, monkey
     assert load_clip(f"{backend}:{one}").identity == names[3]
 
 
-def test_a_cache_that_cannot_be_written_costs_nothing_but_time(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (here / "cache").write_text("a file where the folder should be")
     folder = hf_folder(here / "one", 1)
     assert load_clip(f"hf:{folder}").identity == load_clip(f"hf:{folder}").identity
@@ -264,7 +316,9 @@ def with_clip(model: Path, reference: str, recorded: str) -> Path:
     """The model as one that was trained with this CLIP, its stages recording it as `recorded`."""
     write_json(model / "model_index.json", {**read_json(model / "model_index.json"), "clip": reference})
     for part in ("prior", "decoder"):
-        write_json(model / part / "config.json", {**read_json(model / part / "config.json"), "clip": recorded})
+        write_json(
+            model / part / "config.json", {**read_json(model / part / "config.json"), "clip": recorded}
+        )
     return model
 
 
@@ -327,7 +381,10 @@ def test_an_exchanged_clip_is_saved(here: Path, own_clip: Clip, caplog: pytest.L
     assert {role: stage.config.clip for role, stage in pipe.stages.items()} == before
     again = Pipeline.from_pretrained("saved", device="cpu")
     assert again.clip.identity == own_clip.identity != before["prior"] and same_pictures(pipe, again)
-    assert sorted(path.name for path in (here / "saved/clip").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in (here / "saved/clip").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
     again.save_pretrained("saved")  # in its own place
     assert same_pictures(pipe, Pipeline.from_pretrained("saved", device="cpu"))
 
@@ -351,16 +408,23 @@ def test_a_public_clip_is_saved_as_its_reference(here: Path) -> None:
     public.identity = public.reference = "openclip:ViT-B-32/openai"  # as one that was downloaded
     pipe.clip = public
     pipe.save_pretrained("saved")
-    assert ModelIndex.read(here / "saved").clip == "openclip:ViT-B-32/openai" and not (here / "saved/clip").exists()
+    assert (
+        ModelIndex.read(here / "saved").clip == "openclip:ViT-B-32/openai"
+        and not (here / "saved/clip").exists()
+    )
     assert read_json(here / "saved/prior/config.json")["clip"] == "openclip:ViT-B-32/openai"
-    assemble(["saved/prior", "saved/decoder"], here / "joined", clip="openclip:ViT-B-32/openai")  # without its weights
+    assemble(
+        ["saved/prior", "saved/decoder"], here / "joined", clip="openclip:ViT-B-32/openai"
+    )  # without its weights
     assert ModelIndex.read(here / "joined").clip == "openclip:ViT-B-32/openai"
 
 
 def test_a_clip_that_cannot_be_saved_is_named_before_anything_is_written(here: Path, own_clip: Any) -> None:
     pipe = Pipeline.from_pretrained("model", device="cpu")
     pipe.clip = OpenClip(own_clip.model, own_clip.tokenizer, "mine@1", own_clip.preprocess, unit=True)
-    with pytest.raises(CheckpointError, match="saved: cannot be saved with CLIP mine@1, which was made in Python"):
+    with pytest.raises(
+        CheckpointError, match="saved: cannot be saved with CLIP mine@1, which was made in Python"
+    ):
         pipe.save_pretrained("saved")
     own_clip.width = 48
     pipe.clip = own_clip
@@ -391,7 +455,8 @@ def test_a_lonely_stage_is_saved_with_the_clip_that_it_was_given(here: Path, own
 def test_an_index_of_an_earlier_version_loads(here: Path) -> None:
     tree = read_json(here / "model/model_index.json")
     write_json(
-        here / "model/model_index.json", {**tree, "precision": "quick", "license": "apache-2.0", "unclip": "0.0.1"}
+        here / "model/model_index.json",
+        {**tree, "precision": "quick", "license": "apache-2.0", "unclip": "0.0.1"},
     )
     pipe = Pipeline.from_pretrained("model", device="cpu")
     assert pipe.quick and pipe.index.precision == "bfloat16" and pipe.unknown_words("a dragon") == ["dragon"]
@@ -422,7 +487,9 @@ def test_a_wrong_index_is_one_line_that_names_the_file_and_the_key(
     here: Path, changes: dict[str, Any], says: str
 ) -> None:
     tree = {**read_json(here / "model/model_index.json"), **changes}
-    write_json(here / "model/model_index.json", {key: value for key, value in tree.items() if value is not ...})
+    write_json(
+        here / "model/model_index.json", {key: value for key, value in tree.items() if value is not ...}
+    )
     with pytest.raises(CheckpointError) as caught:
         resolve("model")
     assert str(caught.value) == f"model/model_index.json: {says}"

@@ -42,7 +42,11 @@ def test_strangers_are_found_by_chance() -> None:
 
 def test_a_wrong_one_that_is_as_near_goes_first() -> None:
     collapsed = torch.ones(6, 3)
-    assert recall(collapsed, collapsed, (EACH, EACH), (1, 5, 6)) == {1: (0, None, None), 5: (0, None, None), 6: (1, None, None)}  # fmt: skip
+    assert recall(collapsed, collapsed, (EACH, EACH), (1, 5, 6)) == {
+        1: (0, None, None),
+        5: (0, None, None),
+        6: (1, None, None),
+    }
     candidates = torch.tensor([[1.0, 0], [1, 0], [0, 1]])  # the first two cannot be told apart
     found = recall(candidates, candidates, (EACH[:3], EACH[:3]), (1, 2))
     assert found[1].value == pytest.approx(1 / 3) and found[2].value == 1
@@ -52,7 +56,9 @@ def test_the_place_is_that_of_the_best_right_one() -> None:
     candidates = torch.tensor([[1.0, 0], [0.8, 0.6], [0, 1]])
     queries = torch.tensor([[1.0, 0.1], [0.1, 1]])
     found = recall(queries, candidates, (torch.tensor([7, 7]), torch.tensor([3, 7, 7])), (1, 2))
-    assert found[1].value == 0.5 and found[2].value == 1  # the first query's nearest is wrong, the second's right
+    assert (
+        found[1].value == 0.5 and found[2].value == 1
+    )  # the first query's nearest is wrong, the second's right
 
 
 def test_an_interval_holds_its_share() -> None:
@@ -65,7 +71,9 @@ def test_an_interval_holds_its_share() -> None:
 
 
 class Words:
-    """A CLIP whose texts are the sum of their words' axes, and whose pictures hold their embedding in their pixels."""
+    """A CLIP whose texts are the sum of their words' axes, and whose pictures hold their embedding in their
+    pixels.
+    """
 
     identity = "words"
     preprocess: Any = SimpleNamespace(view=lambda picture: picture)
@@ -108,20 +116,24 @@ def measured(pictures: Told) -> dict[str, float]:
 
 
 def test_concept_and_style_are_read_apart() -> None:
-    wrong_style = measured(Told(
-        ("ant 3D", "ant in Flat style"), ("bee Flat", "bee in 3D style"), ("cow 3D", "cow in Flat style"),
-    ))  # fmt: skip
+    wrong_style = measured(
+        Told(
+            ("ant 3D", "ant in Flat style"), ("bee Flat", "bee in 3D style"), ("cow 3D", "cow in Flat style")
+        )
+    )
     assert wrong_style["concept of picture @1"] == 1 and wrong_style["style of picture @1"] == 0
-    wrong_concept = measured(Told(
-        ("bee Flat", "ant in Flat style"), ("cow 3D", "bee in 3D style"), ("ant 3D", "cow in 3D style"),
-    ))  # fmt: skip
+    wrong_concept = measured(
+        Told(("bee Flat", "ant in Flat style"), ("cow 3D", "bee in 3D style"), ("ant 3D", "cow in 3D style"))
+    )
     assert wrong_concept["concept of picture @1"] == 0 and wrong_concept["style of picture @1"] == 1
     assert wrong_concept["caption of picture @1"] == 0
 
 
 def test_a_concept_may_hold_the_word_that_parts_it_and_other_captions_have_no_parts() -> None:
     odd = measured(Told(("ant", "ant in cow in Flat style"), ("bee", "bee in 3D style"), ("cow 3D", "a cow")))
-    assert odd["concept of picture @1"] == 1  # "ant in cow" and "bee"; the third picture is asked for neither part
+    assert (
+        odd["concept of picture @1"] == 1
+    )  # "ant in cow" and "bee"; the third picture is asked for neither part
     one_style = measured(Told(("ant", "ant in 3D style"), ("bee", "bee in 3D style")))
     assert not any(name.startswith("style") for name in one_style)
     plain = measured(Told(("ant", "an ant"), ("ant", "ant"), ("bee", "bee")))

@@ -69,16 +69,23 @@ def test_ancestral_sampling_is_right_with_any_variance_given_enough_steps(mix: f
 
 @pytest.mark.parametrize("steps", [4, 12])
 def test_the_analytic_variance_is_right_however_few_the_steps(steps: int) -> None:
-    # Of Gaussian data Var[x0 | x_t] is known, and with the best variance every ancestral step keeps the marginals exactly.
+    # Of Gaussian data Var[x0 | x_t] is known, and with the best variance every ancestral step keeps the
+    # marginals exactly.
     x0_variance = DEVIATION**2 * COSINE.sigma**2 / (COSINE.alpha**2 * DEVIATION**2 + COSINE.sigma**2)
     schedule = replace(COSINE, x0_variance=x0_variance)
     start = torch.randn(40000, 1, generator=torch.Generator().manual_seed(0))
 
     def deviations(name: str) -> list[float]:
-        """Of x after each step but the last (whose mean, without noise, is narrower), over what it should be."""
+        """Of x after each step but the last (whose mean, without noise, is narrower), over what it should
+        be.
+        """
         times, generator = schedule.grid(steps), torch.Generator().manual_seed(1)
         walk = find_sampler(name)(
-            best_denoiser(schedule), start, schedule, times, lambda like: torch.randn(like.shape, generator=generator)
+            best_denoiser(schedule),
+            start,
+            schedule,
+            times,
+            lambda like: torch.randn(like.shape, generator=generator),
         )
         right = [(schedule.alpha[s] ** 2 * DEVIATION**2 + schedule.sigma[s] ** 2).sqrt() for s in times[1:]]
         return [float(step.x.std() / one) for step, one in zip(walk, right, strict=False)]
@@ -99,7 +106,11 @@ def test_a_network_goes_all_the_way() -> None:
     for name, eta in ALL:
         x = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
         out = end(
-            find_sampler(name, eta), process.denoiser(lambda x, t: target, {}), x, process.schedule, [999, 500, 0]
+            find_sampler(name, eta),
+            process.denoiser(lambda x, t: target, {}),
+            x,
+            process.schedule,
+            [999, 500, 0],
         )
         torch.testing.assert_close(out, target, rtol=0, atol=1e-6)
 
@@ -111,7 +122,9 @@ def test_a_network_goes_all_the_way() -> None:
 def test_ddim_with_eta_one_is_ddpm(steps: int) -> None:
     x = SeededNoise([9, 10])(torch.empty(2, 8, dtype=torch.float64))
     walks = [find_sampler(name, eta) for name, eta in (("ddpm", 0.0), ("ddim", 1.0))]
-    first, second = (list(w(some_denoiser, x, COSINE, COSINE.grid(steps), SeededNoise([1, 2]))) for w in walks)
+    first, second = (
+        list(w(some_denoiser, x, COSINE, COSINE.grid(steps), SeededNoise([1, 2]))) for w in walks
+    )
     for a, b in zip(first, second, strict=True):
         torch.testing.assert_close(a.x, b.x, rtol=0, atol=1e-9)
         torch.testing.assert_close(a.x0, b.x0, rtol=0, atol=1e-9)
@@ -199,7 +212,9 @@ def test_leaving_the_loop_stops_the_work(name: str, eta: float) -> None:
         calls += 1
         return some_denoiser(x, t)
 
-    for step in find_sampler(name, eta)(denoise, torch.zeros(1, 4), COSINE, COSINE.grid(50), SeededNoise([1])):
+    for step in find_sampler(name, eta)(
+        denoise, torch.zeros(1, 4), COSINE, COSINE.grid(50), SeededNoise([1])
+    ):
         if step.t < 900:
             break
     assert calls < 10

@@ -1,8 +1,8 @@
 """What earlier versions saved still loads, and gives the numbers that it gave.
 
-`fixtures/saved-VERSION.tar.xz` holds models, stages, runs, shards, configs and pictures as that version wrote them, the
-results it had with them (reference.json), and the program that made all this (make.py). An archive is never made again:
-when a format changes, a new one joins it.
+`fixtures/saved-VERSION.tar.xz` holds models, stages, runs, shards, configs and pictures as that version wrote
+them, the results it had with them (reference.json), and the program that made all this (make.py). An archive
+is never made again: when a format changes, a new one joins it.
 """
 
 from __future__ import annotations
@@ -41,9 +41,15 @@ TOLERANCE = 1e-5
 CONFIGS = 25  # that were shipped with 0.1.0
 KINDS = ("clip", "prior", "prior_ar", "prior_onepass", "decoder", "upsampler", "pixels")
 PARTS = (
-    "model/prior", "model/decoder", "model/upsampler-64", "stages/decoder-inpaint", "stages/upsampler-residual",
-    "stages/prior-ar", "stages/prior-onepass", "stages/pixels",
-)  # fmt: skip
+    "model/prior",
+    "model/decoder",
+    "model/upsampler-64",
+    "stages/decoder-inpaint",
+    "stages/upsampler-residual",
+    "stages/prior-ar",
+    "stages/prior-onepass",
+    "stages/pixels",
+)
 
 
 @pytest.fixture(scope="module", params=ARCHIVES, ids=lambda path: path.name.removesuffix(".tar.xz"))
@@ -64,7 +70,9 @@ def assert_as_before(now: Tensor, before: dict[str, Any], tolerance: float = TOL
     flat = now.detach().double().flatten()
     found = [*flat[:8].tolist(), flat.mean().item(), flat.std().item()]
     assert list(now.shape) == before["shape"]
-    assert found == pytest.approx([*before["first"], before["mean"], before["std"]], rel=tolerance, abs=tolerance)
+    assert found == pytest.approx(
+        [*before["first"], before["mean"], before["std"]], rel=tolerance, abs=tolerance
+    )
 
 
 def pictures(saved: Path) -> Tensor:
@@ -107,19 +115,26 @@ def test_a_stage_samples_what_it_sampled(saved: Path, reference: Any, part: str)
 def test_a_model_draws_what_it_drew(saved: Path, reference: Any, name: str) -> None:
     """The second was converted from diffusers' folder of a small Karlo."""
     pipe = Pipeline.from_pretrained(str(saved / name), device="cpu", dtype=torch.float32)
-    steps = {role: {"steps": 2} for role in json.loads((saved / name / "model_index.json").read_text())["upsamplers"]}
+    steps = {
+        role: {"steps": 2}
+        for role in json.loads((saved / name / "model_index.json").read_text())["upsamplers"]
+    }
     steps |= {"prior": {"steps": 2}, "decoder": {"steps": 2}}
     made = pipe.generate(PROMPTS, seed=7, options=steps, watermark=False)
     before = reference["pipelines"][name]
     assert_as_before(made.image_embeds, before["image_embeds"])
     for image, as_it_was in zip(made.images, before["images"], strict=True):
         levels = torch.from_numpy(np.array(image)).double()
-        assert levels.flatten()[:8].tolist() == pytest.approx(as_it_was["first"], abs=1)  # rounded on another machine
+        assert levels.flatten()[:8].tolist() == pytest.approx(
+            as_it_was["first"], abs=1
+        )  # rounded on another machine
         assert levels.mean().item() == pytest.approx(as_it_was["mean"], abs=0.01)
         assert levels.std().item() == pytest.approx(as_it_was["std"], abs=0.01)
 
 
-def test_a_model_that_was_marked_quick_is_drawn_in_bfloat16(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_was_marked_quick_is_drawn_in_bfloat16(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("unclip.pipeline.pipeline.quick_in_bf16", lambda device: True)
     assert json.loads((saved / "karlo/model_index.json").read_text())["precision"] == "quick"
     assert Pipeline.from_pretrained(str(saved / "karlo"), device="cpu").dtype == torch.bfloat16
@@ -130,7 +145,9 @@ def test_a_model_that_was_marked_quick_is_drawn_in_bfloat16(saved: Path, monkeyp
 def test_a_run_goes_on_as_it_went(
     saved: Path, reference: Any, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its newest checkpoint is of step 2: weights, two averages and Adam's moments are read, and two steps follow."""
+    """Its newest checkpoint is of step 2: weights, two averages and Adam's moments are read, and two steps
+    follow.
+    """
     monkeypatch.chdir(saved)  # its run.yaml and its config have relative paths
     shutil.copytree(saved / "runs" / kind, tmp_path / kind)
     end = train(read_run(Path(f"configs/{kind}.yaml")), tmp_path / kind, progress=False)
@@ -147,7 +164,9 @@ def test_a_run_goes_on_as_it_went(
 def test_a_run_is_described_and_its_run_yaml_is_a_config(saved: Path, kind: str) -> None:
     told = json.loads(CliRunner().invoke(cli, ["info", str(saved / "runs" / kind), "--json"]).output)
     assert (told["run"], told["stage"], told["step"]) == (kind, kind, "2 of 2")
-    assert read_run(saved / "runs" / kind / "run.yaml").stage == read_run(saved / f"configs/{kind}.yaml").stage
+    assert (
+        read_run(saved / "runs" / kind / "run.yaml").stage == read_run(saved / f"configs/{kind}.yaml").stage
+    )
     assert isinstance(load_stage(resolve(str(saved / "runs" / kind)).folder), stage_class(kind))
 
 

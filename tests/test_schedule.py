@@ -124,7 +124,9 @@ def test_coefficients_broadcast_over_the_batch(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("t", "s"), [(1, 0), (500, 499), (999, 998), (999, 0), (999, 832), (166, 0), (500, 333)])
+@pytest.mark.parametrize(
+    ("t", "s"), [(1, 0), (500, 499), (999, 998), (999, 0), (999, 832), (166, 0), (500, 333)]
+)
 def test_posterior_is_the_exact_gaussian_conditional(name: str, t: int, s: int) -> None:
     schedule = Schedule.named(name)
     (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.at(t), schedule.at(s)

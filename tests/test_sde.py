@@ -1,4 +1,6 @@
-"""Continuous-time diffusion on Gaussians and mixtures, whose score, marginals and likelihood are known in closed form."""
+"""Continuous-time diffusion on Gaussians and mixtures, whose score, marginals and likelihood are known in
+closed form.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,10 @@ class Mixture:
         if only is None:
             self.weights, self.means, self.covariances = WEIGHTS, MEANS, COVARIANCES
         else:
-            self.weights, self.means = torch.ones(1, dtype=torch.float64), torch.zeros(1, 2, dtype=torch.float64)
+            self.weights, self.means = (
+                torch.ones(1, dtype=torch.float64),
+                torch.zeros(1, 2, dtype=torch.float64),
+            )
             self.covariances = COVARIANCES[only : only + 1]
         self.means = self.means + shift
 
@@ -66,7 +71,9 @@ class Mixture:
         spread = alpha**2 * self.covariances + sigma**2 * torch.eye(2, dtype=torch.float64)
         off = x.double()[:, None] - alpha[..., 0] * self.means
         pull = torch.linalg.solve(spread, off)
-        log_p = self.weights.log() - (off * pull).sum(2) / 2 - torch.logdet(spread) / 2 - math.log(2 * math.pi)
+        log_p = (
+            self.weights.log() - (off * pull).sum(2) / 2 - torch.logdet(spread) / 2 - math.log(2 * math.pi)
+        )
         return log_p, -pull
 
     def log_p(self, sde: Sde, x: Tensor, t: Tensor) -> Tensor:
@@ -89,7 +96,9 @@ class Mixture:
     def moments(self) -> tuple[Tensor, Tensor]:
         mean = self.weights @ self.means
         off = self.means - mean
-        return mean, torch.einsum("k,kij->ij", self.weights, self.covariances + off[:, :, None] * off[:, None, :])
+        return mean, torch.einsum(
+            "k,kij->ij", self.weights, self.covariances + off[:, :, None] * off[:, None, :]
+        )
 
 
 def prior(sde: Sde, count: int = COUNT) -> tuple[Tensor, NoiseSource]:
@@ -116,10 +125,14 @@ def assert_moments(x: Tensor, mean: Tensor, covariance: Tensor, bias: float = 0.
 def test_the_marginals_solve_the_equations_of_their_drift_and_diffusion(sde: Sde) -> None:
     t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
     h = 1e-6
-    (alpha, sigma), (alpha_low, sigma_low), (alpha_high, sigma_high) = (sde.marginal(t + d) for d in (0.0, -h, h))
+    (alpha, sigma), (alpha_low, sigma_low), (alpha_high, sigma_high) = (
+        sde.marginal(t + d) for d in (0.0, -h, h)
+    )
     torch.testing.assert_close((alpha_high - alpha_low) / (2 * h), sde.rate(t) * alpha, rtol=1e-6, atol=1e-8)
     growth = (sigma_high**2 - sigma_low**2) / (2 * h)
-    torch.testing.assert_close(growth, 2 * sde.rate(t) * sigma**2 + sde.diffusion(t) ** 2, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(
+        growth, 2 * sde.rate(t) * sigma**2 + sde.diffusion(t) ** 2, rtol=1e-6, atol=1e-7
+    )
 
 
 def test_vp_is_what_ddpm_becomes_and_sub_vp_never_has_more_variance() -> None:
@@ -190,8 +203,8 @@ def test_the_likelihood_is_the_true_one_to_a_hundredth_of_a_bit(
     exact, _ = log_likelihood(sde, data.score(sde), x, exact_divergence)
     off = bits_per_dim(exact, 2) - true
     assert off.mean().abs() < 0.01
-    # The prior knows nothing of what of the mean is left at t = 1 (all of it under VE): so many of its deviations, by which
-    # an example's figure leans towards where its path ended, within four of them.
+    # The prior knows nothing of what of the mean is left at t = 1 (all of it under VE): so many of its
+    # deviations, by which an example's figure leans towards where its path ended, within four of them.
     left = (sde.marginal(torch.ones(1))[0] * data.moments()[0]).norm() / sde.prior_std
     assert off.abs().max() < 0.01 + 4 * left / (2 * math.log(2))
     many = x.repeat(16, 1)  # one probe each: the estimate is right in the mean
@@ -262,7 +275,9 @@ def test_score_matching_is_least_at_the_true_score(sde: Sde) -> None:
     def network(x: Tensor, t: Tensor, factor: Tensor) -> Tensor:
         return -sde.marginal(t)[1][:, None] * data.score(sde)(x, t).detach() * factor
 
-    losses = [score_matching(sde, network, x0, {"factor": torch.tensor(f)}, t, eps).mean() for f in (0.8, 1.0, 1.2)]
+    losses = [
+        score_matching(sde, network, x0, {"factor": torch.tensor(f)}, t, eps).mean() for f in (0.8, 1.0, 1.2)
+    ]
     assert losses[1] < losses[0] and losses[1] < losses[2]
     score = score_of(sde, network, {"factor": torch.tensor(1.0)})
     torch.testing.assert_close(score(x0, t), data.score(sde)(x0, t).detach())

@@ -1,4 +1,6 @@
-"""The server, spoken to as its clients do: the official package, and plain HTTP for what that would never send."""
+"""The server, spoken to as its clients do: the official package, and plain HTTP for what that would never
+send.
+"""
 
 from __future__ import annotations
 
@@ -62,9 +64,14 @@ def test_the_official_client_generates_by_url(running: Running) -> None:
         status, headers, data = running.ask("GET", path, headers={"Authorization": ""})
         assert status == 200 and headers["content-type"] == "image/png"
         assert picture(data).size == (256, 256) and detect(picture(data)).found
-        assert read_header(io.BytesIO(data)).generated == ("xmp: trainedAlgorithmicMedia", "settings of unclip")
+        assert read_header(io.BytesIO(data)).generated == (
+            "xmp: trainedAlgorithmicMedia",
+            "settings of unclip",
+        )
         told = json.loads(settings_text(picture(data)) or "")
-        assert {"seed", "model", "stages"} <= set(told) and "prompt" not in told and PROMPT.encode() not in data
+        assert (
+            {"seed", "model", "stages"} <= set(told) and "prompt" not in told and PROMPT.encode() not in data
+        )
     assert running.ask("HEAD", paths[0])[0] == 200
 
 
@@ -114,7 +121,13 @@ def test_errors_reach_the_client_as_openais_own(running: Running) -> None:
 
 
 def test_the_bodies_of_real_applications_work(running: Running) -> None:
-    open_webui = {"model": "dall-e-2", "prompt": "a cat", "n": 1, "size": "512x512", "response_format": "b64_json"}
+    open_webui = {
+        "model": "dall-e-2",
+        "prompt": "a cat",
+        "n": 1,
+        "size": "512x512",
+        "response_format": "b64_json",
+    }
     nextcloud = {"prompt": "a cat", "size": "1024x1024", "n": 1, "model": "tiny"}
     later = {
         "prompt": "a cat",
@@ -132,10 +145,25 @@ def test_the_bodies_of_real_applications_work(running: Running) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"[" * 100_000, b'{"prompt": 5}', b'{"prompt": "a\\u0000b"}',
-     b'{"prompt": "\\ud800"}', b'{"prompt": "x", "n": 1e99}', b'{"prompt": "x", "n": NaN}', b'{"prompt": "x", "seed": -1}',
-     b'{"prompt": "x", "seed": 99999999999999999999999}', b'{"prompt": "x", "steps": Infinity}', b'{"prompt": "x", "model": {}}'],
-)  # fmt: skip
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"x"',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"prompt": 5}',
+        b'{"prompt": "a\\u0000b"}',
+        b'{"prompt": "\\ud800"}',
+        b'{"prompt": "x", "n": 1e99}',
+        b'{"prompt": "x", "n": NaN}',
+        b'{"prompt": "x", "seed": -1}',
+        b'{"prompt": "x", "seed": 99999999999999999999999}',
+        b'{"prompt": "x", "steps": Infinity}',
+        b'{"prompt": "x", "model": {}}',
+    ],
+)
 def test_hostile_bodies_get_an_envelope(running: Running, body: bytes) -> None:
     status, _, answer = running.ask("POST", "/v1/images/generations", body)
     assert status == 400 and set(answer["error"]) == {"message", "type", "param", "code"}
@@ -150,7 +178,9 @@ def test_too_large_a_body_is_not_read_to_its_end(running: Running) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "expected"), [("GET", "/v1/nothing", 404), ("GET", "/v1/images/generations", 405)]
 )
-def test_unknown_routes_have_the_envelope_too(running: Running, method: str, path: str, expected: int) -> None:
+def test_unknown_routes_have_the_envelope_too(
+    running: Running, method: str, path: str, expected: int
+) -> None:
     status, _, answer = running.ask(method, path)
     assert status == expected and answer["error"]["type"] == "invalid_request_error"
 
@@ -170,7 +200,9 @@ def test_health_and_metrics_need_no_key(running: Running) -> None:
 
 def test_urls_name_the_proxy_that_the_client_sees(running: Running) -> None:
     headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "art.example"}
-    _, _, answer = running.ask("POST", "/v1/images/generations", {"prompt": "a cat", "size": "256x256"}, headers)
+    _, _, answer = running.ask(
+        "POST", "/v1/images/generations", {"prompt": "a cat", "size": "256x256"}, headers
+    )
     assert answer["data"][0]["url"].startswith("https://art.example/v1/files/images/img-")
 
 
@@ -246,7 +278,9 @@ def worker(painter: Painter) -> Iterator[Worker]:
     worker.stop()
 
 
-def test_requests_of_a_kind_are_drawn_together_and_each_gets_its_own(worker: Worker, painter: Painter) -> None:
+def test_requests_of_a_kind_are_drawn_together_and_each_gets_its_own(
+    worker: Worker, painter: Painter
+) -> None:
     first = worker.submit(wanted("first"))
     painter.started.wait()
     others = wanted("c", preset="fast"), wanted("d", options=(("decoder", "steps", 3),))
@@ -276,7 +310,11 @@ def test_a_full_queue_says_when_to_come_again(worker: Worker, painter: Painter) 
     worker.submit(wanted(n=6))
     with pytest.raises(ApiError) as full:
         worker.submit(wanted())
-    assert full.value.status == 429 and full.value.code == "rate_limit_exceeded" and full.value.kind == "requests"
+    assert (
+        full.value.status == 429
+        and full.value.code == "rate_limit_exceeded"
+        and full.value.kind == "requests"
+    )
     assert 1 <= int(full.value.headers["Retry-After"]) <= 60
 
 
@@ -321,7 +359,10 @@ def test_a_client_that_goes_away_is_noticed_and_health_never_waits(painter: Pain
     try:
         connection = http.client.HTTPConnection("127.0.0.1", server.port)
         connection.request(
-            "POST", "/v1/images/generations", json.dumps({"prompt": "a cat"}), {"Content-Type": "application/json"}
+            "POST",
+            "/v1/images/generations",
+            json.dumps({"prompt": "a cat"}),
+            {"Content-Type": "application/json"},
         )
         assert painter.started.wait(10)
         assert server.ask("GET", "/health")[0] == 200
@@ -332,10 +373,14 @@ def test_a_client_that_goes_away_is_noticed_and_health_never_waits(painter: Pain
             time.sleep(0.01)
         assert worker.cancelled == 1
         painter.let.set()
-        made = server.client(retries=2).images.generate(prompt="a dog", response_format="b64_json", size="512x512")
+        made = server.client(retries=2).images.generate(
+            prompt="a dog", response_format="b64_json", size="512x512"
+        )
         assert picture(base64.b64decode(made.data[0].b64_json)).size == (512, 512)
         status, headers, answer = server.ask("POST", "/v1/images/generations", {"prompt": "fail"})
-        assert status == 500 and headers["x-should-retry"] == "false" and "bug" not in answer["error"]["message"]
+        assert (
+            status == 500 and headers["x-should-retry"] == "false" and "bug" not in answer["error"]["message"]
+        )
     finally:
         painter.let.set()
         server.stop()
@@ -368,7 +413,12 @@ def test_the_official_client_comes_again_when_it_is_told_to(painter: Painter, tm
 def test_requests_have_dall_e_2s_defaults() -> None:
     for strict in (False, True):
         assert parse_generation({"prompt": "a"}, strict=strict) == GenerationRequest("a", 1, 1024, "url")
-        assert parse_generation({"prompt": "a", "n": None, "size": None, "response_format": None}, strict=strict).n == 1
+        assert (
+            parse_generation(
+                {"prompt": "a", "n": None, "size": None, "response_format": None}, strict=strict
+            ).n
+            == 1
+        )
         assert len(parse_generation({"prompt": "🐶" * 1000}, strict=strict).prompt) == 1000
 
 
@@ -406,15 +456,23 @@ def test_lenient_makes_the_best_of_it_and_strict_does_not() -> None:
 
 def test_nobody_listens_to_the_world_by_mistake() -> None:
     said = CliRunner().invoke(cli, ["serve", "--host", "0.0.0.0"])
-    assert isinstance(said.exception, RequestError) and "give an --api-key, or --insecure" in str(said.exception)
+    assert isinstance(said.exception, RequestError) and "give an --api-key, or --insecure" in str(
+        said.exception
+    )
 
 
 @pytest.mark.parametrize(
     ("given", "says"),
     [
         (["--keep-prompts", "--no-metadata"], "prompts are kept in the metadata"),
-        (["--credentials", ".", "--no-metadata"], "--credentials and --no-metadata: one says that a model made"),
-        (["--credentials", ".", "--no-watermark"], "--credentials and --no-watermark: one says that a model made"),
+        (
+            ["--credentials", ".", "--no-metadata"],
+            "--credentials and --no-metadata: one says that a model made",
+        ),
+        (
+            ["--credentials", ".", "--no-watermark"],
+            "--credentials and --no-watermark: one says that a model made",
+        ),
     ],
 )
 def test_marks_that_contradict_each_other_are_refused(given: list[str], says: str) -> None:

@@ -1,4 +1,6 @@
-"""Attacks on the server: other sites' pages, greedy clients, idle connections, full disks, keys that are none."""
+"""Attacks on the server: other sites' pages, greedy clients, idle connections, full disks, keys that are
+none.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,9 @@ def test_a_key_is_one_key_and_an_empty_file_is_none(tmp_path: Path, monkeypatch:
             _keys(given, None)
 
 
-@pytest.mark.parametrize("url", ["ftp://example.org", "example.org", "javascript:alert(1)//", "https://", "http://a?b"])
+@pytest.mark.parametrize(
+    "url", ["ftp://example.org", "example.org", "javascript:alert(1)//", "https://", "http://a?b"]
+)
 def test_public_urls_are_http(url: str) -> None:
     assert "--public-url" in str(CliRunner().invoke(cli, ["serve", "--public-url", url]).exception)
 
@@ -98,11 +102,21 @@ def test_public_urls_are_http(url: str) -> None:
 @pytest.mark.parametrize(
     ("host", "status"),
     [
-        ("127.0.0.1:8000", 200), ("localhost", 200), ("[::1]:80", 200), ("app.localhost", 200), ("127.8.9.1", 200),
-        ("evil.example", 403), ("evil.example:8000", 403), ("127.0.0.1.evil.example", 403), ("", 403), ("0.0.0.0", 403),
+        ("127.0.0.1:8000", 200),
+        ("localhost", 200),
+        ("[::1]:80", 200),
+        ("app.localhost", 200),
+        ("127.8.9.1", 200),
+        ("evil.example", 403),
+        ("evil.example:8000", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("", 403),
+        ("0.0.0.0", 403),
     ],
-)  # fmt: skip
-def test_a_keyless_server_answers_to_names_of_this_machine_only(keyless: Running, host: str, status: int) -> None:
+)
+def test_a_keyless_server_answers_to_names_of_this_machine_only(
+    keyless: Running, host: str, status: int
+) -> None:
     for path in ("/v1/models", "/health"):
         assert keyless.ask("GET", path, headers={"Host": host})[0] == status
 
@@ -122,7 +136,9 @@ def test_a_keyless_server_answers_to_names_of_this_machine_only(keyless: Running
         ({"Content-Type": ""}, 415),
     ],
 )
-def test_other_sites_cannot_draw_on_a_keyless_server(keyless: Running, headers: dict[str, str], status: int) -> None:
+def test_other_sites_cannot_draw_on_a_keyless_server(
+    keyless: Running, headers: dict[str, str], status: int
+) -> None:
     body = {"prompt": "a cat", "size": "256x256", "response_format": "b64_json"}
     found, _, answer = keyless.ask("POST", "/v1/images/generations", body, {**JSON, **headers})
     assert found == status and (status == 200 or set(answer["error"]) == {"message", "type", "param", "code"})
@@ -164,7 +180,9 @@ def test_a_server_behind_a_name_of_its_own_answers_to_it() -> None:
 
 
 def test_a_request_may_not_cost_more_than_the_limit(keyless: Running) -> None:
-    wanted = GenerationRequest("a", 10, 1024, "url", options=(("decoder", "steps", 250), ("prior", "steps", 250)))
+    wanted = GenerationRequest(
+        "a", 10, 1024, "url", options=(("decoder", "steps", 250), ("prior", "steps", 250))
+    )
     assert cost(wanted) == 10 * 4 * 500
     assert cost(GenerationRequest("a", 2, 256, "url", preset="paper")) == 2 * 314
     body = {"prompt": "a cat", "n": 10, "steps": 250, "prior_steps": 250}
@@ -272,7 +290,9 @@ def test_more_connections_than_descriptors_are_turned_away(impatient: Running) -
     assert impatient.ask("GET", "/health")[0] == 200
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(keyless: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_does_not_come_is_not_waited_for(
+    keyless: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from unclip.serve import bodies
 
     monkeypatch.setattr(bodies, "BODY_DEADLINE", 0.5)
@@ -325,14 +345,18 @@ def test_expired_images_go_in_the_background(tmp_path: Path, monkeypatch: pytest
     assert not path.exists()
 
 
-def test_a_full_folder_refuses_before_anything_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_folder_refuses_before_anything_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = Model()
     images = Store(tmp_path, quota=1000)
     server = Running(worker_of(model), images, Policy(keys=(KEY,)))
     try:
         assert server.ask("GET", "/health/ready")[0] == 200
         images.add(bytes(1000))
-        status, _, answer = server.ask("POST", "/v1/images/generations", {"prompt": "a cat", "size": "256x256"})
+        status, _, answer = server.ask(
+            "POST", "/v1/images/generations", {"prompt": "a cat", "size": "256x256"}
+        )
         assert status == 507 and "no room" in answer["error"]["message"] and not model.batches
         assert server.ask("GET", "/health/ready")[0] == 503
         b64 = {"prompt": "a cat", "size": "256x256", "response_format": "b64_json"}
@@ -367,6 +391,8 @@ def test_the_log_holds_no_prompt_key_or_signature(keyless: Running, caplog: pyte
     deadline = time.monotonic() + 10
     while "/v1/files/images" not in caplog.text and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert "POST /v1/images/generations 200" in caplog.text and "GET /v1/files/images/{name} 200" in caplog.text
+    assert (
+        "POST /v1/images/generations 200" in caplog.text and "GET /v1/files/images/{name} 200" in caplog.text
+    )
     for private in ("a secret", KEY, url.partition("sig=")[2], url.rpartition("/")[2].partition("?")[0]):
         assert private not in caplog.text

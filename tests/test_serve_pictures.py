@@ -1,4 +1,6 @@
-"""Edits, variations and streams, as the official client asks for them, and pictures that no client should send."""
+"""Edits, variations and streams, as the official client asks for them, and pictures that no client should
+send.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,9 @@ def difference(a: Image.Image, b: Image.Image) -> np.ndarray:
         (Marks(metadata=False), None, None),
     ],
 )
-def test_a_picture_says_what_it_is_told_to(marks: Marks, source: str | None, told: dict[str, Any] | None) -> None:
+def test_a_picture_says_what_it_is_told_to(
+    marks: Marks, source: str | None, told: dict[str, Any] | None
+) -> None:
     made = picture(gradient())
     made.info["unclip"] = {"seed": 7, "prompt": "a secret"}
     file = encode(made, marks, part=False, settings=marks.settings(made))
@@ -106,7 +110,9 @@ def test_the_cookbooks_program_runs_unchanged(
     client = openai.OpenAI(max_retries=0)
 
     def save(url: str, name: str) -> Path:
-        status, _, data = running.ask("GET", url.partition(str(running.port))[2], headers={"Authorization": ""})
+        status, _, data = running.ask(
+            "GET", url.partition(str(running.port))[2], headers={"Authorization": ""}
+        )
         assert status == 200
         (tmp_path / name).write_bytes(data)
         return tmp_path / name
@@ -121,15 +127,22 @@ def test_the_cookbooks_program_runs_unchanged(
     assert [Image.open(name).size for name in names] == [(1024, 1024)] * 2
 
     width, height = 1024, 1024
-    mask = Image.new("RGBA", (width, height), (0, 0, 0, 1))  # opaque enough, says the cookbook: only 0 is painted
+    mask = Image.new(
+        "RGBA", (width, height), (0, 0, 0, 1)
+    )  # opaque enough, says the cookbook: only 0 is painted
     mask.putalpha(Image.new("L", (width, height), 255))
     mask.paste((0, 0, 0, 0), (0, height // 2, width, height))
     mask.save(tmp_path / "bottom_half_mask.png")
     with generated.open("rb") as image, (tmp_path / "bottom_half_mask.png").open("rb") as bottom_half:
         edit = client.images.edit(
-            model="dall-e-2", image=image, mask=bottom_half, prompt="a monkey", n=1, size="1024x1024",
+            model="dall-e-2",
+            image=image,
+            mask=bottom_half,
+            prompt="a monkey",
+            n=1,
+            size="1024x1024",
             response_format="url",
-        )  # fmt: skip
+        )
     edited = Image.open(save(edit.data[0].url, "edited_image.png"))
     apart = difference(edited, Image.open(generated))
     assert apart[:512].max() <= 24 < apart[512:].mean()  # the watermark, and something else
@@ -139,9 +152,14 @@ def test_edits_keep_what_the_mask_keeps_at_every_size(running: Running) -> None:
     for size in (256, 512):  # the model makes the first, the second is brought down from 1024
         source = gradient(size)
         made = running.client().images.edit(
-            image=source, mask=hole(size), prompt=PROMPT, n=2, size=f"{size}x{size}", response_format="b64_json",
+            image=source,
+            mask=hole(size),
+            prompt=PROMPT,
+            n=2,
+            size=f"{size}x{size}",
+            response_format="b64_json",
             extra_body={"seed": 3, "steps": 2},
-        )  # fmt: skip
+        )
         assert [one.seed for one in made.data] == [3, 4]
         for one in made.data:
             apart = difference(decoded(one), picture(source).convert("RGB"))
@@ -158,7 +176,9 @@ def test_edits_keep_what_the_mask_keeps_at_every_size(running: Running) -> None:
 @pytest.mark.parametrize("image", ["RGBA", "JPEG", "WEBP"])
 def test_edits_without_a_mask_paint_what_is_transparent_or_all_of_it(running: Running, image: str) -> None:
     source = hole() if image == "RGBA" else gradient(format=image)
-    made = running.client().images.edit(image=[source], prompt=PROMPT, size="256x256", response_format="b64_json")
+    made = running.client().images.edit(
+        image=[source], prompt=PROMPT, size="256x256", response_format="b64_json"
+    )
     assert decoded(made.data[0]).size == (256, 256)
     if image == "RGBA":
         assert np.asarray(decoded(made.data[0]))[:, 140:].max() <= 24
@@ -191,14 +211,18 @@ def test_a_stream_shows_the_picture_forming(running: Running) -> None:
             prompt=PROMPT, size="256x256", stream=True, partial_images=2, extra_body={"seed": 5, "steps": 4}
         )
     )
-    assert [event.type for event in events] == ["image_generation.partial_image"] * 2 + ["image_generation.completed"]
+    assert [event.type for event in events] == ["image_generation.partial_image"] * 2 + [
+        "image_generation.completed"
+    ]
     assert [event.partial_image_index for event in events[:2]] == [0, 1]
     assert all(decoded(event).size == (256, 256) and detect(decoded(event)).found for event in events)
     whole = client.images.generate(
         prompt=PROMPT, size="256x256", response_format="b64_json", extra_body={"seed": 5, "steps": 4}
     )
     assert difference(decoded(events[-1]), decoded(whole.data[0])).max() <= 1 and events[-1].seed == 5
-    edits = list(client.images.edit(image=gradient(), mask=hole(), prompt=PROMPT, size="256x256", stream=True))
+    edits = list(
+        client.images.edit(image=gradient(), mask=hole(), prompt=PROMPT, size="256x256", stream=True)
+    )
     assert [event.type for event in edits] == ["image_edit.completed"]
     with pytest.raises(openai.BadRequestError, match="n must be 1"):
         client.images.generate(prompt=PROMPT, n=2, stream=True)
@@ -268,13 +292,18 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"><image hr
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"", "Uploaded image must be"), (b"GIF89a" + bytes(100), "Uploaded image must be"),
-        (gradient()[:600], "Uploaded image must be"), (SVG, "Uploaded image must be"),
-        (b"\x89PNG\r\n\x1a\n" + SVG, "Uploaded image must be"), (gradient() + bytes(4 << 20), "less than 4 MB"),
-        (bomb(100_000, 100), "at most 4096x4096 pixels, got 100000x100"), (bomb(50_000, 50_000), "Uploaded image must be"),
-        (bomb(4096, 4096), "Uploaded image must be"), (gradient(4), "from 8 × 8"),
+        (b"", "Uploaded image must be"),
+        (b"GIF89a" + bytes(100), "Uploaded image must be"),
+        (gradient()[:600], "Uploaded image must be"),
+        (SVG, "Uploaded image must be"),
+        (b"\x89PNG\r\n\x1a\n" + SVG, "Uploaded image must be"),
+        (gradient() + bytes(4 << 20), "less than 4 MB"),
+        (bomb(100_000, 100), "at most 4096x4096 pixels, got 100000x100"),
+        (bomb(50_000, 50_000), "Uploaded image must be"),
+        (bomb(4096, 4096), "Uploaded image must be"),
+        (gradient(4), "from 8 × 8"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("strict", [False, True])
 def test_pictures_that_are_none_are_refused(data: bytes, says: str, strict: bool) -> None:
     with pytest.raises(ApiError, match=says) as caught:
@@ -312,7 +341,9 @@ def test_a_mask_must_fit_and_leave_something_to_do(strict: bool) -> None:
     full = parse_edit(({"prompt": "x"}, {"image": gradient(2048), "mask": hole(2048)}), strict=strict)
     assert full.image.size == (1024, 1024) and full.mask is not None and full.strength is None
     assert [full.mask.getpixel((x, 5)) for x in (0, 511, 514, 1023)] == [255, 255, 0, 0]
-    assert parse_edit(({"prompt": "x", "strength": "0.4"}, {"image": gradient()}), strict=False).strength == 0.4
+    assert (
+        parse_edit(({"prompt": "x", "strength": "0.4"}, {"image": gradient()}), strict=False).strength == 0.4
+    )
     for form, name in ((({}, {"image": gradient()}), "prompt"), (({"prompt": "x"}, {}), "image")):
         with pytest.raises(ApiError, match=f"'{name}' is a required property"):
             parse_edit(form, strict=strict)
@@ -322,18 +353,30 @@ def test_bodies_that_are_no_forms_get_an_envelope(running: Running) -> None:
     boundary = {"Content-Type": "multipart/form-data; boundary=x"}
     part = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
     bodies: list[tuple[bytes, dict[str, str], int]] = [
-        (b"{}", {"Content-Type": "application/json"}, 400), (b"", boundary, 400), (b"nonsense", boundary, 400),
-        (part, boundary, 400), (part + gradient() + b"\r\n--x--\r\n", {"Content-Type": "multipart/form-data"}, 400),
-        (part + bytes(10 << 20) + b"\r\n--x--\r\n", boundary, 413), (b"--x\r\nA: b\r\n\r\n1\r\n--x--\r\n", boundary, 400),
-        (b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\nhttp://example.org/a.png\r\n--x--\r\n', boundary, 400),
-    ]  # fmt: skip
+        (b"{}", {"Content-Type": "application/json"}, 400),
+        (b"", boundary, 400),
+        (b"nonsense", boundary, 400),
+        (part, boundary, 400),
+        (part + gradient() + b"\r\n--x--\r\n", {"Content-Type": "multipart/form-data"}, 400),
+        (part + bytes(10 << 20) + b"\r\n--x--\r\n", boundary, 413),
+        (b"--x\r\nA: b\r\n\r\n1\r\n--x--\r\n", boundary, 400),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\nhttp://example.org/a.png\r\n--x--\r\n',
+            boundary,
+            400,
+        ),
+    ]
     for body, headers, expected in bodies:
         for route in ("/v1/images/variations", "/images/edits"):
             status, _, answer = running.ask("POST", route, body, headers)
-            assert status == expected and set(answer["error"]) == {"message", "type", "param", "code"}, body[:50]
+            assert status == expected and set(answer["error"]) == {"message", "type", "param", "code"}, body[
+                :50
+            ]
 
 
-@pytest.mark.parametrize("rest", [b"", b"abc", b"abc\r\n--x--\r\n", b"\r\n--x\r\nA: b\r\n\r\n1", bytes(10 << 20)])
+@pytest.mark.parametrize(
+    "rest", [b"", b"abc", b"abc\r\n--x--\r\n", b"\r\n--x\r\nA: b\r\n\r\n1", bytes(10 << 20)]
+)
 def test_no_uploaded_file_stays_open(rest: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
 
@@ -349,7 +392,11 @@ def test_no_uploaded_file_stays_open(rest: bytes, monkeypatch: pytest.MonkeyPatc
         return {"type": "http.request", "body": part, "more_body": more}
 
     monkeypatch.setattr("starlette.formparsers.SpooledTemporaryFile", make)
-    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"multipart/form-data; boundary=x")]}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "headers": [(b"content-type", b"multipart/form-data; boundary=x")],
+    }
     with suppress(ApiError):
         asyncio.run(read_form(Request(scope, body)))
     assert made and all(file.closed for file in made)

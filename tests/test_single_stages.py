@@ -1,4 +1,6 @@
-"""A stage by itself as a pipeline: it does its own part of the way, to the same bits, and refuses the rest in a line."""
+"""A stage by itself as a pipeline: it does its own part of the way, to the same bits, and refuses the rest in
+a line.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,10 @@ def test_enlarging_begins_where_a_picture_fills_it(tiny_model: Path, pipe: Pipel
 def test_a_decoder_by_itself_varies_pictures(tiny_model: Path, pipe: Pipeline) -> None:
     picture = pipe.generate(PROMPT, seed=1, size=64).images[0]
     alone = single(tiny_model, "decoder")
-    assert alone.vary(picture, seed=2).images[0].tobytes() == pipe.vary(picture, seed=2, size=64).images[0].tobytes()
+    assert (
+        alone.vary(picture, seed=2).images[0].tobytes()
+        == pipe.vary(picture, seed=2, size=64).images[0].tobytes()
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,7 +142,9 @@ def test_a_stage_is_saved_with_its_clip_and_loads_back(tiny_model: Path, tmp_pat
             single(tmp_path, part).decode(z_i)
 
 
-def test_a_run_is_its_newest_checkpoint_and_knows_its_clip(run_of: Any, tiny_clip_folder: Path, tmp_path: Path) -> None:
+def test_a_run_is_its_newest_checkpoint_and_knows_its_clip(
+    run_of: Any, tiny_clip_folder: Path, tmp_path: Path
+) -> None:
     config: RunConfig = run_of("prior", "train.steps=1")
     train(config, tmp_path / "run", progress=False)
     prior = Pipeline.from_pretrained(str(tmp_path / "run"), device="cpu")

@@ -1,4 +1,6 @@
-"""The stages: what is saved is what is loaded, what is dropped is dropped, and sampling gives what it promises."""
+"""The stages: what is saved is what is loaded, what is dropped is dropped, and sampling gives what it
+promises.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ from unclip.stages.prior import Prior, PriorConfig
 from unclip.stages.upsampler import Upsampler, UpsamplerConfig
 
 D, W, L = 8, 12, 10  # widths of embeddings and token states, longest caption
-UNET = UNetConfig(channels=32, multipliers=(1, 2), depth=1, attention=(1,), middle_attention=True, head_channels=32)
+UNET = UNetConfig(
+    channels=32, multipliers=(1, 2), depth=1, attention=(1,), middle_attention=True, head_channels=32
+)
 PLAIN = UNetConfig(channels=32, multipliers=(1, 2), depth=1)
 QUICK = SamplingConfig(steps=2)
 
@@ -57,7 +61,9 @@ def prior(**config: Any) -> Prior:
 def decoder(**config: Any) -> Decoder:
     return lively(
         Decoder(
-            DecoderConfig(**{"size": 16, "embed": D, "token_width": W, "context_width": 16, "unet": UNET, **config})
+            DecoderConfig(
+                **{"size": 16, "embed": D, "token_width": W, "context_width": 16, "unet": UNET, **config}
+            )
         )
     )
 
@@ -83,7 +89,11 @@ def text(*lengths: int, seed: int = 0) -> Text:
     tokens = torch.randn(n, longest, W, generator=generator)
     embed = torch.randn(n, D, generator=generator)
     return Text(
-        [f"caption {i}" for i in range(n)], torch.randint(1, 40, (n, longest), generator=generator), mask, embed, tokens
+        [f"caption {i}" for i in range(n)],
+        torch.randint(1, 40, (n, longest), generator=generator),
+        mask,
+        embed,
+        tokens,
     )
 
 
@@ -107,7 +117,8 @@ def test_a_stage_is_named_by_its_file(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["priorr", "base", "degradation", "", "no_package.stage", "json.decoder", "os.path.join", ".prior", ".."]
+    "kind",
+    ["priorr", "base", "degradation", "", "no_package.stage", "json.decoder", "os.path.join", ".prior", ".."],
 )
 def test_unknown_stage_is_an_error_that_lists_the_known_ones(kind: str) -> None:
     with pytest.raises(
@@ -126,7 +137,9 @@ def test_ones_own_stage_is_found_by_its_dotted_name(tmp_path: Path, monkeypatch:
     (package / "broken.py").write_text("import a_module_nobody_has\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert stage_class("own_stages.mine").__name__ == "Mine"
-    with pytest.raises(ModuleNotFoundError, match="a_module_nobody_has"):  # its author must see the real cause
+    with pytest.raises(
+        ModuleNotFoundError, match="a_module_nobody_has"
+    ):  # its author must see the real cause
         stage_class("own_stages.broken")
     for name in [n for n in sys.modules if n.startswith("own_stages")]:
         del sys.modules[name]
@@ -202,8 +215,14 @@ NAME = "network.body.blocks.1.q.weight"
     ("change", "message"),
     [
         (lambda s: s.pop(NAME), f"tensor {NAME} is missing"),
-        (lambda s: s.update({NAME: torch.zeros(3, 16)}), rf"tensor {NAME} has shape \(3, 16\), .* asks for \(16, 16\)"),
-        (lambda s: s.update({"network.more": torch.zeros(1)}), "tensor network.more belongs to another architecture"),
+        (
+            lambda s: s.update({NAME: torch.zeros(3, 16)}),
+            rf"tensor {NAME} has shape \(3, 16\), .* asks for \(16, 16\)",
+        ),
+        (
+            lambda s: s.update({"network.more": torch.zeros(1)}),
+            "tensor network.more belongs to another architecture",
+        ),
     ],
     ids=["missing", "mis-shaped", "extra"],
 )
@@ -237,10 +256,13 @@ def test_missing_files_are_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ("{", "not readable as JSON"), ("[1]", "expected a JSON object"), ("{}", "no kind of stage"),
-        ('{"kind": 3}', "no kind of stage"), ('{"kind": "prior"}', "embed: Field required"),
+        ("{", "not readable as JSON"),
+        ("[1]", "expected a JSON object"),
+        ("{}", "no kind of stage"),
+        ('{"kind": 3}', "no kind of stage"),
+        ('{"kind": "prior"}', "embed: Field required"),
     ],
-)  # fmt: skip
+)
 def test_wrong_config_file_is_an_error(written: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(written)
     with pytest.raises(CheckpointError, match=message):
@@ -279,7 +301,11 @@ def test_calling_a_stage_is_its_loss_per_example(kind: str) -> None:
 @pytest.mark.parametrize("drop", [0.0, 1.0])
 @pytest.mark.parametrize("kind", MAKERS)
 def test_every_parameter_is_in_every_steps_graph(kind: str, drop: float) -> None:
-    config = {"prior": {"text_drop": drop}, "decoder": {"text_drop": drop, "embed_drop": drop}, "upsampler": {}}[kind]
+    config = {
+        "prior": {"text_drop": drop},
+        "decoder": {"text_drop": drop, "embed_drop": drop},
+        "upsampler": {},
+    }[kind]
     stage = MAKERS[kind](**config)
     stage(batch()).mean().backward()
     assert [name for name, p in stage.named_parameters() if p.grad is None] == []
@@ -414,15 +440,21 @@ def test_a_priors_x0_variance_of_gaussian_data_is_the_closed_form(tmp_path: Path
 
     network, stage.network = stage.network, Best()
     seeds = torch.arange(4)
-    data = (replace(batch(), image_embed=0.3 + 2 * torch.randn(4, D), seeds=seeds + 4 * i) for i in range(400))
+    data = (
+        replace(batch(), image_embed=0.3 + 2 * torch.randn(4, D), seeds=seeds + 4 * i) for i in range(400)
+    )
     stage.mean.fill_(0.3)
     stage.std.fill_(2.0)
     stage.measure_x0_variance(data, times=5)
     sigma = stage.diffusion.schedule.sigma
     times = stage.diffusion.schedule.grid(5)[::-1]
-    assert stage.config.diffusion.x0_variance == pytest.approx([sigma[t].item() ** 2 for t in times], abs=0.05)
+    assert stage.config.diffusion.x0_variance == pytest.approx(
+        [sigma[t].item() ** 2 for t in times], abs=0.05
+    )
     table = stage.diffusion.schedule.x0_variance
-    assert table is not None and table[times].tolist() == pytest.approx(stage.config.diffusion.x0_variance, abs=0.01)
+    assert table is not None and table[times].tolist() == pytest.approx(
+        stage.config.diffusion.x0_variance, abs=0.01
+    )
     stage.network = network
     stage.save(tmp_path)
     assert Prior.load(tmp_path).config.diffusion.x0_variance == stage.config.diffusion.x0_variance
@@ -461,7 +493,11 @@ def test_a_captions_embedding_does_not_depend_on_its_neighbours() -> None:
     captions, null = text(4, L), text(2, 2, seed=9)
     together = last(stage.sample(captions, null, options, SeededNoise([1, 2])))
     cut = Text(
-        captions.captions[:1], captions.ids[:1, :4], captions.mask[:1, :4], captions.embed[:1], captions.tokens[:1, :4]
+        captions.captions[:1],
+        captions.ids[:1, :4],
+        captions.mask[:1, :4],
+        captions.embed[:1],
+        captions.tokens[:1, :4],
     )
     alone = last(stage.sample(cut, null.rows(0, 1), options, SeededNoise([1])))
     torch.testing.assert_close(together[:1], alone, rtol=1e-3, atol=1e-4)
@@ -473,9 +509,11 @@ def test_prior_reads_tokens_embedding_and_time() -> None:
     cond = {"text_embed": one.embed, "tokens": one.tokens, "mask": one.mask}
     base = network(x, t, **cond)
     for other in (
-        network(x + 1, t, **cond), network(x, t + 100, **cond), network(x, t, **{**cond, "text_embed": -one.embed}),
+        network(x + 1, t, **cond),
+        network(x, t + 100, **cond),
+        network(x, t, **{**cond, "text_embed": -one.embed}),
         network(x, t, **{**cond, "tokens": one.tokens.flip(1)}),
-    ):  # fmt: skip
+    ):
         assert not torch.allclose(base, other, atol=1e-4)
 
 
@@ -498,7 +536,11 @@ def test_a_picture_does_not_depend_on_its_neighbours() -> None:
     options = SamplingConfig(steps=3, guidance=2.0)
     together = last(stage.sample(embeds, captions, null, options, SeededNoise([5, 6])))
     cut = Text(
-        captions.captions[:1], captions.ids[:1, :3], captions.mask[:1, :3], captions.embed[:1], captions.tokens[:1, :3]
+        captions.captions[:1],
+        captions.ids[:1, :3],
+        captions.mask[:1, :3],
+        captions.embed[:1],
+        captions.tokens[:1, :3],
     )
     alone = last(stage.sample(embeds[:1], cut, null.rows(0, 1), options, SeededNoise([5])))
     torch.testing.assert_close(together[:1], alone, rtol=1e-3, atol=1e-3)
@@ -508,7 +550,9 @@ def test_decoder_is_steered_by_embedding_and_caption() -> None:
     stage, captions, null, embed = decoder(), text(4), text(2, seed=9), torch.randn(1, D)
 
     def paint(embed: Tensor, words: Text, guidance: float = 1.0) -> Tensor:
-        return last(stage.sample(embed, words, null, SamplingConfig(steps=2, guidance=guidance), SeededNoise([5])))
+        return last(
+            stage.sample(embed, words, null, SamplingConfig(steps=2, guidance=guidance), SeededNoise([5]))
+        )
 
     base = paint(embed, captions)
     assert torch.equal(base, paint(embed, captions))
@@ -522,7 +566,9 @@ def test_guidance_leads_away_from_the_trained_null() -> None:
         stage.null_embed.normal_()
     # Where condition and null are one, guidance of any scale has nothing to lead away from.
     own = stage.null_embed.detach()[None]
-    guided, plain = (last(stage.sample(own, captions, captions, o, SeededNoise([5]))) for o in (options, QUICK))
+    guided, plain = (
+        last(stage.sample(own, captions, captions, o, SeededNoise([5]))) for o in (options, QUICK)
+    )
     torch.testing.assert_close(guided, plain, rtol=1e-3, atol=1e-3)
 
 
@@ -625,9 +671,19 @@ def test_options_change_one_by_one() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"steps": 0}, {"steps": 1001}, {"steps": "many"}, {"guidance": -1}, {"guidance": float("nan")},
-     {"guidance": float("inf")}, {"eta": 2}, {"candidates": 0}, {"rescale": 1.5}, {"stepps": 3}],
-)  # fmt: skip
+    [
+        {"steps": 0},
+        {"steps": 1001},
+        {"steps": "many"},
+        {"guidance": -1},
+        {"guidance": float("nan")},
+        {"guidance": float("inf")},
+        {"eta": 2},
+        {"candidates": 0},
+        {"rescale": 1.5},
+        {"stepps": 3},
+    ],
+)
 def test_wrong_option_is_a_request_error_that_names_it(wrong: dict[str, Any]) -> None:
     with pytest.raises(RequestError, match=next(iter(wrong))):
         SamplingConfig().updated(wrong)
@@ -645,7 +701,8 @@ def test_more_steps_than_times_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("maker", "wrong"), [(prior, {"text_drop": 1.5}), (decoder, {"embed_drop": -1}), (upsampler, {"crop_fraction": 0})]
+    ("maker", "wrong"),
+    [(prior, {"text_drop": 1.5}), (decoder, {"embed_drop": -1}), (upsampler, {"crop_fraction": 0})],
 )
 def test_impossible_stage_config_is_refused(maker: Any, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
@@ -677,7 +734,9 @@ def test_one_pair_alone_has_nothing_to_tell_apart(clip_stage: ClipStage) -> None
     assert clip_stage(Batch(("a cat",), torch.zeros(1, 3, 32, 32))).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_identity_names_the_weights_and_outlives_half_precision(clip_stage: ClipStage, tmp_path: Path) -> None:
+def test_identity_names_the_weights_and_outlives_half_precision(
+    clip_stage: ClipStage, tmp_path: Path
+) -> None:
     identity = clip_stage.config.clip
     assert identity is not None and identity.startswith("tiny-clip@")
     for dtype in (torch.float16, None):

@@ -34,8 +34,11 @@ def test_every_combination_is_a_row_and_a_row_of_pictures(tiny_model: Path, tmp_
     with (tmp_path / "a/sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["sampler"], row["steps"], row["guidance"]) for row in rows] == [
-        ("dpmpp_2m", "1", "1"), ("dpmpp_2m", "1", "3"), ("dpmpp_2m", "2", "1"), ("dpmpp_2m", "2", "3"),
-    ]  # fmt: skip
+        ("dpmpp_2m", "1", "1"),
+        ("dpmpp_2m", "1", "3"),
+        ("dpmpp_2m", "2", "1"),
+        ("dpmpp_2m", "2", "3"),
+    ]
     assert len({row["cmmd"] for row in rows}) == 4  # each was sampled in its own way
     for row in rows:
         assert float(row["cmmd_low"]) <= float(row["cmmd"]) <= float(row["cmmd_high"])
@@ -62,7 +65,9 @@ def test_every_combination_is_a_row_and_a_row_of_pictures(tiny_model: Path, tmp_
         (["--count", "1"], "--count must be at least 2"),
     ],
 )
-def test_what_cannot_be_is_one_line(tiny_model: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_what_cannot_be_is_one_line(
+    tiny_model: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
     with pytest.raises(RequestError, match=said):
         run(tiny_model, tmp_path, *arguments)
 
@@ -85,7 +90,9 @@ def test_the_model_card_measures_what_it_paints(
     tool = str(Path(__file__).parent.parent / "tools/recipes/model_card.py")
 
     def measure(count: int) -> None:
-        monkeypatch.setattr(sys, "argv", [tool, "--work", str(work), "--bundle", str(bundle), "--measure", str(count)])
+        monkeypatch.setattr(
+            sys, "argv", [tool, "--work", str(work), "--bundle", str(bundle), "--measure", str(count)]
+        )
         runpy.run_path(tool, run_name="__main__")
 
     measure(5)
@@ -96,5 +103,9 @@ def test_the_model_card_measures_what_it_paints(
     for name in ("CMMD", "KID", "precision", "recall", "CLIP score"):
         painted, rendered = rows[f"| {name}"]
         assert "[" in painted and "[" in rendered
-    assert float(rows["| CMMD"][0].split()[0]) > float(rows["| CMMD"][1].split()[0])  # random weights paint no animals
-    assert "`unclip evaluate compose --count 5 --seed 0`" in card and "| FID" not in card  # 5 pictures, 32 features
+    assert float(rows["| CMMD"][0].split()[0]) > float(
+        rows["| CMMD"][1].split()[0]
+    )  # random weights paint no animals
+    assert (
+        "`unclip evaluate compose --count 5 --seed 0`" in card and "| FID" not in card
+    )  # 5 pictures, 32 features

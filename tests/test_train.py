@@ -138,7 +138,9 @@ def test_another_clip_or_stage_does_not_resume(run_of: Any, tmp_path: Path) -> N
 
 def test_how_it_is_sampled_may_change(run_of: Any, tmp_path: Path) -> None:
     train(run_of("upsampler", "train.steps=1"), tmp_path / "run", progress=False)
-    last = train(run_of("upsampler", "train.steps=2", "stage.sampling.steps=9"), tmp_path / "run", progress=False)
+    last = train(
+        run_of("upsampler", "train.steps=2", "stage.sampling.steps=9"), tmp_path / "run", progress=False
+    )
     assert load_stage(last).config.sampling.steps == 9
 
 
@@ -164,7 +166,8 @@ def test_a_run_folder_holds_its_config_metrics_samples_and_stages(run_of: Any, t
 
 
 @pytest.mark.parametrize(
-    ("keep", "every", "kept"), [(1, 0, [4]), (2, 0, [3, 4]), (9, 0, [1, 2, 3, 4]), (1, 2, [2, 4]), (1, 3, [3, 4])]
+    ("keep", "every", "kept"),
+    [(1, 0, [4]), (2, 0, [3, 4]), (9, 0, [1, 2, 3, 4]), (1, 2, [2, 4]), (1, 3, [3, 4])],
 )
 def test_the_newest_checkpoints_and_every_nth_are_kept(
     keep: int, every: int, kept: list[int], run_of: Any, tmp_path: Path
@@ -186,7 +189,9 @@ def test_bad_samples_are_reported_with_the_loss_and_resumed_exactly(
     skipped = line["skipped_samples"]
     assert skipped >= 1 and f"{bad}: {skipped} unreadable picture" in caplog.text
     train(run_of("upsampler", f"data.shards={bad}", "train.steps=3"), tmp_path / "halves", progress=False)
-    assert_same_bits(train(run_of("upsampler", f"data.shards={bad}"), tmp_path / "halves", progress=False), whole)
+    assert_same_bits(
+        train(run_of("upsampler", f"data.shards={bad}"), tmp_path / "halves", progress=False), whole
+    )
 
 
 def test_metrics_go_on_in_the_same_file(run_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +236,12 @@ def test_the_average_follows_its_closed_form(run_of: Any) -> None:
     ema = Ema(stage, decay=0.3)
     assert not any(p.requires_grad for p in ema.stage(stage).parameters())
     expected = parameter.detach().clone()
-    for step, decay in ((1, 2 / 11), (2, 3 / 12), (3, 0.3), (4, 0.3)):  # warmed up as (1 + step) / (10 + step)
+    for step, decay in (
+        (1, 2 / 11),
+        (2, 3 / 12),
+        (3, 0.3),
+        (4, 0.3),
+    ):  # warmed up as (1 + step) / (10 + step)
         with torch.no_grad():
             parameter.add_(torch.randn_like(parameter))
         ema.update(stage, step)
@@ -282,7 +292,9 @@ def test_accumulating_two_batches_of_four_is_one_of_eight(kind: str, run_of: Any
 
 
 def test_gradients_are_clipped(run_of: Any, tmp_path: Path) -> None:
-    last = train(run_of("upsampler", "train.steps=1", "optim.clip_norm=1.0e-3"), tmp_path / "run", progress=False)
+    last = train(
+        run_of("upsampler", "train.steps=1", "optim.clip_norm=1.0e-3"), tmp_path / "run", progress=False
+    )
     moments = read_weights(last / "state/optimizer.safetensors")
     norm = torch.cat([moments[n].flatten() for n in moments if n.endswith(".exp_avg")]).norm() / (1 - 0.9)
     assert norm.item() == pytest.approx(1e-3, rel=1e-2)
@@ -330,7 +342,9 @@ def test_a_wrong_config_is_one_line_that_names_the_key(override: str, says: str,
     with pytest.raises(ConfigError) as caught:
         run_of("decoder", override)
     assert says in str(caught.value) and "\n" not in str(caught.value)
-    assert override.startswith(("noequals", "=", "name.sub", "train.steps=[")) or "decoder.yaml" in str(caught.value)
+    assert override.startswith(("noequals", "=", "name.sub", "train.steps=[")) or "decoder.yaml" in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize(
@@ -372,7 +386,9 @@ def test_a_run_can_start_from_a_saved_stage(tmp_path: Path) -> None:
     from unclip.train.loop import start_from
 
     def stage(channels: int) -> Upsampler:
-        return Upsampler(UpsamplerConfig(size=64, unet={"channels": channels, "multipliers": [1], "depth": 1}))
+        return Upsampler(
+            UpsamplerConfig(size=64, unet={"channels": channels, "multipliers": [1], "depth": 1})
+        )
 
     saved = tmp_path / "saved"
     saved.mkdir()
@@ -405,12 +421,16 @@ def test_a_stage_goes_on_with_another_clip_and_measures_that_ones_embeddings(
 ) -> None:
     tiny = load_stage(tiny_clip_folder)
     (tmp_path / "other").mkdir()
-    type(tiny)(tiny.config.model_copy(update={"clip": None})).save(tmp_path / "other")  # as wide, of other weights
+    type(tiny)(tiny.config.model_copy(update={"clip": None})).save(
+        tmp_path / "other"
+    )  # as wide, of other weights
     other, steps = f"clip={tmp_path / 'other'}", "train.steps=1"
     first = train(run_of("prior", steps), tmp_path / "first", progress=False)
     fresh = train(run_of("prior", steps, other), tmp_path / "fresh", progress=False)
     caplog.clear()
-    moved = train(run_of("prior", steps, other, f"init={first}", "optim.lr=1e-30"), tmp_path / "moved", progress=False)
+    moved = train(
+        run_of("prior", steps, other, f"init={first}", "optim.lr=1e-30"), tmp_path / "moved", progress=False
+    )
     old, new, begun = (load_stage(folder).state_dict() for folder in (first, fresh, moved))
     assert "training goes on with" in caplog.text
     assert load_stage(moved).config.clip == load_stage(fresh).config.clip != load_stage(first).config.clip

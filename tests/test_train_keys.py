@@ -43,7 +43,9 @@ def distance(a: Path, b: Path) -> float:
 def test_recomputing_activations_changes_no_bit(kind: str, run_of: Any, tmp_path: Path) -> None:
     dropout = ["stage.unet.dropout=0.2"] if kind in ("decoder", "upsampler") else []
     plain = train(run_of(kind, "train.steps=2", *dropout), tmp_path / "plain", progress=False)
-    again = train(run_of(kind, "train.steps=2", "train.recompute=true", *dropout), tmp_path / "again", progress=False)
+    again = train(
+        run_of(kind, "train.steps=2", "train.recompute=true", *dropout), tmp_path / "again", progress=False
+    )
     assert_same_bits(plain, again)
 
 
@@ -51,13 +53,17 @@ def test_adamw_in_one_kernel_takes_the_same_steps(run_of: Any, tmp_path: Path) -
     fused = train(run_of("prior", "train.steps=2"), tmp_path / "fused", progress=False)
     single = train(run_of("prior", "train.steps=2", "optim.fused=false"), tmp_path / "single", progress=False)
     assert everything(fused).keys() == everything(single).keys()
-    assert distance(fused, single) <= 0.1 * 0.001  # of a step's length, where rounding meets a gradient near nought
+    assert (
+        distance(fused, single) <= 0.1 * 0.001
+    )  # of a step's length, where rounding meets a gradient near nought
 
 
 # --- precision ---
 
 
-@pytest.mark.parametrize(("kind", "bound"), [("clip", 0.05), ("prior", 0.05), ("decoder", 0.002), ("upsampler", 0.005)])
+@pytest.mark.parametrize(
+    ("kind", "bound"), [("clip", 0.05), ("prior", 0.05), ("decoder", 0.002), ("upsampler", 0.005)]
+)
 def test_bf16_stays_near_float32(
     kind: str, bound: float, run_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,7 +73,9 @@ def test_bf16_stays_near_float32(
         options = ("train.steps=8", "train.save_every=1", "train.keep=8", f"train.precision={precision}")
         train(run_of(kind, *options), tmp_path / precision, progress=False)
         folders = step_folders(tmp_path / precision)
-        saved[precision] = [read_weights(folder / "state/weights.safetensors") for folder in (folders[0], folders[-1])]
+        saved[precision] = [
+            read_weights(folder / "state/weights.safetensors") for folder in (folders[0], folders[-1])
+        ]
     whole, half = (lines(tmp_path / precision, "loss") for precision in ("no", "bf16"))
     assert whole != half
     assert half == pytest.approx(whole, rel=bound)
@@ -81,7 +89,9 @@ def test_bf16_stays_near_float32(
 
 @pytest.fixture
 def fp16(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Lets runs compute in fp16 on the CPU, where accelerate refuses it, with a loss scale that begins at a number."""
+    """Lets runs compute in fp16 on the CPU, where accelerate refuses it, with a loss scale that begins at a
+    number.
+    """
     make = loop._accelerator
 
     def scaled_by(scale: float) -> None:
@@ -138,7 +148,9 @@ def test_several_averages_at_once_are_what_each_is_alone(run_of: Any, tmp_path: 
     train(run_of("upsampler", "train.ema=[0.9999,0.1]", "train.steps=2"), tmp_path / "halves", progress=False)
     rest = train(run_of("upsampler", "train.ema=[0.9999,0.1]"), tmp_path / "halves", progress=False)
     assert_same_bits(rest, both)
-    assert (rest / "ema-0.1/model.safetensors").read_bytes() == (both / "ema-0.1/model.safetensors").read_bytes()
+    assert (rest / "ema-0.1/model.safetensors").read_bytes() == (
+        both / "ema-0.1/model.safetensors"
+    ).read_bytes()
 
 
 # --- loss weights ---
@@ -161,7 +173,8 @@ def test_loss_weights_follow_the_papers(predict: Any) -> None:
     for gamma in (5.0, 1.0):  # Hang et al. 2023, section 3.4: min(SNR, gamma) on the error of x0
         expected = snr.clamp(max=gamma) * of_output
         torch.testing.assert_close(ratio(weight="min_snr", gamma=gamma), expected[t].float())
-    # Choi et al. 2022, equation 8 with k = 1: 1 / (1 + SNR)^gamma on the error of eps, which is SNR times that of x0.
+    # Choi et al. 2022, equation 8 with k = 1: 1 / (1 + SNR)^gamma on the error of eps, which is SNR times
+    # that of x0.
     torch.testing.assert_close(ratio(weight="p2", gamma=0.5), (snr / (1 + snr) ** 0.5 * of_output)[t].float())
 
 
@@ -186,7 +199,9 @@ def test_validation_watches_and_does_not_touch(
 
 
 @pytest.mark.parametrize("kind", ["prior_onepass", "prior_ar"])
-def test_every_prior_is_watched_by_its_cosines(kind: str, run_of: Any, tmp_path: Path, train_shards: str) -> None:
+def test_every_prior_is_watched_by_its_cosines(
+    kind: str, run_of: Any, tmp_path: Path, train_shards: str
+) -> None:
     options = ("train.validate_every=1", "train.validation_images=4", f"data.validation={train_shards}")
     train(run_of("prior", f"stage.kind={kind}", "train.steps=1", *options), tmp_path / "run", progress=False)
     for name in ("cosine_to_image", "cosine_to_text"):
@@ -202,7 +217,9 @@ def test_utilisation_is_reported_where_the_peak_is_given(run_of: Any, tmp_path: 
     assert 0 <= wait < 1
 
 
-def test_a_tracker_that_is_not_installed_is_named(run_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_that_is_not_installed_is_named(
+    run_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="wandb is not installed; pip install wandb"):
         train(run_of("upsampler", "train.trackers=[wandb]"), tmp_path, progress=False)
@@ -244,7 +261,9 @@ def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(WANDB)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    monkeypatch.setattr("accelerate.tracking._available_trackers", [LoggerType.WANDB])  # looked up when it was imported
+    monkeypatch.setattr(
+        "accelerate.tracking._available_trackers", [LoggerType.WANDB]
+    )  # looked up when it was imported
     yield package
     sys.modules.pop("wandb", None)
 
@@ -280,7 +299,9 @@ def test_info_tells_how_far_a_run_is(run_of: Any, tmp_path: Path) -> None:
     assert (finished["stage"], finished["step"], finished["state"]) == ("upsampler", "2 of 2", "finished")
     assert finished["loss"] > 0 and finished["images"] == 8 and finished["checkpoints"] == ["step-00000002"]
     # A run that goes on, and whose last line is only half written.
-    (run / "run.yaml").write_text((run / "run.yaml").read_text().replace("steps: 2\n  seed", "steps: 9\n  seed"))
+    (run / "run.yaml").write_text(
+        (run / "run.yaml").read_text().replace("steps: 2\n  seed", "steps: 9\n  seed")
+    )
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "lo')
     running = said()

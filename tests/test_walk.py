@@ -1,4 +1,6 @@
-"""Every verb walks its stages one way: offloaded or not, in each precision, from whatever precision the file has."""
+"""Every verb walks its stages one way: offloaded or not, in each precision, from whatever precision the file
+has.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def load(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
     shutil.copytree(tiny_model, half)
     for stage in ("prior", "decoder", "upsampler-256", "upsampler-1024"):
         load_stage(half / stage).save(half / stage, torch.float16)
-        assert torch.float16 in {tensor.dtype for tensor in read_weights(half / stage / "model.safetensors").values()}
+        assert torch.float16 in {
+            tensor.dtype for tensor in read_weights(half / stage / "model.safetensors").values()
+        }
     folders = {torch.float32: tiny_model, torch.float16: half}
 
     @cache
@@ -84,9 +88,11 @@ def test_offloading_changes_no_bit(
     whole, offloaded = (numbers(VERBS[verb](load(stored, dtype, offload))) for offload in (False, True))
     for a, b in zip(whole, offloaded, strict=True):
         if stored == (dtype or torch.float32) and not torch.equal(a, b):
-            # Weights that are used as they are stored stay memory-mapped, at addresses of any alignment, where sums are
-            # rounded in another order.
-            torch.testing.assert_close(a.float(), b.float(), rtol=1e-3, atol=1 if a.dtype == torch.uint8 else 1e-3)
+            # Weights that are used as they are stored stay memory-mapped, at addresses of any alignment,
+            # where sums are rounded in another order.
+            torch.testing.assert_close(
+                a.float(), b.float(), rtol=1e-3, atol=1 if a.dtype == torch.uint8 else 1e-3
+            )
         else:
             assert torch.equal(a, b)
 

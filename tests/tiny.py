@@ -18,9 +18,17 @@ from unclip.stages.prior import Prior, PriorConfig
 from unclip.stages.upsampler import Upsampler, UpsamplerConfig
 
 ARCHITECTURE = Architecture(
-    embed=32, image_size=32, patch=8, vision_width=32, vision_depth=1, text_width=32, text_depth=1, head=16, merges=500,
+    embed=32,
+    image_size=32,
+    patch=8,
+    vision_width=32,
+    vision_depth=1,
+    text_width=32,
+    text_depth=1,
+    head=16,
+    merges=500,
     context=48,
-)  # fmt: skip
+)
 
 
 def build(folder: Path, architecture: Architecture = ARCHITECTURE) -> Path:
@@ -32,32 +40,64 @@ def build(folder: Path, architecture: Architecture = ARCHITECTURE) -> Path:
     identity = ClipStage.load(parts / "clip").config.clip
     v = DiffusionConfig(predict="v")
     stages: dict[str, Stage] = {
-        "prior": Prior(PriorConfig(
-            clip=identity, embed=32, token_width=32, context=48, width=32, depth=1, heads=2,
-            sampling=SamplingConfig(steps=2, guidance=1.5, candidates=2),
-        )),
-        "decoder": Decoder(DecoderConfig(
-            clip=identity, size=64, embed=32, token_width=32, context_width=32,
-            unet=UNetConfig(channels=32, multipliers=(1, 1, 1), depth=1, attention=(2,), middle_attention=True, head_channels=32),
-            diffusion=DiffusionConfig(predict="v", variance="learned", objective="hybrid"),
-            sampling=SamplingConfig(steps=2, guidance=2.0, sampler="dpmpp_2m"),
-        )),
-        "upsampler-256": Upsampler(UpsamplerConfig(
-            size=256, unet=UNetConfig(channels=32, multipliers=(1,), depth=1, patch=4), diffusion=v,
-            sampling=SamplingConfig(steps=1, sampler="ddim"),
-        )),
-        "upsampler-1024": Upsampler(UpsamplerConfig(
-            size=1024, unet=UNetConfig(channels=32, multipliers=(1,), depth=1, patch=16), diffusion=v, degradation="bsr",
-            sampling=SamplingConfig(steps=1, sampler="ddim"),
-        )),
-    }  # fmt: skip
+        "prior": Prior(
+            PriorConfig(
+                clip=identity,
+                embed=32,
+                token_width=32,
+                context=48,
+                width=32,
+                depth=1,
+                heads=2,
+                sampling=SamplingConfig(steps=2, guidance=1.5, candidates=2),
+            )
+        ),
+        "decoder": Decoder(
+            DecoderConfig(
+                clip=identity,
+                size=64,
+                embed=32,
+                token_width=32,
+                context_width=32,
+                unet=UNetConfig(
+                    channels=32,
+                    multipliers=(1, 1, 1),
+                    depth=1,
+                    attention=(2,),
+                    middle_attention=True,
+                    head_channels=32,
+                ),
+                diffusion=DiffusionConfig(predict="v", variance="learned", objective="hybrid"),
+                sampling=SamplingConfig(steps=2, guidance=2.0, sampler="dpmpp_2m"),
+            )
+        ),
+        "upsampler-256": Upsampler(
+            UpsamplerConfig(
+                size=256,
+                unet=UNetConfig(channels=32, multipliers=(1,), depth=1, patch=4),
+                diffusion=v,
+                sampling=SamplingConfig(steps=1, sampler="ddim"),
+            )
+        ),
+        "upsampler-1024": Upsampler(
+            UpsamplerConfig(
+                size=1024,
+                unet=UNetConfig(channels=32, multipliers=(1,), depth=1, patch=16),
+                diffusion=v,
+                degradation="bsr",
+                sampling=SamplingConfig(steps=1, sampler="ddim"),
+            )
+        ),
+    }
     for name, stage in stages.items():
         # The last layers start at zero; noise on every weight makes pictures that depend on all inputs.
         with torch.no_grad():
             for parameter in stage.parameters():
                 parameter.add_(0.02 * torch.randn_like(parameter))
         _save(stage, parts / name)
-    assemble([parts / name for name in ("clip", *stages)], folder, name="tiny", vocabulary=sorted(vocabulary()))
+    assemble(
+        [parts / name for name in ("clip", *stages)], folder, name="tiny", vocabulary=sorted(vocabulary())
+    )
     return folder
 
 

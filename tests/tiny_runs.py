@@ -1,4 +1,6 @@
-"""Runs that train in a second: the smallest stage of every kind, its config, and what two checkpoints have in common."""
+"""Runs that train in a second: the smallest stage of every kind, its config, and what two checkpoints have in
+common.
+"""
 
 from __future__ import annotations
 
@@ -22,22 +24,50 @@ UNET = {
 UPSAMPLER_UNET = {"channels": 32, "multipliers": [1], "depth": 1}
 STAGES: dict[str, dict[str, Any]] = {
     "clip": {
-        "kind": "clip", "name": "test",
+        "kind": "clip",
+        "name": "test",
         "architecture": {
-            "embed": 32, "image_size": 32, "patch": 8, "vision_width": 32, "vision_depth": 1, "text_width": 32,
-            "text_depth": 1, "head": 16, "merges": 500, "context": 48,
+            "embed": 32,
+            "image_size": 32,
+            "patch": 8,
+            "vision_width": 32,
+            "vision_depth": 1,
+            "text_width": 32,
+            "text_depth": 1,
+            "head": 16,
+            "merges": 500,
+            "context": 48,
         },
     },
-    "prior": {"kind": "prior", "embed": 32, "token_width": 64, "context": 48, "width": 32, "depth": 1, "heads": 2},
+    "prior": {
+        "kind": "prior",
+        "embed": 32,
+        "token_width": 64,
+        "context": 48,
+        "width": 32,
+        "depth": 1,
+        "heads": 2,
+    },
     "decoder": {
-        "kind": "decoder", "size": 32, "embed": 32, "token_width": 64, "context_width": 32, "unet": UNET,
-        "diffusion": {"predict": "v", "variance": "learned", "objective": "hybrid"}, "sampling": {"steps": 2, "sampler": "ddim"},
+        "kind": "decoder",
+        "size": 32,
+        "embed": 32,
+        "token_width": 64,
+        "context_width": 32,
+        "unet": UNET,
+        "diffusion": {"predict": "v", "variance": "learned", "objective": "hybrid"},
+        "sampling": {"steps": 2, "sampler": "ddim"},
     },
     "upsampler": {
-        "kind": "upsampler", "size": 64, "crop_fraction": 0.5, "degradation": "bsr", "unet": UPSAMPLER_UNET,
-        "diffusion": {"predict": "v"}, "sampling": {"steps": 2, "sampler": "ddim"},
+        "kind": "upsampler",
+        "size": 64,
+        "crop_fraction": 0.5,
+        "degradation": "bsr",
+        "unet": UPSAMPLER_UNET,
+        "diffusion": {"predict": "v"},
+        "sampling": {"steps": 2, "sampler": "ddim"},
     },
-}  # fmt: skip
+}
 
 
 def tree(kind: str, shards: str, clip: Path, **train_options: Any) -> dict[str, Any]:
@@ -48,7 +78,14 @@ def tree(kind: str, shards: str, clip: Path, **train_options: Any) -> dict[str, 
         "stage": STAGES[kind],
         "data": {"shards": shards, "batch": 4, "workers": 0, "shuffle": 10, "calibration": 8},
         "optim": {"lr": 0.001, "warmup": 2},
-        "train": {"steps": 4, "precision": "no", "save_every": 2, "sample_every": 0, "keep": 5, **train_options},
+        "train": {
+            "steps": 4,
+            "precision": "no",
+            "save_every": 2,
+            "sample_every": 0,
+            "keep": 5,
+            **train_options,
+        },
     }
 
 

@@ -22,8 +22,8 @@ def best_device() -> torch.device:
 def join_processes() -> PartialState:
     """This process among those that were launched together; the first thing to ask accelerate for.
 
-    On a machine without an accelerator they meet by gloo. Unless told so, accelerate takes each of them for the only one there,
-    and each would write over what the others write.
+    On a machine without an accelerator they meet by gloo. Unless told so, accelerate takes each of them for
+    the only one there, and each would write over what the others write.
     """
     from accelerate import PartialState  # half a second that a picture on one device need not wait for
     from accelerate.utils import parse_flag_from_env
@@ -32,7 +32,9 @@ def join_processes() -> PartialState:
 
 
 def quick_in_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 there. A CPU without instructions for it emulates, 10 to 100 times slower."""
+    """Whether bfloat16 is faster than float32 there. A CPU without instructions for it emulates, 10 to 100
+    times slower.
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -8,7 +8,8 @@
     ├── RequestError       a call that asks for something impossible
     └── Cancelled          the caller asked to stop
 
-The command line prints any of them as one line and exits with 1; everything else is a bug and shows its traceback.
+The command line prints any of them as one line and exits with 1; everything else is a bug and shows its
+traceback.
 """
 
 from __future__ import annotations

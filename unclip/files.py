@@ -41,10 +41,12 @@ def write_json(path: Path, tree: dict[str, Any]) -> None:
 
 @contextmanager
 def new_folder(folder: Path, *, replaces: str | None = None) -> Iterator[Path]:
-    """A temporary sibling to write into, renamed to `folder` on success; what was there before is then replaced.
+    """A temporary sibling to write into, renamed to `folder` on success; what was there before is then
+    replaced.
 
     Args:
-        replaces: a file by which a folder is known that may be replaced; others are kept, unless they are empty.
+        replaces: a file by which a folder is known that may be replaced; others are kept, unless they are
+            empty.
     """
     folder = folder.absolute()
     if (
@@ -83,15 +85,20 @@ def write_weights(state: dict[str, Tensor], path: Path) -> None:
         save_file(state, path)
     except SafetensorError as error:
         raise CheckpointError(f"{path}: cannot be written ({error})") from None
-    path.chmod(0o644)  # safetensors leaves files that only their owner may read; a model is there to be shared
+    path.chmod(
+        0o644
+    )  # safetensors leaves files that only their owner may read; a model is there to be shared
 
 
-def load_weights(module: nn.Module, path: Path, prefix: str = "", *, dtype: torch.dtype | None = torch.float32) -> None:
+def load_weights(
+    module: nn.Module, path: Path, prefix: str = "", *, dtype: torch.dtype | None = torch.float32
+) -> None:
     """Fills a module (on the meta device or not) from safetensors; every mismatch names its tensor.
 
     Args:
         prefix: taken off the file's tensor names.
-        dtype: of what is floating-point. None leaves all as it is stored: mapped, and read only when it is used.
+        dtype: of what is floating-point. None leaves all as it is stored: mapped, and read only when it is
+            used.
     """
     state = {name.removeprefix(prefix): tensor for name, tensor in read_weights(path).items()}
     wanted = module.state_dict()
@@ -100,19 +107,25 @@ def load_weights(module: nn.Module, path: Path, prefix: str = "", *, dtype: torc
             raise CheckpointError(f"{path}: tensor {name} is missing")
         if state[name].shape != tensor.shape:
             raise CheckpointError(
-                f"{path}: tensor {name} has shape {tuple(state[name].shape)}, its config.json asks for {tuple(tensor.shape)}"
+                f"{path}: tensor {name} has shape {tuple(state[name].shape)}, its config.json asks for "
+                f"{tuple(tensor.shape)}"
             )
     extra = sorted(set(state) - set(wanted))
     if extra:
-        raise CheckpointError(f"{path}: tensor {extra[0]} belongs to another architecture than its config.json")
-    module.load_state_dict({k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}, assign=True)
+        raise CheckpointError(
+            f"{path}: tensor {extra[0]} belongs to another architecture than its config.json"
+        )
+    module.load_state_dict(
+        {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}, assign=True
+    )
 
 
 def place_weights(module: nn.Module, path: Path, placed: Callable[[str, Tensor], Tensor]) -> None:
-    """Fills a module again from the file that it was loaded from, tensors moved, converted or laid out anew by `placed`.
+    """Fills a module again from the file that it was loaded from, tensors moved, converted or laid out anew
+    by `placed`.
 
-    Each tensor has a map of its own, which is gone when a copy of it is made. Pages of one map of the whole file would
-    stay in memory until the last copy, and the weights be there twice.
+    Each tensor has a map of its own, which is gone when a copy of it is made. Pages of one map of the whole
+    file would stay in memory until the last copy, and the weights be there twice.
     """
     state = {}
     try:
@@ -127,7 +140,9 @@ def place_weights(module: nn.Module, path: Path, placed: Callable[[str, Tensor],
 
 
 def current_name(name: str) -> str:
-    """The name that a tensor has today; version 0.1.0 called the first and last layers `enter` and `leave`."""
+    """The name that a tensor has today; version 0.1.0 called the first and last layers `enter` and
+    `leave`.
+    """
     name = re.sub(r"\b(unet|expert)\.enter\.", r"\1.conv_in.", name)
     name = re.sub(r"\b(unet|expert)\.leave\.", r"\1.conv_out.", name)
     return re.sub(r"\bnetwork\.leave\.", "network.out_proj.", name)

@@ -41,14 +41,16 @@ def open_picture(source: Path | BinaryIO) -> Image.Image:
 
 
 def plain(image: Image.Image) -> Image.Image:
-    """The picture as 8-bit RGB, or RGBA where some of it is transparent, turned as its EXIF says; of a film, the first frame.
+    """The picture as 8-bit RGB, or RGBA where some of it is transparent, turned as its EXIF says; of a film,
+    the first frame.
 
     Raises:
         RequestError: smaller than 8 pixels or larger than 64 megapixels.
     """
     if min(image.size) < SMALLEST or image.width * image.height > LARGEST:
         raise RequestError(
-            f"{image.width} × {image.height} pixels; pictures from {SMALLEST} × {SMALLEST} to 64 megapixels can be used"
+            f"{image.width} × {image.height} pixels; pictures from {SMALLEST} × {SMALLEST} to 64 megapixels "
+            "can be used"
         )
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
@@ -77,7 +79,9 @@ def centre_square(image: Image.Image) -> Image.Image:
 
 
 def to_bytes(image: Image.Image) -> Tensor:
-    """A picture as uint8 [H, W, 3]: a quarter of what its numbers take, on the way from one process to another."""
+    """A picture as uint8 [H, W, 3]: a quarter of what its numbers take, on the way from one process to
+    another.
+    """
     return torch.from_numpy(np.array(image if image.mode == "RGB" else image.convert("RGB")))
 
 
@@ -96,7 +100,8 @@ def to_pil(image: Tensor, *, marked: bool = False, painted: Tensor | None = None
 
     Args:
         marked: with the invisible watermark, for pictures that a model made.
-        painted: True where the model did, [H, W], if it did not make all of it; the mark leaves the other pixels alone.
+        painted: True where the model did, [H, W], if it did not make all of it; the mark leaves the other
+            pixels alone.
     """
     pixels = ((image.detach().float().clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).cpu().numpy()
     # The mark goes in before the one rounding: a picture and its twin from a batch stay within 1/255.
@@ -122,8 +127,15 @@ def resize(images: Tensor, size: int) -> Tensor:
 def lanczos(images: Tensor, size: int) -> Tensor:
     """[B, 3, H, W] → [B, 3, size, size] by Lanczos's window of three lobes, in float32, kept in [−1, 1]."""
     wide = images.float().cpu().flatten(0, 1).numpy()
-    planes = [np.asarray(Image.fromarray(plane).resize((size, size), Image.Resampling.LANCZOS)) for plane in wide]
-    return torch.from_numpy(np.stack(planes)).reshape(*images.shape[:2], size, size).clamp(-1, 1).to(images.device)
+    planes = [
+        np.asarray(Image.fromarray(plane).resize((size, size), Image.Resampling.LANCZOS)) for plane in wide
+    ]
+    return (
+        torch.from_numpy(np.stack(planes))
+        .reshape(*images.shape[:2], size, size)
+        .clamp(-1, 1)
+        .to(images.device)
+    )
 
 
 def grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 4) -> Image.Image:
@@ -140,13 +152,20 @@ def grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 4
 def check_animation(path: Path) -> None:
     """Finds out before the work whether such a film can be written: MP4 needs the program ffmpeg."""
     if path.suffix.lower() == ".mp4" and shutil.which("ffmpeg") is None:
-        raise RequestError(f"{path}: MP4 is written by ffmpeg, which is not installed; .gif and .webp need nothing")
+        raise RequestError(
+            f"{path}: MP4 is written by ffmpeg, which is not installed; .gif and .webp need nothing"
+        )
 
 
 def save_animation(
-    images: Sequence[Image.Image], path: Path, *, bounce: bool = False, rate: int = 12,
-    settings: Mapping[str, Any] | None = None, source: metadata.Source | None = None,
-) -> None:  # fmt: skip
+    images: Sequence[Image.Image],
+    path: Path,
+    *,
+    bounce: bool = False,
+    rate: int = 12,
+    settings: Mapping[str, Any] | None = None,
+    source: metadata.Source | None = None,
+) -> None:
     """Writes a GIF, WebP or MP4 by the path's suffix, whole or not at all.
 
     Args:
@@ -164,9 +183,13 @@ def save_animation(
         else:
             text = json.dumps(settings, ensure_ascii=False) if settings else None
             about: dict[str, Any] = (
-                {"xmp": metadata.xmp_packet(source, text).encode()} if path.suffix.lower() == ".webp" and source else {}
+                {"xmp": metadata.xmp_packet(source, text).encode()}
+                if path.suffix.lower() == ".webp" and source
+                else {}
             )
-            film[0].save(temporary, save_all=True, append_images=film[1:], duration=round(1000 / rate), loop=0, **about)
+            film[0].save(
+                temporary, save_all=True, append_images=film[1:], duration=round(1000 / rate), loop=0, **about
+            )
         temporary.replace(path)
     except (OSError, subprocess.CalledProcessError) as error:
         raise RequestError(f"{path}: cannot be written ({error})") from None
@@ -188,7 +211,11 @@ def save_png(image: Image.Image, path: Path, settings: Mapping[str, Any] | None 
 
 
 def save_picture(
-    image: Image.Image, path: Path, *, settings: Mapping[str, Any] | None = None, source: metadata.Source | None = None
+    image: Image.Image,
+    path: Path,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    source: metadata.Source | None = None,
 ) -> None:
     """Writes a picture whole or not at all, in the format that its name asks for.
 

@@ -1,4 +1,5 @@
-"""mkdocs hook: generates the reference from the package while the site is built, so that it cannot be out of date.
+"""mkdocs hook: generates the reference from the package while the site is built, so that it cannot be out of
+date.
 
 A page asks for a part with one of these lines:
 
@@ -46,7 +47,9 @@ def _command(command: click.Command, name: str, parent: click.Context | None, le
     context = click.Context(command, info_name=name, parent=parent)
     yield f"{'#' * level} {context.command_path}\n\n{help_text(command)}"
     yield f"```text\n{' '.join([context.command_path, *command.collect_usage_pieces(context)])}\n```"
-    records = [record for parameter in command.get_params(context) if (record := parameter.get_help_record(context))]
+    records = [
+        record for parameter in command.get_params(context) if (record := parameter.get_help_record(context))
+    ]
     rows = [f"| {names(record[0])} | {cell(record[1])} |" for record in records if "--help" not in record[0]]
     if rows:
         yield "\n".join(["| option | meaning |", "| --- | --- |", *rows])
@@ -56,7 +59,9 @@ def _command(command: click.Command, name: str, parent: click.Context | None, le
 
 
 def help_text(command: click.Command) -> str:
-    """The help of a command as Markdown: what click leaves unwrapped (after a backspace) is a block of code."""
+    """The help of a command as Markdown: what click leaves unwrapped (after a backspace) is a block of
+    code.
+    """
     paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
     return "\n\n".join(f"```sh\n{p[2:]}\n```" if p.startswith("\b\n") else p for p in paragraphs)
 
@@ -75,9 +80,13 @@ def api(package: str) -> str:
 def modules(package: str) -> str:
     """Directives for mkdocstrings: the package, then each of its public modules."""
     home = importlib.import_module(package)
-    names = sorted(module.name for module in pkgutil.iter_modules(home.__path__) if not module.name.startswith("_"))
+    names = sorted(
+        module.name for module in pkgutil.iter_modules(home.__path__) if not module.name.startswith("_")
+    )
     options = "    options: {show_root_full_path: true}"
-    return "\n\n".join(f"::: {name}\n{options}" for name in [package, *(f"{package}.{name}" for name in names)])
+    return "\n\n".join(
+        f"::: {name}\n{options}" for name in [package, *(f"{package}.{name}" for name in names)]
+    )
 
 
 def config(part: str) -> str:
@@ -93,7 +102,10 @@ def stage_kinds() -> dict[str, type[StageConfig]]:
     """The config of every kind of stage in the package."""
     import unclip.stages
 
-    homes = (importlib.import_module(f"unclip.stages.{m.name}") for m in pkgutil.iter_modules(unclip.stages.__path__))
+    homes = (
+        importlib.import_module(f"unclip.stages.{m.name}")
+        for m in pkgutil.iter_modules(unclip.stages.__path__)
+    )
     found = {home.__name__.rpartition(".")[2]: home.STAGE.Config for home in homes if hasattr(home, "STAGE")}
     return dict(sorted(found.items()))
 
@@ -109,7 +121,9 @@ def _stages() -> Iterator[str]:
 
 
 def sections(pending: list[tuple[str, type[Config]]], shown: set[type[Config]]) -> Iterator[str]:
-    """A section for each configuration class, and then for those that it nests; `stage` has a page part of its own."""
+    """A section for each configuration class, and then for those that it nests; `stage` has a page part of
+    its own.
+    """
     while pending:
         key, cls = pending.pop(0)
         if cls in shown or cls is StageConfig:
@@ -190,21 +204,27 @@ def _name(annotation: object) -> str:
         return "null"
     if inspect.isclass(annotation) and issubclass(annotation, Config):
         return (
-            "a stage, by its `kind`" if annotation is StageConfig else f"[{annotation.__name__}](#{anchor(annotation)})"
+            "a stage, by its `kind`"
+            if annotation is StageConfig
+            else f"[{annotation.__name__}](#{anchor(annotation)})"
         )
     plain = {int: "integer", float: "number", str: "text", bool: "true or false"}
     return plain.get(annotation, getattr(annotation, "__name__", str(annotation)))  # type: ignore[call-overload, no-any-return]
 
 
 def default(field: FieldInfo) -> str:
-    """A field's default as YAML writes it; of a nested block, the keys that differ from that block's own defaults."""
+    """A field's default as YAML writes it; of a nested block, the keys that differ from that block's own
+    defaults.
+    """
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
     if isinstance(value, Config):
         changed = value.model_dump(mode="json", exclude_defaults=True)
         return (
-            f"`{{{', '.join(f'{name}: {plain(item)}' for name, item in changed.items())}}}`" if changed else "its own"
+            f"`{{{', '.join(f'{name}: {plain(item)}' for name, item in changed.items())}}}`"
+            if changed
+            else "its own"
         )
     return f"`{plain(value)}`"
 

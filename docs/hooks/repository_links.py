@@ -1,8 +1,8 @@
 """mkdocs hook: links from pages to files of the repository, and formulas as MathML.
 
-In the repository a page may link to any file of it (`../../unclip/…`). The site holds the pages only: there such a link
-leads to `repo_url` if mkdocs.yml names one, and is plain text otherwise. A link to a file that does not exist is a
-warning, which `mkdocs build --strict` makes an error.
+In the repository a page may link to any file of it (`../../unclip/…`). The site holds the pages only: there
+such a link leads to `repo_url` if mkdocs.yml names one, and is plain text otherwise. A link to a file that
+does not exist is a warning, which `mkdocs build --strict` makes an error.
 """
 
 from __future__ import annotations

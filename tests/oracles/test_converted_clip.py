@@ -1,4 +1,6 @@
-"""A converted model's text encoder beside transformers', which wrote it: the same ids, the same states, the same z_t."""
+"""A converted model's text encoder beside transformers', which wrote it: the same ids, the same states, the
+same z_t.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,22 @@ transformers = pytest.importorskip("transformers")
 
 CONTEXT, EMBED = 20, 24
 CAPTIONS = [
-    "a shiba inu wearing a beret and black turtleneck", "", "  Two\tCATS,\n3.5 hats -- don't they'll ", "é é Ünïcödé ß İ",
-    "日本語 emoji 🦊🎩 👩‍👩‍👧", "a <|endoftext|> inside", "word " * 40, "x" * 300, "½ ② Ⅷ a_b-c/d 'S",
-]  # fmt: skip
+    "a shiba inu wearing a beret and black turtleneck",
+    "",
+    "  Two\tCATS,\n3.5 hats -- don't they'll ",
+    "é é Ünïcödé ß İ",
+    "日本語 emoji 🦊🎩 👩‍👩‍👧",
+    "a <|endoftext|> inside",
+    "word " * 40,
+    "x" * 300,
+    "½ ② Ⅷ a_b-c/d 'S",
+]
 
 
 def written(folder: Path, activation: str, merges: int = 48_894) -> Path:
-    """A random text encoder, over CLIP's whole vocabulary or the first of it, in the layout of the Hub's repositories."""
+    """A random text encoder, over CLIP's whole vocabulary or the first of it, in the layout of the Hub's
+    repositories.
+    """
     words = folder / "tokenizer"
     words.mkdir(parents=True)
     source = tokenizer_with(merges, CONTEXT)
@@ -39,11 +50,19 @@ def written(folder: Path, activation: str, merges: int = 48_894) -> Path:
     (words / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in source.bpe_ranks))
     (words / "tokenizer_config.json").write_text(json.dumps({"model_max_length": CONTEXT}))
     torch.manual_seed(0)
-    model = transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(
-        hidden_size=32, intermediate_size=128, projection_dim=EMBED, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=CONTEXT, hidden_act=activation, vocab_size=source.vocab_size,
-        eos_token_id=2,  # as Karlo's says: the mark at the end is then the largest id
-    ))  # fmt: skip
+    model = transformers.CLIPTextModelWithProjection(
+        transformers.CLIPTextConfig(
+            hidden_size=32,
+            intermediate_size=128,
+            projection_dim=EMBED,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=CONTEXT,
+            hidden_act=activation,
+            vocab_size=source.vocab_size,
+            eos_token_id=2,  # as Karlo's says: the mark at the end is then the largest id
+        )
+    )
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape)
     model.save_pretrained(folder / "text_encoder")
@@ -104,7 +123,10 @@ def test_what_is_cut_is_told_in_the_captions_own_words(clip: Any) -> None:
     words = [f"Word{i}" for i in range(12)]
     read, lost = clip.truncate(" ".join(words))
     assert f"{read} {lost}".split() == words
-    assert clip.encode_text([read]).ids[0, :-1].tolist() == clip.encode_text([" ".join(words)]).ids[0, :-1].tolist()
+    assert (
+        clip.encode_text([read]).ids[0, :-1].tolist()
+        == clip.encode_text([" ".join(words)]).ids[0, :-1].tolist()
+    )
     assert clip.encode_text(["a"]).ids.shape == (1, 3)  # asking what is cut leaves no trace
 
 

@@ -1,4 +1,6 @@
-"""Our samplers step by step beside diffusers' schedulers, on the same tables, times, model outputs and noise."""
+"""Our samplers step by step beside diffusers' schedulers, on the same tables, times, model outputs and
+noise.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,9 @@ def test_grid_is_unclips(steps: int) -> None:
 @pytest.mark.parametrize("clamp", [None, 1.0])
 def test_ddim(predict: str, eta: float, schedule: str, clamp: float | None) -> None:
     steps = 20
-    times = list(range(999, -1, -1000 // steps))  # their "trailing" spacing: the previous time is one stride below
+    times = list(
+        range(999, -1, -1000 // steps)
+    )  # their "trailing" spacing: the previous time is one stride below
     scheduler = in_double(
         schedulers.DDIMScheduler(prediction_type=PREDICTION[predict], clip_sample=clamp is not None), schedule
     )
@@ -85,7 +89,12 @@ def test_ddim(predict: str, eta: float, schedule: str, clamp: float | None) -> N
     for step in ours("ddim", DiffusionConfig(schedule=schedule, predict=predict, clamp=clamp), times, eta):
         fresh = noise(x) if eta and step.t != times[-1] else torch.zeros_like(x)
         theirs = scheduler.step(
-            output_at(x, step.t), step.t, x, eta=eta, variance_noise=fresh, use_clipped_model_output=clamp is not None
+            output_at(x, step.t),
+            step.t,
+            x,
+            eta=eta,
+            variance_noise=fresh,
+            use_clipped_model_output=clamp is not None,
         )
         x = theirs.prev_sample
         torch.testing.assert_close(step.x0, theirs.pred_original_sample, **EXACT)
@@ -101,7 +110,9 @@ def test_ddim(predict: str, eta: float, schedule: str, clamp: float | None) -> N
 def test_ddpm(variance: str, theirs: str, predict: str, steps: int) -> None:
     config = DiffusionConfig(schedule="linear", predict=predict, variance=variance)
     times = Diffusion(config).schedule.grid(steps)
-    scheduler = in_double(schedulers.DDPMScheduler(variance_type=theirs, prediction_type=PREDICTION[predict]), "linear")
+    scheduler = in_double(
+        schedulers.DDPMScheduler(variance_type=theirs, prediction_type=PREDICTION[predict]), "linear"
+    )
     scheduler.set_timesteps(timesteps=times)
     x, generator = start(), torch.Generator().manual_seed(3)
     for step in ours("ddpm", config, times):
@@ -111,14 +122,18 @@ def test_ddpm(variance: str, theirs: str, predict: str, steps: int) -> None:
         torch.testing.assert_close(step.x, x, **EXACT)
 
 
-@pytest.mark.parametrize(("variance", "theirs"), [("fixed_small", "fixed_small_log"), ("learned", "learned_range")])
+@pytest.mark.parametrize(
+    ("variance", "theirs"), [("fixed_small", "fixed_small_log"), ("learned", "learned_range")]
+)
 @pytest.mark.parametrize("predict", ["eps", "x0"])
 @pytest.mark.parametrize("steps", [7, 25, 50])
 def test_karlos_sampler(variance: str, theirs: str, predict: str, steps: int) -> None:
     config = DiffusionConfig(predict=predict, variance=variance, clamp=5.0)
     times = Diffusion(config).schedule.grid(steps)
     scheduler = in_double(
-        schedulers.UnCLIPScheduler(variance_type=theirs, prediction_type=PREDICTION[predict], clip_sample_range=5.0),
+        schedulers.UnCLIPScheduler(
+            variance_type=theirs, prediction_type=PREDICTION[predict], clip_sample_range=5.0
+        ),
         "cosine",
     )
     x, generator = start(), torch.Generator().manual_seed(3)
@@ -128,16 +143,22 @@ def test_karlos_sampler(variance: str, theirs: str, predict: str, steps: int) ->
         torch.testing.assert_close(step.x, x, **EXACT)
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' own, of numpy 2
+@pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # diffusers' own, of numpy 2
 @pytest.mark.parametrize("predict", ["eps", "x0", "v"])
 @pytest.mark.parametrize("steps", [5, 10, 25])
 def test_dpm_solver(predict: str, steps: int) -> None:
     config = DiffusionConfig(schedule="linear", predict=predict, clamp=None)
     times = Diffusion(config).schedule.grid(steps)
     scheduler = schedulers.DPMSolverMultistepScheduler(
-        algorithm_type="dpmsolver++", solver_order=2, solver_type="midpoint", final_sigmas_type="zero",
-        prediction_type=PREDICTION[predict], trained_betas=BETAS["linear"](1000).numpy(),
-    )  # fmt: skip
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        solver_type="midpoint",
+        final_sigmas_type="zero",
+        prediction_type=PREDICTION[predict],
+        trained_betas=BETAS["linear"](1000).numpy(),
+    )
     scheduler.set_timesteps(timesteps=times)
     assert scheduler.timesteps.tolist() == times
     x = start()
@@ -158,7 +179,10 @@ def test_unipc(predict: str, steps: int) -> None:
     in_double(scheduler, "linear")
     scheduler.set_timesteps(steps)
     sigmas = [((1 - a) / a) ** 0.5 for a in scheduler.alphas_cumprod[times].tolist()]
-    scheduler.timesteps, scheduler.sigmas = torch.tensor(times), torch.tensor([*sigmas, 0.0], dtype=torch.float64)
+    scheduler.timesteps, scheduler.sigmas = (
+        torch.tensor(times),
+        torch.tensor([*sigmas, 0.0], dtype=torch.float64),
+    )
     x = start()
     for step in ours("unipc", config, times):
         x = scheduler.step(output_at(x, step.t), step.t, x).prev_sample

@@ -1,4 +1,6 @@
-"""Karlo in small: diffusers' own modules with random weights, saved by diffusers, converted, and run side by side."""
+"""Karlo in small: diffusers' own modules with random weights, saved by diffusers, converted, and run side by
+side.
+"""
 
 from __future__ import annotations
 
@@ -58,28 +60,48 @@ def tokenizer(folder: Path) -> Any:
 
 def text_config(end: int) -> Any:
     return transformers.CLIPTextConfig(
-        vocab_size=end + 1, hidden_size=WIDTH, intermediate_size=64, projection_dim=WIDTH, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=CONTEXT, bos_token_id=end - 1, eos_token_id=end, pad_token_id=end,
-    )  # fmt: skip
+        vocab_size=end + 1,
+        hidden_size=WIDTH,
+        intermediate_size=64,
+        projection_dim=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=CONTEXT,
+        bos_token_id=end - 1,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
 
 
 def decoder() -> Any:
     return diffusers.UNet2DConditionModel(
-        sample_size=LOW, in_channels=3, out_channels=6, layers_per_block=2, block_out_channels=(32, 64),
+        sample_size=LOW,
+        in_channels=3,
+        out_channels=6,
+        layers_per_block=2,
+        block_out_channels=(32, 64),
         down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
         mid_block_type="UNetMidBlock2DSimpleCrossAttn",
         up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-        cross_attention_dim=48, class_embed_type="identity", attention_head_dim=16,
+        cross_attention_dim=48,
+        class_embed_type="identity",
+        attention_head_dim=16,
         resnet_time_scale_shift="scale_shift",
-    )  # fmt: skip
+    )
 
 
 def upsampler() -> Any:
     return diffusers.UNet2DModel(
-        sample_size=HIGH, in_channels=6, out_channels=3, layers_per_block=2, block_out_channels=(32, 64),
-        down_block_types=("ResnetDownsampleBlock2D",) * 2, up_block_types=("ResnetUpsampleBlock2D",) * 2,
-        add_attention=False, resnet_time_scale_shift="default",
-    )  # fmt: skip
+        sample_size=HIGH,
+        in_channels=6,
+        out_channels=3,
+        layers_per_block=2,
+        block_out_channels=(32, 64),
+        down_block_types=("ResnetDownsampleBlock2D",) * 2,
+        up_block_types=("ResnetUpsampleBlock2D",) * 2,
+        add_attention=False,
+        resnet_time_scale_shift="default",
+    )
 
 
 def scheduler(variance: str, predict: str, bound: float) -> Any:
@@ -99,20 +121,29 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         pipe = diffusers.UnCLIPPipeline(
-            prior=seeded(diffusers.PriorTransformer(
-                num_attention_heads=2, attention_head_dim=16, num_layers=2, embedding_dim=WIDTH, num_embeddings=CONTEXT,
-                additional_embeddings=4,
-            ), 1),
+            prior=seeded(
+                diffusers.PriorTransformer(
+                    num_attention_heads=2,
+                    attention_head_dim=16,
+                    num_layers=2,
+                    embedding_dim=WIDTH,
+                    num_embeddings=CONTEXT,
+                    additional_embeddings=4,
+                ),
+                1,
+            ),
             text_encoder=seeded(transformers.CLIPTextModelWithProjection(text_config(words.eos_token_id)), 2),
             decoder=seeded(decoder(), 3),
-            text_proj=seeded(UnCLIPTextProjModel(
-                clip_embeddings_dim=WIDTH, time_embed_dim=128, cross_attention_dim=48
-            ), 4),
-            super_res_first=seeded(upsampler(), 5), super_res_last=seeded(upsampler(), 6), tokenizer=words,
+            text_proj=seeded(
+                UnCLIPTextProjModel(clip_embeddings_dim=WIDTH, time_embed_dim=128, cross_attention_dim=48), 4
+            ),
+            super_res_first=seeded(upsampler(), 5),
+            super_res_last=seeded(upsampler(), 6),
+            tokenizer=words,
             prior_scheduler=scheduler("fixed_small_log", "sample", 5.0),
             decoder_scheduler=scheduler("learned_range", "epsilon", 1.0),
             super_res_scheduler=scheduler("fixed_small_log", "epsilon", 1.0),
-        )  # fmt: skip
+        )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -124,16 +155,22 @@ def varying(theirs: Any) -> Any:
         torch.manual_seed(0)
         vision = transformers.CLIPVisionModelWithProjection(
             transformers.CLIPVisionConfig(
-                hidden_size=32, intermediate_size=64, projection_dim=WIDTH, num_hidden_layers=2, num_attention_heads=2,
-                image_size=32, patch_size=8,
+                hidden_size=32,
+                intermediate_size=64,
+                projection_dim=WIDTH,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                image_size=32,
+                patch_size=8,
             )
-        )  # fmt: skip
+        )
     shared = ("decoder", "text_encoder", "tokenizer", "text_proj", "super_res_first", "super_res_last")
     parts = {name: getattr(theirs, name) for name in (*shared, "decoder_scheduler", "super_res_scheduler")}
     pipe = diffusers.UnCLIPImageVariationPipeline(
-        **parts, image_encoder=seeded(vision, 7),
+        **parts,
+        image_encoder=seeded(vision, 7),
         feature_extractor=transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32),
-    )  # fmt: skip
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -198,13 +235,21 @@ def test_decoder_and_its_projection(theirs: Any, ours: Pipeline) -> None:
     text = ours.clip.encode_text(PROMPTS)
     x, z_i = draw(2, 3, LOW, LOW), draw(2, WIDTH)
     context, embed = theirs.text_proj(
-        image_embeddings=z_i, prompt_embeds=text.embed, text_encoder_hidden_states=text.tokens,
+        image_embeddings=z_i,
+        prompt_embeds=text.embed,
+        text_encoder_hidden_states=text.tokens,
         do_classifier_free_guidance=False,
-    )  # fmt: skip
+    )
     mask = torch.nn.functional.pad(text.mask, (4, 0), value=True)
     for t in (999, 416, 0):
         out = theirs.decoder(x, t, context, class_labels=embed, attention_mask=mask).sample
-        cond = {"image_embed": z_i, "text_embed": text.embed, "ids": text.ids, "tokens": text.tokens, "mask": text.mask}
+        cond = {
+            "image_embed": z_i,
+            "text_embed": text.embed,
+            "ids": text.ids,
+            "tokens": text.tokens,
+            "mask": text.mask,
+        }
         assert_near(ours.decoder.network(x, torch.full((2,), t), **cond), out)
 
 
@@ -222,11 +267,15 @@ SHAPES = {"prior": (WIDTH,), "decoder": (3, LOW, LOW), f"upsampler-{HIGH}": (3, 
 
 
 def same_noise(seeds: list[int], monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
-    """What our walks from these seeds start with, by role; diffusers' schedulers are then given the rest of it."""
+    """What our walks from these seeds start with, by role; diffusers' schedulers are then given the rest of
+    it.
+    """
     noise = {role: SeededNoise(seeds, role) for role in STEPS}
     by_shape = {(len(seeds), *shape): noise[role] for role, shape in SHAPES.items()}
     monkeypatch.setattr(
-        scheduling_unclip, "randn_tensor", lambda shape, **_: by_shape[tuple(shape)](torch.empty(shape)).double()
+        scheduling_unclip,
+        "randn_tensor",
+        lambda shape, **_: by_shape[tuple(shape)](torch.empty(shape)).double(),
     )
     return {role: noise[role](torch.empty(len(seeds), *shape)).double() for role, shape in SHAPES.items()}
 
@@ -249,9 +298,13 @@ def test_pictures_are_theirs(
     seeds = [3, 8]
     latents = same_noise(seeds, monkeypatch)
     expected = exact(
-        PROMPTS, prior_latents=latents["prior"], decoder_latents=latents["decoder"],
-        super_res_latents=latents[f"upsampler-{HIGH}"], prior_guidance_scale=prior, decoder_guidance_scale=decoder,
-    ).images  # fmt: skip
+        PROMPTS,
+        prior_latents=latents["prior"],
+        decoder_latents=latents["decoder"],
+        super_res_latents=latents[f"upsampler-{HIGH}"],
+        prior_guidance_scale=prior,
+        decoder_guidance_scale=decoder,
+    ).images
     options = {"prior": {"guidance": prior}, "decoder": {"guidance": decoder}}
     made = ours.generate(PROMPTS, seeds=seeds, options=options, watermark=False)
     assert {role: used["steps"] for role, used in made.settings[0]["stages"].items()} == STEPS
@@ -259,7 +312,9 @@ def test_pictures_are_theirs(
 
 
 @pytest.mark.parametrize("guidance", [8.0, 1.0])
-def test_variations_are_theirs(varying: Any, tmp_path: Path, guidance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variations_are_theirs(
+    varying: Any, tmp_path: Path, guidance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     varying.save_pretrained(tmp_path / "theirs")
     convert(tmp_path / "theirs", tmp_path / "ours")
     exact = copy.deepcopy(varying).to(dtype=torch.float64)
@@ -267,11 +322,15 @@ def test_variations_are_theirs(varying: Any, tmp_path: Path, guidance: float, mo
     seeds = [3, 8]
     latents = same_noise(seeds, monkeypatch)
     rows = torch.linspace(0, 255, 32).byte().numpy()
-    pictures = [Image.fromarray(np.stack(np.broadcast_arrays(rows, rows[:, None], k), -1)) for k in np.uint8([9, 200])]
+    pictures = [
+        Image.fromarray(np.stack(np.broadcast_arrays(rows, rows[:, None], k), -1)) for k in np.uint8([9, 200])
+    ]
     expected = exact(
-        pictures, decoder_latents=latents["decoder"], super_res_latents=latents[f"upsampler-{HIGH}"],
+        pictures,
+        decoder_latents=latents["decoder"],
+        super_res_latents=latents[f"upsampler-{HIGH}"],
         decoder_guidance_scale=guidance,
-    ).images  # fmt: skip
+    ).images
     made = ours.vary(pictures, fresh_noise=True, seed=seeds, options={"decoder": {"guidance": guidance}})
     assert_same_pictures(made.images, expected)
 
@@ -317,7 +376,9 @@ def test_a_folder_of_diffusers_is_converted_once(
     again = Pipeline.from_pretrained(str(karlo), device="cpu")
     assert (again.folder / "model_index.json").stat().st_mtime_ns == written
     assert again.clip.identity == ours.clip.identity
-    options = {role: {"steps": 1} for role in ("prior", "decoder", f"upsampler-{HIGH}")}  # theirs divides by zero
+    options = {
+        role: {"steps": 1} for role in ("prior", "decoder", f"upsampler-{HIGH}")
+    }  # theirs divides by zero
     assert first.generate("a hat", seed=1, options=options).images[0].size == (HIGH, HIGH)
 
 
@@ -330,7 +391,10 @@ def test_the_repository_of_variations_has_no_prior(varying: Any, tmp_path: Path)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     images = draw(2, 3, 32, 32).tanh()
     with torch.inference_mode():
-        assert_near(ours.clip.encode_image(images), varying.image_encoder(((images + 1) / 2 - mean) / std).image_embeds)
+        assert_near(
+            ours.clip.encode_image(images),
+            varying.image_encoder(((images + 1) / 2 - mean) / std).image_embeds,
+        )
     ours.save_pretrained(tmp_path / "saved")
     assert Pipeline.from_pretrained(str(tmp_path / "saved"), device="cpu").prior is None
 
@@ -338,8 +402,10 @@ def test_the_repository_of_variations_has_no_prior(varying: Any, tmp_path: Path)
 # --- what theirs cannot do ---
 
 FEW: dict[str, dict[str, Any]] = {
-    "prior": {"steps": 3}, "decoder": {"steps": 3, "sampler": "unipc"}, f"upsampler-{HIGH}": {"steps": 2},
-}  # fmt: skip
+    "prior": {"steps": 3},
+    "decoder": {"steps": 3, "sampler": "unipc"},
+    f"upsampler-{HIGH}": {"steps": 2},
+}
 
 
 def test_every_step_can_be_looked_at_and_be_the_last(ours: Pipeline) -> None:
@@ -359,12 +425,16 @@ def test_every_step_can_be_looked_at_and_be_the_last(ours: Pipeline) -> None:
     stop = ("", 0)
     seen.clear()
     ours.generate("a hat", seed=1, options=FEW, on_step=look)
-    assert {role: len(shapes) for role, shapes in seen.items()} == {role: used["steps"] for role, used in FEW.items()}
+    assert {role: len(shapes) for role, shapes in seen.items()} == {
+        role: used["steps"] for role, used in FEW.items()
+    }
     assert seen[f"upsampler-{HIGH}"][0] == (1, 3, HIGH, HIGH)
 
 
 def test_negative_prompts_lead_away(ours: Pipeline) -> None:
-    plain, away = (ours.generate("a hat", seed=1, negative=n, options=FEW).image_embeds for n in ("", "a red fox"))
+    plain, away = (
+        ours.generate("a hat", seed=1, negative=n, options=FEW).image_embeds for n in ("", "a red fox")
+    )
     assert (plain - away).abs().max() > 1e-3
     unguided = {role: {**used, "guidance": 1} for role, used in FEW.items()}
     plain, away = (ours.generate("a hat", seed=1, negative=n, options=unguided) for n in ("", "a red fox"))
@@ -385,7 +455,9 @@ def test_of_several_embeddings_the_nearest_to_the_caption_is_kept(ours: Pipeline
 
 
 def test_a_seed_is_a_pictures_own(converted: Path) -> None:
-    ours = Pipeline.from_pretrained(str(converted), device="cpu", dtype=torch.float64)  # see test_pictures_are_theirs
+    ours = Pipeline.from_pretrained(
+        str(converted), device="cpu", dtype=torch.float64
+    )  # see test_pictures_are_theirs
     both = ours.generate(PROMPTS, seeds=[3, 8], options=FEW, watermark=False)
     alone = ours.generate(PROMPTS[1], seed=8, options=FEW, watermark=False)
     assert_same_pictures(alone.images, both.images[1:])
@@ -393,7 +465,9 @@ def test_a_seed_is_a_pictures_own(converted: Path) -> None:
 
 @pytest.mark.parametrize(("dtype", "levels"), [(torch.float16, 0.1), (torch.bfloat16, 1.0)])
 def test_the_last_step_is_safe_in_half_precision(converted: Path, dtype: torch.dtype, levels: float) -> None:
-    """At t = 0 sigma is 0.006: what is to move a pixel there must be an eps of 10 to 50, as Karlo's expert says."""
+    """At t = 0 sigma is 0.006: what is to move a pixel there must be an eps of 10 to 50, as Karlo's expert
+    says.
+    """
     made = []
     for precision in (torch.float32, dtype):
         stage = load_stage(converted / f"upsampler-{HIGH}")
@@ -408,7 +482,9 @@ def test_the_last_step_is_safe_in_half_precision(converted: Path, dtype: torch.d
     exact, half = made
     assert exact.eps.abs().max() > 10 and half.x0.dtype == torch.float32
     assert ((exact.x0 - x).abs() * 127.5).max() > 5  # it does move them
-    print("RMS", (half.x0 - exact.x0).square().mean().sqrt() * 127.5, (half.x0 - exact.x0).abs().max() * 127.5)
+    print(
+        "RMS", (half.x0 - exact.x0).square().mean().sqrt() * 127.5, (half.x0 - exact.x0).abs().max() * 127.5
+    )
     assert (half.x0 - exact.x0).square().mean().sqrt() * 127.5 < levels
 
 
@@ -425,7 +501,9 @@ def test_karlo_runs_in_bfloat16_where_that_is_quick(
     assert settings.get("dtype") == ("bfloat16" if native else None)
     if native:
         for asked in ({"dtype": torch.float32}, {"revision": None}):
-            exact = Pipeline.from_pretrained(str(karlo if "dtype" in asked else converted), device="cpu", **asked)
+            exact = Pipeline.from_pretrained(
+                str(karlo if "dtype" in asked else converted), device="cpu", **asked
+            )
             assert next(exact.decoder.network.parameters()).dtype == torch.float32  # as asked; with --parity
 
 
@@ -532,7 +610,11 @@ def test_diffusers_networks_run_by_themselves_and_together_draw_the_same(
         Pipeline.from_pretrained(str(parts / part), device="cpu", dtype=torch.float32)
         for part in ("prior", "decoder", "super_res_first")
     )
-    assert [list(one.stages) for one in (prior, decoder, upsampler)] == [["prior"], ["decoder"], [f"upsampler-{HIGH}"]]
+    assert [list(one.stages) for one in (prior, decoder, upsampler)] == [
+        ["prior"],
+        ["decoder"],
+        [f"upsampler-{HIGH}"],
+    ]
     assert prior.clip.identity == decoder.clip.identity == ours.clip.identity
     whole = Pipeline.from_pretrained(str(karlo), device="cpu", dtype=torch.float32)
     made = whole.generate("a hat", seed=4, options=steps, keep_stages=True)
@@ -540,7 +622,10 @@ def test_diffusers_networks_run_by_themselves_and_together_draw_the_same(
     drawn = decoder.decode(z_i, "a hat", seed=4, options=few["decoder"])
     assert torch.equal(z_i, made.image_embeds)
     assert drawn.images[0].tobytes() == made.stages[LOW][0].tobytes()
-    assert decoder.vary(drawn.images[0], fresh_noise=True, seed=1, options=few["decoder"]).images[0].size == (LOW, LOW)
+    assert decoder.vary(drawn.images[0], fresh_noise=True, seed=1, options=few["decoder"]).images[0].size == (
+        LOW,
+        LOW,
+    )
     large = upsampler.upsample(drawn.images, seed=4, options=few[f"upsampler-{HIGH}"])
     assert large.images[0].size == (HIGH, HIGH)
 

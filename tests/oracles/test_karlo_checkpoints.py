@@ -1,4 +1,6 @@
-"""Karlo's own checkpoints in small: diffusers' modules, their tensors named and fused as Karlo has them, and ours beside."""
+"""Karlo's own checkpoints in small: diffusers' modules, their tensors named and fused as Karlo has them, and
+ours beside.
+"""
 
 from __future__ import annotations
 
@@ -55,8 +57,13 @@ def put_fused(state: State, name: str, parts: Iterable[nn.Linear]) -> None:
 
 def put_block(state: State, name: str, block: Any) -> None:
     if not hasattr(block, "to_q"):
-        places = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
-                  "norm2": "out_layers.0", "conv2": "out_layers.3"}  # fmt: skip
+        places = {
+            "norm1": "in_layers.0",
+            "conv1": "in_layers.2",
+            "time_emb_proj": "emb_layers.1",
+            "norm2": "out_layers.0",
+            "conv2": "out_layers.3",
+        }
         for theirs, original in places.items():
             put(state, f"{name}.{original}", getattr(block, theirs))
         if block.conv_shortcut is not None:
@@ -71,7 +78,9 @@ def put_block(state: State, name: str, block: Any) -> None:
 
 
 def unet_state(unet: Any, prefix: str) -> State:
-    """The blocks in the order in which they run; a row of Karlo's holds what runs before the next skip connection."""
+    """The blocks in the order in which they run; a row of Karlo's holds what runs before the next skip
+    connection.
+    """
     state: State = {}
     down: list[list[Any]] = []
     for level in unet.down_blocks:
@@ -83,7 +92,11 @@ def unet_state(unet: Any, prefix: str) -> State:
         attentions = getattr(level, "attentions", [])
         up += [[block, *attentions[i : i + 1]] for i, block in enumerate(level.resnets)]
         up[-1] += level.upsamplers or []
-    middle = [unet.mid_block.resnets[0], *(a for a in unet.mid_block.attentions if a), unet.mid_block.resnets[1]]
+    middle = [
+        unet.mid_block.resnets[0],
+        *(a for a in unet.mid_block.attentions if a),
+        unet.mid_block.resnets[1],
+    ]
     for name, rows in (("input_blocks", [[], *down]), ("output_blocks", up)):
         for row, blocks in enumerate(rows):
             for place, block in enumerate(blocks):
@@ -104,18 +117,25 @@ def prior_state(prior: Any) -> State:
         "model.positional_embedding": prior.positional_embedding.data,
     }
     for name, module in (
-        ("time_embed.0", prior.time_embedding.linear_1), ("time_embed.2", prior.time_embedding.linear_2),
-        ("text_enc_proj", prior.encoder_hidden_states_proj), ("text_emb_proj", prior.embedding_proj),
-        ("clip_img_proj", prior.proj_in), ("out_proj", prior.proj_to_clip_embeddings), ("final_ln", prior.norm_out),
-    ):  # fmt: skip
+        ("time_embed.0", prior.time_embedding.linear_1),
+        ("time_embed.2", prior.time_embedding.linear_2),
+        ("text_enc_proj", prior.encoder_hidden_states_proj),
+        ("text_emb_proj", prior.embedding_proj),
+        ("clip_img_proj", prior.proj_in),
+        ("out_proj", prior.proj_to_clip_embeddings),
+        ("final_ln", prior.norm_out),
+    ):
         put(state, f"model.{name}", module)
     for i, block in enumerate(prior.transformer_blocks):
         name = f"model.transformer.resblocks.{i}"
         put_fused(state, f"{name}.attn.c_qkv", [block.attn1.to_q, block.attn1.to_k, block.attn1.to_v])
         for original, module in (
-            ("attn.c_proj", block.attn1.to_out[0]), ("mlp.c_fc", block.ff.net[0].proj), ("mlp.c_proj", block.ff.net[2]),
-            ("ln_1", block.norm1), ("ln_2", block.norm3),
-        ):  # fmt: skip
+            ("attn.c_proj", block.attn1.to_out[0]),
+            ("mlp.c_fc", block.ff.net[0].proj),
+            ("mlp.c_proj", block.ff.net[2]),
+            ("ln_1", block.norm1),
+            ("ln_2", block.norm3),
+        ):
             put(state, f"{name}.{original}", module)
     return state
 
@@ -126,25 +146,48 @@ def theirs() -> dict[str, Any]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return {
-            "prior": seeded(diffusers.PriorTransformer(
-                num_attention_heads=2, attention_head_dim=HEAD, num_layers=2, embedding_dim=WIDTH,
-                num_embeddings=CONTEXT, additional_embeddings=4,
-            ), 1),
-            "decoder": seeded(diffusers.UNet2DConditionModel(
-                **shape, out_channels=6, cross_attention_dim=48, class_embed_type="identity", attention_head_dim=HEAD,
-                down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-                mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-                up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-                resnet_time_scale_shift="scale_shift",
-            ), 2),
-            "text_proj": seeded(UnCLIPTextProjModel(
-                clip_embeddings_dim=WIDTH, time_embed_dim=256, cross_attention_dim=48
-            ), 3),
-            **{name: seeded(diffusers.UNet2DModel(
-                **{**shape, "in_channels": 6}, out_channels=3, add_attention=False,
-                down_block_types=("ResnetDownsampleBlock2D",) * 2, up_block_types=("ResnetUpsampleBlock2D",) * 2,
-            ), seed) for name, seed in (("first", 4), ("last", 5))},
-        }  # fmt: skip
+            "prior": seeded(
+                diffusers.PriorTransformer(
+                    num_attention_heads=2,
+                    attention_head_dim=HEAD,
+                    num_layers=2,
+                    embedding_dim=WIDTH,
+                    num_embeddings=CONTEXT,
+                    additional_embeddings=4,
+                ),
+                1,
+            ),
+            "decoder": seeded(
+                diffusers.UNet2DConditionModel(
+                    **shape,
+                    out_channels=6,
+                    cross_attention_dim=48,
+                    class_embed_type="identity",
+                    attention_head_dim=HEAD,
+                    down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+                    mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+                    up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+                    resnet_time_scale_shift="scale_shift",
+                ),
+                2,
+            ),
+            "text_proj": seeded(
+                UnCLIPTextProjModel(clip_embeddings_dim=WIDTH, time_embed_dim=256, cross_attention_dim=48), 3
+            ),
+            **{
+                name: seeded(
+                    diffusers.UNet2DModel(
+                        **{**shape, "in_channels": 6},
+                        out_channels=3,
+                        add_attention=False,
+                        down_block_types=("ResnetDownsampleBlock2D",) * 2,
+                        up_block_types=("ResnetUpsampleBlock2D",) * 2,
+                    ),
+                    seed,
+                )
+                for name, seed in (("first", 4), ("last", 5))
+            },
+        }
 
 
 @pytest.fixture(scope="module")
@@ -155,16 +198,26 @@ def folder(theirs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
     projection = theirs["text_proj"]
     for name, module in (
         ("clip_emb", projection.clip_image_embeddings_project_to_time_embeddings),
-        ("text_feat_proj", projection.embedding_proj), ("clip_tok_proj", projection.clip_extra_context_tokens_proj),
+        ("text_feat_proj", projection.embedding_proj),
+        ("clip_tok_proj", projection.clip_extra_context_tokens_proj),
         ("text_seq_proj.0", projection.encoder_hidden_states_proj),
         ("text_seq_proj.1", projection.text_encoder_hidden_states_norm),
-    ):  # fmt: skip
+    ):
         put(decoder, f"model.{name}", module)
     decoder["model.cf_param"] = projection.learned_classifier_free_guidance_embeddings.data
-    upsampler = {**unet_state(theirs["first"], "model_first_steps"), **unet_state(theirs["last"], "model_last_step")}
-    for role, state in (("prior", prior_state(theirs["prior"])), ("decoder", decoder), ("upsampler-256", upsampler)):
+    upsampler = {
+        **unet_state(theirs["first"], "model_first_steps"),
+        **unet_state(theirs["last"], "model_last_step"),
+    }
+    for role, state in (
+        ("prior", prior_state(theirs["prior"])),
+        ("decoder", decoder),
+        ("upsampler-256", upsampler),
+    ):
         torch.save({"state_dict": state, "global_step": 1}, folder / FILES[role])
-    torch.save((theirs["prior"].clip_mean[0].data, theirs["prior"].clip_std[0].data), folder / "ViT-L-14_stats.th")
+    torch.save(
+        (theirs["prior"].clip_mean[0].data, theirs["prior"].clip_std[0].data), folder / "ViT-L-14_stats.th"
+    )
     return folder
 
 
@@ -186,7 +239,12 @@ def draw(*shape: int) -> Tensor:
 @torch.inference_mode()
 def test_prior(theirs: dict[str, Any], ours: Path) -> None:
     prior: Any = load_stage(ours / "prior")
-    x, z_t, tokens, mask = draw(2, WIDTH), draw(2, WIDTH) + 1, draw(2, CONTEXT, WIDTH), torch.ones(2, CONTEXT).bool()
+    x, z_t, tokens, mask = (
+        draw(2, WIDTH),
+        draw(2, WIDTH) + 1,
+        draw(2, CONTEXT, WIDTH),
+        torch.ones(2, CONTEXT).bool(),
+    )
     out = theirs["prior"](x, 500, z_t, tokens, mask).predicted_image_embedding
     assert_near(prior.network(x, torch.full((2,), 500), text_embed=z_t, tokens=tokens, mask=mask), out)
     assert_near(x * prior.std + prior.mean, theirs["prior"].post_process_latents(x))
@@ -199,7 +257,10 @@ def test_decoder(theirs: dict[str, Any], ours: Path) -> None:
     x, z_i, z_t, tokens = draw(2, 3, 16, 16), draw(2, WIDTH), draw(2, WIDTH) + 1, draw(2, CONTEXT, WIDTH)
     mask = torch.arange(CONTEXT) < torch.tensor([[CONTEXT], [3]])
     context, embed = theirs["text_proj"](
-        image_embeddings=z_i, prompt_embeds=z_t, text_encoder_hidden_states=tokens, do_classifier_free_guidance=False
+        image_embeddings=z_i,
+        prompt_embeds=z_t,
+        text_encoder_hidden_states=tokens,
+        do_classifier_free_guidance=False,
     )
     seen = nn.functional.pad(mask, (4, 0), value=True)
     out = theirs["decoder"](x, 500, context, class_labels=embed, attention_mask=seen).sample
@@ -214,7 +275,8 @@ def test_upsampler(theirs: dict[str, Any], ours: Path) -> None:
     x, low = draw(2, 3, 32, 32), draw(2, 3, 32, 32) / 2
     for t, part in ((166, "first"), (0, "last")):
         assert_near(
-            upsampler.network(x, torch.full((2,), t), low=low), theirs[part](torch.cat([x, low], dim=1), t).sample
+            upsampler.network(x, torch.full((2,), t), low=low),
+            theirs[part](torch.cat([x, low], dim=1), t).sample,
         )
 
 

@@ -16,6 +16,10 @@ from unclip.train.loop import train
 @pytest.mark.parametrize("kind", ["decoder", "prior"])
 def test_compiled_blocks_compute_the_same(kind: str, run_of: Any, tmp_path: Path) -> None:
     plain = train(run_of(kind, "train.steps=2"), tmp_path / "plain", progress=False)
-    compiled = train(run_of(kind, "train.steps=2", "train.compile=true"), tmp_path / "compiled", progress=False)
+    compiled = train(
+        run_of(kind, "train.steps=2", "train.compile=true"), tmp_path / "compiled", progress=False
+    )
     assert everything(plain).keys() == everything(compiled).keys()
-    assert distance(plain, compiled) <= 2 * 2 * 0.001  # a step's length, where rounding turned a gradient's sign
+    assert (
+        distance(plain, compiled) <= 2 * 2 * 0.001
+    )  # a step's length, where rounding turned a gradient's sign

@@ -21,14 +21,42 @@ LONG = 40  # prompts, for jobs that are killed on the way
 
 def launch(model: Path, processes: int, out: str) -> subprocess.Popen[str]:
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes), "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "unclip", "generate",
-        "--prompts-file", "prompts.txt", "-o", f"{out}/", "--model", str(model), "--size", "256", "-q",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        str(processes),
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        "0",
+        "-m",
+        "unclip",
+        "generate",
+        "--prompts-file",
+        "prompts.txt",
+        "-o",
+        f"{out}/",
+        "--model",
+        str(model),
+        "--size",
+        "256",
+        "-q",
+    ]
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": root}
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
     )
 
 

@@ -33,9 +33,12 @@ def test_schemathesis_finds_no_answer_that_the_document_does_not_know(tmp_path: 
     )
 
     checks = [
-        not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance,
+        not_a_server_error,
+        status_code_conformance,
+        content_type_conformance,
+        response_headers_conformance,
         response_schema_conformance,
-    ]  # fmt: skip
+    ]
     asked: dict[str, Counter[int]] = {}
     server = Running(Worker(Painter()), Store(tmp_path), Policy(marks=Marks(watermark=False, metadata=False)))
     try:
@@ -49,7 +52,10 @@ def test_schemathesis_finds_no_answer_that_the_document_does_not_know(tmp_path: 
                     case.validate_response(answer, checks=checks)
 
                 many = settings(
-                    max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+                    max_examples=EXAMPLES,
+                    deadline=None,
+                    database=None,
+                    suppress_health_check=list(HealthCheck),
                 )
                 many(given(case=found.ok().as_strategy(generation_mode=mode))(ask))()
     finally:

@@ -56,7 +56,9 @@ def running(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def serve(model: Path, folder: Path, keys: tuple[str, ...] = ()) -> Running:
     drawer, store = Worker(Pipeline.from_pretrained(str(model), device="cpu")), Store(folder / "store")
-    return Running(drawer, store, Policy(keys=keys), lambda app: mount_page(app, app.state.service, folder, keys))
+    return Running(
+        drawer, store, Policy(keys=keys), lambda app: mount_page(app, app.state.service, folder, keys)
+    )
 
 
 class Visit:
@@ -171,7 +173,9 @@ def test_what_the_brush_covers_is_painted_and_the_rest_stays(visit: Visit) -> No
     visit.press("Edit")
     visit.page.locator("#status", has_text="Drawing").wait_for()
     [after] = visit.finished(1)
-    changed = np.abs(pixels(after) - pixels(before)).max(axis=-1) > 24  # the watermark changes all of it a little
+    changed = (
+        np.abs(pixels(after) - pixels(before)).max(axis=-1) > 24
+    )  # the watermark changes all of it a little
     assert changed[100:156, 100:180].mean() > 0.05 and changed[:60].mean() < 0.01
     assert read_header(io.BytesIO(after)).generated == (
         "xmp: compositeWithTrainedAlgorithmicMedia",
@@ -198,7 +202,9 @@ def test_the_way_between_two_prompts_and_a_picture_extended(visit: Visit) -> Non
 
 def test_errors_are_plain_words_and_all_pictures_are_downloaded_at_once(visit: Visit) -> None:
     visit.press("Draw")
-    api.expect(visit.page.locator("#status")).to_contain_text("the prompt is empty; say what the picture should show")
+    api.expect(visit.page.locator("#status")).to_contain_text(
+        "the prompt is empty; say what the picture should show"
+    )
     visit.few()
     visit.set("What the picture should show", PROMPT)
     visit.press("Draw")

@@ -24,7 +24,17 @@ pytest.importorskip("uvicorn", reason="needs unclip[serve]")
 
 @contextmanager
 def process(model: Path | str, images: Path, port: int, *more: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "unclip", "serve", "--model", str(model), "--image-dir", str(images), *more]
+    command = [
+        sys.executable,
+        "-m",
+        "unclip",
+        "serve",
+        "--model",
+        str(model),
+        "--image-dir",
+        str(images),
+        *more,
+    ]
     started = subprocess.Popen([*command, "--port", str(port)], stderr=subprocess.DEVNULL)
     try:
         for _ in range(1200):
@@ -88,8 +98,13 @@ def test_told_to_end_it_finishes_what_is_under_way_and_takes_nothing_new(
 
 
 @pytest.mark.slow
-def test_who_waits_longer_than_the_server_is_told_that_it_ends(tiny_model: Path, tmp_path: Path, port: int) -> None:
-    with process(tiny_model, tmp_path, port, "--drain-timeout", "1") as server, ThreadPoolExecutor(1) as client:
+def test_who_waits_longer_than_the_server_is_told_that_it_ends(
+    tiny_model: Path, tmp_path: Path, port: int
+) -> None:
+    with (
+        process(tiny_model, tmp_path, port, "--drain-timeout", "1") as server,
+        ThreadPoolExecutor(1) as client,
+    ):
         answer = client.submit(ask, port, n=10, steps=250, prior_steps=250)
         time.sleep(1)
         server.send_signal(signal.SIGTERM)
@@ -104,10 +119,18 @@ def test_who_waits_longer_than_the_server_is_told_that_it_ends(tiny_model: Path,
 def test_the_cookbooks_program_runs_unchanged_with_mini(tmp_path: Path, port: int) -> None:
     pytest.importorskip("openai")
     program = Path(__file__).parents[2] / "tools/benchmarks/clients/cookbook.py"
-    surroundings = {"OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1", "OPENAI_API_KEY": "none", "SIZE": "256x256"}
+    surroundings = {
+        "OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1",
+        "OPENAI_API_KEY": "none",
+        "SIZE": "256x256",
+    }
     with process("mini", tmp_path / "images", port):
         ran = subprocess.run(
-            [sys.executable, program], env={**os.environ, **surroundings}, cwd=tmp_path, capture_output=True, text=True
+            [sys.executable, program],
+            env={**os.environ, **surroundings},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
         )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == "2 models, 1 picture, 2 variations, 1 edit\n"

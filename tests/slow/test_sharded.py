@@ -33,7 +33,11 @@ def test_sharded_weights_have_the_curve_of_one_and_resume_exactly(
         {str(whole / kind): tree for kind, tree in trees(2, kinds=kinds).items()}
         | {str(halves / "decoder"): trees(2, steps=2)["decoder"]}
         | {f"{halves}/./decoder": trees(2)["decoder"]},
-        tmp_path, "--config_file", str(CONFIGS / f"{sharding}.yaml"), "--num_processes", "2",
-    )  # fmt: skip
+        tmp_path,
+        "--config_file",
+        str(CONFIGS / f"{sharding}.yaml"),
+        "--num_processes",
+        "2",
+    )
     assert_same_curves(alone, whole, kinds)
     assert_same_bits(step_folders(halves / "decoder")[-1], step_folders(whole / "decoder")[-1])

@@ -34,14 +34,29 @@ def hosts() -> Iterator[list[str]]:
     def ip(*arguments: str) -> None:
         done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
         if done.returncode:
-            pytest.skip(f"network namespaces are not permitted: ip {' '.join(arguments)}: {done.stderr.strip()}")
+            pytest.skip(
+                f"network namespaces are not permitted: ip {' '.join(arguments)}: {done.stderr.strip()}"
+            )
 
     if shutil.which("ip") is None:
         pytest.skip("there is no `ip` to make network namespaces with")
     try:
         for name in names:
             ip("netns", "add", name)
-        ip("link", "add", cables[0], "netns", names[0], "type", "veth", "peer", "name", cables[1], "netns", names[1])
+        ip(
+            "link",
+            "add",
+            cables[0],
+            "netns",
+            names[0],
+            "type",
+            "veth",
+            "peer",
+            "name",
+            cables[1],
+            "netns",
+            names[1],
+        )
         for name, cable, address in zip(names, cables, ADDRESSES, strict=True):
             ip("-n", name, "address", "add", f"{address}/24", "dev", cable)
             ip("-n", name, "link", "set", cable, "up")
@@ -58,16 +73,36 @@ def launch(hosts: list[str], commands: list[list[str]]) -> list[str]:
     for rank, (host, command) in enumerate(zip(hosts, commands, strict=True)):
         name, _, cable = host.partition(":")
         launched = [
-            "ip", "netns", "exec", name, sys.executable, "-m", "accelerate.commands.launch",
-            "--config_file", str(CONFIGS / "two-nodes.yaml"), "--num_machines", "2", "--num_processes", "2",
-            "--machine_rank", str(rank), "--main_process_ip", ADDRESSES[0], *command,
-        ]  # fmt: skip
+            "ip",
+            "netns",
+            "exec",
+            name,
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--config_file",
+            str(CONFIGS / "two-nodes.yaml"),
+            "--num_machines",
+            "2",
+            "--num_processes",
+            "2",
+            "--machine_rank",
+            str(rank),
+            "--main_process_ip",
+            ADDRESSES[0],
+            *command,
+        ]
         environment = {
-            **os.environ, "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": cable, "OMP_NUM_THREADS": "1",
+            **os.environ,
+            "ACCELERATE_USE_CPU": "true",
+            "GLOO_SOCKET_IFNAME": cable,
+            "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(Path(__file__).parents[2]),
-        }  # fmt: skip
+        }
         processes.append(
-            subprocess.Popen(launched, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                launched, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
         )
     printed = []
     try:
@@ -83,7 +118,11 @@ def launch(hosts: list[str], commands: list[list[str]]) -> list[str]:
 
 @pytest.mark.slow
 def test_two_hosts_have_the_curve_of_one_process(
-    hosts: list[str], train_shards: str, tiny_clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hosts: list[str],
+    train_shards: str,
+    tiny_clip_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tree = tiny_runs.tree("upsampler", train_shards, tiny_clip_folder, streams=2)
     (tmp_path / "runs.json").write_text(json.dumps({str(tmp_path / "together"): tree}))

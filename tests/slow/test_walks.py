@@ -1,4 +1,5 @@
-"""The long ways of the docs, as a reader goes them: their own commands, on two processes, from a folder with nothing in it.
+"""The long ways of the docs, as a reader goes them: their own commands, on two processes, from a folder with
+nothing in it.
 
 Only the lengths are cut, by what docs/how-to/data.md itself advises for a trial.
 """
@@ -45,18 +46,26 @@ def section(page: str, start: str, end: str) -> list[str]:
 
 def walk(commands: list[str], folder: Path) -> None:
     environment = {
-        **os.environ, "HF_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+        **os.environ,
+        "HF_HOME": str(folder / "home"),
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
-    }  # fmt: skip
+    }
     for command in commands:
         program, *arguments = shlex.split(command, comments=True)
         if "train" in arguments:
             assert program == "unclip" or arguments[:2] == ["-m", "unclip"], command
             arguments += TRIAL.split()
         done = subprocess.run(
-            [sys.executable, *STARTS[program], *arguments], cwd=folder, env=environment, capture_output=True,
-            text=True, check=False, timeout=600,
-        )  # fmt: skip
+            [sys.executable, *STARTS[program], *arguments],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
         assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
         if "train" in arguments:
             assert len(done.stdout.splitlines()) == 1, done.stdout  # one process speaks for all

@@ -3,8 +3,9 @@
     python tools/benchmarks/batches.py --size 256
     OMP_NUM_THREADS=1 python tools/benchmarks/batches.py --workers 2
 
-Both ways take turns in one process. Seconds of the processor tell of the work, whatever else the machine does, but with several
-threads they count those that only wait, too; all else is by the clock, and wants a quiet machine.
+Both ways take turns in one process. Seconds of the processor tell of the work, whatever else the machine
+does, but with several threads they count those that only wait, too; all else is by the clock, and wants a
+quiet machine.
 """
 
 from __future__ import annotations
@@ -44,19 +45,26 @@ def workers(pipes: list[Pipeline], size: int, most: int, rounds: int) -> None:
             times.append((time.perf_counter() - wall, time.process_time() - cpu))
             worker.stop()
     for kind, name in enumerate(("by the clock", "of the processor")):
-        single, together = (statistics.median(pair[kind] for pair in times[1:]) / pictures for times in taken.values())
-        print(f"seconds a picture {name}: one at a time {single:.2f}, {most} together {together:.2f}: "
-              f"{single / together:.2f} times the pictures")  # fmt: skip
+        single, together = (
+            statistics.median(pair[kind] for pair in times[1:]) / pictures for times in taken.values()
+        )
+        print(
+            f"seconds a picture {name}: one at a time {single:.2f}, {most} together {together:.2f}: "
+            f"{single / together:.2f} times the pictures"
+        )
 
 
 def stages(pipe: Pipeline, size: int, most: int, rounds: int) -> None:
-    """How quick each stage's network is with the inputs of one picture, and of as many as it draws at a time."""
+    """How quick each stage's network is with the inputs of one picture, and of as many as it draws at a
+    time.
+    """
     print("| stage | GFLOP a picture | alone, GFLOP/s | together, GFLOP/s |\n|---|---|---|---|")
     called: dict[str, list[tuple[Any, Any]]] = {}
     networks = {role: stage.network for role, stage in pipe.stages.items()}
     hooks = [
         network.register_forward_pre_hook(
-            lambda _, args, kwargs, role=role: called.setdefault(role, []).append((args, kwargs)), with_kwargs=True
+            lambda _, args, kwargs, role=role: called.setdefault(role, []).append((args, kwargs)),
+            with_kwargs=True,
         )
         for role, network in networks.items()
     ]
@@ -92,7 +100,9 @@ def _repeated(value: Any, count: int) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="mini")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--most", type=int, default=8, help="pictures together")
@@ -100,8 +110,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="that share the queue, each with a model")
     options = parser.parse_args()
     pipes = [Pipeline.from_pretrained(options.model) for _ in range(options.workers)]
-    print(f"{pipes[0].name} on {pipes[0].device}, {options.workers} × {torch.get_num_threads()} threads, "
-          f"{options.size} px")  # fmt: skip
+    print(
+        f"{pipes[0].name} on {pipes[0].device}, {options.workers} × {torch.get_num_threads()} threads, "
+        f"{options.size} px"
+    )
     workers(pipes, options.size, options.most, options.rounds)
     stages(pipes[0], options.size, options.most, options.rounds)
 

@@ -1,18 +1,19 @@
 """Training steps of the prior and the decoder beside DALLE2-pytorch's: images per second and peak memory.
 
-Both sides have the same widths and depths at every resolution, the same batch, precision and optimizer, and run in turn
-on one thread each. Time is CPU seconds of the process, so that what else the machine does counts little. No two
-architectures are the same, so the table says what each side computes for a picture: see PRIOR and DECODER for how the two
-were brought within five per cent. DALLE2-pytorch is no dependency of ours; it lives in an environment of its own:
+Both sides have the same widths and depths at every resolution, the same batch, precision and optimizer, and
+run in turn on one thread each. Time is CPU seconds of the process, so that what else the machine does counts
+little. No two architectures are the same, so the table says what each side computes for a picture: see PRIOR
+and DECODER for how the two were brought within five per cent. DALLE2-pytorch is no dependency of ours; it
+lives in an environment of its own:
 
     python -m venv ../peer
     echo "torch==$(python -c 'import torch; print(torch.__version__)')" > ../peer.txt
     ../peer/bin/pip install -c ../peer.txt dalle2-pytorch==1.15.6
     python tools/benchmarks/dalle2.py --peer-python ../peer/bin/python
 
-Its pip takes the torchvision of a CUDA build; `unclip/clip/torchvision_schemas.py` lets that be imported all the same.
-Memory is the peak of the process above what it held when everything was imported: weights, gradients, AdamW's moments
-and activations.
+Its pip takes the torchvision of a CUDA build; `unclip/clip/torchvision_schemas.py` lets that be imported all
+the same. Memory is the peak of the process above what it held when everything was imported: weights,
+gradients, AdamW's moments and activations.
 """
 
 from __future__ import annotations
@@ -40,11 +41,13 @@ ROOT = Path(__file__).parents[2]
 EMBED = 512  # of z_i, z_t and the token states, as ViT-B/32 has them
 CONTEXT = 77  # tokens of CLIP's longest caption
 PRIOR = {"width": 512, "depth": 6, "heads": 8}
-# Their blocks have one head of keys and values and a gated MLP: this wide, it makes up for what the one head saves.
+# Their blocks have one head of keys and values and a gated MLP: this wide, it makes up for what the one head
+# saves.
 PEER_PRIOR = {"ff_mult": 3.2}
-# Their up-path is as wide as the next level's down-path, so that widths agree at every level only where all are one. Their
-# additional block at each level and at the end stands for our resampling ones. Every block of theirs below the highest
-# level attends to the condition, as do ours there, which attend to all pixels as well.
+# Their up-path is as wide as the next level's down-path, so that widths agree at every level only where all
+# are one. Their additional block at each level and at the end stands for our resampling ones. Every block of
+# theirs below the highest level attends to the condition, as do ours there, which attend to all pixels as
+# well.
 DECODER = {"channels": 64, "multipliers": (1, 1, 1), "depth": 2}
 ATTENTION = (1, 2)
 PEER_DECODER = {"init_cross_embed": False, "init_conv_kernel_size": 3}  # a 3 × 3 convolution first, as ours
@@ -53,9 +56,11 @@ CONDITION = 128  # width of the tokens that the decoder attends to
 
 
 class Case(NamedTuple):
-    """One comparison; `reads` is the length to which DALLE2-pytorch pads captions (256 unless it is told otherwise).
+    """One comparison; `reads` is the length to which DALLE2-pytorch pads captions (256 unless it is told
+    otherwise).
 
-    Our batches are as long as their longest caption: 20 tokens are a usual one, 77 the longest that CLIP takes.
+    Our batches are as long as their longest caption: 20 tokens are a usual one, 77 the longest that CLIP
+        takes.
     """
 
     stage: str
@@ -64,13 +69,18 @@ class Case(NamedTuple):
     batch: int
 
     def __str__(self) -> str:
-        return f"{self.stage}, {self.tokens} tokens" + (f" (there {self.reads})" if self.reads > self.tokens else "")
+        return f"{self.stage}, {self.tokens} tokens" + (
+            f" (there {self.reads})" if self.reads > self.tokens else ""
+        )
 
 
 CASES = [
-    Case("prior", 77, 77, 8), Case("prior", 20, 77, 8), Case("prior", 20, 256, 8), Case("decoder", 77, 77, 8),
+    Case("prior", 77, 77, 8),
+    Case("prior", 20, 77, 8),
+    Case("prior", 20, 256, 8),
+    Case("decoder", 77, 77, 8),
     Case("decoder", 20, 77, 8),
-]  # fmt: skip
+]
 
 Loss = Callable[[], Tensor]
 
@@ -81,8 +91,12 @@ def inputs(case: Case) -> dict[str, Tensor]:
     def normal(*shape: int) -> Tensor:
         return torch.randn(case.batch, *shape, generator=generator)
 
-    return {"image": normal(3, SIDE, SIDE).clamp(-1, 1), "z_i": normal(EMBED), "z_t": normal(EMBED),
-            "tokens": normal(case.tokens, EMBED)}  # fmt: skip
+    return {
+        "image": normal(3, SIDE, SIDE).clamp(-1, 1),
+        "z_i": normal(EMBED),
+        "z_t": normal(EMBED),
+        "tokens": normal(case.tokens, EMBED),
+    }
 
 
 def ours(case: Case) -> tuple[nn.Module, Loss]:
@@ -106,9 +120,12 @@ def ours(case: Case) -> tuple[nn.Module, Loss]:
         return Text([""] * rows, seen.long(), seen, given["z_t"][:rows], given["tokens"][:rows])
 
     batch = Batch(
-        image=given["image"], image_embed=given["z_i"], text=text(case.batch), null=text(1),
+        image=given["image"],
+        image_embed=given["z_i"],
+        text=text(case.batch),
+        null=text(1),
         seeds=torch.arange(case.batch),
-    )  # fmt: skip
+    )
     return stage, lambda: stage(batch).mean()
 
 
@@ -125,17 +142,29 @@ def theirs(case: Case) -> tuple[nn.Module, Loss]:
     if case.stage == "prior":
         width, depth, heads = PRIOR.values()
         network = DiffusionPriorNetwork(
-            dim=width, depth=depth, heads=heads, dim_head=width // heads, max_text_len=case.reads, num_timesteps=1000,
+            dim=width,
+            depth=depth,
+            heads=heads,
+            dim_head=width // heads,
+            max_text_len=case.reads,
+            num_timesteps=1000,
             **PEER_PRIOR,
-        )  # fmt: skip
+        )
         prior = DiffusionPrior(network, image_embed_dim=EMBED, cond_drop_prob=0.1)
         return prior, lambda: prior(
             text_embed=given["z_t"], text_encodings=given["tokens"], image_embed=given["z_i"].clone()
         )
     unet = Unet(
-        dim=DECODER["channels"], dim_mults=DECODER["multipliers"], num_resnet_blocks=DECODER["depth"], cond_dim=CONDITION,
-        image_embed_dim=EMBED, text_embed_dim=EMBED, cond_on_text_encodings=True, max_text_len=case.reads, **PEER_DECODER,
-    )  # fmt: skip
+        dim=DECODER["channels"],
+        dim_mults=DECODER["multipliers"],
+        num_resnet_blocks=DECODER["depth"],
+        cond_dim=CONDITION,
+        image_embed_dim=EMBED,
+        text_embed_dim=EMBED,
+        cond_on_text_encodings=True,
+        max_text_len=case.reads,
+        **PEER_DECODER,
+    )
     decoder = Decoder(unet, image_size=SIDE, timesteps=1000, learned_variance=True)
     picture = (given["image"] + 1) / 2
     return decoder, lambda: decoder(picture, image_embed=given["z_i"], text_encodings=given["tokens"])
@@ -157,8 +186,8 @@ def flops(loss: Loss) -> int:
 
 
 def serve(side: str, case: Case, precision: str) -> None:
-    """A side's process. It answers every line it is sent with a step's seconds and the memory's peak so far, and the line
-    `sizes` with its parameters and the FLOPs for one image.
+    """A side's process. It answers every line it is sent with a step's seconds and the memory's peak so far,
+    and the line `sizes` with its parameters and the FLOPs for one image.
     """
     torch.set_num_threads(1)
     build = BUILD[side]
@@ -169,7 +198,9 @@ def serve(side: str, case: Case, precision: str) -> None:
     optimizer = torch.optim.AdamW(stage.parameters(), 1e-4, fused=True)
     for line in sys.stdin:
         if line.strip() == "sizes":
-            print(json.dumps([sum(p.numel() for p in stage.parameters()), flops(loss) / case.batch]), flush=True)
+            print(
+                json.dumps([sum(p.numel() for p in stage.parameters()), flops(loss) / case.batch]), flush=True
+            )
             continue
         started = time.process_time()
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
@@ -188,7 +219,9 @@ def process(python: str, side: str, case: Case, precision: str) -> Iterator[Call
     """A side's process; what is yielded sends it a line and returns the answer."""
     command = [python, __file__, "--serve", json.dumps([side, case, precision])]
     environment = {**os.environ, "PYTHONPATH": str(ROOT) if side == "ours" else ""}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as child:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as child:
         assert child.stdin is not None and child.stdout is not None
         stdin, stdout = child.stdin, child.stdout
 
@@ -206,7 +239,9 @@ def process(python: str, side: str, case: Case, precision: str) -> Iterator[Call
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--peer-python", help="the python that has dalle2-pytorch")
     parser.add_argument("--stage", choices=("prior", "decoder"), help="one of them only")
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="one of them only")
@@ -220,7 +255,8 @@ def main() -> None:
     if not options.peer_python:
         parser.error("--peer-python is needed; see above how to make its environment")
     print(
-        "| training step | precision | images/s | DALLE2-pytorch | ratio | MiB | DALLE2-pytorch | GFLOPs per image "
+        "| training step | precision | images/s | DALLE2-pytorch | ratio | MiB | DALLE2-pytorch | GFLOPs "
+        "per image "
         "| parameters |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
@@ -243,8 +279,10 @@ def row(case: Case, precision: str, peer: str, steps: int) -> str:
     ratio = statistics.median(b / a for a, b in zip(*seconds))
     peaks = [max(answer[1] for answer in side) / 2**20 for side in zip(*rounds)]
     return (
-        f"| {case} | {precision} | {speeds[0]:.1f} | {speeds[1]:.1f} | {ratio:.2f} | {peaks[0]:.0f} | {peaks[1]:.0f} "
-        f"| {sizes[0][1] / 1e9:.1f}, {sizes[1][1] / 1e9:.1f} | {sizes[0][0] / 1e6:.1f} M, {sizes[1][0] / 1e6:.1f} M |"
+        f"| {case} | {precision} | {speeds[0]:.1f} | {speeds[1]:.1f} | {ratio:.2f} | {peaks[0]:.0f} | "
+        f"{peaks[1]:.0f} "
+        f"| {sizes[0][1] / 1e9:.1f}, {sizes[1][1] / 1e9:.1f} | {sizes[0][0] / 1e6:.1f} M, "
+        f"{sizes[1][0] / 1e6:.1f} M |"
     )
 
 

@@ -72,7 +72,9 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 def bomb(width: int, height: int) -> bytes:
     """A PNG that says it is that large."""
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1 << 20), 9)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1 << 20), 9)) + chunk(b"IEND", b"")
+    )
 
 
 PIXELS = Image.radial_gradient("L").resize((64, 64))
@@ -81,7 +83,9 @@ FILM = encoded(PIXELS, "WEBP", save_all=True, append_images=[PIXELS.rotate(90)],
 GIF = encoded(PIXELS, "GIF", save_all=True, append_images=[PIXELS.rotate(90)])
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><image href="http://127.0.0.1:9/x"/></svg>'
 TEXT = b"\x89PNG\r\n\x1a\n" + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50 << 20), 9))
-MISFIT = encoded(Image.new("L", (9, 8), 255), "PNG")  # a mask of no picture's size: what decodes is refused, too
+MISFIT = encoded(
+    Image.new("L", (9, 8), 255), "PNG"
+)  # a mask of no picture's size: what decodes is refused, too
 
 
 def damaged(rng: random.Random) -> bytes:
@@ -99,13 +103,17 @@ def damaged(rng: random.Random) -> bytes:
             [bytes(data) + b"PK\3\4<script>alert(1)</script>", b"GIF89a" + bytes(data), SVG + bytes(data)]
         )
     if how == 3:
-        return bomb(rng.choice([1, 4096, 65_535, 100_000, 2**31 - 1]), rng.choice([1, 9, 4096, 100_000, 2**31 - 1]))
+        return bomb(
+            rng.choice([1, 4096, 65_535, 100_000, 2**31 - 1]), rng.choice([1, 9, 4096, 100_000, 2**31 - 1])
+        )
     if how == 4:
         return rng.choice([SVG, GIF, TEXT, b"", b"%PDF-1.4", b"P6 99999 99999 255\n"])
     if how == 5:
         at = rng.randrange(len(data))
         return bytes(data[:at]) + rng.randbytes(rng.randrange(100)) + bytes(data[at:])
-    return rng.choice([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"RIFF\x99\0\0\0WEBPVP8L"]) + rng.randbytes(200)
+    return rng.choice([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"RIFF\x99\0\0\0WEBPVP8L"]) + rng.randbytes(
+        200
+    )
 
 
 def picture_case(rng: random.Random) -> Case:
@@ -146,7 +154,9 @@ def multipart_case(rng: random.Random) -> Case:
     how = rng.randrange(9)
     if how == 0:
         body = good + part("n", b"1") + b"--x--\r\n"
-        return Case("multipart", request(path, body[: rng.randrange(len(good))], "multipart/form-data; boundary=x"))
+        return Case(
+            "multipart", request(path, body[: rng.randrange(len(good))], "multipart/form-data; boundary=x")
+        )
     if how == 1:
         kinds = [
             "multipart/form-data",
@@ -162,22 +172,38 @@ def multipart_case(rng: random.Random) -> Case:
         return Case("multipart", request(path, good + b"--x--\r\n", rng.choice(kinds)))
     if how == 2:
         name = rng.choice(["n", "size", "response_format", "seed", "steps", "guidance_scale"])
-        wrong = {"n": "11", "size": "0x0", "response_format": "gif", "seed": "-1", "steps": "0", "guidance_scale": "99"}
+        wrong = {
+            "n": "11",
+            "size": "0x0",
+            "response_format": "gif",
+            "seed": "-1",
+            "steps": "0",
+            "guidance_scale": "99",
+        }
         odd = rng.choice(VALUES) if name in ("size", "response_format") else wrong[name]
         return Case(
-            "multipart", form(path, good, part("prompt", b"x"), part(name, odd.encode("utf-8", "surrogateescape")))
+            "multipart",
+            form(path, good, part("prompt", b"x"), part(name, odd.encode("utf-8", "surrogateescape"))),
         )
     if how == 3:
         return Case("multipart", form(path, *[part(f"f{i}", b"1") for i in range(rng.choice([65, 1000]))]))
     if how == 4:
-        return Case("multipart", form(path, *[part("image", b"", f"{i}.png") for i in range(rng.choice([17, 200]))]))
+        return Case(
+            "multipart", form(path, *[part("image", b"", f"{i}.png") for i in range(rng.choice([17, 200]))])
+        )
     if how == 5:
-        return Case("multipart", form(path, b"--x\r\n" + rng.randbytes(rng.randrange(2000)) + b"\r\n\r\n", good))
+        return Case(
+            "multipart", form(path, b"--x\r\n" + rng.randbytes(rng.randrange(2000)) + b"\r\n\r\n", good)
+        )
     if how == 6:
-        return Case("multipart", form(path, part("prompt", b"p" * rng.choice([1001, 70_000])), part("image", b"", "a")))
+        return Case(
+            "multipart",
+            form(path, part("prompt", b"p" * rng.choice([1001, 70_000])), part("image", b"", "a")),
+        )
     if how == 7:
         return Case(
-            "multipart", form(path, part("image", rng.choice([b"http://127.0.0.1:9/a.png", b"file:///etc/passwd"])))
+            "multipart",
+            form(path, part("image", rng.choice([b"http://127.0.0.1:9/a.png", b"file:///etc/passwd"]))),
         )
     broken = bytearray(part("image", b"no picture", "a.png") + part("mask", MISFIT, "m"))
     for _ in range(rng.randrange(1, 30)):
@@ -189,16 +215,32 @@ def json_case(rng: random.Random) -> Case:
     whole = json.dumps({"prompt": "a cat", "n": 1, "size": "256x256"}).encode()
     odd: Any = rng.choice([None, True, 0, -1, 11, 1e300, "", "x" * 1001, [], {}, [[]], "\0", "0x0", "\ud800"])
     field = rng.choice(["prompt", "n", "size", "response_format", "seed", "steps", "guidance_scale", "model"])
-    fine = {("n", None), ("size", None), ("response_format", None), ("seed", None), ("model", None)}  # and are left out
+    fine = {
+        ("n", None),
+        ("size", None),
+        ("response_format", None),
+        ("seed", None),
+        ("model", None),
+    }  # and are left out
     body = rng.choice(
         [
-            whole[: rng.randrange(len(whole))], rng.randbytes(50), b"[" * rng.randrange(1, 200_000), b'{"prompt": ' * 5000,
-            json.dumps({"prompt": "x", "n": 11, field: odd} if (field, odd) not in fine else {"n": 1}).encode(),
-            b'{"prompt": "x", "n": ' + b"9" * 5000 + b"}", b'{"prompt": "\\u0000"}', b"\xff\xfe" + whole,
-        ] if not isinstance(odd, list | dict) else [json.dumps({"n": 11, "prompt": odd}).encode()]
-    )  # fmt: skip
+            whole[: rng.randrange(len(whole))],
+            rng.randbytes(50),
+            b"[" * rng.randrange(1, 200_000),
+            b'{"prompt": ' * 5000,
+            json.dumps(
+                {"prompt": "x", "n": 11, field: odd} if (field, odd) not in fine else {"n": 1}
+            ).encode(),
+            b'{"prompt": "x", "n": ' + b"9" * 5000 + b"}",
+            b'{"prompt": "\\u0000"}',
+            b"\xff\xfe" + whole,
+        ]
+        if not isinstance(odd, list | dict)
+        else [json.dumps({"n": 11, "prompt": odd}).encode()]
+    )
     return Case(
-        "json", request(rng.choice(["/v1/images/generations", "/images/generations"]), body, "application/json")
+        "json",
+        request(rng.choice(["/v1/images/generations", "/images/generations"]), body, "application/json"),
     )
 
 
@@ -224,21 +266,29 @@ def header_case(rng: random.Random) -> Case:
         return Case("header", sent)
     if how == 2:
         return Case(
-            "header", request("/v1/images/edits", b"", "", rng.choice(["GET", "PUT", "DELETE", "PATCH", "TRACE"]))
+            "header",
+            request("/v1/images/edits", b"", "", rng.choice(["GET", "PUT", "DELETE", "PATCH", "TRACE"])),
         )
     if how == 3:
-        return Case("header", b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: " + b"a" * 100_000 + b"\r\n\r\n", broken=True)
+        return Case(
+            "header", b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: " + b"a" * 100_000 + b"\r\n\r\n", broken=True
+        )
     if how == 4:
         sent = request("/v1/images/generations", b"{}", "application/json")
         length = rng.choice([b"-1", b"x", b"99999999999999999999", b"5"])
         return Case("header", sent.replace(b"Length: 2", b"Length: " + length), broken=True)
     if how == 5:
         head = b"POST /v1/images/edits HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-        return Case("header", head + rng.choice([b"zz\r\n", b"5\r\nab", b"-1\r\n", b"ffffffff\r\na"]), broken=True)
+        return Case(
+            "header", head + rng.choice([b"zz\r\n", b"5\r\nab", b"-1\r\n", b"ffffffff\r\na"]), broken=True
+        )
     if how == 6:
         return Case("header", rng.randbytes(rng.randrange(1, 500)) + b"\r\n\r\n", broken=True)
     return Case(
-        "header", request(rng.choice(["/", "/v1", "/docs", "/v2/models", "//", "/v1/images"]) + "/none", b"", "", "GET")
+        "header",
+        request(
+            rng.choice(["/", "/v1", "/docs", "/v2/models", "//", "/v1/images"]) + "/none", b"", "", "GET"
+        ),
     )
 
 
@@ -322,7 +372,9 @@ def usage(pid: int) -> tuple[float, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=10_000, help="requests of a round")
     parser.add_argument("--rounds", type=int, default=1, help="memory is told after each")
     parser.add_argument("--seed", type=int, default=0)
@@ -350,8 +402,11 @@ def main() -> None:
     for (kind, said), n in sorted(answers.items()):
         print(f"{kind:10} {said:30} {n:6,}")
     memory, files = (" → ".join(f"{one[i]:.0f}" for one in used) for i in (0, 1))
-    print(f"{answers.total():,} requests in {seconds:.0f} s, {bad} answered wrongly; memory {memory} MiB, open files {files}, "
-          f"health {'ok' if fine else 'BAD'}")  # fmt: skip
+    print(
+        f"{answers.total():,} requests in {seconds:.0f} s, {bad} answered wrongly; memory {memory} MiB, "
+        f"open files {files}, "
+        f"health {'ok' if fine else 'BAD'}"
+    )
     sys.exit(bool(bad) or not fine)
 
 

@@ -32,7 +32,9 @@ def measure(arguments: list[str], runs: int) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=5)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -44,7 +46,10 @@ def main() -> None:
             "generate, 256 px": ["generate", prompt, "--size", "256", "-o", out, "--overwrite"],
             "generate, 1024 px": ["generate", prompt, "-o", out, "--overwrite"],
         }
-        print(f"| command | median s | largest s | peak MiB |\n| --- | --- | --- | --- |   ({os.cpu_count()} cores)")
+        print(
+            f"| command | median s | largest s | peak MiB |\n| --- | --- | --- | --- |   ({os.cpu_count()} "
+            "cores)"
+        )
         for name, arguments in cases.items():
             median, largest, peak = measure(arguments, args.runs)
             print(f"| {name} | {median:.2f} | {largest:.2f} | {peak:.0f} |")

@@ -5,10 +5,10 @@
     python tools/benchmarks/karlo.py run /big/disk/karlo --case theirs-float32 --part decoder
     python tools/benchmarks/karlo.py table /big/disk/karlo   # of what was measured before
 
-Every part of every case is measured in a process of its own, with files that are not in the page cache: `load` is from
-the start of Python to the end of the prior's first step, the others are evaluations of one network as a picture with
-guidance needs them, of which the quickest counts. Seconds are the processor's, of all threads together: with
-OMP_NUM_THREADS=1 they hold on a machine that does other things, too.
+Every part of every case is measured in a process of its own, with files that are not in the page cache:
+`load` is from the start of Python to the end of the prior's first step, the others are evaluations of one
+network as a picture with guidance needs them, of which the quickest counts. Seconds are the processor's, of
+all threads together: with OMP_NUM_THREADS=1 they hold on a machine that does other things, too.
 """
 
 from __future__ import annotations
@@ -35,10 +35,15 @@ WHOLE = {"prior": 25, "decoder": 25, "upsampler": 7}  # Karlo's own
 FAST = {"prior": 10, "decoder": 12, "upsampler": 7}  # --steps fast
 CASES = ("theirs-float32", "ours-float32", "ours-bfloat16")
 PARTS = ("load", *WHOLE)
-NAMES = {"prior": "prior", "decoder": "decoder", "upsampler": "super_res_first"}  # of the files in diffusers' layout
+NAMES = {
+    "prior": "prior",
+    "decoder": "decoder",
+    "upsampler": "super_res_first",
+}  # of the files in diffusers' layout
 CALLS = {"prior": 3, "decoder": 1, "upsampler": 1}
 PROMPT = "a shiba inu wearing a beret"
-LENGTH = 12  # tokens of a caption like Karlo's own example; diffusers pads it to 77, we to the longest of the batch
+# tokens of a caption like Karlo's own example; diffusers pads it to 77, we to the longest of the batch
+LENGTH = 12
 GIB = 2**30
 
 
@@ -52,7 +57,9 @@ def make(folder: Path) -> None:
 
     theirs = folder / "theirs"
     (theirs / "tokenizer").mkdir(parents=True)
-    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]  # tokens of their own: no vocabulary need be fetched
+    letters = [
+        chr(c) for c in range(ord("a"), ord("z") + 1)
+    ]  # tokens of their own: no vocabulary need be fetched
     words = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
     (theirs / "tokenizer/vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
     (theirs / "tokenizer/merges.txt").write_text("#version: 0.2\n")
@@ -62,15 +69,27 @@ def make(folder: Path) -> None:
     end = tokenizer.eos_token_id
 
     def text_encoder() -> Any:
-        return transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(
-            hidden_size=768, intermediate_size=3072, projection_dim=768, num_hidden_layers=12, num_attention_heads=12,
-            bos_token_id=end - 1, eos_token_id=end, pad_token_id=end,
-        ))  # fmt: skip
+        return transformers.CLIPTextModelWithProjection(
+            transformers.CLIPTextConfig(
+                hidden_size=768,
+                intermediate_size=3072,
+                projection_dim=768,
+                num_hidden_layers=12,
+                num_attention_heads=12,
+                bos_token_id=end - 1,
+                eos_token_id=end,
+                pad_token_id=end,
+            )
+        )
 
     builders: dict[str, Callable[[], Any]] = {
-        "prior": build_prior, "decoder": build_decoder, "text_proj": build_projection,
-        "super_res_first": build_upsampler, "super_res_last": build_upsampler, "text_encoder": text_encoder,
-    }  # fmt: skip
+        "prior": build_prior,
+        "decoder": build_decoder,
+        "text_proj": build_projection,
+        "super_res_first": build_upsampler,
+        "super_res_last": build_upsampler,
+        "text_encoder": text_encoder,
+    }
     index: dict[str, Any] = {"_class_name": "UnCLIPPipeline", "tokenizer": ["transformers", "CLIPTokenizer"]}
     for name, build in builders.items():
         torch.manual_seed(len(index))
@@ -119,11 +138,15 @@ def theirs(folder: Path, part: str, dtype: torch.dtype) -> Iterator[Callable[[],
     import diffusers
 
     kinds = {"prior": "PriorTransformer", "decoder": "UNet2DConditionModel", "upsampler": "UNet2DModel"}
-    network = getattr(diffusers, kinds[part]).from_pretrained(folder / "theirs" / NAMES[part], torch_dtype=dtype)
+    network = getattr(diffusers, kinds[part]).from_pretrained(
+        folder / "theirs" / NAMES[part], torch_dtype=dtype
+    )
     seen = torch.arange(81)[None] < LENGTH
     if part == "prior":
         given = (draw(2, 768), 500, draw(2, 768), draw(2, 77, 768), seen[:, :77].repeat(2, 1))
-        yield lambda: network(*(x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for x in given))
+        yield lambda: network(
+            *(x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for x in given)
+        )
     elif part == "decoder":
         x, context, embed = (y.to(dtype) for y in (draw(2, 3, 64, 64), draw(2, 81, 1536), draw(2, 1280)))
         yield lambda: network(x, 500, context, class_labels=embed, attention_mask=seen.repeat(2, 1))
@@ -140,8 +163,10 @@ def ours(folder: Path, part: str, dtype: torch.dtype) -> Iterator[Callable[[], o
     pipe = Pipeline.from_pretrained(str(folder / "ours"), device="cpu", dtype=dtype, offload=True)
     stage: Any = {"prior": pipe.prior, "decoder": pipe.decoder, "upsampler": pipe.upsamplers[0]}[part]
     text = {
-        "text_embed": draw(2, 768), "tokens": draw(2, LENGTH, 768), "mask": torch.ones(2, LENGTH, dtype=torch.bool),
-    }  # fmt: skip
+        "text_embed": draw(2, 768),
+        "tokens": draw(2, LENGTH, 768),
+        "mask": torch.ones(2, LENGTH, dtype=torch.bool),
+    }
     times = torch.full((2,), 500)
     more = {"image_embed": draw(2, 768), "ids": torch.zeros(2, LENGTH, dtype=torch.int64)}
     with stage.in_place():
@@ -197,9 +222,13 @@ def measure(folder: Path, case: str, part: str, started: float) -> dict[str, Any
     status = Path("/proc/self/status").read_text().splitlines()
     peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
     return {
-        "case": case, "part": part, "seconds": min(seconds), "wall": time.time() - started, "peak": peak,
+        "case": case,
+        "part": part,
+        "seconds": min(seconds),
+        "wall": time.time() - started,
+        "peak": peak,
         "threads": torch.get_num_threads(),
-    }  # fmt: skip
+    }
 
 
 def run(folder: Path, cases: Sequence[str], parts: Sequence[str]) -> None:
@@ -209,7 +238,9 @@ def run(folder: Path, cases: Sequence[str], parts: Sequence[str]) -> None:
             forget(folder)
             command = [sys.executable, __file__, "measure", str(folder), "--case", case, "--part", part]
             command += ["--started", str(time.time())]
-            line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
+            line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[
+                -1
+            ]
             with (folder / "results.jsonl").open("a") as results:
                 results.write(line + "\n")
 
@@ -237,14 +268,19 @@ def table(folder: Path) -> None:
             each = " | ".join(f"{mine[role]['seconds']:.2f}" for role in steps)
             loading = f"{mine['load']['seconds']:.0f} | {mine['load']['wall']:.0f}"
             print(
-                f"| {case} | {'+'.join(map(str, steps.values()))} | {each} | {picture:.0f} | {loading} | {peak / GIB:.1f} |"
+                f"| {case} | {'+'.join(map(str, steps.values()))} | {each} | {picture:.0f} | {loading} | "
+                f"{peak / GIB:.1f} |"
             )
 
 
 def main() -> None:
     """Makes the weights, measures or prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=["make", "run", "table", "measure"], help="measure is one part in this process")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "verb", choices=["make", "run", "table", "measure"], help="measure is one part in this process"
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--case", action="append", choices=CASES, help="these alone")
     parser.add_argument("--part", action="append", choices=PARTS, help="these alone")

@@ -27,10 +27,14 @@ THETAS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.5)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="mini")
     parser.add_argument("--count", type=int, default=16, help="renderings per figure")
-    parser.add_argument("--only", choices=["inversion", "ends", "diff", "seams"], help="one table instead of all")
+    parser.add_argument(
+        "--only", choices=["inversion", "ends", "diff", "seams"], help="one table instead of all"
+    )
     args = parser.parse_args()
     pipe = Pipeline.from_pretrained(args.model)
     scenes = [sample(SEED, i, held_out=True) for i in range(args.count)]
@@ -60,7 +64,10 @@ def ends(pipe: Pipeline, scenes: list[Scene]) -> None:
     for i, pair in enumerate(zip(images[::2], images[1::2], strict=True)):
         made = pipe.interpolate(pair, 2, seed=i, size=pipe.sizes[0], watermark=False).images
         quality += [psnr(a, b) for a, b in zip(made, pair, strict=True)]
-    print(f"\nends of interpolations: {np.mean(quality):.1f} dB, the worst of {len(quality)} {min(quality):.1f} dB")
+    print(
+        f"\nends of interpolations: {np.mean(quality):.1f} dB, the worst of {len(quality)} "
+        f"{min(quality):.1f} dB"
+    )
 
 
 def diffs(pipe: Pipeline, scenes: list[Scene]) -> None:
@@ -71,7 +78,9 @@ def diffs(pipe: Pipeline, scenes: list[Scene]) -> None:
         read: dict[float, list[tuple[bool, bool]]] = {theta: [] for theta in THETAS}
         for i, scene in enumerate(scenes):
             target = random.Random(i).choice([v for v in values if v != getattr(scene, key)])
-            changed = replace(scene, **{key: target}, **({"setting_colour": None} if key == "setting" else {}))
+            changed = replace(
+                scene, **{key: target}, **({"setting_colour": None} if key == "setting" else {})
+            )
             options = SamplingOptions(seed=0, size=pipe.sizes[0], watermark=False)
             made = pipe.diff(draw(scene, 64), sentence(scene), sentence(changed), THETAS, options=options)
             for theta, seen in zip(THETAS, judge.read(made.images), strict=True):
@@ -88,21 +97,28 @@ def sentence(scene: Scene) -> str:
 
 def seams(pipe: Pipeline, scenes: list[Scene]) -> None:
     """How much larger the step across the mask's border is than the steps inside what was painted."""
-    print("\n| repeats | step across the border : inside | renderings, at the same place |\n| ---: | ---: | ---: |")
+    print(
+        "\n| repeats | step across the border : inside | renderings, at the same place |\n| ---: | ---: | "
+        "---: |"
+    )
     side = pipe.decoder.size
     mask = Image.new("L", (side, side), 0)
     ImageDraw.Draw(mask).rectangle((side // 2, 0, side, side), fill=255)
     images = [draw(scene, side) for scene in scenes]
     for repeats in (1, 4, 8):
         made = [
-            pipe.edit(image, sentence(scene), mask, seed=i, size=side, repeats=repeats, watermark=False).images[0]
+            pipe.edit(
+                image, sentence(scene), mask, seed=i, size=side, repeats=repeats, watermark=False
+            ).images[0]
             for i, (image, scene) in enumerate(zip(images, scenes, strict=True))
         ]
         print(f"| {repeats} | {seam(made):.2f} | {seam(images):.2f} |", flush=True)
 
 
 def seam(images: list[Image.Image]) -> float:
-    steps = np.mean([np.abs(np.diff(np.asarray(i).astype(float), axis=1)).mean(axis=(0, 2)) for i in images], axis=0)
+    steps = np.mean(
+        [np.abs(np.diff(np.asarray(i).astype(float), axis=1)).mean(axis=(0, 2)) for i in images], axis=0
+    )
     border = len(steps) // 2
     return float(steps[border] / steps[border + 1 :].mean())
 

@@ -3,8 +3,9 @@
     python tools/benchmarks/load_serve.py --clients 200 --seconds 60
     OMP_NUM_THREADS=1 python tools/benchmarks/load_serve.py -- --devices cpu,cpu
 
-Starts `unclip serve` and lets so many official clients ask for pictures, one after the other, until the time is over. Each
-request must succeed in the end, with the picture of its own seed: some are asked for again afterwards, alone, and compared.
+Starts `unclip serve` and lets so many official clients ask for pictures, one after the other, until the time
+is over. Each request must succeed in the end, with the picture of its own seed: some are asked for again
+afterwards, alone, and compared.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ class Seen:
     memory: list[tuple[float, float, int]] = field(default_factory=list)
 
 
-async def client(api: openai.AsyncOpenAI, number: int, end: float, fields: dict[str, int], seen: Seen) -> None:
+async def client(
+    api: openai.AsyncOpenAI, number: int, end: float, fields: dict[str, int], seen: Seen
+) -> None:
     """Asks for one picture after the other, each with a seed of its own."""
     for seed in range(number * 10_000, (number + 1) * 10_000):
         if time.time() >= end:
@@ -70,7 +73,9 @@ async def client(api: openai.AsyncOpenAI, number: int, end: float, fields: dict[
 
 
 async def load(port: int, clients: int, seconds: float, fields: dict[str, int], seen: Seen) -> np.ndarray:
-    """Lets the clients ask, then asks for some of their pictures again, alone: how far apart they are, value by value."""
+    """Lets the clients ask, then asks for some of their pictures again, alone: how far apart they are, value
+    by value.
+    """
     async with openai.AsyncOpenAI(
         api_key=KEY, base_url=f"http://127.0.0.1:{port}/v1", max_retries=PATIENCE, timeout=3600
     ) as api:
@@ -125,7 +130,9 @@ def measure(clients: int, seconds: float, fields: dict[str, int], arguments: lis
         watcher.join()
         lines = (line.split() for line in get(port, "/metrics").decode().splitlines() if line[0] != "#")
         counted = {name: int(float(value)) for name, value in lines}
-    codes = {name.split('"')[1]: count for name, count in counted.items() if name.startswith("unclip_requests")}
+    codes = {
+        name.split('"')[1]: count for name, count in counted.items() if name.startswith("unclip_requests")
+    }
     different = len({hashlib.sha256(file).digest() for file in seen.pictures.values()})
     health = statistics.quantiles(seen.health, n=100)
     mark = min(60.0, taken / 2)
@@ -133,22 +140,38 @@ def measure(clients: int, seconds: float, fields: dict[str, int], arguments: lis
     late = [mib for at, mib, _ in seen.memory if at > mark] or early
     files = [count for _, _, count in seen.memory]
     print(f"{clients} clients, {taken:.0f} s; answers by status: {codes}")
-    print(f"{len(seen.pictures)} requests answered with a picture, {different} of them different; "
-          f"failed in the end: {dict(seen.failures) or 'none'}")  # fmt: skip
-    print(f"{len(apart)} asked for again, alone: at most {apart.max()}/255 apart; of {apart.size:,} values {(apart > 0).sum():,} "
-          f"differ, {(apart > 1).sum():,} by more than 1")  # fmt: skip
-    print(f"{counted['unclip_images_total'] / taken:.2f} pictures a second, {counted['unclip_images_total']} in "
-          f"{counted['unclip_batches_total']} batches; a client waited {statistics.median(seen.waits):.0f} s in the "
-          f"median, {max(seen.waits):.0f} at most")  # fmt: skip
-    print(f"/health: {1000 * health[49]:.0f} ms in the median, {1000 * health[98]:.0f} at p99 of {len(seen.health)}")
-    print(f"memory: {early[0]:.0f} MiB at the start, {max(early):.0f} at most in the first {mark:.0f} s, "
-          f"{max(late):.0f} after; open files: {files[0]}, {max(files)} at most, {files[-1]} at the end")  # fmt: skip
+    print(
+        f"{len(seen.pictures)} requests answered with a picture, {different} of them different; "
+        f"failed in the end: {dict(seen.failures) or 'none'}"
+    )
+    print(
+        f"{len(apart)} asked for again, alone: at most {apart.max()}/255 apart; of {apart.size:,} values "
+        f"{(apart > 0).sum():,} "
+        f"differ, {(apart > 1).sum():,} by more than 1"
+    )
+    print(
+        f"{counted['unclip_images_total'] / taken:.2f} pictures a second, {counted['unclip_images_total']} "
+        "in "
+        f"{counted['unclip_batches_total']} batches; a client waited {statistics.median(seen.waits):.0f} s "
+        "in the "
+        f"median, {max(seen.waits):.0f} at most"
+    )
+    print(
+        f"/health: {1000 * health[49]:.0f} ms in the median, {1000 * health[98]:.0f} at p99 of "
+        f"{len(seen.health)}"
+    )
+    print(
+        f"memory: {early[0]:.0f} MiB at the start, {max(early):.0f} at most in the first {mark:.0f} s, "
+        f"{max(late):.0f} after; open files: {files[0]}, {max(files)} at most, {files[-1]} at the end"
+    )
     whole = different == len(seen.pictures) and not seen.failures and apart.max() <= 1
     return whole and not any(code.startswith("5") for code in codes)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=60, help="for which a client asks again")
     parser.add_argument("--steps", type=int, default=2, help="of the decoder and of the prior")

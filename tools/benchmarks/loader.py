@@ -1,5 +1,5 @@
-"""Images per second of the training loader against bare JPEG decode + resize in as many processes: what the disk and
-the batching cost. 1 is the machine's limit.
+"""Images per second of the training loader against bare JPEG decode + resize in as many processes: what the
+disk and the batching cost. 1 is the machine's limit.
 
     python tools/benchmarks/loader.py --workers 2
 """
@@ -53,7 +53,9 @@ def decode_and_resize(pictures: list[bytes], side: int, seconds: float) -> float
     return done / passed
 
 
-def bare(pool: multiprocessing.pool.Pool, pictures: list[bytes], side: int, seconds: float, workers: int) -> float:
+def bare(
+    pool: multiprocessing.pool.Pool, pictures: list[bytes], side: int, seconds: float, workers: int
+) -> float:
     return sum(pool.starmap(decode_and_resize, [(pictures, side, seconds)] * workers))
 
 
@@ -81,12 +83,17 @@ def main() -> None:
         write(folder, options.size)
         pictures = [sample["jpg"] for sample in read_samples([str(folder / "000000.tar")])]
         sides: list[tuple[str, Callable[[], float]]] = [
-            ("bare decode + resize", lambda: bare(pool, pictures, options.side, options.seconds, options.workers)),
+            (
+                "bare decode + resize",
+                lambda: bare(pool, pictures, options.side, options.seconds, options.workers),
+            ),
             ("unclip's loader", lambda: loader(folder, options.side, options.seconds, options.workers)),
         ]
         with multiprocessing.get_context("fork").Pool(options.workers) as pool:
             rounds = [[measure() for _, measure in sides] for _ in range(options.rounds)]
-    print(f"{options.size} px JPEG → {options.side} px, {options.workers} processes, median of {options.rounds}")
+    print(
+        f"{options.size} px JPEG → {options.side} px, {options.workers} processes, median of {options.rounds}"
+    )
     for (label, _), speeds in zip(sides, zip(*rounds)):
         print(f"{label:<22} {statistics.median(speeds):8.1f} images/s")
     print(f"{'ratio':<22} {statistics.median(ours / limit for limit, ours in rounds):8.2f}")

@@ -1,8 +1,10 @@
-"""Files per second that the search for marks looks at, in one process: header alone, and what comes with decoding.
+"""Files per second that the search for marks looks at, in one process: header alone, and what comes with
+decoding.
 
     python tools/benchmarks/marks.py --count 2000
 
-The pictures are the menagerie's as JPEG and PNG, unmarked: the dear case, for a mark that is found ends the search.
+The pictures are the menagerie's as JPEG and PNG, unmarked: the dear case, for a mark that is found ends the
+search.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ def rate(look: Callable[[Path], object], paths: list[Path]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=2000, help="files of each kind")
     count = parser.parse_args().count
     print("| files | " + " | ".join(LOOKS) + " |\n|---|" + "---|" * len(LOOKS))

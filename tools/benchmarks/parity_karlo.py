@@ -1,15 +1,17 @@
-"""Karlo at its full size beside diffusers: each network in float32 with the same random weights, one at a time.
+"""Karlo at its full size beside diffusers: each network in float32 with the same random weights, one at a
+time.
 
     python tools/benchmarks/parity_karlo.py                       # all of them; about 6 GiB of memory
     python tools/benchmarks/parity_karlo.py prior decoder
-    python tools/benchmarks/parity_karlo.py upsampler --side 64   # it is convolution-only; 256 px, its own, take minutes a run
-    python tools/benchmarks/parity_karlo.py --picture DIR         # the whole chain in 2 + 2 + 2 steps, of `karlo.py make DIR`
-    python tools/benchmarks/parity_karlo.py --picture DIR --dtype float32
-    python tools/benchmarks/parity_karlo.py --variation DIR       # a picture's embedding and 2 steps of the decoder; the rest is the same
+    python tools/benchmarks/parity_karlo.py upsampler --side 64   # it is convolution-only; 256 px, its own,
+    take minutes a run python tools/benchmarks/parity_karlo.py --picture DIR         # the whole chain in 2 +
+    2 + 2 steps, of `karlo.py make DIR` python tools/benchmarks/parity_karlo.py --picture DIR --dtype float32
+    python tools/benchmarks/parity_karlo.py --variation DIR       # a picture's embedding and 2 steps of the
+    decoder; the rest is the same
 
-The weights are diffusers' own, by reference: our stage is the same numbers under other names, so nothing is held twice.
-The picture has the same noise on both sides and one network of each in memory at a time (13 GiB, half of it in float32);
-diffusers' schedulers get tables in float64, as ours are.
+The weights are diffusers' own, by reference: our stage is the same numbers under other names, so nothing is
+held twice. The picture has the same noise on both sides and one network of each in memory at a time (13 GiB,
+half of it in float32); diffusers' schedulers get tables in float64, as ours are.
 """
 
 from __future__ import annotations
@@ -43,7 +45,12 @@ from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel 
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "karlo"
 # Of the published files.
-PARAMETERS = {"prior": 1_022_030_080, "decoder": 885_439_686, "text_proj": 7_878_400, "upsampler": 691_579_523}
+PARAMETERS = {
+    "prior": 1_022_030_080,
+    "decoder": 885_439_686,
+    "text_proj": 7_878_400,
+    "upsampler": 691_579_523,
+}
 TOLERANCE = 1e-5
 CHANNELS = (320, 640, 960, 1280)
 TIMES = (999, 0)
@@ -58,29 +65,42 @@ def build_prior() -> nn.Module:
 def build_decoder() -> nn.Module:
     """Karlo's 64 px network."""
     module: nn.Module = diffusers.UNet2DConditionModel(
-        sample_size=64, in_channels=3, out_channels=6, layers_per_block=3, block_out_channels=CHANNELS,
+        sample_size=64,
+        in_channels=3,
+        out_channels=6,
+        layers_per_block=3,
+        block_out_channels=CHANNELS,
         down_block_types=("ResnetDownsampleBlock2D", *["SimpleCrossAttnDownBlock2D"] * 3),
         mid_block_type="UNetMidBlock2DSimpleCrossAttn",
         up_block_types=(*["SimpleCrossAttnUpBlock2D"] * 3, "ResnetUpsampleBlock2D"),
-        cross_attention_dim=1536, class_embed_type="identity", attention_head_dim=64,
+        cross_attention_dim=1536,
+        class_embed_type="identity",
+        attention_head_dim=64,
         resnet_time_scale_shift="scale_shift",
-    )  # fmt: skip
+    )
     return module
 
 
 def build_projection() -> nn.Module:
     """What conditions the decoder."""
-    module: nn.Module = UnCLIPTextProjModel(clip_embeddings_dim=768, time_embed_dim=1280, cross_attention_dim=1536)
+    module: nn.Module = UnCLIPTextProjModel(
+        clip_embeddings_dim=768, time_embed_dim=1280, cross_attention_dim=1536
+    )
     return module
 
 
 def build_upsampler() -> nn.Module:
     """One of the two networks of one shape."""
     module: nn.Module = diffusers.UNet2DModel(
-        sample_size=256, in_channels=6, out_channels=3, layers_per_block=3, block_out_channels=CHANNELS,
-        down_block_types=["ResnetDownsampleBlock2D"] * 4, up_block_types=["ResnetUpsampleBlock2D"] * 4,
+        sample_size=256,
+        in_channels=6,
+        out_channels=3,
+        layers_per_block=3,
+        block_out_channels=CHANNELS,
+        down_block_types=["ResnetDownsampleBlock2D"] * 4,
+        up_block_types=["ResnetUpsampleBlock2D"] * 4,
         add_attention=False,
-    )  # fmt: skip
+    )
     return module
 
 
@@ -91,7 +111,11 @@ def stage_of(role: str, name: Callable[[str], str], parts: dict[str, nn.Module])
         config = config.model_copy(update={"expert": True})
     with torch.device("meta"):
         stage: Stage = stage_class(config.kind)(config)
-    weights = {f"{part}.{key}": tensor for part, module in parts.items() for key, tensor in module.state_dict().items()}
+    weights = {
+        f"{part}.{key}": tensor
+        for part, module in parts.items()
+        for key, tensor in module.state_dict().items()
+    }
     return filled(stage, name, weights, CONFIGS).eval()
 
 
@@ -135,24 +159,34 @@ def compare_decoder() -> list[tuple[Tensor, Tensor]]:
     x, z_i, z_t, tokens = draw(1, 3, 64, 64), draw(1, 768), draw(1, 768) + 1, draw(1, 77, 768)
     mask = torch.arange(77)[None] < 9
     context, embed = projection(
-        image_embeddings=z_i, prompt_embeds=z_t, text_encoder_hidden_states=tokens, do_classifier_free_guidance=False
+        image_embeddings=z_i,
+        prompt_embeds=z_t,
+        text_encoder_hidden_states=tokens,
+        do_classifier_free_guidance=False,
     )
     seen = nn.functional.pad(mask, (4, 0), value=True)
     cond = {"image_embed": z_i, "text_embed": z_t, "ids": mask.long(), "tokens": tokens, "mask": mask}
     return [
-        (ours(x, torch.full((1,), t), **cond), theirs(x, t, context, class_labels=embed, attention_mask=seen).sample)
+        (
+            ours(x, torch.full((1,), t), **cond),
+            theirs(x, t, context, class_labels=embed, attention_mask=seen).sample,
+        )
         for t in TIMES
     ]
 
 
 def compare_upsampler(side: int) -> list[tuple[Tensor, Tensor]]:
-    """Ours and theirs at each of TIMES; both of Karlo's networks are given one's weights, to hold one only."""
+    """Ours and theirs at each of TIMES; both of Karlo's networks are given one's weights, to hold one
+    only.
+    """
     theirs = randomised(build_upsampler())
     ours = stage_of(
         "upsampler-256", diffusers_keys.upsampler, {"super_res_first": theirs, "super_res_last": theirs}
     ).network
     x, low = draw(1, 3, side, side), draw(1, 3, side, side) / 2
-    return [(ours(x, torch.full((1,), t), low=low), theirs(torch.cat([x, low], dim=1), t).sample) for t in TIMES]
+    return [
+        (ours(x, torch.full((1,), t), low=low), theirs(torch.cat([x, low], dim=1), t).sample) for t in TIMES
+    ]
 
 
 SHAPES = {"prior": (1, 768), "decoder": (1, 3, 64, 64), "upsampler-256": (1, 3, 256, 256)}
@@ -198,9 +232,11 @@ class OnCpuFromPictures(diffusers.UnCLIPImageVariationPipeline):
 
 
 LARGE = {
-    "prior": "PriorTransformer", "decoder": "UNet2DConditionModel", "super_res_first": "UNet2DModel",
+    "prior": "PriorTransformer",
+    "decoder": "UNet2DConditionModel",
+    "super_res_first": "UNet2DModel",
     "super_res_last": "UNet2DModel",
-}  # fmt: skip
+}
 
 
 def taking_turns(folder: Path, dtype: torch.dtype) -> dict[str, nn.Module]:
@@ -231,7 +267,8 @@ def tell(what: str) -> None:
 
 
 def compare_picture(folder: Path, dtype: torch.dtype) -> None:
-    """Prints the largest difference at the end of each stage; fails where the pictures differ by more than 1 of 255.
+    """Prints the largest difference at the end of each stage; fails where the pictures differ by more than 1
+    of 255.
 
     Theirs is kept in the folder: what was cut off after it goes on with ours.
     """
@@ -254,7 +291,9 @@ def compare_picture(folder: Path, dtype: torch.dtype) -> None:
 
 
 def their_picture(folder: Path, latents: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """What each stage of theirs ends with, by our names of the stages; the low picture as the upsampler reads it."""
+    """What each stage of theirs ends with, by our names of the stages; the low picture as the upsampler reads
+    it.
+    """
     theirs = OnCpu.from_pretrained(folder, torch_dtype=dtype, **taking_turns(folder, dtype))
     exact(theirs.prior_scheduler, theirs.decoder_scheduler, theirs.super_res_scheduler)
     seen: dict[str, Tensor] = {}
@@ -268,16 +307,23 @@ def their_picture(folder: Path, latents: dict[str, Tensor], dtype: torch.dtype) 
     theirs.text_proj.register_forward_pre_hook(embed, with_kwargs=True)
     theirs.super_res_first.register_forward_pre_hook(low, with_kwargs=True)
     picture = theirs(
-        "a shiba inu", prior_latents=latents["prior"].to(dtype), decoder_latents=latents["decoder"].to(dtype),
-        super_res_latents=latents["upsampler-256"].to(dtype), prior_num_inference_steps=2, decoder_num_inference_steps=2,
-        super_res_num_inference_steps=2, output_type="np",
-    ).images  # fmt: skip
+        "a shiba inu",
+        prior_latents=latents["prior"].to(dtype),
+        decoder_latents=latents["decoder"].to(dtype),
+        super_res_latents=latents["upsampler-256"].to(dtype),
+        prior_num_inference_steps=2,
+        decoder_num_inference_steps=2,
+        super_res_num_inference_steps=2,
+        output_type="np",
+    ).images
     seen["upsampler-256"] = torch.from_numpy(picture).permute(0, 3, 1, 2).contiguous() * 2 - 1
     return seen
 
 
 def compare_variation(folder: Path) -> None:
-    """The same up to the decoder's end, from a picture. The image encoder has random weights that are nowhere on disk."""
+    """The same up to the decoder's end, from a picture. The image encoder has random weights that are nowhere
+    on disk.
+    """
     import transformers
     from PIL import Image
 
@@ -286,15 +332,25 @@ def compare_variation(folder: Path) -> None:
 
     latents = same_noise()
     torch.manual_seed(0)
-    vision = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(
-        hidden_size=1024, intermediate_size=4096, projection_dim=768, num_hidden_layers=24, num_attention_heads=16,
-        image_size=224, patch_size=14,
-    )).eval()  # fmt: skip
-    parts = OnCpu.from_pretrained(folder / "theirs", **taking_turns(folder / "theirs", torch.float32)).components
+    vision = transformers.CLIPVisionModelWithProjection(
+        transformers.CLIPVisionConfig(
+            hidden_size=1024,
+            intermediate_size=4096,
+            projection_dim=768,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            image_size=224,
+            patch_size=14,
+        )
+    ).eval()
+    parts = OnCpu.from_pretrained(
+        folder / "theirs", **taking_turns(folder / "theirs", torch.float32)
+    ).components
     theirs = OnCpuFromPictures(
         **{name: part for name, part in parts.items() if not name.startswith("prior")},
-        image_encoder=vision, feature_extractor=transformers.CLIPImageProcessor(size={"shortest_edge": 224}),
-    )  # fmt: skip
+        image_encoder=vision,
+        feature_extractor=transformers.CLIPImageProcessor(size={"shortest_edge": 224}),
+    )
     exact(theirs.decoder_scheduler, theirs.super_res_scheduler)
     seen: dict[str, Tensor] = {}
 
@@ -310,18 +366,25 @@ def compare_variation(folder: Path) -> None:
     picture = Image.linear_gradient("L").resize((224, 224)).convert("RGB")
     with suppress(Enough):
         theirs(
-            picture, decoder_latents=latents["decoder"], super_res_latents=latents["upsampler-256"],
-            decoder_num_inference_steps=2, super_res_num_inference_steps=2,
-        )  # fmt: skip
+            picture,
+            decoder_latents=latents["decoder"],
+            super_res_latents=latents["upsampler-256"],
+            decoder_num_inference_steps=2,
+            super_res_num_inference_steps=2,
+        )
     del theirs, parts
     ours = Pipeline.from_pretrained(str(folder / "ours"), device="cpu", offload=True, dtype=torch.float32)
     assert isinstance(ours.clip, ConvertedClip)
     ours.clip.vision = vision
     ends: dict[str, Tensor] = {}
     made = ours.vary(
-        picture, fresh_noise=True, seed=0, size=64, options={"decoder": {"steps": 2}},
+        picture,
+        fresh_noise=True,
+        seed=0,
+        size=64,
+        options={"decoder": {"steps": 2}},
         on_step=lambda role, _, __, step: ends.update({role: step.x}),
-    )  # fmt: skip
+    )
     report({"prior": made.image_embeds, **ends}, seen)
 
 
@@ -333,7 +396,9 @@ def report(ends: dict[str, Tensor], seen: dict[str, Tensor]) -> None:
         elif role == "upsampler-256":
             end = end.clamp(-1, 1)
         errors, largest = (end - seen[role]).abs(), float(seen[role].abs().max())
-        usual, most = (float(errors.flatten().kthvalue(round(q * errors.numel())).values) for q in (0.9999, 1))
+        usual, most = (
+            float(errors.flatten().kthvalue(round(q * errors.numel())).values) for q in (0.9999, 1)
+        )
         print(
             f"| {role} | {most:.1e} of values up to {largest:.2f}; {usual:.1e} but for one in 10,000; "
             f"{int((errors > 2 / 255).sum())} of {errors.numel():,} beyond 1 of 255 |",
@@ -350,7 +415,9 @@ def count(build: Callable[[], nn.Module]) -> int:
 
 def main() -> None:
     """Prints one line of a table per network; fails where one is beyond TOLERANCE or has another count."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("networks", nargs="*", default=["prior", "decoder", "upsampler"])
     parser.add_argument("--side", type=int, default=256, help="pixels of the upsampler's pictures")
     parser.add_argument("--picture", type=Path, help="compare whole chains, on what karlo.py made there")
@@ -364,8 +431,10 @@ def main() -> None:
     if options.variation:
         return compare_variation(options.variation)
     compare: dict[str, Callable[[], list[tuple[Tensor, Tensor]]]] = {
-        "prior": compare_prior, "decoder": compare_decoder, "upsampler": lambda: compare_upsampler(options.side),
-    }  # fmt: skip
+        "prior": compare_prior,
+        "decoder": compare_decoder,
+        "upsampler": lambda: compare_upsampler(options.side),
+    }
     builders = {
         "prior": build_prior,
         "decoder": build_decoder,
@@ -373,7 +442,9 @@ def main() -> None:
         "upsampler": build_upsampler,
     }
     for name, build in builders.items():
-        assert count(build) == PARAMETERS[name], f"{name}: {count(build):,} parameters, not {PARAMETERS[name]:,}"
+        assert count(build) == PARAMETERS[name], (
+            f"{name}: {count(build):,} parameters, not {PARAMETERS[name]:,}"
+        )
     for name in options.networks:
         started = time.perf_counter()
         with torch.no_grad():

@@ -1,10 +1,12 @@
-"""How many samples of a class-conditional model are called by the class that was asked for, by a reader of real pictures.
+"""How many samples of a class-conditional model are called by the class that was asked for, by a reader of
+real pictures.
 
     unclip sample runs/ddpm-digits --count 1000 --steps 100 -o samples
     python tools/benchmarks/read_digits.py data/digits/train data/digits/test samples
 
-A small convolutional network learns the first set, in seconds for 8 × 8 digits and in minutes for MNIST. Its share of the
-second set, which it never saw, says how far it can be trusted; the third is a folder with a folder for each class.
+A small convolutional network learns the first set, in seconds for 8 × 8 digits and in minutes for MNIST. Its
+share of the second set, which it never saw, says how far it can be trusted; the third is a folder with a
+folder for each class.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ class Reader(nn.Module):
     def __init__(self, classes: int) -> None:
         super().__init__()
         widths = (1, 32, 32, 64, 64)
-        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in pairwise(widths))
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in pairwise(widths)
+        )
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths[1:])
         self.leave = nn.Linear(64 * 4 * 4, classes)
 
@@ -52,7 +56,9 @@ def read(source: str, label: str | None) -> tuple[Tensor, Tensor]:
 
 
 def moved(x: Tensor) -> Tensor:
-    """All shifted alike by at most a pixel either way; what is pushed out comes in at the other side, where it is dark."""
+    """All shifted alike by at most a pixel either way; what is pushed out comes in at the other side, where
+    it is dark.
+    """
     return x.roll(tuple(torch.randint(-1, 2, (2,)).tolist()), (2, 3))
 
 
@@ -82,7 +88,9 @@ def right(reader: Reader, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("train")
     parser.add_argument("test")
     parser.add_argument("samples", nargs="*")

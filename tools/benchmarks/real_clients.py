@@ -3,7 +3,8 @@
     python tools/benchmarks/real_clients.py --size 256
     python tools/benchmarks/real_clients.py litellm --environments ~/.cache/unclip-clients
 
-Installs what `CLIENTS` names with pip, so it needs a package index; the environments are kept where --environments says.
+Installs what `CLIENTS` names with pip, so it needs a package index; the environments are kept where
+--environments says.
 """
 
 from __future__ import annotations
@@ -53,8 +54,12 @@ def installed(client: Client, folder: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("clients", nargs="*", metavar="CLIENT", help=f"of {', '.join(CLIENTS)}; all if none is named")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "clients", nargs="*", metavar="CLIENT", help=f"of {', '.join(CLIENTS)}; all if none is named"
+    )
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--environments", type=Path, help="where the environments are kept")
@@ -65,24 +70,35 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary, serving("--model", options.model) as (port, _):
         kept = options.environments or Path(temporary)
         surroundings = {
-            **os.environ, "OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1", "OPENAI_API_KEY": KEY,
-            "OPENAI_API_BASE": f"http://127.0.0.1:{port}/v1", "SIZE": f"{options.size}x{options.size}",
-        }  # fmt: skip
+            **os.environ,
+            "OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1",
+            "OPENAI_API_KEY": KEY,
+            "OPENAI_API_BASE": f"http://127.0.0.1:{port}/v1",
+            "SIZE": f"{options.size}x{options.size}",
+        }
         surroundings.pop("PYTHONPATH", None)
         for name in options.clients or CLIENTS:
             client = CLIENTS[name]
             python = installed(client, kept / name)
             package = client.packages[0].partition(">")[0].partition("=")[0]
             ask = f"import importlib.metadata as m; print(m.version('{package}'))"
-            version = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
+            version = subprocess.run(
+                [python, "-c", ask], capture_output=True, text=True, check=True
+            ).stdout.strip()
             started = time.perf_counter()
             ran = subprocess.run(
-                [python, PROGRAMS / client.program], env=surroundings, cwd=temporary, capture_output=True, text=True
+                [python, PROGRAMS / client.program],
+                env=surroundings,
+                cwd=temporary,
+                capture_output=True,
+                text=True,
             )
             failed += ran.returncode != 0
             said = ran.stdout.strip() or ran.stderr.strip().splitlines()[-1]
             word = "works" if ran.returncode == 0 else "FAILS"
-            print(f"{package} {version:10} {word}  {said}  ({time.perf_counter() - started:.0f} s)", flush=True)
+            print(
+                f"{package} {version:10} {word}  {said}  ({time.perf_counter() - started:.0f} s)", flush=True
+            )
     sys.exit(failed > 0)
 
 

@@ -1,4 +1,5 @@
-"""PSNR and gradient energy of the upsamplers against bicubic, on held-out renderings; and on photographs, beside Lanczos.
+"""PSNR and gradient energy of the upsamplers against bicubic, on held-out renderings; and on photographs,
+beside Lanczos.
 
 python tools/benchmarks/sharpness.py --model mini --count 24
 python tools/benchmarks/sharpness.py --model mini --count 8 --photographs     # those that scikit-image ships
@@ -21,8 +22,14 @@ from unclip.pipeline import Pipeline
 from unclip.stages.upsampler import Upsampler
 
 PHOTOGRAPHS = (
-    "astronaut.png", "chelsea.png", "coffee.png", "hubble_deep_field.jpg", "motorcycle_left.png", "retina.jpg", "rocket.jpg",
-)  # fmt: skip
+    "astronaut.png",
+    "chelsea.png",
+    "coffee.png",
+    "hubble_deep_field.jpg",
+    "motorcycle_left.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
@@ -41,7 +48,9 @@ def renderings(size: int, count: int) -> dict[str, Tensor]:
 
 
 def photographs(size: int) -> dict[str, Tensor]:
-    """scikit-image's photographs in colour: middle squares, not enlarged, [1, 3, side, side] with side ≤ size."""
+    """scikit-image's photographs in colour: middle squares, not enlarged, [1, 3, side, side] with side ≤
+    size.
+    """
     import skimage.data
 
     found = {}
@@ -60,12 +69,17 @@ def compare(upsampler: Upsampler, pictures: dict[str, Tensor]) -> dict[str, dict
         side = high.shape[-1]
         low = resize(high, side // upsampler.factor)
         with torch.inference_mode():
-            *_, last = upsampler.sample(low, upsampler.config.sampling, SeededNoise([i], "sharpness"), size=side)
+            *_, last = upsampler.sample(
+                low, upsampler.config.sampling, SeededNoise([i], "sharpness"), size=side
+            )
         ours, bicubic, smooth = last.x.clamp(-1, 1), resize(low, side), lanczos(low, side)
         rows[name] = {
-            "psnr": psnr(ours, high), "psnr_bicubic": psnr(bicubic, high), "psnr_lanczos": psnr(smooth, high),
-            "edges": edges(ours) / edges(high), "edges_bicubic": edges(bicubic) / edges(high),
-        }  # fmt: skip
+            "psnr": psnr(ours, high),
+            "psnr_bicubic": psnr(bicubic, high),
+            "psnr_lanczos": psnr(smooth, high),
+            "edges": edges(ours) / edges(high),
+            "edges_bicubic": edges(bicubic) / edges(high),
+        }
     return rows
 
 
@@ -75,7 +89,9 @@ def mean(rows: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="mini")
     parser.add_argument("--count", type=int, default=24, help="held-out renderings")
     parser.add_argument("--photographs", action="store_true", help="also on photographs, one by one")
@@ -84,7 +100,8 @@ def main() -> None:
     pipe = Pipeline.from_pretrained(args.model, device="cpu")
     figures: dict[str, dict[str, float]] = {}
     print(
-        f"{'':24}{'PSNR':>8}{'bicubic':>9}{'Lanczos':>9}{'edges':>8}{'bicubic':>9}   (edges: share of the gradient energy)"
+        f"{'':24}{'PSNR':>8}{'bicubic':>9}{'Lanczos':>9}{'edges':>8}{'bicubic':>9}   (edges: share of the "
+        "gradient energy)"
     )
     for upsampler in pipe.upsamplers:
         name = f"upsampler-{upsampler.size}"

@@ -1,4 +1,5 @@
-"""Times the forward and backward pass of a config's stage with our group normalisation and with torch's, in turn.
+"""Times the forward and backward pass of a config's stage with our group normalisation and with torch's, in
+turn.
 
     python tools/benchmarks/step.py configs/mini/decoder.yaml
 
@@ -26,7 +27,9 @@ TOKENS = 20  # of a caption
 
 def torchs(self: GroupNorm, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
     out = nn.GroupNorm.forward(self, x)
-    return out if scale is None or shift is None else out * (1 + scale[..., None, None]) + shift[..., None, None]
+    return (
+        out if scale is None or shift is None else out * (1 + scale[..., None, None]) + shift[..., None, None]
+    )
 
 
 def random_batch(stage: Stage, size: int) -> Batch:
@@ -34,9 +37,15 @@ def random_batch(stage: Stage, size: int) -> Batch:
 
     def text(rows: int) -> Text:
         seen = torch.ones(rows, TOKENS, dtype=torch.bool)
-        return Text([""] * rows, seen.long(), seen, torch.randn(rows, width), torch.randn(rows, TOKENS, tokens))
+        return Text(
+            [""] * rows, seen.long(), seen, torch.randn(rows, width), torch.randn(rows, TOKENS, tokens)
+        )
 
-    image = torch.randn(size, 3, stage.crop, stage.crop).clamp(-1, 1).contiguous(memory_format=torch.channels_last)
+    image = (
+        torch.randn(size, 3, stage.crop, stage.crop)
+        .clamp(-1, 1)
+        .contiguous(memory_format=torch.channels_last)
+    )
     embed = torch.randn(size, width)
     return Batch(image=image, image_embed=embed, text=text(size), null=text(1), seeds=torch.arange(size))
 
@@ -50,7 +59,9 @@ def seconds(stage: Stage, batch: Batch, bf16: bool) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("config", type=Path)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)

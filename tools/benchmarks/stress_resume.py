@@ -1,5 +1,6 @@
-"""Kills a training run with SIGKILL at random moments, half of them while a checkpoint is being written, and proves that
-nothing is lost but the steps since the last checkpoint: the run ends in the same bits as one that was never killed.
+"""Kills a training run with SIGKILL at random moments, half of them while a checkpoint is being written, and
+proves that nothing is lost but the steps since the last checkpoint: the run ends in the same bits as one that
+was never killed.
 
     python tools/benchmarks/stress_resume.py --kills 50 --workers 2
 """
@@ -29,7 +30,9 @@ LONGEST_WRITE = 0.02  # seconds
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--workers", type=int, default=0, help="of the loader")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
@@ -55,7 +58,10 @@ def stress(work: Path, kills: int, workers: int, rng: random.Random) -> None:
         os.kill(process, signal.SIGKILL)
         _, status = os.waitpid(process, 0)
         if not os.WIFSIGNALED(status):
-            sys.exit(f"kill {kill}: the run had ended by itself, with exit code {os.waitstatus_to_exitcode(status)}")
+            sys.exit(
+                f"kill {kill}: the run had ended by itself, with exit code "
+                f"{os.waitstatus_to_exitcode(status)}"
+            )
         writing += bool(unfinished(run) - left)
         before, newest = newest, max((folder.name for folder in step_folders(run)), default="")
         if newest < before:
@@ -68,7 +74,11 @@ def stress(work: Path, kills: int, workers: int, rng: random.Random) -> None:
     differ = differences(step_folders(whole)[-1], step_folders(run)[-1])
     if differ:
         sys.exit(f"after {kills} kills these files differ: {', '.join(differ)}")
-    print(json.dumps({"kills": kills, "while writing": writing, "workers": workers, "steps": made, "then": AFTER}))
+    print(
+        json.dumps(
+            {"kills": kills, "while writing": writing, "workers": workers, "steps": made, "then": AFTER}
+        )
+    )
     print("the same bits as the run that was never killed")
 
 
@@ -77,18 +87,23 @@ def tiny_run(shards: str, steps: int, workers: int) -> RunConfig:
     tree: dict[str, Any] = {
         "name": "stress",
         "stage": {
-            "kind": "upsampler", "size": 64, "crop_fraction": 0.25, "degradation": "bsr",
+            "kind": "upsampler",
+            "size": 64,
+            "crop_fraction": 0.25,
+            "degradation": "bsr",
             "unet": {"channels": 32, "multipliers": [1], "depth": 1, "dropout": 0.1},
         },
         "data": {"shards": shards, "batch": 2, "workers": workers, "shuffle": 10},
         "optim": {"lr": 0.001, "warmup": 10},
         "train": {"steps": steps, "precision": "no", "save_every": 3, "sample_every": 0, "ema": [0.99, 0.9]},
-    }  # fmt: skip
+    }
     return RunConfig.model_validate(tree)
 
 
 def spawn(config: RunConfig, run: Path) -> int:
-    """Trains in a process of its own, forked from this one, which has imported everything and drawn nothing."""
+    """Trains in a process of its own, forked from this one, which has imported everything and drawn
+    nothing.
+    """
     process = os.fork()
     if not process:
         try:
@@ -110,8 +125,8 @@ def lasted(process: int) -> float:
 
 
 def pause(seconds: float, run: Path) -> None:
-    """Waits so long, or less if the run makes two checkpoints meanwhile: where the machine is busy, times measured before
-    tell little.
+    """Waits so long, or less if the run makes two checkpoints meanwhile: where the machine is busy, times
+    measured before tell little.
     """
     deadline, old = time.monotonic() + seconds, step_folders(run)
     while time.monotonic() < deadline and len(set(step_folders(run)) - set(old)) < 2:
@@ -119,7 +134,9 @@ def pause(seconds: float, run: Path) -> None:
 
 
 def unfinished(run: Path) -> set[tuple[str, int]]:
-    """Checkpoints that are not whole: being written, or left so by a kill until the next run sweeps them away."""
+    """Checkpoints that are not whole: being written, or left so by a kill until the next run sweeps them
+    away.
+    """
     found = set()
     for path in run.glob(".step-*.tmp"):
         with suppress(FileNotFoundError):  # it is whole by now
@@ -130,7 +147,9 @@ def unfinished(run: Path) -> set[tuple[str, int]]:
 def wait_for_write(run: Path, left: set[tuple[str, int]], process: int) -> bool:
     """Waits until a checkpoint is being written that is not one of those left."""
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+    while time.monotonic() < deadline and not os.waitid(
+        os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT
+    ):
         if unfinished(run) - left:
             return True
         time.sleep(0.0005)
@@ -139,9 +158,13 @@ def wait_for_write(run: Path, left: set[tuple[str, int]], process: int) -> bool:
 
 def differences(a: Path, b: Path) -> list[str]:
     """Files of two checkpoints that are not the same in name and bytes."""
-    names = {str(path.relative_to(folder)) for folder in (a, b) for path in folder.rglob("*") if path.is_file()}
+    names = {
+        str(path.relative_to(folder)) for folder in (a, b) for path in folder.rglob("*") if path.is_file()
+    }
     same = {name for name in names if all((folder / name).is_file() for folder in (a, b))}
-    return sorted(name for name in names if name not in same or (a / name).read_bytes() != (b / name).read_bytes())
+    return sorted(
+        name for name in names if name not in same or (a / name).read_bytes() != (b / name).read_bytes()
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""Measures what the watermark survives, on pictures of a model and on photographs, and prints the table of the docs.
+"""Measures what the watermark survives, on pictures of a model and on photographs, and prints the table of
+the docs.
 
     python tools/benchmarks/watermark.py --count 200 --model mini --size 256
     python tools/benchmarks/watermark.py --count 40 --parts
 
-The photographs are those that come with scikit-image (pip install scikit-image), drawings and small ones left out.
+The photographs are those that come with scikit-image (pip install scikit-image), drawings and small ones left
+out.
 """
 
 from __future__ import annotations
@@ -98,8 +100,10 @@ def table(pictures: Iterator[tuple[Image.Image, Image.Image]], name: str) -> str
             margins[change].append(found.score - found.threshold)
     quality = 10 * np.log10(255**2 / np.asarray(noise))
     lines = [
-        f"{len(noise)} {name}: PSNR {quality.min():.1f} dB at least, {np.median(quality):.1f} dB in the median; "
-        f"found in {sum(m > 0 for m in unmarked)} unmarked ones (the nearest {-max(unmarked):.1f} below the threshold).",
+        f"{len(noise)} {name}: PSNR {quality.min():.1f} dB at least, {np.median(quality):.1f} dB in the "
+        "median; "
+        f"found in {sum(m > 0 for m in unmarked)} unmarked ones (the nearest {-max(unmarked):.1f} below the "
+        "threshold).",
         "",
         "| change | found | least above the threshold | median |",
         "|---|---|---|---|",
@@ -111,7 +115,9 @@ def table(pictures: Iterator[tuple[Image.Image, Image.Image]], name: str) -> str
 
 
 def parts(count: int, size: int) -> str:
-    """How much of a picture must be painted for the mark to be found: a square of it, elsewhere in each rendering."""
+    """How much of a picture must be painted for the mark to be found: a square of it, elsewhere in each
+    rendering.
+    """
     pictures = [draw(sample(5, i), size) for i in range(count)]
     lines = [f"| painted share of {count} renderings | found |", "|---|---|"]
     for share in (0.1, 0.25, 0.4, 0.6, 0.8, 1.0):
@@ -126,7 +132,9 @@ def parts(count: int, size: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--size", type=int, default=256)

@@ -1,4 +1,5 @@
-"""Makes the pictures of docs/how-to/edit.md and docs/explanation/probing.md, and prints the figures of the probes.
+"""Makes the pictures of docs/how-to/edit.md and docs/explanation/probing.md, and prints the figures of the
+probes.
 
 python tools/figures/hands_on.py --out docs/images
 """
@@ -27,11 +28,15 @@ COLOURS = ("red", "blue", "yellow", "green")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="mini")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     parser.add_argument("--count", type=int, default=24, help="renderings per figure of the probes")
-    parser.add_argument("--fitted", type=int, default=400, help="renderings that the principal components are found on")
+    parser.add_argument(
+        "--fitted", type=int, default=400, help="renderings that the principal components are found on"
+    )
     parser.add_argument("--only", choices=["hands-on", "probing"], help="one page's pictures instead of both")
     args = parser.parse_args()
     pipe = Pipeline.from_pretrained(args.model)
@@ -70,15 +75,24 @@ def hands_on(pipe: Pipeline) -> list[list[Image.Image]]:
     prompts = ["a fox wearing a red crown", "a panda in space"]
     shares = [i / 5 for i in range(6)]
     return [
-        [fox, *(pipe.vary(fox, eta=eta, **wide).images[0] for eta in (0.0, 0.4, 0.7, 1.0)),
-         *pipe.vary(fox, 2, fresh_noise=True, **wide).images],
+        [
+            fox,
+            *(pipe.vary(fox, eta=eta, **wide).images[0] for eta in (0.0, 0.4, 0.7, 1.0)),
+            *pipe.vary(fox, 2, fresh_noise=True, **wide).images,
+        ],
         pipe.interpolate([fox, panda], 7, **wide).images,
         [fox, *pipe.diff(fox, *diff, [i / 10 for i in range(6)], **wide).images],
         [pipe.mix(prompts, [1 - share, share], **wide).images[0] for share in shares],
         [hole, *pipe.edit(fox, "a fox wearing a blue top hat in the snow", mask, 4, **wide).images],
         [small, *halves(pipe.outpaint(small, "a fox in the snow", (128, 64), 2, seed=1).images)],
-        [fox, *(pipe.edit(fox, "a watercolour of a fox in the snow", strength=s, **wide).images[0] for s in (0.2, 0.4, 0.6, 0.8))],
-    ]  # fmt: skip
+        [
+            fox,
+            *(
+                pipe.edit(fox, "a watercolour of a fox in the snow", strength=s, **wide).images[0]
+                for s in (0.2, 0.4, 0.6, 0.8)
+            ),
+        ],
+    ]
 
 
 def halves(images: Sequence[Image.Image]) -> list[Image.Image]:
@@ -118,7 +132,9 @@ def components(pipe: Pipeline, count: int) -> list[list[Image.Image]]:
 
 
 def typographic(pipe: Pipeline, count: int) -> list[Image.Image]:
-    """A word pasted onto a picture of something else: what CLIP then calls it, and what the decoder makes of its z_i (fig. 6)."""
+    """A word pasted onto a picture of something else: what CLIP then calls it, and what the decoder makes of
+    its z_i (fig. 6).
+    """
     words = pipe.clip.encode_text([f"a {subject}" for subject in SUBJECTS]).embed.float()
     scenes = [sample(SEED + 2, i) for i in range(count)]
     others = [SUBJECTS[(SUBJECTS.index(scene.subject) + 7) % len(SUBJECTS)] for scene in scenes]
@@ -126,7 +142,11 @@ def typographic(pipe: Pipeline, count: int) -> list[Image.Image]:
     labelled = [label(image, word) for image, word in zip(plain, others, strict=True)]
     blank = [label(image, " " * 12) for image in plain]
     print("\n| picture | called what it is | called what is written on it |\n| --- | ---: | ---: |")
-    for name, images in (("as it is", plain), ("with an empty label", blank), ("with another's name on it", labelled)):
+    for name, images in (
+        ("as it is", plain),
+        ("with an empty label", blank),
+        ("with another's name on it", labelled),
+    ):
         called = [SUBJECTS[i] for i in (embedded(pipe, images) @ words.T).argmax(1).tolist()]
         right = sum(c == scene.subject for c, scene in zip(called, scenes, strict=True))
         fooled = sum(c == other for c, other in zip(called, others, strict=True))
@@ -140,7 +160,9 @@ def label(image: Image.Image, word: str) -> Image.Image:
     pen, side = ImageDraw.Draw(labelled), image.width
     box = (side // 8, int(side * 0.62), side - side // 8, int(side * 0.82))
     pen.rectangle(box, fill="white")
-    pen.text(((box[0] + box[2]) // 2, (box[1] + box[3]) // 2), word, fill="black", anchor="mm", font_size=side // 8)
+    pen.text(
+        ((box[0] + box[2]) // 2, (box[1] + box[3]) // 2), word, fill="black", anchor="mm", font_size=side // 8
+    )
     return labelled
 
 

@@ -41,12 +41,17 @@ BEAT = 5  # every fifth bit is 1
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", choices=list(FIGURES), help="one figure instead of all")
     parser.add_argument("--out", type=Path, default=Path("docs/images/lecture"))
     parser.add_argument("--model", default="mini", help="that paints the last ones")
     parser.add_argument(
-        "--training", type=int, default=4000, help="steps of the swiss roll's networks; the others learn sooner"
+        "--training",
+        type=int,
+        default=4000,
+        help="steps of the swiss roll's networks; the others learn sooner",
     )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -81,7 +86,8 @@ def swiss_roll(args: argparse.Namespace) -> Figure:
     x0 = rolled(POINTS, generator)
     bits = chain.bound(reverse, x0, lambda like: torch.randn(like.shape, generator=generator))
     print(
-        f"swiss roll: {bits.mean():.2f} ± {1.96 * bits.std() / POINTS**0.5:.2f} bits at most; noise alone {noise_bits(x0):.2f}"
+        f"swiss roll: {bits.mean():.2f} ± {1.96 * bits.std() / POINTS**0.5:.2f} bits at most; noise alone "
+        f"{noise_bits(x0):.2f}"
     )
     states = list(
         chain.walk(
@@ -96,7 +102,9 @@ def swiss_roll(args: argparse.Namespace) -> Figure:
         alpha, sigma = chain.schedule.at(t if t else CLEAN)
         forward = alpha * x0 + sigma * torch.randn(x0.shape, generator=generator)
         for row, points in enumerate((forward, states[39 - t])):
-            panels[row][column].scatter(*points.T.tolist(), s=2, alpha=0.5, color=("tab:blue", "tab:red")[row])
+            panels[row][column].scatter(
+                *points.T.tolist(), s=2, alpha=0.5, color=("tab:blue", "tab:red")[row]
+            )
         axis = torch.linspace(-2, 2, 17)
         field = torch.cartesian_prod(axis, axis)
         with torch.no_grad():
@@ -128,7 +136,8 @@ def heartbeat(args: argparse.Namespace) -> Figure:
     drawn = list(chain.walk(reverse, torch.randint(2, (BATCH, 20), generator=generator).float(), generator))
     true = (drawn[-1][:, None] == beats).all(2).any(1).float().mean()
     print(
-        f"heartbeat: {bits.mean():.3f} bits at most, of which log2 5 = {math.log2(5):.3f}; {100 * true:.1f} % are beats"
+        f"heartbeat: {bits.mean():.3f} bits at most, of which log2 5 = {math.log2(5):.3f}; {100 * true:.1f} "
+        "% are beats"
     )
     figure = Figure(figsize=(8, 3), layout="constrained")
     for panel, number in zip(figure.subplots(1, 4, sharey=True), (0, 100, 160, 199), strict=True):
@@ -141,7 +150,9 @@ def heartbeat(args: argparse.Namespace) -> Figure:
 
 
 def algorithms(args: argparse.Namespace) -> Figure:
-    """DDPM's algorithms 1 and 2 on the swiss roll: ε-prediction, T = 1000, fixed variance; and x̂_0 on the way."""
+    """DDPM's algorithms 1 and 2 on the swiss roll: ε-prediction, T = 1000, fixed variance; and x̂_0 on the
+    way.
+    """
     diffusion = Diffusion(DiffusionConfig(schedule="linear", clamp=None))
     network = TimestepMlp(2, 2, times=1000)
     generator = torch.Generator().manual_seed(0)
@@ -157,9 +168,14 @@ def algorithms(args: argparse.Namespace) -> Figure:
         denoise = diffusion.denoiser(network, {})
         steps = {
             step.t: step
-            for step in ddpm(denoise, x, diffusion.schedule, diffusion.schedule.grid(1000),
-                             lambda like: torch.randn(like.shape, generator=generator))
-        }  # fmt: skip
+            for step in ddpm(
+                denoise,
+                x,
+                diffusion.schedule,
+                diffusion.schedule.grid(1000),
+                lambda like: torch.randn(like.shape, generator=generator),
+            )
+        }
     figure = Figure(figsize=(9, 4), layout="constrained")
     panels = figure.subplots(2, 5, sharex=True, sharey=True)
     for column, t in enumerate((999, 500, 200, 50, 0)):
@@ -201,8 +217,13 @@ def sdes(args: argparse.Namespace) -> Figure:
         sde = process()
         score = modes(sde)
         x = sde.prior_std * torch.linspace(-1.8, 1.8, 9, dtype=torch.float64)[:, None]
-        walk = [(1.0, x), *((step.t, step.x) for step in sample(sde, score, x, SeededNoise(range(9)), steps=300))]
-        panel.plot([t for t, _ in walk], [x[:, 0].tolist() for _, x in walk], color="tab:red", lw=0.5, alpha=0.7)
+        walk = [
+            (1.0, x),
+            *((step.t, step.x) for step in sample(sde, score, x, SeededNoise(range(9)), steps=300)),
+        ]
+        panel.plot(
+            [t for t, _ in walk], [x[:, 0].tolist() for _, x in walk], color="tab:red", lw=0.5, alpha=0.7
+        )
         times = torch.linspace(1, sde.end, 60).tolist()
         line = [x]
         for start, stop in pairwise(times):
@@ -220,7 +241,9 @@ def sdes(args: argparse.Namespace) -> Figure:
 
 
 def control(args: argparse.Namespace) -> Figure:
-    """A score learned from the swiss roll, then one coordinate known, then a class asked for: the roll's inner half."""
+    """A score learned from the swiss roll, then one coordinate known, then a class asked for: the roll's
+    inner half.
+    """
     sde = VP()
     network = TimestepMlp(2, 2)
     generator = torch.Generator().manual_seed(0)
@@ -237,7 +260,9 @@ def control(args: argparse.Namespace) -> Figure:
         x0 = rolled(BATCH, generator)
         t = torch.rand(BATCH, generator=generator)
         logits = classifier(sde.perturb(x0, t, torch.randn(x0.shape, generator=generator)), t)[:, 0]
-        return nn.functional.binary_cross_entropy_with_logits(logits, (x0.norm(dim=1) < 1).float(), reduction="none")
+        return nn.functional.binary_cross_entropy_with_logits(
+            logits, (x0.norm(dim=1) < 1).float(), reduction="none"
+        )
 
     train(classifier, judged, args.training // 4)
     score = score_of(sde, network)
@@ -285,13 +310,22 @@ def clip(args: argparse.Namespace) -> Figure:
     panel.set_yticks(range(6), [f"picture: {name}" for name in names])
     for row, values in enumerate(cosines.tolist()):
         for column, value in enumerate(values):
-            panel.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if value < 0.4 else "black")
+            panel.text(
+                column,
+                row,
+                f"{value:.2f}",
+                ha="center",
+                va="center",
+                color="white" if value < 0.4 else "black",
+            )
     print(f"clip: {(cosines.argmax(1) == torch.arange(6)).sum()} of 6 called by their name")
     return figure
 
 
 def prompts(args: argparse.Namespace) -> Image.Image:
-    """The slide's grid: a subject in each row, an activity in each column, three styles from left to right."""
+    """The slide's grid: a subject in each row, an activity in each column, three styles from left to
+    right.
+    """
     styles = ["pop art of", "a pencil drawing of", "a watercolour of"]
     captions = [
         f"{style} {subject} {activity} in space"
@@ -371,9 +405,16 @@ def train(network: nn.Module, loss: Callable[[], Tensor], steps: int) -> None:
 
 
 FIGURES: dict[str, Callable[[argparse.Namespace], Figure | Image.Image]] = {
-    "swiss-roll": swiss_roll, "heartbeat": heartbeat, "algorithms": algorithms, "mix": mix, "sdes": sdes,
-    "control": control, "clip": clip, "prompts": prompts, "between": between,
-}  # fmt: skip
+    "swiss-roll": swiss_roll,
+    "heartbeat": heartbeat,
+    "algorithms": algorithms,
+    "mix": mix,
+    "sdes": sdes,
+    "control": control,
+    "clip": clip,
+    "prompts": prompts,
+    "between": between,
+}
 
 if __name__ == "__main__":
     main()

@@ -1,9 +1,10 @@
-"""The lecture's pictures of a DDPM: samples, interpolation in x_T, progressive generation (Ho et al. 2020, §4.3 and 4.4).
+"""The lecture's pictures of a DDPM: samples, interpolation in x_T, progressive generation (Ho et al. 2020,
+§4.3 and 4.4).
 
     python tools/figures/lecture_pixels.py runs/ddpm-digits docs/images/lecture
 
-The slide mixes two latents as (1 − λ) x + λ x′. Half way that is noise of 0.71 of the length that a model was trained on;
-slerp keeps it. Both rows are drawn, and their lengths are printed.
+The slide mixes two latents as (1 − λ) x + λ x′. Half way that is noise of 0.71 of the length that a model was
+trained on; slerp keeps it. Both rows are drawn, and their lengths are printed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ FRAMES, STEPS, SCALE = 9, 50, 6
 
 def sheet(images: Tensor, columns: int, scale: int) -> Image.Image:
     side = scale * images.shape[-1]
-    tiles = [to_pil(image.expand(3, -1, -1)).resize((side, side), Image.Resampling.NEAREST) for image in images]
+    tiles = [
+        to_pil(image.expand(3, -1, -1)).resize((side, side), Image.Resampling.NEAREST) for image in images
+    ]
     return grid(tiles, columns=columns)
 
 
@@ -52,7 +55,11 @@ def main(run: Path, out: Path) -> None:
         print(f"{name}: length of x_T by pixel {' '.join(f'{one:.2f}' for one in lengths.tolist())}")
     same = stage.condition(torch.full((2 * FRAMES,), 3))
     *_, last = ddim(
-        stage.diffusion.denoiser(stage.network, same), torch.cat([straight, arc]), schedule, times, torch.randn_like
+        stage.diffusion.denoiser(stage.network, same),
+        torch.cat([straight, arc]),
+        schedule,
+        times,
+        torch.randn_like,
     )
     save_png(sheet(last.x, FRAMES, SCALE), out / "digits-interpolation.png")
 

@@ -54,7 +54,9 @@ class Walks:
 
 
 def apart(role: str, a: Tensor, b: Tensor) -> float:
-    """The decoder's pictures: root mean square in levels of 255. The prior's z_i: relative to their length."""
+    """The decoder's pictures: root mean square in levels of 255. The prior's z_i: relative to their
+    length.
+    """
     a, b = a.flatten(1), b.flatten(1)
     if role == "decoder":
         return float((a - b).square().mean(1).sqrt().mean())
@@ -62,7 +64,9 @@ def apart(role: str, a: Tensor, b: Tensor) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="mini")
     parser.add_argument("--count", type=int, default=4, help="held-out captions")
     parser.add_argument("--out", type=Path, required=True, help="the plot: .webp or .png")

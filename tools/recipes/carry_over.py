@@ -1,10 +1,12 @@
-"""Carries a prior or decoder over to a new CLIP, so that what it learned is not lost when its CLIP is trained anew.
+"""Carries a prior or decoder over to a new CLIP, so that what it learned is not lost when its CLIP is trained
+anew.
 
-The old CLIP's embeddings and token states are fitted as linear functions of the new one's, by least squares on captioned
-pictures, and the maps are multiplied into the layers that read them. The result is a start for training
-(`init=FOLDER`), not a finished stage.
+The old CLIP's embeddings and token states are fitted as linear functions of the new one's, by least squares
+on captioned pictures, and the maps are multiplied into the layers that read them. The result is a start for
+training (`init=FOLDER`), not a finished stage.
 
-    python tools/recipes/carry_over.py unclip/bundled/mini/decoder --old unclip/bundled/mini/clip --new runs/mini/clip \\
+    python tools/recipes/carry_over.py unclip/bundled/mini/decoder --old unclip/bundled/mini/clip --new
+    runs/mini/clip \\
         "runs/mini/data/train-64/*.tar" --out runs/mini/decoder-start
 """
 
@@ -28,7 +30,9 @@ from unclip.stages.prior import Prior, PriorNetwork
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("stage", help="reference of a prior or decoder")
     parser.add_argument("shards", help="of captioned pictures")
     parser.add_argument("--old", required=True, help="reference of the CLIP it was trained with")
@@ -37,7 +41,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=8000, help="pictures that the maps are fitted on")
     args = parser.parse_args()
     stage, new = load_stage(resolve(args.stage).folder), load_clip(args.new)
-    ours, theirs = features(load_clip(args.old), args.shards, args.count), features(new, args.shards, args.count)
+    ours, theirs = (
+        features(load_clip(args.old), args.shards, args.count),
+        features(new, args.shards, args.count),
+    )
     names = ("image_embed", "text_embed", "tokens")
     maps = {name: fit(b, a, name) for name, a, b in zip(names, ours, theirs, strict=True)}
     back = fit(ours[0], theirs[0], "image_embed, back")
@@ -85,7 +92,9 @@ def features(clip: Clip, shards: str, count: int) -> tuple[Tensor, Tensor, Tenso
 
 
 def fit(x: Tensor, y: Tensor, name: str) -> Map:
-    """The affine map x → y of least squared error, with a little ridge; prints the share of variance it explains."""
+    """The affine map x → y of least squared error, with a little ridge; prints the share of variance it
+    explains.
+    """
     mean, middle = x.double().mean(0), y.double().mean(0)
     a, b = x.double() - mean, y.double() - middle
     ridge = 1e-3 * a.square().mean() * len(a) * torch.eye(a.shape[1], dtype=a.dtype)

@@ -1,11 +1,12 @@
 """Makes the bundled model `mini` from nothing: data, stages, bundle, figures, model card.
 
-Unattended and resumable: every step is skipped when its result is there, and a stage's training resumes at its last
-checkpoint (only the words, a quarter of an hour, start again).
+Unattended and resumable: every step is skipped when its result is there, and a stage's training resumes at
+its last checkpoint (only the words, a quarter of an hour, start again).
 
     python tools/recipes/make_mini.py --work runs/mini                  # everything
-    python tools/recipes/make_mini.py --work runs/mini --minutes 60     # stop training after an hour; call again to go on
-    python tools/recipes/make_mini.py --work runs/trial --trial         # every step in small: some minutes, and no bundle replaced
+    python tools/recipes/make_mini.py --work runs/mini --minutes 60     # stop training after an hour; call
+    again to go on python tools/recipes/make_mini.py --work runs/trial --trial         # every step in small:
+    some minutes, and no bundle replaced
 """
 
 from __future__ import annotations
@@ -43,26 +44,49 @@ TRIAL_COUNT = 4
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, default=ROOT / "runs/mini", help="folder of data and runs")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that draw")
     parser.add_argument("--minutes", type=float, help="stop the training after this long, resumably")
-    parser.add_argument("--further", action="store_true", help="start from the bundle as it is, and keep its CLIP")
+    parser.add_argument(
+        "--further", action="store_true", help="start from the bundle as it is, and keep its CLIP"
+    )
     parser.add_argument("--count", type=int, default=512, help="held-out captions of the final figures")
-    parser.add_argument("--trial", action="store_true", help="do all in small, with the bundle in the work folder")
+    parser.add_argument(
+        "--trial", action="store_true", help="do all in small, with the bundle in the work folder"
+    )
     args = parser.parse_args()
     work: Path = args.work.absolute()  # the programs below run in the checkout
     bundle = work / "bundle" if args.trial else BUNDLE
     for name, (count, size, seed, siblings) in SETS.items():
         drawn = min(count, TRIAL_PICTURES) if args.trial else count
-        unclip("data", "menagerie", "--out", work / "data" / name, "--count", drawn, "--size", size, "--seed", seed,
-               "--siblings", siblings, "--jobs", args.jobs)  # fmt: skip
+        unclip(
+            "data",
+            "menagerie",
+            "--out",
+            work / "data" / name,
+            "--count",
+            drawn,
+            "--size",
+            size,
+            "--seed",
+            seed,
+            "--siblings",
+            siblings,
+            "--jobs",
+            args.jobs,
+        )
     left = None if args.minutes is None else args.minutes * 60
     words = work / "words"
     if not args.further and not words.exists():
         shards = f"{work}/data/{data_of('clip')}/*.tar"
         images = TRIAL_WORDS if args.trial else WORDS
-        left = run([TOOLS / "teach_words.py", CONFIGS / "clip.yaml", shards, "--out", words, "--images", images], left)
+        left = run(
+            [TOOLS / "teach_words.py", CONFIGS / "clip.yaml", shards, "--out", words, "--images", images],
+            left,
+        )
     for stage in STAGES:
         overrides = [f"data.shards={work}/data/{data_of(stage)}/*.tar", *(TRIAL if args.trial else ())]
         if stage in ("prior", "decoder", "inpaint"):

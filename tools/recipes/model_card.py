@@ -51,10 +51,12 @@ def main() -> None:
 
 
 def measure(bundle: Path, work: Path, count: int) -> None:
-    """Paints once; reads the pictures with the judge and with the model's CLIP. Writes quality.json, and compose/ if need be.
+    """Paints once; reads the pictures with the judge and with the model's CLIP. Writes quality.json, and
+    compose/ if need be.
 
-    What is in compose/ of more captions is more precise, and stays. It is `unclip evaluate compose`'s, of the same captions.
-    Renderings of other held-out scenes are measured beside them: what a perfect painter would get of so many pictures.
+    What is in compose/ of more captions is more precise, and stays. It is `unclip evaluate compose`'s, of the
+    same captions. Renderings of other held-out scenes are measured beside them: what a perfect painter would
+    get of so many pictures.
     """
     pipeline = Pipeline.from_pretrained(str(bundle))
     report = evaluate_compose(pipeline, count=count, batch=BATCH)
@@ -63,7 +65,9 @@ def measure(bundle: Path, work: Path, count: int) -> None:
         report.save(work / "compose")
     extractor, size = clip_extractor(pipeline.clip), pipeline.sizes[0]
     asked, others = held_out_captions(count, report.seed), held_out_captions(count, report.seed + 1)
-    true, other = (features_of([draw(one.scene, size) for one in some], extractor, BATCH) for some in (asked, others))
+    true, other = (
+        features_of([draw(one.scene, size) for one in some], extractor, BATCH) for some in (asked, others)
+    )
     sets = {"painted": (features_of(report.pictures, extractor, BATCH), asked), "rendered": (other, others)}
     figures = {}
     for name, (features, captions) in sets.items():
@@ -77,18 +81,24 @@ def measure(bundle: Path, work: Path, count: int) -> None:
         if count > features.shape[1]:
             found["FID"] = metrics.fid(features, true, resamples=RESAMPLES)
         figures[name] = {key: str(figure) for key, figure in found.items()}
-    write_json(work / "quality.json", {"count": count, "size": size, "features": extractor.identity, **figures})
+    write_json(
+        work / "quality.json", {"count": count, "size": size, "features": extractor.identity, **figures}
+    )
 
 
 def quality(found: dict[str, Any]) -> str:
     """The table of `measure`."""
     rows = [f"| {key} | {found['painted'][key]} | {found['rendered'][key]} |" for key in found["painted"]]
     about = (
-        f"`python tools/recipes/model_card.py --measure {found['count']} …`: the same pictures at {found['size']} px against renderings "
-        f"of the same scenes, in the features of {found['features']}; beside them renderings of other held-out scenes, "
+        f"`python tools/recipes/model_card.py --measure {found['count']} …`: the same pictures at "
+        f"{found['size']} px against renderings "
+        f"of the same scenes, in the features of {found['features']}; beside them renderings of other "
+        "held-out scenes, "
         "which is what a perfect painter gets of so many. Intervals of 95 %."
     )
-    return "\n".join(["\n## Quality\n", about, "\n| measure | mini | renderings |\n| --- | ---: | ---: |", *rows])
+    return "\n".join(
+        ["\n## Quality\n", about, "\n| measure | mini | renderings |\n| --- | ---: | ---: |", *rows]
+    )
 
 
 def stage_row(runs: list[Path], folder: Path, seen: int) -> str:
@@ -114,11 +124,14 @@ def truth(folder: Path) -> str:
 def sharpness(figures: dict[str, Any]) -> str:
     """The table of tools/benchmarks/sharpness.py."""
     rows = [
-        f"| {name} | {f['psnr']:.2f} dB | {f['psnr_bicubic']:.2f} dB | {f['edges']:.2f} | {f['edges_bicubic']:.2f} |"
+        f"| {name} | {f['psnr']:.2f} dB | {f['psnr_bicubic']:.2f} dB | {f['edges']:.2f} | "
+        f"{f['edges_bicubic']:.2f} |"
         for name, f in figures.items()
     ]
     title = "\n## Sharpness\n\n`python tools/benchmarks/sharpness.py`: held-out renderings; edges are the share of the rendering's gradient energy.\n"
-    return "\n".join([title, "| | PSNR | bicubic | edges | bicubic |\n| --- | --- | --- | --- | --- |", *rows])
+    return "\n".join(
+        [title, "| | PSNR | bicubic | edges | bicubic |\n| --- | --- | --- | --- | --- |", *rows]
+    )
 
 
 HEAD = """# mini

@@ -1,11 +1,14 @@
-"""Teaches mini's CLIP words before sentences: each picture against a phrase for every value that it might show.
+"""Teaches mini's CLIP words before sentences: each picture against a phrase for every value that it might
+show.
 
-Whole captions alone leave hats for last: subject and setting tell a batch's pictures apart, so the contrastive loss is
-content long before it looks at a hat. Here the captions are single phrases ("a beret", "on the beach"), the negatives are
-all other values of the same attribute, and each picture is in as many contests as it shows things (the supervised
-contrastive view of Yang et al. 2022, UniCL). The clip stage then goes on with sentences, from this one's weights.
+Whole captions alone leave hats for last: subject and setting tell a batch's pictures apart, so the
+contrastive loss is content long before it looks at a hat. Here the captions are single phrases ("a beret",
+"on the beach"), the negatives are all other values of the same attribute, and each picture is in as many
+contests as it shows things (the supervised contrastive view of Yang et al. 2022, UniCL). The clip stage then
+goes on with sentences, from this one's weights.
 
-    python tools/recipes/teach_words.py configs/mini/clip.yaml "runs/mini/data/*-64/*.tar" --out runs/mini/words
+    python tools/recipes/teach_words.py configs/mini/clip.yaml "runs/mini/data/*-64/*.tar" --out
+    runs/mini/words
 """
 
 from __future__ import annotations
@@ -36,7 +39,9 @@ NOTHING = -100  # what cross_entropy leaves out
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("config", type=Path, help="of the clip stage")
     parser.add_argument("shards", help="of menagerie pictures")
     parser.add_argument("--out", type=Path, required=True, help="folder for the stage")
@@ -78,7 +83,9 @@ def main() -> None:
 
 
 def contests(stage: ClipStage, pixels: Tensor, truth: Tensor, rng: random.Random) -> Tensor:
-    """The loss of each attribute: pictures [B, 3, H, W] against the phrases of all its values; truth [B, attributes]."""
+    """The loss of each attribute: pictures [B, 3, H, W] against the phrases of all its values; truth [B,
+    attributes].
+    """
     phrases = {key: [phrase(key, value, rng) for value in values] for key, values in VALUES.items()}
     flat = [text for texts in phrases.values() for text in texts]
     ids, _ = tokenize(stage.tokenizer, flat, stage.architecture.context)
@@ -87,7 +94,9 @@ def contests(stage: ClipStage, pixels: Tensor, truth: Tensor, rng: random.Random
     z_i = F.normalize(stage.model.encode_image(images.contiguous(memory_format=torch.channels_last)), dim=-1)
     logits = stage.model.logit_scale.exp().clamp(max=100) * z_i @ z_t.T
     split = logits.split([len(values) for values in VALUES.values()], dim=1)
-    return torch.stack([F.cross_entropy(part, truth[:, i], ignore_index=NOTHING) for i, part in enumerate(split)])
+    return torch.stack(
+        [F.cross_entropy(part, truth[:, i], ignore_index=NOTHING) for i, part in enumerate(split)]
+    )
 
 
 def phrase(key: str, value: str, rng: random.Random) -> str:
@@ -106,7 +115,9 @@ def phrase(key: str, value: str, rng: random.Random) -> str:
 
 
 def gather(shards: str) -> tuple[Tensor, Tensor]:
-    """All pictures as uint8 [N, 3, H, W], and the number of each attribute's value, NOTHING where it has none."""
+    """All pictures as uint8 [N, 3, H, W], and the number of each attribute's value, NOTHING where it has
+    none.
+    """
     pixels, truth = [], []
     for sample in tqdm(read_samples(find_shards(shards)), desc="reading", unit="picture", mininterval=10):
         scene = json.loads(sample["json"])["scene"]

@@ -1,7 +1,7 @@
 """The command line: options → one API call → print or save.
 
-This package imports click and the errors only; everything heavy is imported inside the commands, so that `--help`
-answers at once.
+This package imports click and the errors only; everything heavy is imported inside the commands, so that
+`--help` answers at once.
 """
 
 from __future__ import annotations
@@ -41,9 +41,25 @@ def cli() -> None:
 
 
 for _command in (
-    generate, mix, vary, interpolate, diff, edit, outpaint, info, verify, provenance, serve, train, calibrate, assemble,
-    convert, data, evaluate, sample,
-):  # fmt: skip
+    generate,
+    mix,
+    vary,
+    interpolate,
+    diff,
+    edit,
+    outpaint,
+    info,
+    verify,
+    provenance,
+    serve,
+    train,
+    calibrate,
+    assemble,
+    convert,
+    data,
+    evaluate,
+    sample,
+):
     cli.add_command(_command)
 
 

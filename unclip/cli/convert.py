@@ -21,8 +21,8 @@ from unclip.errors import RequestError
 def convert(source: str, out: Path, parity: bool, overwrite: bool) -> None:
     """Turn Karlo, or a single stage of it, into our layout.
 
-    SOURCE is a folder in diffusers' layout or a Hub id, the folder of one of its networks, a PriorTransformer's
-    (Karlo's, Kandinsky 2.2's), a folder of Karlo's own .ckpt files, or one of them.
+    SOURCE is a folder in diffusers' layout or a Hub id, the folder of one of its networks, a
+    PriorTransformer's (Karlo's, Kandinsky 2.2's), a folder of Karlo's own .ckpt files, or one of them.
     """
     if out.exists() and not overwrite:
         raise RequestError(f"{out}: exists already and is kept; --overwrite replaces it")

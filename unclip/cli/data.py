@@ -23,7 +23,9 @@ def data() -> None:
 @click.option("--size", default=256, show_default=True, help="Their side in pixels, up to 4096.")
 @click.option("--seed", default=0, show_default=True, help="Of the stream of scenes.")
 @click.option("--held-out", is_flag=True, help="The compositions that training never shows.")
-@click.option("--siblings", default=1, show_default=True, help="Pictures in a row that differ in two attributes only.")
+@click.option(
+    "--siblings", default=1, show_default=True, help="Pictures in a row that differ in two attributes only."
+)
 @click.option("--jobs", default=1, show_default=True, help="Processes that draw.")
 def menagerie(out: Path, count: int, size: int, seed: int, held_out: bool, siblings: int, jobs: int) -> None:
     """Draw the menagerie into WebDataset shards. Shards that exist are kept: the same call again goes on."""
@@ -44,20 +46,32 @@ def menagerie(out: Path, count: int, size: int, seed: int, held_out: bool, sibli
 @data.command()
 @click.argument("source")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--shard-size", default=1000, show_default=True, help="Pictures in a shard; a tar stays one shard.")
-@click.option("--min-side", default=64, show_default=True, help="Shorter side of the smallest picture, in pixels.")
-@click.option("--max-side", default=16384, show_default=True, help="Longer side of the largest picture, in pixels.")
+@click.option(
+    "--shard-size", default=1000, show_default=True, help="Pictures in a shard; a tar stays one shard."
+)
+@click.option(
+    "--min-side", default=64, show_default=True, help="Shorter side of the smallest picture, in pixels."
+)
+@click.option(
+    "--max-side", default=16384, show_default=True, help="Longer side of the largest picture, in pixels."
+)
 @click.option("--max-aspect", default=3.0, show_default=True, help="Longer side by shorter.")
 @click.option("--keep-generated", is_flag=True, help="Keep pictures whose marks say that a model made them.")
 @click.option("--jobs", default=1, show_default=True, help="Processes that read and write.")
 def pack(
-    source: str, out: Path, shard_size: int, min_side: int, max_side: int, max_aspect: float, keep_generated: bool,
+    source: str,
+    out: Path,
+    shard_size: int,
+    min_side: int,
+    max_side: int,
+    max_aspect: float,
+    keep_generated: bool,
     jobs: int,
-) -> None:  # fmt: skip
+) -> None:
     """Pack pictures and captions into WebDataset shards. The same call again goes on where it stopped.
 
-    SOURCE is a folder of pictures with .txt or .json beside them; a .csv, .tsv, .jsonl or .parquet table with the
-    columns path and caption; or tars, as img2dataset writes them (their folder, or a pattern).
+    SOURCE is a folder of pictures with .txt or .json beside them; a .csv, .tsv, .jsonl or .parquet table with
+    the columns path and caption; or tars, as img2dataset writes them (their folder, or a pattern).
     """
     if min(shard_size, min_side, max_side, jobs) < 1 or max_aspect < 1:
         raise RequestError("--shard-size, --min-side, --max-side, --max-aspect and --jobs must be at least 1")
@@ -80,13 +94,19 @@ def pack(
 @click.argument("source")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
-    "--split", type=click.Choice(["train", "test"]), default="train", show_default=True, help="Which part of it."
+    "--split",
+    type=click.Choice(["train", "test"]),
+    default="train",
+    show_default=True,
+    help="Which part of it.",
 )
 def labelled(source: str, out: Path, split: str) -> None:
-    """Write a data set whose pictures have classes into shards, whole and in order. The same call again goes on.
+    """Write a data set whose pictures have classes into shards, whole and in order. The same call again goes
+    on.
 
-    SOURCE is `digits`, the 8 × 8 ones of scikit-learn; an .npz with train_images and train_labels; a folder of MNIST's
-    IDX files; CIFAR-10's or CIFAR-100's folder of batches; or a folder with a folder of pictures for each class.
+    SOURCE is `digits`, the 8 × 8 ones of scikit-learn; an .npz with train_images and train_labels; a folder
+    of MNIST's IDX files; CIFAR-10's or CIFAR-100's folder of batches; or a folder with a folder of pictures
+    for each class.
 
     \b
     unclip data labelled digits data/digits/test --split test
@@ -132,7 +152,8 @@ def check(shards: str, as_json: bool) -> None:
     "--keep-pictures", is_flag=True, help="Keep the pictures beside them, for decoders to be trained on both."
 )
 def embed(shards: str, out: Path, clip: str, batch: int, no_tokens: bool, keep_pictures: bool) -> None:
-    """Run CLIP over shards once, and store what it makes of them. The same call again goes on where it stopped.
+    """Run CLIP over shards once, and store what it makes of them. The same call again goes on where it
+    stopped.
 
     \b
     unclip data embed 'data/cats/*.tar' data/cats-embedded --clip openclip:ViT-L-14/openai
@@ -145,7 +166,13 @@ def embed(shards: str, out: Path, clip: str, batch: int, no_tokens: bool, keep_p
 
     with _bar("shard") as progress:
         embed_shards(
-            shards, out, clip, batch=batch, tokens=not no_tokens, keep_pictures=keep_pictures, progress=progress
+            shards,
+            out,
+            clip,
+            batch=batch,
+            tokens=not no_tokens,
+            keep_pictures=keep_pictures,
+            progress=progress,
         )
     if join_processes().is_main_process:
         click.echo(str(out))

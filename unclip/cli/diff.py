@@ -26,9 +26,13 @@ def diff(common: ImageOptions, image: Path, before: str, after: str, theta: str,
     """
     source, thetas = read_picture(image), _thetas(theta, num_images)
     run(
-        common, "diff", len(thetas), lambda pipe, options: pipe.diff(source, before, after, thetas, options=options),
-        captions=[after, *([before] if before.strip() else [])], one_seed=True,
-    )  # fmt: skip
+        common,
+        "diff",
+        len(thetas),
+        lambda pipe, options: pipe.diff(source, before, after, thetas, options=options),
+        captions=[after, *([before] if before.strip() else [])],
+        one_seed=True,
+    )
 
 
 def _thetas(text: str, count: int) -> list[float]:

@@ -19,10 +19,16 @@ from unclip.cli.outputs import read_picture, run
 @num_images()
 @image_options()
 def edit(
-    common: ImageOptions, image: Path, prompt: str, mask: Path | None, strength: float | None, repeats: int | None,
+    common: ImageOptions,
+    image: Path,
+    prompt: str,
+    mask: Path | None,
+    strength: float | None,
+    repeats: int | None,
     num_images: int,
-) -> None:  # fmt: skip
-    """Paint a part of a picture anew. Without a mask its transparent pixels are painted, or all of it by --strength.
+) -> None:
+    """Paint a part of a picture anew. Without a mask its transparent pixels are painted, or all of it by
+    --strength.
 
     Without --size, the result has the smallest size that holds the picture.
 
@@ -32,9 +38,11 @@ def edit(
     """
     source, over = read_picture(image), None if mask is None else read_picture(mask)
     run(
-        common, "edit", num_images,
+        common,
+        "edit",
+        num_images,
         lambda pipe, options: pipe.edit(
             source, prompt, over, num_images, strength=strength, repeats=repeats, options=options
         ),
         captions=[prompt],
-    )  # fmt: skip
+    )

@@ -30,14 +30,18 @@ for _measure in (*MEASURES, nll, sweep):
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for report.json and the contact sheet.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--device", help="cpu, cuda, … [default: the best one there is]")
-def compose(model: str, count: int, seed: int, batch: int, out: Path | None, as_json: bool, device: str | None) -> None:
+def compose(
+    model: str, count: int, seed: int, batch: int, out: Path | None, as_json: bool, device: str | None
+) -> None:
     """Truth to the caption: does the picture show what a never-trained composition asks for?"""
     if count < 1 or batch < 1:
         raise RequestError("--count and --batch must be at least 1")
     from unclip.menagerie.compose import evaluate_compose
     from unclip.pipeline import Pipeline
 
-    report = evaluate_compose(Pipeline.from_pretrained(model, device=device), count=count, seed=seed, batch=batch)
+    report = evaluate_compose(
+        Pipeline.from_pretrained(model, device=device), count=count, seed=seed, batch=batch
+    )
     if out is not None:
         report.save(out)
     click.echo(json.dumps(report.to_dict()) if as_json else report.table())

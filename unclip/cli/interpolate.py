@@ -18,8 +18,13 @@ from unclip.cli.outputs import check_extra_outputs, read_key, run, write_animati
 @click.option("--strip", type=PATH, help="Also write all frames side by side, as a PNG.")
 @image_options()
 def interpolate(
-    common: ImageOptions, keys: tuple[str, ...], frames: int, fixed_noise: bool, animation: Path | None, strip: Path | None
-) -> None:  # fmt: skip
+    common: ImageOptions,
+    keys: tuple[str, ...],
+    frames: int,
+    fixed_noise: bool,
+    animation: Path | None,
+    strip: Path | None,
+) -> None:
     """Go from one picture to the next; whatever is no file is a prompt. More than two make a loop.
 
     \b
@@ -28,10 +33,13 @@ def interpolate(
     check_extra_outputs(common, animation, strip)
     ends = [read_key(key) for key in keys]
     made = run(
-        common, "frame", frames * (len(keys) if len(keys) > 2 else 1),
+        common,
+        "frame",
+        frames * (len(keys) if len(keys) > 2 else 1),
         lambda pipe, options: pipe.interpolate(ends, frames, fixed_noise=fixed_noise, options=options),
-        captions=[key for key in ends if isinstance(key, str)], one_seed=True,
-    )  # fmt: skip
+        captions=[key for key in ends if isinstance(key, str)],
+        one_seed=True,
+    )
     if animation is not None:
         write_animation(common, made, animation, bounce=len(keys) == 2)
     if strip is not None:

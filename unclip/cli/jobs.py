@@ -27,14 +27,18 @@ from unclip.pipeline.options import check_prompt
 if TYPE_CHECKING:
     from PIL import Image
 
-BATCH = 8  # images that pass the prior and the decoder together; each batch is saved before the next one begins
+BATCH = (
+    8  # images that pass the prior and the decoder together; each batch is saved before the next one begins
+)
 NAME = "{prompt}-{seed}.png"
 MOST = 10_000  # images of one command: a slip of the finger should not fill a disk
 RECORD = "unclip-generate.json"  # lies beside a job's pictures and says what was asked for
 
 
 class Share:
-    """This process's share of the work; under `accelerate launch` there are others, here or on other machines."""
+    """This process's share of the work; under `accelerate launch` there are others, here or on other
+    machines.
+    """
 
     def __init__(self) -> None:
         self.rank, self.processes, self.device = 0, 1, None
@@ -48,10 +52,13 @@ class Share:
     def batches(self, count: int, size: int) -> list[Sequence[int]]:
         """Which of `count` pictures are this process's to draw, batch by batch.
 
-        Whole batches are dealt out, so that a picture has the same company however many processes there are: beside
+        Whole batches are dealt out, so that a picture has the same company however many processes there are:
+            beside
         others, its last bits are others.
         """
-        every: list[Sequence[int]] = [range(start, min(start + size, count)) for start in range(0, count, size)]
+        every: list[Sequence[int]] = [
+            range(start, min(start + size, count)) for start in range(0, count, size)
+        ]
         return every[self.rank :: self.processes]
 
     def agree(self, seed: int, going_on: bool) -> tuple[int, bool]:
@@ -65,7 +72,9 @@ class Share:
 
     @contextmanager
     def first_process_first(self) -> Iterator[None]:
-        """The first process of each machine passes through before the others: what it fetches or converts, they find."""
+        """The first process of each machine passes through before the others: what it fetches or converts,
+        they find.
+        """
         if self.processes == 1:
             yield
             return
@@ -85,7 +94,8 @@ class JobRecord:
         self.path, self.request = path, request
 
     def begun(self, seed: int | None) -> int | None:
-        """The first seed of an earlier run of the same request, which is to be resumed; None if there was none.
+        """The first seed of an earlier run of the same request, which is to be resumed; None if there was
+        none.
 
         Raises:
             RequestError: the images there are another request's.
@@ -99,7 +109,8 @@ class JobRecord:
         for key, value in asked.items():
             if kept.get(key) != value:
                 raise RequestError(
-                    f"{self.path}: the pictures there were asked for with {key} {kept.get(key)!r}, now it is {value!r}; "
+                    f"{self.path}: the pictures there were asked for with {key} {kept.get(key)!r}, now it "
+                    f"is {value!r}; "
                     "give another folder, or --overwrite"
                 )
         return int(kept["seed"])
@@ -135,7 +146,9 @@ def read_captions(prompts: Sequence[str], file: Path | None) -> list[str]:
             ) from None
         captions += [line for line in lines if line.strip()]
     if not captions:
-        raise RequestError('no prompt: say what the picture should show, as in unclip generate "a corgi in space"')
+        raise RequestError(
+            'no prompt: say what the picture should show, as in unclip generate "a corgi in space"'
+        )
     if any(not caption.strip() for caption in captions):
         raise RequestError("the prompt is empty; say what the picture should show")
     return captions
@@ -148,14 +161,19 @@ def generate_all(
 
     Args:
         grid: write one contact sheet instead.
-        from_file: whether the captions came from a file; into a folder, they are then a job that can be resumed.
+        from_file: whether the captions came from a file; into a folder, they are then a job that can be
+            resumed.
     """
     total = len(captions) * num_images
     if num_images < 1 or (num_images if from_file else total) > MOST:
-        raise RequestError(f"{total} pictures: one command makes 1 to {MOST}; go on with another --seed for more")
+        raise RequestError(
+            f"{total} pictures: one command makes 1 to {MOST}; go on with another --seed for more"
+        )
     share, pattern = Share(), _pattern(common, total, grid=grid, numbered=from_file)
     if grid and share.processes > 1:
-        raise RequestError("--grid: a sheet is one picture and one process's work; leave out accelerate launch")
+        raise RequestError(
+            "--grid: a sheet is one picture and one process's work; leave out accelerate launch"
+        )
     record = None
     if from_file and common.output is not None and not grid and "{" in pattern:
         record = _record(common, captions, num_images, pattern)
@@ -182,7 +200,9 @@ def generate_all(
     settings: list[dict[str, Any]] = []
     for batch in batches:
         part = [pairs[i] for i in batch]
-        with progress(common.quiet, f"{batch[0] + 1}–{batch[-1] + 1} of {total}" if total > BATCH else "") as on_step:
+        with progress(
+            common.quiet, f"{batch[0] + 1}–{batch[-1] + 1} of {total}" if total > BATCH else ""
+        ) as on_step:
             options = common.sampling([seed for _, seed in part], on_step)
             # A sheet is one picture, so it carries one watermark and not one in each of its parts.
             options = replace(options, watermark=options.watermark and not grid)
@@ -208,8 +228,18 @@ def _pattern(common: ImageOptions, total: int, *, grid: bool, numbered: bool) ->
 
 def _record(common: ImageOptions, captions: Sequence[str], num_images: int, pattern: str) -> JobRecord:
     path = Path(pattern.partition("{")[0] + RECORD).with_name(RECORD)
-    return JobRecord(path, {
-        "prompts": fingerprint(captions), "num_images": num_images, "files": Path(pattern).name, "model": common.model,
-        "size": common.size, "negative": common.negative, "dtype": common.dtype or "default", "preset": common.chosen_preset,
-        "options": common.stages, "watermark": not common.no_watermark,
-    })  # fmt: skip
+    return JobRecord(
+        path,
+        {
+            "prompts": fingerprint(captions),
+            "num_images": num_images,
+            "files": Path(pattern).name,
+            "model": common.model,
+            "size": common.size,
+            "negative": common.negative,
+            "dtype": common.dtype or "default",
+            "preset": common.chosen_preset,
+            "options": common.stages,
+            "watermark": not common.no_watermark,
+        },
+    )

@@ -1,4 +1,6 @@
-"""`unclip evaluate fid, kid, cmmd, precision-recall, is, clip, retrieval, zeroshot, probe`: measures of pictures."""
+"""`unclip evaluate fid, kid, cmmd, precision-recall, is, clip, retrieval, zeroshot, probe`: measures of
+pictures.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,24 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--device", help="cpu, cuda, … [default: the best one there is]"),
         click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
-        click.option("--out", type=click.Path(path_type=Path), help="Folder for report.json, report.md and sheet.png."),
+        click.option(
+            "--out", type=click.Path(path_type=Path), help="Folder for report.json, report.md and sheet.png."
+        ),
         click.option("--no-cache", is_flag=True, help="Neither keep features nor use kept ones."),
-        click.option("--cache", type=click.Path(path_type=Path), help="Folder of kept features. [default: the user's]"),
+        click.option(
+            "--cache", type=click.Path(path_type=Path), help="Folder of kept features. [default: the user's]"
+        ),
         click.option("--batch", default=32, show_default=True, help="Pictures painted or encoded together."),
-        click.option("--seed", default=0, show_default=True, help="Of the painted pictures and of the resamples."),
-        click.option("--resamples", default=100, show_default=True, help="Of the bootstrap; 0 for no interval."),
+        click.option(
+            "--seed", default=0, show_default=True, help="Of the painted pictures and of the resamples."
+        ),
+        click.option(
+            "--resamples", default=100, show_default=True, help="Of the bootstrap; 0 for no interval."
+        ),
         click.option("--size", type=int, help="Bring all pictures' middle square to this many pixels."),
-        click.option("--prompts", help="What model:NAME paints: a .txt, a line each, or what holds captions."),
+        click.option(
+            "--prompts", help="What model:NAME paints: a .txt, a line each, or what holds captions."
+        ),
     ):
         command = option(command)
     return command
@@ -51,14 +63,19 @@ _CLIP = click.option(
 
 def _features(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return click.option(
-        "--features", default=default, show_default=True,
+        "--features",
+        default=default,
+        show_default=True,
         help="Any CLIP, by a reference as for --clip of `clip`; inception[:WEIGHTS]; for `is` also judge.",
-    )  # fmt: skip
+    )
 
 
 def _against_reference(kind: str, about: str) -> click.Command:
-    @click.command(kind, help=f"{about}\n\nPICTURES and REFERENCE: a folder, a table or shards; PICTURES may be model:NAME, "
-                              "which paints REFERENCE's captions.")  # fmt: skip
+    @click.command(
+        kind,
+        help=f"{about}\n\nPICTURES and REFERENCE: a folder, a table or shards; PICTURES may be model:NAME, "
+        "which paints REFERENCE's captions.",
+    )
     @click.argument("pictures")
     @click.argument("reference")
     @_features("mini")
@@ -80,7 +97,8 @@ fid = _against_reference("fid", "Fréchet distance of the features' Gaussians; 0
 kid = _against_reference("kid", "Kernel Inception Distance, unbiased with few pictures too; 0 is best.")
 cmmd = _against_reference("cmmd", "CLIP-MMD, in thousandths; 0 is best.")
 precision_recall = _against_reference(
-    "precision-recall", "Shares of the pictures that look like the reference, and of the reference that they cover."
+    "precision-recall",
+    "Shares of the pictures that look like the reference, and of the reference that they cover.",
 )
 
 
@@ -89,7 +107,9 @@ precision_recall = _against_reference(
 @_features("inception")
 @_options
 def inception_score(pictures: str, features: str, prompts: str | None, **options: Any) -> None:
-    """Inception Score of a folder, a table, shards, or model:NAME with --prompts: how clear and how varied."""
+    """Inception Score of a folder, a table, shards, or model:NAME with --prompts: how clear and how
+    varied.
+    """
     from unclip.evaluate import quality
 
     shown = _pictures(pictures, prompts, options)
@@ -131,14 +151,20 @@ def _recognition(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--device", help="cpu, cuda, … [default: the best one there is]"),
         click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
-        click.option("--out", type=click.Path(path_type=Path), help="Folder for report.json, report.md and sheet.png."),
+        click.option(
+            "--out", type=click.Path(path_type=Path), help="Folder for report.json, report.md and sheet.png."
+        ),
         click.option("--no-cache", is_flag=True, help="Neither keep features nor use kept ones."),
-        click.option("--cache", type=click.Path(path_type=Path), help="Folder of kept features. [default: the user's]"),
+        click.option(
+            "--cache", type=click.Path(path_type=Path), help="Folder of kept features. [default: the user's]"
+        ),
         click.option("--batch", default=64, show_default=True, help="Pictures encoded together."),
         click.option("--size", type=int, help="Bring all pictures' middle square to this many pixels."),
-        click.option("--label", help="Where shards' JSON has the class, as scene.subject. [default: the folder's name]"),
+        click.option(
+            "--label", help="Where shards' JSON has the class, as scene.subject. [default: the folder's name]"
+        ),
         _CLIP,
-    ):  # fmt: skip
+    ):
         command = option(command)
     return command
 
@@ -146,11 +172,15 @@ def _recognition(command: Callable[..., None]) -> Callable[..., None]:
 @click.command("zeroshot")
 @click.argument("pictures")
 @click.option(
-    "--template", "templates", multiple=True, help="How to say a class, as 'a photo of a {}'; several are averaged."
+    "--template",
+    "templates",
+    multiple=True,
+    help="How to say a class, as 'a photo of a {}'; several are averaged.",
 )
 @_recognition
 def zeroshot(pictures: str, ref: str, templates: tuple[str, ...], label: str | None, **options: Any) -> None:
-    """What a CLIP calls pictures, choosing among their classes' names: a folder for each class, or shards and --label.
+    """What a CLIP calls pictures, choosing among their classes' names: a folder for each class, or shards and
+    --label.
 
     \b
     unclip evaluate zeroshot data/held-out --label scene.subject
@@ -168,7 +198,9 @@ def zeroshot(pictures: str, ref: str, templates: tuple[str, ...], label: str | N
 @click.argument("test")
 @_recognition
 def probe(train: str, test: str, ref: str, label: str | None, **options: Any) -> None:
-    """What a linear layer on a CLIP's frozen features reads: logistic regression on TRAIN, measured on TEST."""
+    """What a linear layer on a CLIP's frozen features reads: logistic regression on TRAIN, measured on
+    TEST.
+    """
     from unclip.evaluate import recognition
 
     labels, (learned, shown) = _labelled([train, test], ref, label, options)
@@ -212,7 +244,9 @@ def _pictures(source: str, prompts: str | None, options: dict[str, Any]) -> Pict
     if not source.startswith(MODEL):
         return Found.at(source)
     if prompts is None:
-        raise RequestError(f"{source} needs --prompts, what to paint: a .txt with a caption per line, or shards")
+        raise RequestError(
+            f"{source} needs --prompts, what to paint: a .txt with a caption per line, or shards"
+        )
     from unclip.device import join_processes
     from unclip.pipeline import Pipeline
 

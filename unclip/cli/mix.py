@@ -15,12 +15,20 @@ from unclip.errors import RequestError
 @click.argument("keys", nargs=-1, required=True, metavar="A B...")
 @click.option("--weights", metavar="X,Y...", help="Weight of each prompt or picture. Default: equal.")
 @click.option(
-    "--by", type=click.Choice(["slerp", "sum"]), default="slerp", show_default=True, help="Mean on the sphere, or sum."
+    "--by",
+    type=click.Choice(["slerp", "sum"]),
+    default="slerp",
+    show_default=True,
+    help="Mean on the sphere, or sum.",
 )
 @num_images()
 @image_options()
 def mix(
-    common: ImageOptions, keys: tuple[str, ...], weights: str | None, by: Literal["slerp", "sum"], num_images: int
+    common: ImageOptions,
+    keys: tuple[str, ...],
+    weights: str | None,
+    by: Literal["slerp", "sum"],
+    num_images: int,
 ) -> None:
     """Make an image of several prompts at once; whatever is a file is a picture.
 
@@ -30,9 +38,14 @@ def mix(
     try:
         shares = None if weights is None else [float(part) for part in weights.split(",")]
     except ValueError:
-        raise RequestError(f"--weights {weights}: write numbers with commas between them, as in 2,1") from None
+        raise RequestError(
+            f"--weights {weights}: write numbers with commas between them, as in 2,1"
+        ) from None
     parts = [read_key(key) for key in keys]
     run(
-        common, "mix", num_images, lambda pipe, options: pipe.mix(parts, shares, num_images, by=by, options=options),
+        common,
+        "mix",
+        num_images,
+        lambda pipe, options: pipe.mix(parts, shares, num_images, by=by, options=options),
         captions=[key for key in parts if isinstance(key, str)],
-    )  # fmt: skip
+    )

@@ -58,7 +58,9 @@ class ImageOptions:
 
     @property
     def stages(self) -> dict[str, dict[str, Any]]:
-        """`--steps prior=8 --steps 30` as {"prior": {"steps": "8"}, "decoder": {"steps": "30"}}; stages check the values."""
+        """`--steps prior=8 --steps 30` as {"prior": {"steps": "8"}, "decoder": {"steps": "30"}}; stages check
+        the values.
+        """
         numbers = [value for value in _split(self.steps) if value not in PRESETS]
         changes: dict[str, dict[str, Any]] = {}
         for name, values in (
@@ -78,8 +80,15 @@ class ImageOptions:
     def sampling(self, seed: int | Sequence[int], on_step: OnStep | None = None) -> SamplingOptions:
         """The options as the verbs of a pipeline take them."""
         return SamplingOptions(
-            seed, self.size, self.chosen_preset, self.stages, self.negative, self.save_stages, not self.no_watermark, on_step
-        )  # fmt: skip
+            seed,
+            self.size,
+            self.chosen_preset,
+            self.stages,
+            self.negative,
+            self.save_stages,
+            not self.no_watermark,
+            on_step,
+        )
 
     def load(self, device: str | None = None) -> Pipeline:
         """The model, on `device` if --device is not given.
@@ -93,12 +102,17 @@ class ImageOptions:
         from unclip.pipeline.call import reachable
 
         dtype = getattr(torch, self.dtype) if self.dtype else None
-        pipe = Pipeline.from_pretrained(self.model, device=self.device or device, dtype=dtype, offload=self.offload)
+        pipe = Pipeline.from_pretrained(
+            self.model, device=self.device or device, dtype=dtype, offload=self.offload
+        )
         if self.size is not None and self.size not in (sides := reachable(pipe)):
-            raise RequestError(f"--size {self.size}: {pipe.name} makes pictures of {', '.join(map(str, sides))} pixels")
+            raise RequestError(
+                f"--size {self.size}: {pipe.name} makes pictures of {', '.join(map(str, sides))} pixels"
+            )
         if pipe.quick and pipe.dtype is not None and not self.quiet:
             click.echo(
-                f"{pipe.name} runs in bfloat16 here; --dtype float32 is slower and the same everywhere", err=True
+                f"{pipe.name} runs in bfloat16 here; --dtype float32 is slower and the same everywhere",
+                err=True,
             )
         return pipe
 
@@ -109,15 +123,22 @@ def _split(values: Sequence[str]) -> list[str]:
 
 _OPTIONS = {
     "output": click.option(
-        "-o", "--output", help="A PNG, JPEG or WebP file, a folder, or a pattern with {prompt}, {seed} and {index}."
+        "-o",
+        "--output",
+        help="A PNG, JPEG or WebP file, a folder, or a pattern with {prompt}, {seed} and {index}.",
     ),
     "overwrite": click.option("--overwrite", is_flag=True, help="Replace files that exist."),
     "seed": click.option(
         "--seed", type=int, help="Seed of the first image; later images use seed + 1, + 2 …. Default: random."
     ),
-    "size": click.option("--size", type=int, help="Side in pixels at which the chain stops. Default: the largest."),
+    "size": click.option(
+        "--size", type=int, help="Side in pixels at which the chain stops. Default: the largest."
+    ),
     "model": click.option(
-        "--model", default="mini", show_default=True, help="The bundled mini, a folder, or a Hub id owner/name."
+        "--model",
+        default="mini",
+        show_default=True,
+        help="The bundled mini, a folder, or a Hub id owner/name.",
     ),
     "steps": click.option(
         "--steps",
@@ -126,10 +147,15 @@ _OPTIONS = {
         help="Denoising steps; without a stage, the decoder's. Or a preset's name.",
     ),
     "preset": click.option(
-        "--preset", type=click.Choice(list(PRESETS)), help="Steps and samplers of all stages. Default: balanced."
+        "--preset",
+        type=click.Choice(list(PRESETS)),
+        help="Steps and samplers of all stages. Default: balanced.",
     ),
     "guidance": click.option(
-        "--guidance", multiple=True, metavar="[STAGE=]X", help="Guidance scale; without a stage, the decoder's."
+        "--guidance",
+        multiple=True,
+        metavar="[STAGE=]X",
+        help="Guidance scale; without a stage, the decoder's.",
     ),
     "sampler": click.option(
         "--sampler",
@@ -151,7 +177,9 @@ _OPTIONS = {
         "--save-stages", is_flag=True, help="Write the smaller images of the earlier stages, too."
     ),
     "no_watermark": click.option(
-        "--no-watermark", is_flag=True, help="Leave out the invisible mark that says a model made the picture."
+        "--no-watermark",
+        is_flag=True,
+        help="Leave out the invisible mark that says a model made the picture.",
     ),
     "no_metadata": click.option(
         "--no-metadata", is_flag=True, help="Leave out the settings, and what says so in the file."
@@ -184,7 +212,9 @@ def image_options(*, without: Sequence[str] = ()) -> Callable[[Callable[..., Any
     return decorate
 
 
-def num_images(default: int = 1, help: str = "Number of images.") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def num_images(
+    default: int = 1, help: str = "Number of images."
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """The option -n."""
     return click.option("-n", "--num-images", default=default, show_default=True, help=help)
 

@@ -20,7 +20,7 @@ from unclip.errors import RequestError
 @image_options(without=("size", "save_stages"))
 def outpaint(
     common: ImageOptions, image: Path, prompt: str, to: str, repeats: int | None, num_images: int
-) -> None:  # fmt: skip
+) -> None:
     """Paint what is around a picture.
 
     \b
@@ -32,7 +32,11 @@ def outpaint(
         raise RequestError(f"--to {to}: write WIDTHxHEIGHT, as in 1536x1024")
     canvas = int(width), int(height)
     run(
-        common, "outpaint", num_images,
-        lambda pipe, options: pipe.outpaint(source, prompt, canvas, num_images, repeats=repeats, options=options),
+        common,
+        "outpaint",
+        num_images,
+        lambda pipe, options: pipe.outpaint(
+            source, prompt, canvas, num_images, repeats=repeats, options=options
+        ),
         captions=[prompt],
-    )  # fmt: skip
+    )

@@ -1,4 +1,6 @@
-"""Where a command's images go, and what it prints: paths, checks before the work, files, JSON and progress bars."""
+"""Where a command's images go, and what it prints: paths, checks before the work, files, JSON and progress
+bars.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,16 @@ ANIMATIONS = (".gif", ".webp", ".mp4")
 
 
 def run(
-    common: ImageOptions, name: str, count: int, verb: Callable[[Pipeline, SamplingOptions], Generation], *,
-    captions: Sequence[str] = (), one_seed: bool = False,
-) -> Generation:  # fmt: skip
-    """Load the model, call a verb, write its images and print their paths. Finds out first whether they can be kept.
+    common: ImageOptions,
+    name: str,
+    count: int,
+    verb: Callable[[Pipeline, SamplingOptions], Generation],
+    *,
+    captions: Sequence[str] = (),
+    one_seed: bool = False,
+) -> Generation:
+    """Load the model, call a verb, write its images and print their paths. Finds out first whether they can
+    be kept.
 
     Args:
         name: of an image, in the names of the files.
@@ -77,7 +85,9 @@ def image_paths(pattern: str, pairs: Sequence[tuple[str, int]]) -> list[Path]:
     if any(path.suffix.lower() not in SUFFIXES for path in paths):
         raise RequestError(f"--output {pattern}: give a folder, or a name that ends in {', '.join(SUFFIXES)}")
     if len(set(paths)) < len(paths):
-        raise RequestError(f"--output {pattern}: several pictures would get one name; use {{seed}} or {{index}} in it")
+        raise RequestError(
+            f"--output {pattern}: several pictures would get one name; use {{seed}} or {{index}} in it"
+        )
     return paths
 
 
@@ -100,12 +110,15 @@ def check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
         if path.exists() and not overwrite:
             raise RequestError(f"{path}: exists already and is kept; --overwrite replaces it")
     for folder in {path.parent for path in paths}:
-        # Folders are made with the first picture, so that a request refused for another reason leaves none behind.
+        # Folders are made with the first picture, so that a request refused for another reason leaves none
+        # behind.
         there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
         if not there.is_dir():
             raise RequestError(f"{folder}: cannot be made ({there} is a file)")
         if not os.access(there, os.W_OK):
-            raise RequestError(f"{folder}: cannot be {'written to' if there == folder else 'made'} (not permitted)")
+            raise RequestError(
+                f"{folder}: cannot be {'written to' if there == folder else 'made'} (not permitted)"
+            )
 
 
 def check_stage_outputs(
@@ -114,7 +127,9 @@ def check_stage_outputs(
     """The same for the images of earlier stages, if --save-stages asks for them."""
     if common.save_stages:
         smaller = [side for side in pipe.sizes if side < (common.size or pipe.sizes[-1])]
-        check_outputs([_stage_path(path, side) for path in paths for side in smaller], common.overwrite or overwrite)
+        check_outputs(
+            [_stage_path(path, side) for path in paths for side in smaller], common.overwrite or overwrite
+        )
 
 
 def _stage_path(path: Path, side: int) -> Path:
@@ -139,10 +154,17 @@ def say(common: ImageOptions, path: Path, **more: Any) -> None:
 
 
 def write_sheet(
-    common: ImageOptions, images: Sequence[Image.Image], path: Path, settings: dict[str, Any], *, columns: int | None = None,
+    common: ImageOptions,
+    images: Sequence[Image.Image],
+    path: Path,
+    settings: dict[str, Any],
+    *,
+    columns: int | None = None,
     **more: Any,
-) -> None:  # fmt: skip
-    """Write a contact sheet: one picture, with one watermark over all of it. With --json, `more` is printed, too."""
+) -> None:
+    """Write a contact sheet: one picture, with one watermark over all of it. With --json, `more` is printed,
+    too.
+    """
     from unclip.images import grid, mark, save_picture
 
     sheet = grid(images, columns)
@@ -173,7 +195,9 @@ def write_animation(common: ImageOptions, made: Generation, path: Path, *, bounc
     if common.no_metadata:
         save_animation(made.images, path, bounce=bounce)
     else:
-        save_animation(made.images, path, bounce=bounce, settings={"frames": made.settings}, source=made.source)
+        save_animation(
+            made.images, path, bounce=bounce, settings={"frames": made.settings}, source=made.source
+        )
     say(common, path, images=len(made.images))
 
 
@@ -198,12 +222,15 @@ def warn(pipe: Pipeline, captions: Sequence[str]) -> None:
     for caption in dict.fromkeys(captions):
         _, cut = pipe.clip.truncate(caption)
         if cut:
-            click.echo(f"warning: the prompt is too long for {pipe.name}; this is not read: {cut!r}", err=True)
+            click.echo(
+                f"warning: the prompt is too long for {pipe.name}; this is not read: {cut!r}", err=True
+            )
         unknown = pipe.unknown_words(caption)
         if unknown:
             click.echo(
                 f"warning: {pipe.name} has never seen: {', '.join(unknown)}. It knows its small world only; "
-                "for open-ended prompts use --model with a model trained on captioned photographs (docs/how-to/models.md)",
+                "for open-ended prompts use --model with a model trained on captioned photographs "
+                "(docs/how-to/models.md)",
                 err=True,
             )
 

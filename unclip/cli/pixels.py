@@ -17,26 +17,47 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="A PNG of all, or a folder for one each."
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A PNG of all, or a folder for one each.",
 )
 @click.option("--count", default=64, show_default=True, help="Pictures.")
 @click.option(
-    "--class", "asked", type=int, multiple=True, help="Number of a class; several take turns. [default: all do]"
+    "--class",
+    "asked",
+    type=int,
+    multiple=True,
+    help="Number of a class; several take turns. [default: all do]",
 )
 @click.option("--steps", type=int, help="Denoising steps. [default: the stage's]")
 @click.option("--sampler", help="ddpm, ddim, dpmpp_2m … [default: the stage's]")
-@click.option("--guidance", type=float, help="Scale of classifier-free guidance; 1 is none. [default: the stage's]")
+@click.option(
+    "--guidance", type=float, help="Scale of classifier-free guidance; 1 is none. [default: the stage's]"
+)
 @click.option("--seed", default=0, show_default=True, help="Of the first picture; the next ones count up.")
 @click.option(
-    "--batch", default=64, show_default=True, help="Pictures drawn together; changes the time, not the pictures."
+    "--batch",
+    default=64,
+    show_default=True,
+    help="Pictures drawn together; changes the time, not the pictures.",
 )
 @click.option("--scale", default=1, show_default=True, help="Pixels of a side that one pixel becomes.")
 @click.option("--overwrite", is_flag=True, help="Replace what exists.")
 @click.option("--device", help="cpu, cuda, … [default: the best one there is]")
 def sample(
-    run: Path, output: Path, count: int, asked: tuple[int, ...], seed: int, batch: int, scale: int, overwrite: bool,
-    device: str | None, **options: Any,
-) -> None:  # fmt: skip
+    run: Path,
+    output: Path,
+    count: int,
+    asked: tuple[int, ...],
+    seed: int,
+    batch: int,
+    scale: int,
+    overwrite: bool,
+    device: str | None,
+    **options: Any,
+) -> None:
     """Draw small pictures from a trained `pixels` stage: of classes, or of nothing.
 
     A folder gets a folder of pictures for each class, as `evaluate fid` and `data labelled` read them.
@@ -62,17 +83,24 @@ def sample(
         )
     turns = asked or tuple(known)
     labels = [turns[i % len(turns)] for i in range(count)] if turns else None
-    sampling = stage.config.sampling.updated({key: value for key, value in options.items() if value is not None})
+    sampling = stage.config.sampling.updated(
+        {key: value for key, value in options.items() if value is not None}
+    )
     seeds = range(seed, seed + count)
     with torch.inference_mode():
         drawn = [one for part in stage.draw(labels, seeds, sampling, batch=batch) for one in part]
     side = scale * stage.size
-    pictures = [to_pil(image.expand(3, -1, -1)).resize((side, side), Image.Resampling.NEAREST) for image in drawn]
+    pictures = [
+        to_pil(image.expand(3, -1, -1)).resize((side, side), Image.Resampling.NEAREST) for image in drawn
+    ]
     settings = {"verb": "sample", "run": str(run), "sampling": sampling.model_dump(mode="json")}
     if output.suffix.lower() == ".png":
         sheet = grid(pictures, columns=len(turns) if len(turns) > 1 else None, gap=scale)
         save_picture(
-            sheet, output, settings={**settings, "seed": seed, "classes": turns}, source="trainedAlgorithmicMedia"
+            sheet,
+            output,
+            settings={**settings, "seed": seed, "classes": turns},
+            source="trainedAlgorithmicMedia",
         )
     else:
         for i, picture in enumerate(pictures):
@@ -86,22 +114,35 @@ def sample(
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("pictures")
 @click.option("--count", type=int, help="Pictures, evenly from all. [default: all]")
-@click.option("--terms", type=int, help="Of the bound's sum, one of each of so many stretches. [default: all]")
+@click.option(
+    "--terms", type=int, help="Of the bound's sum, one of each of so many stretches. [default: all]"
+)
 @click.option("--ode", is_flag=True, help="The probability-flow ODE's exact likelihood too.")
 @click.option("--resamples", default=1000, show_default=True, help="Of the bootstrap; 0 for no interval.")
 @click.option("--seed", default=0, show_default=True, help="Of the noise and of the resamples.")
 @click.option("--batch", default=64, show_default=True, help="Pictures measured together.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for report.json, report.md and sheet.png.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for report.json, report.md and sheet.png."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--device", help="cpu, cuda, … [default: the best one there is]")
 def nll(
-    run: Path, pictures: str, count: int | None, terms: int | None, ode: bool, resamples: int, seed: int, batch: int,
-    device: str | None, **shown: Any,
-) -> None:  # fmt: skip
-    """Bits per dimension of a `pixels` stage on PICTURES (shards, a folder), given their classes where it has such.
+    run: Path,
+    pictures: str,
+    count: int | None,
+    terms: int | None,
+    ode: bool,
+    resamples: int,
+    seed: int,
+    batch: int,
+    device: str | None,
+    **shown: Any,
+) -> None:
+    """Bits per dimension of a `pixels` stage on PICTURES (shards, a folder), given their classes where it has
+    such.
 
-    The variational bound, L_T + the sum of L_t + L_0, and with --ode the exact likelihood of the probability-flow ODE on
-    uniformly dequantised pictures.
+    The variational bound, L_T + the sum of L_t + L_0, and with --ode the exact likelihood of the
+    probability-flow ODE on uniformly dequantised pictures.
 
     \b
     unclip evaluate nll runs/ddpm-digits 'data/digits/test/*.tar' --ode

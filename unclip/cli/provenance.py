@@ -18,7 +18,9 @@ def provenance() -> None:
 @click.argument("folder", type=_FOLDER)
 @click.option("--name", default="unclip", show_default=True, help="The organisation that signs.")
 def init(folder: Path, name: str) -> None:
-    """Make a certificate of one's own in FOLDER. No list of trusted signers knows it: it shows who signed, no more."""
+    """Make a certificate of one's own in FOLDER. No list of trusted signers knows it: it shows who signed, no
+    more.
+    """
     from unclip.provenance.credentials import create
 
     create(folder, name)
@@ -46,7 +48,8 @@ def sign(files: tuple[Path, ...], credentials: Path, edited: bool, assert_genera
         for path in files:
             if not verify(path).generated:
                 raise RequestError(
-                    f"{path}: carries no mark that a model made it; sign it with --assert-generated if you know that"
+                    f"{path}: carries no mark that a model made it; sign it with --assert-generated if you "
+                    "know that"
                 )
     for path in files:
         try:
@@ -54,7 +57,9 @@ def sign(files: tuple[Path, ...], credentials: Path, edited: bool, assert_genera
         except OSError as error:
             raise RequestError(f"{path}: cannot be read ({error.strerror})") from None
         try:
-            signed = signer.sign(data, "compositeWithTrainedAlgorithmicMedia" if edited else "trainedAlgorithmicMedia")
+            signed = signer.sign(
+                data, "compositeWithTrainedAlgorithmicMedia" if edited else "trainedAlgorithmicMedia"
+            )
         except RequestError as error:
             raise RequestError(f"{path}: {error}") from None
         write(path, signed)

@@ -32,13 +32,17 @@ class ByteCount(click.ParamType[int]):
 
 
 @click.command()
-@click.option("--model", default="mini", show_default=True, help="The bundled mini, a folder, or a Hub id owner/name.")
+@click.option(
+    "--model", default="mini", show_default=True, help="The bundled mini, a folder, or a Hub id owner/name."
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="Port; 0 for any free one."
 )
 @click.option(
-    "--api-key", multiple=True, help="Key that clients must send; may be repeated. [env var: UNCLIP_API_KEY, one key]"
+    "--api-key",
+    multiple=True,
+    help="Key that clients must send; may be repeated. [env var: UNCLIP_API_KEY, one key]",
 )
 @click.option("--api-key-file", type=click.Path(path_type=Path), help="File of keys, one per line.")
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine without any key.")
@@ -46,13 +50,23 @@ class ByteCount(click.ParamType[int]):
     "--cors-origin", multiple=True, help="Site whose pages may use the server, as in https://app.example.org."
 )
 @click.option("--strict", is_flag=True, help="Refuse whatever dall-e-2 refused.")
-@click.option("--public-url", help="URL under which clients reach the server, as in https://pictures.example.org.")
-@click.option("--image-dir", type=click.Path(path_type=Path), help="Folder of images behind URLs. [default: temporary]")
 @click.option(
-    "--image-quota", type=ByteCount(), help="Bytes that these images may take, as in 20G. [default: free disk space]"
+    "--public-url", help="URL under which clients reach the server, as in https://pictures.example.org."
 )
-@click.option("--max-queue", default=64, show_default=True, type=click.IntRange(1), help="Images that may wait.")
-@click.option("--max-batch", default=8, show_default=True, type=click.IntRange(1), help="Images drawn together.")
+@click.option(
+    "--image-dir", type=click.Path(path_type=Path), help="Folder of images behind URLs. [default: temporary]"
+)
+@click.option(
+    "--image-quota",
+    type=ByteCount(),
+    help="Bytes that these images may take, as in 20G. [default: free disk space]",
+)
+@click.option(
+    "--max-queue", default=64, show_default=True, type=click.IntRange(1), help="Images that may wait."
+)
+@click.option(
+    "--max-batch", default=8, show_default=True, type=click.IntRange(1), help="Images drawn together."
+)
 @click.option(
     "--max-cost",
     default=5000.0,
@@ -74,7 +88,9 @@ class ByteCount(click.ParamType[int]):
     help="Folder made by `unclip provenance init`, with which images are signed.",
 )
 @click.option("--no-watermark", is_flag=True, help="Leave out the invisible watermark.")
-@click.option("--no-metadata", is_flag=True, help="Leave out the metadata: type of source, sampling settings.")
+@click.option(
+    "--no-metadata", is_flag=True, help="Leave out the metadata: type of source, sampling settings."
+)
 @click.option("--keep-prompts", is_flag=True, help="Write prompts into the files' metadata.")
 @click.option("--log-prompts", is_flag=True, help="Write prompts into the log.")
 @click.option("--device", help="cpu, cuda, cuda:1, mps. [default: the best one there is]")
@@ -112,7 +128,9 @@ def serve(
     """
     keys = _keys(api_key, api_key_file)
     if host not in LOOPBACK and not keys and not insecure:
-        raise RequestError(f"--host {host}: is open to others; give an --api-key, or --insecure if that is meant")
+        raise RequestError(
+            f"--host {host}: is open to others; give an --api-key, or --insecure if that is meant"
+        )
     places = _places(device, devices)
     _check_url("--public-url", public_url)
     for origin in cors_origin:
@@ -153,7 +171,10 @@ def serve(
             shown = f"[{host}]" if ":" in host else host
             url = public_url or f"http://{shown}:{bound.getsockname()[1]}"
             access = f"{len(keys)} API key{'s' * (len(keys) > 1)}" if keys else "no key needed"
-            click.echo(f"unclip serves {pipelines[0].name} on {', '.join(str(p.device) for p in pipelines)}", err=True)
+            click.echo(
+                f"unclip serves {pipelines[0].name} on {', '.join(str(p.device) for p in pipelines)}",
+                err=True,
+            )
             click.echo(f"  API   {url}/v1   ({access})", err=True)
             if page:
                 click.echo(f"  page  {url}/ui", err=True)
@@ -186,7 +207,9 @@ def _keys(given: tuple[str, ...], file: Path | None) -> tuple[str, ...]:
         try:
             lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
-            raise RequestError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})") from None
+            raise RequestError(
+                f"{file}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})"
+            ) from None
         if not any(lines):
             raise RequestError(f"--api-key-file {file}: holds no key")
         keys += filter(None, lines)
@@ -229,7 +252,9 @@ def _marks(credentials: Path | None, no_watermark: bool, no_metadata: bool, keep
 
     if credentials and (no_watermark or no_metadata):
         other = "--no-watermark" if no_watermark else "--no-metadata"
-        raise RequestError(f"--credentials and {other}: one says that a model made the pictures, the other not")
+        raise RequestError(
+            f"--credentials and {other}: one says that a model made the pictures, the other not"
+        )
     if keep_prompts and no_metadata:
         raise RequestError("--keep-prompts and --no-metadata: prompts are kept in the metadata")
     signer = Signer.load(credentials) if credentials else None

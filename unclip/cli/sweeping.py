@@ -18,7 +18,9 @@ from unclip.errors import RequestError
 @click.option("--guidance", help="Scales, as 1,2,4. [default: the stage's own]")
 @click.option("--steps", help="Numbers of steps, as 5,10,25. [default: the stage's own]")
 @click.option("--sampler", help="Names, as ddim,dpmpp_2m. [default: the stage's own]")
-@click.option("--count", default=64, show_default=True, help="Held-out captions, one picture each at every point.")
+@click.option(
+    "--count", default=64, show_default=True, help="Held-out captions, one picture each at every point."
+)
 @click.option("--seed", default=0, show_default=True, help="Of the captions and the pictures.")
 @click.option("--batch", default=32, show_default=True, help="Pictures made together.")
 @click.option("--resamples", default=100, show_default=True, help="Of the bootstrap; 0 for no interval.")
@@ -27,9 +29,18 @@ from unclip.errors import RequestError
 )
 @click.option("--device", help="cpu, cuda, … [default: the best one there is]")
 def sweep(
-    model: str, stage: str, guidance: str | None, steps: str | None, sampler: str | None, count: int, seed: int,
-    batch: int, resamples: int, out: Path, device: str | None,
-) -> None:  # fmt: skip
+    model: str,
+    stage: str,
+    guidance: str | None,
+    steps: str | None,
+    sampler: str | None,
+    count: int,
+    seed: int,
+    batch: int,
+    resamples: int,
+    out: Path,
+    device: str | None,
+) -> None:
     """Quality against guidance, steps and sampler: every combination of the values given.
 
     \b
@@ -55,9 +66,15 @@ def sweep(
         click.echo(f"{point.sampler}, {point.steps} steps, guidance {point.guidance:g}: {figures}")
 
     measuring.sweep(
-        Pipeline.from_pretrained(model, device=device), stage, **values, count=count, seed=seed, batch=batch,
-        resamples=resamples, on_point=keep,
-    )  # fmt: skip
+        Pipeline.from_pretrained(model, device=device),
+        stage,
+        **values,
+        count=count,
+        seed=seed,
+        batch=batch,
+        resamples=resamples,
+        on_point=keep,
+    )
     save_png(measuring.sheet(points), out / "sheet.png")
     measuring.plot(points, out / "plot.png")
 

@@ -13,10 +13,16 @@ from unclip.errors import RequestError
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[key.sub=value]...")
 @click.option("--out", type=click.Path(path_type=Path), help="The run's folder. [default: runs/NAME]")
-@click.option("--dry-run", is_flag=True, help="Print the resolved config and what the run will take, and stop.")
-@click.option("--devices", type=click.IntRange(1), default=1, show_default=True, help="For --dry-run: how many.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the resolved config and what the run will take, and stop."
+)
+@click.option(
+    "--devices", type=click.IntRange(1), default=1, show_default=True, help="For --dry-run: how many."
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
-def train(config: Path, overrides: tuple[str, ...], out: Path | None, dry_run: bool, devices: int, quiet: bool) -> None:
+def train(
+    config: Path, overrides: tuple[str, ...], out: Path | None, dry_run: bool, devices: int, quiet: bool
+) -> None:
     """Train one stage. The same command run again resumes.
 
     \b
@@ -61,7 +67,9 @@ def calibrate(prior: str, shards: str, clip: str | None, count: int) -> None:
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The model folder to write.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The model folder to write."
+)
 @click.option("--name", help="Of the model. [default: the folder's]")
 @click.option(
     "--clip",

@@ -24,6 +24,10 @@ def vary(common: ImageOptions, image: Path, num_images: int, eta: float, fresh_n
     """
     source = read_picture(image)
     run(
-        common, "variation", num_images,
-        lambda pipe, options: pipe.vary(source, num_images, eta=eta, fresh_noise=fresh_noise, options=options),
-    )  # fmt: skip
+        common,
+        "variation",
+        num_images,
+        lambda pipe, options: pipe.vary(
+            source, num_images, eta=eta, fresh_noise=fresh_noise, options=options
+        ),
+    )

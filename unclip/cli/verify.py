@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per file.")
 def verify(files: tuple[Path, ...], as_json: bool) -> None:
-    """Tell which marks pictures carry that say a model made them. No mark proves nothing: marks can be removed."""
+    """Tell which marks pictures carry that say a model made them. No mark proves nothing: marks can be
+    removed.
+    """
     from unclip.provenance.verify import verify as look
 
     unreadable = 0

@@ -1,6 +1,7 @@
 """The frozen encoders behind one small interface: captions → token states and z_t, images → z_i.
 
-To add a backend, write `unclip/clip/NAME.py` with `def load(name: str) -> Clip`; the reference is then `NAME:whatever`.
+To add a backend, write `unclip/clip/NAME.py` with `def load(name: str) -> Clip`; the reference is then
+`NAME:whatever`.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class Text(NamedTuple):
     def repeat(self, n: int) -> Text:
         """Each caption n times in a row."""
         captions = [c for c in self.captions for _ in range(n)]
-        return Text(captions, *(x.repeat_interleave(n, dim=0) for x in (self.ids, self.mask, self.embed, self.tokens)))
+        return Text(
+            captions, *(x.repeat_interleave(n, dim=0) for x in (self.ids, self.mask, self.embed, self.tokens))
+        )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Text:
         """On another device; the embeddings in another precision."""
@@ -123,14 +126,16 @@ def encode_pictures(clip: Clip, pictures: Sequence[Image.Image]) -> Tensor:
     Raises:
         RequestError: the CLIP has no image tower.
     """
-    return clip.encode_image(from_bytes(torch.stack([to_bytes(clip.preprocess.view(one)) for one in pictures])))
+    return clip.encode_image(
+        from_bytes(torch.stack([to_bytes(clip.preprocess.view(one)) for one in pictures]))
+    )
 
 
 def same_clip(recorded: str | None, clip: ClipSizes) -> bool:
     """Whether the identity recorded with a stage or with embeddings is that of this CLIP.
 
-    Earlier versions recorded the reference of a local folder (`hf:PATH`) as its identity: it still fits a CLIP that was
-    loaded by this reference.
+    Earlier versions recorded the reference of a local folder (`hf:PATH`) as its identity: it still fits a
+    CLIP that was loaded by this reference.
     """
     return recorded is not None and recorded in (clip.identity, getattr(clip, "reference", None))
 
@@ -141,19 +146,25 @@ def is_backend(ref: str) -> bool:
 
 
 def local_weights(ref: str) -> Path | None:
-    """The local folder or file with the weights of `backend:name`; None for public weights, which their name identifies."""
+    """The local folder or file with the weights of `backend:name`; None for public weights, which their name
+    identifies.
+    """
     name = ref.partition(":")[2].removeprefix("local-dir:")
     paths = (Path(name), Path(name.partition("/")[2] or name))
     return next((path for path in paths if path.exists()), None)
 
 
 def is_clip(folder: Path) -> bool:
-    """Whether a CLIP is saved there by itself: by the CLIP stage, converted, by transformers or by open_clip."""
+    """Whether a CLIP is saved there by itself: by the CLIP stage, converted, by transformers or by
+    open_clip.
+    """
     return _saved_by(folder) is not None
 
 
 def copy_clip(folder: Path, out: Path) -> None:
-    """Copies a CLIP's folder to `out`, without what else may lie in it: a run's optimizer state, pickles of the weights."""
+    """Copies a CLIP's folder to `out`, without what else may lie in it: a run's optimizer state, pickles of
+    the weights.
+    """
     for pattern in _FILES[_saved_by(folder)]:
         for path in folder.glob(pattern):
             target = out / path.relative_to(folder)
@@ -162,7 +173,8 @@ def copy_clip(folder: Path, out: Path) -> None:
 
 
 def read_clip(ref: str) -> Clip:
-    """The CLIP in a folder, or that of another library, `backend:name`. `unclip.load_clip` takes more references.
+    """The CLIP in a folder, or that of another library, `backend:name`. `unclip.load_clip` takes more
+    references.
 
     Raises:
         CheckpointError: no CLIP there, or a damaged one.

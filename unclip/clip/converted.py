@@ -1,7 +1,7 @@
 """The CLIP of a model converted from diffusers: text encoder, tokenizer, perhaps an image encoder.
 
-Captions are read by our own transformer: importing that of transformers takes longer than all else that a start imports.
-Pictures, which most such models never see, are read by transformers.
+Captions are read by our own transformer: importing that of transformers takes longer than all else that a
+start imports. Pictures, which most such models never see, are read by transformers.
 """
 
 from __future__ import annotations
@@ -44,14 +44,22 @@ class TextTowerConfig(TransformerConfig):
 
 
 class TextTower(nn.Module):
-    """CLIP's text encoder (Radford et al. 2021): ids [B, L] → states [B, L, W], and z_t from the state at the end."""
+    """CLIP's text encoder (Radford et al. 2021): ids [B, L] → states [B, L, W], and z_t from the state at the
+    end.
+    """
 
     def __init__(self, config: TextTowerConfig) -> None:
         super().__init__()
         self.encoder = TextEncoder(
-            config.vocabulary, config.context, config.width, config.depth, config.heads, causal=True,
-            activation=ACTIVATIONS[config.activation], mlp_width=config.mlp_width,
-        )  # fmt: skip
+            config.vocabulary,
+            config.context,
+            config.width,
+            config.depth,
+            config.heads,
+            causal=True,
+            activation=ACTIVATIONS[config.activation],
+            mlp_width=config.mlp_width,
+        )
         self.projection = nn.Linear(config.width, config.embed, bias=False)
 
 
@@ -65,9 +73,14 @@ class ConvertedClip:
     reference: str | None = None
 
     def __init__(
-        self, config: TextTowerConfig, text: TextTower, tokenizer: Tokenizer, vision: Any | None, identity: str,
+        self,
+        config: TextTowerConfig,
+        text: TextTower,
+        tokenizer: Tokenizer,
+        vision: Any | None,
+        identity: str,
         preprocess: Preprocess | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.text = text.eval().requires_grad_(False)
         self.vision, self._preprocess = vision, preprocess
         self.tokenizer, self.identity = tokenizer, identity
@@ -93,7 +106,9 @@ class ConvertedClip:
         longest = max(map(len, rows))
         device = self.text.projection.weight.device
         ids = torch.tensor([row + [self.end] * (longest - len(row)) for row in rows], device=device)
-        mask = torch.tensor([[True] * len(row) + [False] * (longest - len(row)) for row in rows], device=device)
+        mask = torch.tensor(
+            [[True] * len(row) + [False] * (longest - len(row)) for row in rows], device=device
+        )
         with torch.inference_mode():
             tokens = self.text.encoder(ids, mask)
             ends = (ids == self.end).int().argmax(dim=1)  # the first one: a caption may name the mark itself

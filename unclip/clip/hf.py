@@ -1,4 +1,6 @@
-"""The transformers backend: `hf:openai/clip-vit-large-patch14`, or any folder that transformers' CLIPModel saved."""
+"""The transformers backend: `hf:openai/clip-vit-large-patch14`, or any folder that transformers' CLIPModel
+saved.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ class HfClip:
         with torch.inference_mode():
             out = self.model.text_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
             embed = self.model.text_projection(out.pooler_output)
-        return Text(list(captions), batch["input_ids"], batch["attention_mask"].bool(), embed, out.last_hidden_state)
+        return Text(
+            list(captions), batch["input_ids"], batch["attention_mask"].bool(), embed, out.last_hidden_state
+        )
 
     def truncate(self, caption: str) -> tuple[str, str]:
         """See `Clip`."""
@@ -73,7 +77,9 @@ def encode_image(model: Any, images: Tensor, preprocess: Preprocess) -> Tensor:
 
 
 def load(name: str) -> HfClip:
-    """A Hub id, whose identity is its name, or a local folder with a CLIPModel and its tokenizer, named by its weights."""
+    """A Hub id, whose identity is its name, or a local folder with a CLIPModel and its tokenizer, named by
+    its weights.
+    """
     try:
         model = transformers.CLIPModel.from_pretrained(name, use_safetensors=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
@@ -85,21 +91,29 @@ def load(name: str) -> HfClip:
 
 
 def read_preprocess(name: str | Path, size: int) -> Preprocess:
-    """The preprocessing of a folder or Hub id, as its image processor's config says; OpenAI's where it has none.
+    """The preprocessing of a folder or Hub id, as its image processor's config says; OpenAI's where it has
+    none.
 
     Args:
         size: side in pixels of what the model's image tower sees.
 
     Raises:
-        CheckpointError: the config is damaged, asks for what no CLIP does, or for another size than the model's.
+        CheckpointError: the config is damaged, asks for what no CLIP does, or for another size than the
+            model's.
     """
     try:
         tree, _ = transformers.CLIPImageProcessor.get_image_processor_dict(str(name))
     except OSError as error:
-        if any((Path(name) / file).is_file() for file in ("preprocessor_config.json", "processor_config.json")):
-            raise CheckpointError(f"{name}: its preprocessor_config.json cannot be read ({_short(error)})") from None
+        if any(
+            (Path(name) / file).is_file() for file in ("preprocessor_config.json", "processor_config.json")
+        ):
+            raise CheckpointError(
+                f"{name}: its preprocessor_config.json cannot be read ({_short(error)})"
+            ) from None
         log.warning(
-            "%s: no preprocessor_config.json; pictures are prepared as OpenAI's CLIP does, at %d px", name, size
+            "%s: no preprocessor_config.json; pictures are prepared as OpenAI's CLIP does, at %d px",
+            name,
+            size,
         )
         return Preprocess(size, rounds_crop=False)
     processor = transformers.CLIPImageProcessor.from_dict(tree)
@@ -111,15 +125,24 @@ def read_preprocess(name: str | Path, size: int) -> Preprocess:
     elif int(processor.resample) not in filters:
         wrong = f"resamples by {processor.resample}; bilinear and bicubic are supported"
     elif (sides.height, sides.width) != (size, size):
-        wrong = f"makes pictures of {sides.height} × {sides.width} pixels, but the model reads {size} × {size}"
+        wrong = (
+            f"makes pictures of {sides.height} × {sides.width} pixels, but the model reads {size} × {size}"
+        )
     elif wanted.shortest_edge is None and (wanted.height, wanted.width) != (size, size):
         wrong = f"resizes to {wanted}; a shortest_edge, or a height and width of {size}, are supported"
     else:
-        mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
+        mean, std = (
+            (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
+        )
         return Preprocess(
-            size, tuple(mean), tuple(std), "squash" if wanted.shortest_edge is None else "shortest", wanted.shortest_edge,
-            filters[int(processor.resample)], rounds_crop=False,
-        )  # fmt: skip
+            size,
+            tuple(mean),
+            tuple(std),
+            "squash" if wanted.shortest_edge is None else "shortest",
+            wanted.shortest_edge,
+            filters[int(processor.resample)],
+            rounds_crop=False,
+        )
     raise CheckpointError(f"{name}: its image processor {wrong}")
 
 
@@ -129,7 +152,9 @@ def _folder_identity(folder: Path) -> str:
 
     def state() -> dict[str, Tensor]:
         found = {name: tensor for path in paths for name, tensor in read_weights(path).items()}
-        return {name: tensor for name, tensor in found.items() if not name.endswith("position_ids")}  # 0, 1, 2, …
+        return {
+            name: tensor for name, tensor in found.items() if not name.endswith("position_ids")
+        }  # 0, 1, 2, …
 
     return stored_identity("hf", paths, state)
 
@@ -147,7 +172,9 @@ def load_image_encoder(folder: Path) -> Any:
 
 
 def save_tokenizer(source: Path, path: Path) -> None:
-    """A folder of CLIPTokenizer's, from this version of transformers or an older one, as one tokenizer.json."""
+    """A folder of CLIPTokenizer's, from this version of transformers or an older one, as one
+    tokenizer.json.
+    """
     library: Any = transformers  # whose newest version has this name as an alias only
     try:
         library.CLIPTokenizerFast.from_pretrained(source).backend_tokenizer.save(str(path))

@@ -23,7 +23,8 @@ def weights_identity(name: str, state: Mapping[str, Tensor]) -> str:
 
 
 def stored_identity(name: str, paths: Sequence[Path], state: Callable[[], Mapping[str, Tensor]]) -> str:
-    """`weights_identity` of weights in files, kept in the user's cache under the files' paths, sizes and times.
+    """`weights_identity` of weights in files, kept in the user's cache under the files' paths, sizes and
+    times.
 
     Args:
         paths: of the files.

@@ -37,14 +37,14 @@ class Architecture(Config):
         image_size: side of the vision tower's input in pixels.
         patch: side of a vision transformer's patches in pixels.
         vision_width: width of the vision tower.
-        vision_depth: depth of the vision tower. One number makes a transformer; four make CLIP's ResNet with that many blocks
-            per level, which learns small details (hats) from far fewer pictures.
+        vision_depth: depth of the vision tower. One number makes a transformer; four make CLIP's ResNet with
+            that many blocks per level, which learns small details (hats) from far fewer pictures.
         text_width: width of the text transformer.
         text_depth: depth of the text transformer.
         head: channels per attention head, in both towers.
-        merges: number of CLIP's 48,894 byte-pair merges that the tokenizer keeps. The first ones are the most frequent, so a
-            prefix is a complete tokenizer that splits rare words further. The embedding table shrinks with it (OpenAI's 49,408
-            rows would be most of a small model).
+        merges: number of CLIP's 48,894 byte-pair merges that the tokenizer keeps. The first ones are the most
+            frequent, so a prefix is a complete tokenizer that splits rare words further. The embedding table
+            shrinks with it (OpenAI's 49,408 rows would be most of a small model).
         context: largest number of tokens of a caption.
     """
 
@@ -81,20 +81,28 @@ def build(architecture: Architecture) -> open_clip.CLIP:
     model = open_clip.CLIP(
         embed_dim=a.embed,
         vision_cfg={
-            "image_size": a.image_size, "patch_size": a.patch, "width": a.vision_width, "layers": a.vision_depth,
+            "image_size": a.image_size,
+            "patch_size": a.patch,
+            "width": a.vision_width,
+            "layers": a.vision_depth,
             "head_width": a.head,
         },
         text_cfg={
-            "context_length": a.context, "vocab_size": 512 + a.merges + 2, "width": a.text_width,
-            "layers": a.text_depth, "heads": max(a.text_width // a.head, 1),
+            "context_length": a.context,
+            "vocab_size": 512 + a.merges + 2,
+            "width": a.text_width,
+            "layers": a.text_depth,
+            "heads": max(a.text_width // a.head, 1),
         },
-    )  # fmt: skip
+    )
     _normalise_in_groups(model.visual)
     return model
 
 
 def _normalise_in_groups(module: nn.Module) -> None:
-    """Group in place of batch normalisation: one picture's embedding then depends on no other, on one process or many."""
+    """Group in place of batch normalisation: one picture's embedding then depends on no other, on one process
+    or many.
+    """
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             norm = nn.GroupNorm(math.gcd(child.num_features, NORM_GROUPS), child.num_features)
@@ -105,7 +113,9 @@ def _normalise_in_groups(module: nn.Module) -> None:
 
 
 def causal_mask(context: int) -> Tensor:
-    """What open_clip keeps beside the weights and does not save: a model built on the meta device lacks it."""
+    """What open_clip keeps beside the weights and does not save: a model built on the meta device lacks
+    it.
+    """
     return torch.full((context, context), float("-inf"), device="cpu").triu(1)
 
 
@@ -115,13 +125,19 @@ class OpenClip:
     reference: str | None = None
 
     def __init__(
-        self, model: nn.Module, tokenizer: SimpleTokenizer, identity: str, preprocess: Preprocess, *, unit: bool = False
+        self,
+        model: nn.Module,
+        tokenizer: SimpleTokenizer,
+        identity: str,
+        preprocess: Preprocess,
+        *,
+        unit: bool = False,
     ) -> None:
         self.model: Any = model.eval().requires_grad_(False)
         self.tokenizer, self.identity = tokenizer, identity
         self.preprocess = preprocess
-        # The contrastive loss sees directions only. Our own CLIPs therefore give embeddings of root mean square 1;
-        # foreign ones theirs as they are, since Karlo and its kin were trained on those.
+        # The contrastive loss sees directions only. Our own CLIPs therefore give embeddings of root mean
+        # square 1; foreign ones theirs as they are, since Karlo and its kin were trained on those.
         self.unit = unit
         # Most open_clip models keep the text tower's parts on the model itself, the others in `.text`.
         text: Any = model if hasattr(model, "token_embedding") else model.text
@@ -141,7 +157,9 @@ class OpenClip:
         ids, mask = self.tokenize(captions)
         with torch.inference_mode():
             tokens, embed = text_states(self.text, ids.to(self.parameter.device), self.tokenizer.eot_token_id)
-        return Text(list(captions), ids.to(tokens.device), mask.to(tokens.device), self._scaled(embed), tokens)
+        return Text(
+            list(captions), ids.to(tokens.device), mask.to(tokens.device), self._scaled(embed), tokens
+        )
 
     def tokenize(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Captions → ids and mask, [B, L], with L the longest caption's length."""
@@ -170,7 +188,9 @@ class OpenClip:
 
 
 def tokenize(tokenizer: SimpleTokenizer, captions: Sequence[str], context: int) -> tuple[Tensor, Tensor]:
-    """Captions → ids and mask, [B, L]. Padding is left off beyond the longest caption: it would only cost time."""
+    """Captions → ids and mask, [B, L]. Padding is left off beyond the longest caption: it would only cost
+    time.
+    """
     end = tokenizer.eot_token_id
     rows = [[tokenizer.sot_token_id, *tokenizer.encode(caption)[: context - 2], end] for caption in captions]
     longest = max(map(len, rows))
@@ -194,12 +214,14 @@ def text_states(text: Any, ids: Tensor, end: int) -> tuple[Tensor, Tensor]:
 
 
 def load(name: str) -> OpenClip:
-    """One of open_clip's own models, `ViT-L-14/openai` (model/tag) or `hf-hub:owner/name`, or a folder that it saved.
+    """One of open_clip's own models, `ViT-L-14/openai` (model/tag) or `hf-hub:owner/name`, or a folder that
+    it saved.
 
     Public weights have their name as identity; those of a local folder or file are named by what they are.
 
     Raises:
-        CheckpointError: no such model, no tag, weights that cannot be loaded, or another tokenizer than CLIP's.
+        CheckpointError: no such model, no tag, weights that cannot be loaded, or another tokenizer than
+            CLIP's.
     """
     model_name, tag, local = _source(name)
     try:
@@ -210,7 +232,9 @@ def load(name: str) -> OpenClip:
             f"openclip:{name}: open_clip cannot load it ({' '.join(str(error).split())[:300]})"
         ) from None
     if not isinstance(tokenizer, SimpleTokenizer):
-        raise CheckpointError(f"openclip:{name}: it has another tokenizer than CLIP's; load it through hf: instead")
+        raise CheckpointError(
+            f"openclip:{name}: it has another tokenizer than CLIP's; load it through hf: instead"
+        )
     identity = stored_identity("openclip", local, model.state_dict) if local else f"openclip:{name}"
     return OpenClip(model, tokenizer, identity, preprocess_of(model.visual, f"openclip:{name}"))
 
@@ -225,14 +249,18 @@ def preprocess_of(visual: Any, name: str) -> Preprocess:
     size = config.size if isinstance(config.size, int) else config.size[0]
     if config.size not in (size, (size, size), [size, size]):
         raise CheckpointError(f"{name}: reads images of {config.size} pixels; only square ones are supported")
-    interpolation: Any = "bilinear" if config.interpolation == "bilinear" else "bicubic"  # "random" in training only
+    interpolation: Any = (
+        "bilinear" if config.interpolation == "bilinear" else "bicubic"
+    )  # "random" in training only
     mode: Any = config.resize_mode
     mean, std = tuple(config.mean), tuple(config.std)
     return Preprocess(size, mean, std, mode, interpolation=interpolation, fill=config.fill_color)
 
 
 def _source(name: str) -> tuple[str, str | None, list[Path]]:
-    """open_clip's name of a model, the tag or file of its weights, and the local files that they are read from."""
+    """open_clip's name of a model, the tag or file of its weights, and the local files that they are read
+    from.
+    """
     folder = Path(name.removeprefix("local-dir:"))
     if name.startswith("local-dir:") or (folder / "open_clip_config.json").is_file():
         return f"local-dir:{folder}", None, [path for suffix in WEIGHTS for path in folder.glob(f"*{suffix}")]
@@ -243,8 +271,16 @@ def _source(name: str) -> tuple[str, str | None, list[Path]]:
         return model, tag, [Path(tag)]
     tags = open_clip.list_pretrained_tags_by_model(model)
     if model in open_clip.list_models() and tag.lower().replace("-", "_") not in tags:
-        said = f"has no weights called {tag!r}" if tag else "names no weights, and without them it is a random network"
-        rest = f"give one of its tags, as openclip:{model}/{tags[0]}: {', '.join(tags)}" if tags else "it has no tags"
+        said = (
+            f"has no weights called {tag!r}"
+            if tag
+            else "names no weights, and without them it is a random network"
+        )
+        rest = (
+            f"give one of its tags, as openclip:{model}/{tags[0]}: {', '.join(tags)}"
+            if tags
+            else "it has no tags"
+        )
         raise CheckpointError(f"openclip:{name}: {said}; {rest}")
     return model, tag or None, []
 

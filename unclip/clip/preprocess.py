@@ -1,4 +1,6 @@
-"""What a CLIP's image tower is given: the rule that brings any picture to the tower's size, and its normalisation."""
+"""What a CLIP's image tower is given: the rule that brings any picture to the tower's size, and its
+normalisation.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,13 @@ class Preprocess:
     Attributes:
         size: side in pixels of what the image tower sees.
         mean, std: of the channels, for pixels in [0, 1].
-        resize_mode: "shortest" brings the shorter side to `shorter` and crops the centre; "longest" brings the longer
-            side to `size` and pads; "squash" ignores the aspect ratio (open_clip's names).
+        resize_mode: "shortest" brings the shorter side to `shorter` and crops the centre; "longest" brings
+            the longer side to `size` and pads; "squash" ignores the aspect ratio (open_clip's names).
         shorter: in pixels, for "shortest". Default: `size`.
         interpolation: of the resizing.
         fill: grey level of the padding, 0 to 255.
-        rounds_crop: an odd centre crop begins at the rounded half, as torchvision and open_clip have it; False begins
-            it at the floor, as transformers does.
+        rounds_crop: an odd centre crop begins at the rounded half, as torchvision and open_clip have it;
+            False begins it at the floor, as transformers does.
     """
 
     size: int
@@ -54,7 +56,8 @@ class Preprocess:
         return seen
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] in [−1, 1] of any size → normalised ones, float32 [B, 3, size, size], on their device.
+        """Images [B, 3, H, W] in [−1, 1] of any size → normalised ones, float32 [B, 3, size, size], on their
+        device.
 
         Images of just that size are taken for views, which need only be normalised.
         """
@@ -63,9 +66,16 @@ class Preprocess:
         if (width, height) != (self.size, self.size):
             target = self._target(width, height)
             if (width, height) != target:
-                images = F.interpolate(images, target[::-1], mode=self.interpolation, antialias=True).clamp(-1, 1)
+                images = F.interpolate(images, target[::-1], mode=self.interpolation, antialias=True).clamp(
+                    -1, 1
+                )
             left, top = self._start(target[0]), self._start(target[1])
-            margins = (-left, left + self.size - target[0], -top, top + self.size - target[1])  # negative ones crop
+            margins = (
+                -left,
+                left + self.size - target[0],
+                -top,
+                top + self.size - target[1],
+            )  # negative ones crop
             images = F.pad(images, margins, value=self.fill / 127.5 - 1)
         mean, std = (torch.tensor(one, device=images.device).view(3, 1, 1) for one in (self.mean, self.std))
         return ((images + 1) / 2 - mean) / std

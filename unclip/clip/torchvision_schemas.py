@@ -1,9 +1,9 @@
 """Lets torchvision be imported beside a torch it was not built for.
 
-open_clip and transformers import torchvision, whose wheels are built for one build of torch. Beside another (the CPU
-build, usually) its C++ operators do not load, and the import dies with `operator torchvision::nms does not exist`
-although nobody here calls that operator. Declaring the two missing schemas first is enough. With matching builds the
-operators load, and nothing is declared.
+open_clip and transformers import torchvision, whose wheels are built for one build of torch. Beside another
+(the CPU build, usually) its C++ operators do not load, and the import dies with `operator torchvision::nms
+does not exist` although nobody here calls that operator. Declaring the two missing schemas first is enough.
+With matching builds the operators load, and nothing is declared.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Readers of labelled benchmark data sets: IDX files, CIFAR's pickles, npz, scikit-learn's digits.
 
-CIFAR is distributed as Python pickles, and a pickle can run any program. They are read by an unpickler that resolves
-four names, all to harmless stand-ins defined here. Any other name is refused before anything is called.
+CIFAR is distributed as Python pickles, and a pickle can run any program. They are read by an unpickler that
+resolves four names, all to harmless stand-ins defined here. Any other name is refused before anything is
+called.
 """
 
 from __future__ import annotations
@@ -64,7 +65,11 @@ def find_arrays(source: str, split: str) -> Arrays | None:
 
 
 def _checked(source: str, images: NDArray[Any], labels: NDArray[Any], classes: Sequence[str] = ()) -> Arrays:
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
+    if (
+        images.dtype != np.uint8
+        or images.ndim not in (3, 4)
+        or (images.ndim == 4 and images.shape[3] not in (1, 3))
+    ):
         shape = f"{images.dtype} {images.shape}"
         raise DataError(f"{source}: pictures must be uint8 [N, H, W] or [N, H, W, 3], not {shape}")
     if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer) or not len(labels):
@@ -81,7 +86,9 @@ def _digits(split: str) -> Arrays:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise DataError(f"{DIGITS}: this data set comes with scikit-learn: pip install scikit-learn") from None
+        raise DataError(
+            f"{DIGITS}: this data set comes with scikit-learn: pip install scikit-learn"
+        ) from None
     found = load_digits()
     chosen = (np.arange(len(found.target)) % DIGITS_TEST == 0) == (split == "test")
     images = np.rint(found.images[chosen] * (255 / 16)).astype(np.uint8)  # values are 0 to 16
@@ -100,7 +107,9 @@ def _npz(path: Path, split: str) -> tuple[NDArray[Any], NDArray[Any]]:
         raise DataError(f"{path}: no such file") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: cannot be read as npz ({error})") from None
-    raise DataError(f"{path}: no {split}_images and {split}_labels (or x_{split} and y_{split}); there are {there}")
+    raise DataError(
+        f"{path}: no {split}_images and {split}_labels (or x_{split} and y_{split}); there are {there}"
+    )
 
 
 def _idx_file(folder: Path, split: str, what: str) -> Path:
@@ -112,7 +121,9 @@ def _idx_file(folder: Path, split: str, what: str) -> Path:
 
 
 def _read_idx(path: Path) -> Bytes:
-    """IDX: two zero bytes, the type, the number of dimensions, each dimension as uint32 big-endian, the values."""
+    """IDX: two zero bytes, the type, the number of dimensions, each dimension as uint32 big-endian, the
+    values.
+    """
     try:
         with cast("BinaryIO", gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as file:
             zeros, kind, dimensions = struct.unpack(">HBB", file.read(4))
@@ -165,7 +176,13 @@ class _StandIn:
 def _bytes(found: object) -> Bytes | None:
     """The array that a stand-in describes, if it is a C-ordered array of bytes."""
     match getattr(found, "state", None):
-        case (_, tuple() as shape, _StandIn(arguments=("u1" | b"u1" | "|u1" | b"|u1", *_)), False, bytes() as content):
+        case (
+            _,
+            tuple() as shape,
+            _StandIn(arguments=("u1" | b"u1" | "|u1" | b"|u1", *_)),
+            False,
+            bytes() as content,
+        ):
             if all(isinstance(n, int) and n >= 0 for n in shape) and math.prod(shape) == len(content):
                 return np.frombuffer(content, np.uint8).reshape(shape)
     return None
@@ -198,7 +215,9 @@ def _read_pickle(path: Path) -> dict[str, Any]:
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     except Exception as error:  # a damaged pickle raises whatever its last opcode could not do
-        raise DataError(f"{path}: cannot be read as a CIFAR batch ({type(error).__name__}: {error})") from None
+        raise DataError(
+            f"{path}: cannot be read as a CIFAR batch ({type(error).__name__}: {error})"
+        ) from None
     if not isinstance(tree, dict):
         raise DataError(f"{path}: holds a {type(tree).__name__}, not a dictionary")
     return {key.decode("latin-1") if isinstance(key, bytes) else key: value for key, value in tree.items()}

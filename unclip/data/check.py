@@ -23,7 +23,8 @@ class Report:
     Attributes:
         skipped: unusable samples by (shard, reason), as training would count them.
         bad: the first of them by name.
-        sides: shorter sides of the pictures in pixels. lengths: of the captions in characters. captions: per sample.
+        sides: shorter sides of the pictures in pixels. lengths: of the captions in characters. captions: per
+            sample.
         hashes: how often each picture is there.
     """
 
@@ -47,7 +48,8 @@ class Report:
             "shards": self.shards,
             "samples": self.samples,
             "unreadable": [
-                {"shard": shard, "reason": reason, "samples": n} for (shard, reason), n in sorted(self.skipped.items())
+                {"shard": shard, "reason": reason, "samples": n}
+                for (shard, reason), n in sorted(self.skipped.items())
             ],
             "shorter_side": spread(self.sides),
             "caption_characters": spread(self.lengths),
@@ -64,7 +66,9 @@ class Report:
             ("captions a sample", self.captions),
         ):
             if values:
-                lines.append(f"{name:<20} {' · '.join(f'{key} {value:g}' for key, value in spread(values).items())}")
+                lines.append(
+                    f"{name:<20} {' · '.join(f'{key} {value:g}' for key, value in spread(values).items())}"
+                )
         if self.skipped:
             lines.append(f"{self.skipped.total():,} cannot be used: {described(self.skipped)}")
         return "\n".join([*lines, *self.bad])
@@ -91,7 +95,9 @@ def check(paths: Sequence[str], progress: Progress = lambda done, of: None) -> R
 
 
 def _add(sample: Sample, report: Report, *, embedded: bool, pictures: bool) -> None:
-    image = picture(sample) if pictures else None  # first, as training does: a sample is counted by its first fault
+    image = (
+        picture(sample) if pictures else None
+    )  # first, as training does: a sample is counted by its first fault
     said = read_embedded(sample).captions if embedded else captions(sample)
     if image is not None:
         report.sides[min(image.size)] += 1

@@ -1,7 +1,8 @@
-"""Runs CLIP over shards once and stores what it makes of them, so that training priors and decoders runs it no more.
+"""Runs CLIP over shards once and stores what it makes of them, so that training priors and decoders runs it
+no more.
 
-Every process takes its share of the shards and needs nothing of the others: whoever finds the last one done writes
-the record. See `embeddings` for what is stored.
+Every process takes its share of the shards and needs nothing of the others: whoever finds the last one done
+writes the record. See `embeddings` for what is stored.
 """
 
 from __future__ import annotations
@@ -31,9 +32,15 @@ NOTES = ".embed"  # the folder of what each shard came to
 
 
 def embed_shards(
-    pattern: str, out: Path, ref: str, *, batch: int, tokens: bool = True, keep_pictures: bool = False,
+    pattern: str,
+    out: Path,
+    ref: str,
+    *,
+    batch: int,
+    tokens: bool = True,
+    keep_pictures: bool = False,
     progress: Progress = lambda done, of: None,
-) -> None:  # fmt: skip
+) -> None:
     """Embeds the shards into ones of the same names in `out`; progress is that of this process's share.
 
     Args:
@@ -43,8 +50,8 @@ def embed_shards(
         keep_pictures: store each sample's picture and caption files too, for stages that are trained on both.
 
     Raises:
-        DataError: two shards have one name, they hold embeddings already, none of their samples can be used, or `out`
-            holds embeddings of another CLIP or another making.
+        DataError: two shards have one name, they hold embeddings already, none of their samples can be used,
+            or `out` holds embeddings of another CLIP or another making.
     """
     paths = find_shards(pattern)
     if find_embeddings(paths):
@@ -107,7 +114,11 @@ class Encoder:
             self.square += image_embed.double() ** 2
             kept = {"json": json.dumps({"captions": said}, ensure_ascii=False).encode()}
             if self.keep_pictures:
-                kept = {suffix: sample[suffix] for suffix in (image_suffix(sample), "txt", "json") if suffix in sample}
+                kept = {
+                    suffix: sample[suffix]
+                    for suffix in (image_suffix(sample), "txt", "json")
+                    if suffix in sample
+                }
             yield {"__key__": sample["__key__"], **kept, "safetensors": save(tensors)}
 
 
@@ -146,10 +157,12 @@ def _embed_shard(path: str, target: Path, note: Path, encoder: Encoder) -> None:
     write_record(
         note,
         {
-            "count": encoder.count, "sum": encoder.sum.tolist(), "square": encoder.square.tolist(),
+            "count": encoder.count,
+            "sum": encoder.sum.tolist(),
+            "square": encoder.square.tolist(),
             "skipped": [[shard, reason, n] for (shard, reason), n in sorted(encoder.skipped.items())],
         },
-    )  # fmt: skip
+    )
 
 
 def _finish(out: Path, clip: Clip, names: list[str], tokens: bool, keep_pictures: bool) -> None:
@@ -165,9 +178,15 @@ def _finish(out: Path, clip: Clip, names: list[str], tokens: bool, keep_pictures
     write_record(
         out / RECORD,
         {
-            "clip": clip.identity, "width": clip.width, "token_width": clip.token_width, "context": clip.context,
-            "count": count, "mean": mean, "std": [math.sqrt(max(s - m * m, 0)) for s, m in zip(square, mean)],
+            "clip": clip.identity,
+            "width": clip.width,
+            "token_width": clip.token_width,
+            "context": clip.context,
+            "count": count,
+            "mean": mean,
+            "std": [math.sqrt(max(s - m * m, 0)) for s, m in zip(square, mean)],
             "null": null and {key: getattr(null, key).tolist() for key in ("ids", "embed", "tokens")},
-            "skipped": skipped, "pictures": keep_pictures,
+            "skipped": skipped,
+            "pictures": keep_pictures,
         },
-    )  # fmt: skip
+    )

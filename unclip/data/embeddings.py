@@ -1,9 +1,11 @@
-"""What CLIP made of a data set, as `unclip data embed` stored it: read back in place of pictures, or beside them.
+"""What CLIP made of a data set, as `unclip data embed` stored it: read back in place of pictures, or beside
+them.
 
-A sample is `KEY.safetensors` beside `KEY.json` with its captions; or beside the picture and caption files that it was made
-of, where these were kept. The tensors, in float32 but for the token states, which are float16: `image_embed` [D]; `text_embed` [n, D],
-one row per caption; and, unless they were left out, `ids` and `tokens` [L, W], all captions' tokens in a row, of which
-each caption has its share of `lengths` [n]. The folder's shards.json says of which CLIP they are.
+A sample is `KEY.safetensors` beside `KEY.json` with its captions; or beside the picture and caption files
+that it was made of, where these were kept. The tensors, in float32 but for the token states, which are
+float16: `image_embed` [D]; `text_embed` [n, D], one row per caption; and, unless they were left out, `ids`
+and `tokens` [L, W], all captions' tokens in a row, of which each caption has its share of `lengths` [n]. The
+folder's shards.json says of which CLIP they are.
 """
 
 from __future__ import annotations
@@ -28,12 +30,14 @@ RECORD = "shards.json"
 
 @dataclass(frozen=True)
 class Embeddings:
-    """The record of a folder of embedded shards. Stands in for the CLIP where only its names and sizes are asked for.
+    """The record of a folder of embedded shards. Stands in for the CLIP where only its names and sizes are
+    asked for.
 
     Attributes:
         identity, width, token_width, context: of the CLIP, see `Clip`.
         count: of pictures. moments: of their embeddings z_i.
-        null: the encoded empty caption; None where the token states were left out, and the text tower must run.
+        null: the encoded empty caption; None where the token states were left out, and the text tower must
+            run.
         pictures: whether the shards hold the pictures as well.
     """
 
@@ -57,7 +61,9 @@ def find_embeddings(paths: Iterable[str]) -> Embeddings | None:
     records = [_read(f"{folder}/{RECORD}" if folder else RECORD) for folder in folders]
     identities = sorted({f"embeddings of {record.identity}" if record else "pictures" for record in records})
     if len(identities) > 1:
-        raise DataError(f"{folders[0]} and the other folders cannot be read together: {', '.join(identities)}")
+        raise DataError(
+            f"{folders[0]} and the other folders cannot be read together: {', '.join(identities)}"
+        )
     return _joined([record for record in records if record])
 
 
@@ -87,9 +93,15 @@ def _read(url: str) -> Embeddings | None:
             torch.tensor(tree["null"]["tokens"]),
         )
         return Embeddings(
-            str(tree["clip"]), int(tree["width"]), int(tree["token_width"]), int(tree["context"]), int(tree["count"]),
-            Moments(torch.tensor(tree["mean"]), torch.tensor(tree["std"])), null, tree.get("pictures") is True,
-        )  # fmt: skip
+            str(tree["clip"]),
+            int(tree["width"]),
+            int(tree["token_width"]),
+            int(tree["context"]),
+            int(tree["count"]),
+            Moments(torch.tensor(tree["mean"]), torch.tensor(tree["std"])),
+            null,
+            tree.get("pictures") is True,
+        )
     except (KeyError, TypeError, ValueError, IndexError):
         raise DataError(f"{url}: damaged; run `unclip data embed` again") from None
 
@@ -123,11 +135,18 @@ def read_embedded(sample: Sample, width: int | None = None) -> Embedded:
         tensors = load(sample["safetensors"])
         image_embed, text_embed = tensors["image_embed"], tensors["text_embed"]
         if text_embed.shape != (len(said), len(image_embed)) or width not in (None, len(image_embed)):
-            raise ValueError(f"widths {tuple(image_embed.shape)} and {tuple(text_embed.shape)}, {len(said)} captions")
+            raise ValueError(
+                f"widths {tuple(image_embed.shape)} and {tuple(text_embed.shape)}, {len(said)} captions"
+            )
         texts: list[EmbeddedText] = []
         if "tokens" in tensors:
             lengths = tensors["lengths"].tolist()
-            parts = zip(tensors["ids"].long().split(lengths), text_embed, tensors["tokens"].split(lengths), strict=True)
+            parts = zip(
+                tensors["ids"].long().split(lengths),
+                text_embed,
+                tensors["tokens"].split(lengths),
+                strict=True,
+            )
             texts = [EmbeddedText(*part) for part in parts]
     except Exception as error:  # safetensors raises its own kind for damage, torch RuntimeErrors
         raise BadSample(sample, "unreadable embeddings", str(error)) from None

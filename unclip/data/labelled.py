@@ -1,4 +1,6 @@
-"""Pictures with a class each, from data sets and folders, into shards: whole and in order, as a benchmark wants them."""
+"""Pictures with a class each, from data sets and folders, into shards: whole and in order, as a benchmark
+wants them.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ def find_labelled(source: str, split: str) -> Labelled:
     """A data set that `find_arrays` knows, or a folder that has a folder of pictures for each class.
 
     Args:
-        split: train or test. A folder of classes has them as its own `train` and `test`, or else is all one split.
+        split: train or test. A folder of classes has them as its own `train` and `test`, or else is all one
+            split.
 
     Raises:
         DataError: none of these is there, or it cannot be used.
@@ -51,20 +54,28 @@ def find_labelled(source: str, split: str) -> Labelled:
     folder = root / split if (root / split).is_dir() else root
     names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     files = [
-        (i, path) for i, name in enumerate(names) for path in sorted((folder / name).rglob("*")) if _is_picture(path)
+        (i, path)
+        for i, name in enumerate(names)
+        for path in sorted((folder / name).rglob("*"))
+        if _is_picture(path)
     ]
     if not files:
         raise DataError(
-            f"{source}: no data set that is known: `digits`, an .npz with {split}_images and {split}_labels, IDX files, "
+            f"{source}: no data set that is known: `digits`, an .npz with {split}_images and "
+            f"{split}_labels, IDX files, "
             "CIFAR's folder, or a folder with a folder of pictures for each class"
         )
     return Labelled(tuple(names), tuple(i for i, _ in files), lambda i: _file(files[i][1]))
 
 
-def write_labelled(source: str, out: Path, split: str = "train", progress: Progress = lambda done, of: None) -> int:
-    """Writes the split into `out`/NNNNNN.tar with the classes' names as captions, and says how many pictures it has.
+def write_labelled(
+    source: str, out: Path, split: str = "train", progress: Progress = lambda done, of: None
+) -> int:
+    """Writes the split into `out`/NNNNNN.tar with the classes' names as captions, and says how many pictures
+    it has.
 
-    Each sample's JSON holds its `label`, a number. Shards that are there are kept: the same call again goes on.
+    Each sample's JSON holds its `label`, a number. Shards that are there are kept: the same call again goes
+    on.
 
     Raises:
         DataError: see `find_labelled`; or `out` holds something else.

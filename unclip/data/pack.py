@@ -1,9 +1,9 @@
 """From pictures and captions as people have them to WebDataset shards.
 
-Two passes over the same units of work, each in as many processes as one likes. The first looks at every sample and
-notes what is wrong with it, or the hash of its picture; the second writes those that are good and first of their kind.
-What a unit gave is on disk before it counts, and nothing depends on order or time: a packing that was killed goes on
-to the same bytes. Like `tar`, this imports no torch.
+Two passes over the same units of work, each in as many processes as one likes. The first looks at every
+sample and notes what is wrong with it, or the hash of its picture; the second writes those that are good and
+first of their kind. What a unit gave is on disk before it counts, and nothing depends on order or time: a
+packing that was killed goes on to the same bytes. Like `tar`, this imports no torch.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ def pack(job: PackJob, out: Path, *, jobs: int = 1, progress: Progress = lambda 
     this = {**asdict(job), "listing": hashlib.sha256(json.dumps(units).encode()).hexdigest()}
     finished = read_record(str(out / RECORD))
     _same_job(
-        finished["job"] if finished and "job" in finished else read_record(str(out / NOTES / "job.json")), this, out
+        finished["job"] if finished and "job" in finished else read_record(str(out / NOTES / "job.json")),
+        this,
+        out,
     )
     if finished:
         return Packed(finished["shards"], finished["samples"], finished["left_out"])
@@ -97,7 +99,9 @@ def pack(job: PackJob, out: Path, *, jobs: int = 1, progress: Progress = lambda 
         for done, _ in enumerate(over(partial(_examine, out, job), enumerate(units)), start=1):
             progress(done, 2 * len(units))
         verdicts = _without_duplicates([_notes(out, i) for i in range(len(units))])
-        for done, _ in enumerate(over(partial(_write, out), enumerate(zip(units, verdicts))), start=len(units) + 1):
+        for done, _ in enumerate(
+            over(partial(_write, out), enumerate(zip(units, verdicts))), start=len(units) + 1
+        ):
             progress(done, 2 * len(units))
 
     left_out = Counter(reason for unit in verdicts for reason in unit if reason)
@@ -128,7 +132,8 @@ def _same_job(before: dict[str, Any] | None, this: dict[str, Any], out: Path) ->
     different = [key for key in this if before.get(key) != this[key]]
     if different:
         raise DataError(
-            f"{out}: holds a packing with another {different[0]} ({before.get(different[0])}); give an empty folder"
+            f"{out}: holds a packing with another {different[0]} ({before.get(different[0])}); give an "
+            "empty folder"
         )
 
 
@@ -214,7 +219,11 @@ def _write(out: Path, numbered: tuple[int, tuple[Unit, list[str | None]]]) -> No
         (
             {
                 "__key__": f"{number:06d}{i:06d}",
-                **{suffix: sample[suffix] for suffix in (image_suffix(sample), "txt", "json") if suffix in sample},
+                **{
+                    suffix: sample[suffix]
+                    for suffix in (image_suffix(sample), "txt", "json")
+                    if suffix in sample
+                },
             }
             for i, (sample, reason) in enumerate(zip(unit.samples(), verdicts))
             if reason is None

@@ -40,8 +40,9 @@ def picture(sample: Sample, side: int | None = None) -> Image.Image:
     """The sample's decoded picture: RGB, upright, on white where it is transparent.
 
     Args:
-        side: what its shorter side will be `scaled` to. A JPEG of several times that is decoded at a half, a quarter
-            or an eighth, which costs so much less, and never below twice that side, where it would be seen.
+        side: what its shorter side will be `scaled` to. A JPEG of several times that is decoded at a half, a
+            quarter or an eighth, which costs so much less, and never below twice that side, where it would be
+            seen.
 
     Raises:
         BadSample: there is none, it is damaged, or it would unfold to more pixels than Pillow thinks safe.
@@ -60,7 +61,9 @@ def picture(sample: Sample, side: int | None = None) -> Image.Image:
         return image if image.mode == "RGB" else image.convert("RGB")
     except Image.DecompressionBombError:
         raise BadSample(sample, "decompression bomb") from None
-    except Exception as error:  # Pillow raises what it likes: OSError, ValueError, SyntaxError, struct.error …
+    except (
+        Exception
+    ) as error:  # Pillow raises what it likes: OSError, ValueError, SyntaxError, struct.error …
         raise BadSample(sample, "unreadable picture", str(error)) from None
 
 
@@ -73,7 +76,8 @@ def scaled(image: Image.Image, side: int) -> Image.Image:
 
 
 def captions(sample: Sample) -> list[str]:
-    """All captions of the sample: `captions` or `caption` of its JSON, else its text. Empty ones do not count.
+    """All captions of the sample: `captions` or `caption` of its JSON, else its text. Empty ones do not
+    count.
 
     Raises:
         BadSample: there is none, or it is damaged.
@@ -117,6 +121,9 @@ def described(skipped: Skipped) -> str:
     for (shard, reason), count in skipped.items():
         shards[shard][reason] += count
     worst = sorted(shards, key=lambda shard: (-shards[shard].total(), shard))
-    parts = [f"{shard}: {', '.join(f'{n} {reason}' for reason, n in shards[shard].most_common())}" for shard in worst]
+    parts = [
+        f"{shard}: {', '.join(f'{n} {reason}' for reason, n in shards[shard].most_common())}"
+        for shard in worst
+    ]
     more = f"; and {len(parts) - NAMED} more shards" if len(parts) > NAMED else ""
     return "; ".join(parts[:NAMED]) + more

@@ -1,12 +1,12 @@
 """From WebDataset shards to training batches.
 
-A sample is `KEY.{png,jpg,webp}` with `KEY.txt` (one caption) or `KEY.json` whose `captions` holds several, of which
-one is drawn each time; `KEY.safetensors`, what CLIP makes of them, may stand beside the picture or in its place, as
-`unclip data embed` writes it. The stream is endless and depends on (seed, rank, worker) alone. Bad samples are skipped
-and counted.
+A sample is `KEY.{png,jpg,webp}` with `KEY.txt` (one caption) or `KEY.json` whose `captions` holds several, of
+which one is drawn each time; `KEY.safetensors`, what CLIP makes of them, may stand beside the picture or in
+its place, as `unclip data embed` writes it. The stream is endless and depends on (seed, rank, worker) alone.
+Bad samples are skipped and counted.
 
-A picture is decoded once. The stage gets it at its own size, perhaps a random crop of it; the frozen CLIP always gets the
-whole picture at its own size, so that z_i is the same for every stage, stored or not.
+A picture is decoded once. The stage gets it at its own size, perhaps a random crop of it; the frozen CLIP
+always gets the whole picture at its own size, so that z_i is the same for every stage, stored or not.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class DataConfig(Config):
         batch: images per process and accumulated part of a step.
         workers: processes that read and decode.
         shuffle: samples in the shuffle buffer.
-        calibration: number of images on which a new stage measures its statistics; embedded shards have them in shards.json.
+        calibration: number of images on which a new stage measures its statistics; embedded shards have them
+            in shards.json.
         max_bad: share of samples that may be unusable; above it the run stops.
         validation: shards that are not trained on, for the validation loss.
     """
@@ -113,15 +114,23 @@ class Stream(IterableDataset[Item]):
         shards: those of the config, where they were looked up before.
 
     Raises:
-        ConfigError: pictures are needed without a size. DataError: there are no such shards, or they hold embeddings
-            alone where pictures are needed. While reading: the share of bad samples is above `max_bad`.
+        ConfigError: pictures are needed without a size. DataError: there are no such shards, or they hold
+            embeddings alone where pictures are needed. While reading: the share of bad samples is above
+                `max_bad`.
     """
 
     def __init__(
-        self, config: DataConfig, *, needs: frozenset[str] = frozenset({"image"}), size: int | None = None,
-        crop: int | None = None, preprocess: Preprocess | None = None, seed: int = 0, rank: int = 0,
+        self,
+        config: DataConfig,
+        *,
+        needs: frozenset[str] = frozenset({"image"}),
+        size: int | None = None,
+        crop: int | None = None,
+        preprocess: Preprocess | None = None,
+        seed: int = 0,
+        rank: int = 0,
         shards: Shards | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.config = config
         pattern, self.paths, self.embeddings = shards or Shards.find(config.shards, needs)
         self.seed, self.rank = seed, rank
@@ -131,7 +140,8 @@ class Stream(IterableDataset[Item]):
             raise ConfigError("the stage needs pictures and does not say of which `size`")
         if self.embeddings and not self.embeddings.pictures and "image" in needs:
             raise DataError(
-                f"{pattern}: hold embeddings, and the stage needs pictures; give the shards they were made of, "
+                f"{pattern}: hold embeddings, and the stage needs pictures; give the shards they were made "
+                "of, "
                 "or embed these with --keep-pictures"
             )
         self.preprocess = preprocess if self.embeddings is None and "image_embed" in needs else None
@@ -141,12 +151,17 @@ class Stream(IterableDataset[Item]):
         worker = get_worker_info()
         key = f"{self.seed}/{self.rank}/{worker.id if worker else 0}"
         rng = random.Random(key)
-        shards = wds.ResampledShards(self.paths, seed=rng.getrandbits(32), deterministic=True, worker_seed=lambda: 0)
+        shards = wds.ResampledShards(
+            self.paths, seed=rng.getrandbits(32), deterministic=True, worker_seed=lambda: 0
+        )
         size, order = self.config.shuffle, random.Random(rng.getrandbits(32))
         self.opened = 0
         bad, fresh = Skipped(), Skipped()
-        # Bad samples go through the buffer as well, so that both kinds are counted in the order of the stream.
-        for seen, sample in enumerate(wds.shuffle(size, initial=size, rng=order)(self._read(shards)), start=1):
+        # Bad samples go through the buffer as well, so that both kinds are counted in the order of the
+        # stream.
+        for seen, sample in enumerate(
+            wds.shuffle(size, initial=size, rng=order)(self._read(shards)), start=1
+        ):
             try:
                 item = self._item(sample, rng)
             except BadSample as error:
@@ -164,11 +179,14 @@ class Stream(IterableDataset[Item]):
             yield from read_shard(shard["url"])
 
     def _judge(self, bad: Skipped, seen: int) -> None:
-        """Stops a stream that has read enough, and several shards or its only one wholly, and found too much bad."""
+        """Stops a stream that has read enough, and several shards or its only one wholly, and found too much
+        bad.
+        """
         enough = seen >= JUDGED_SAMPLES and self.opened > min(JUDGED_SHARDS, len(self.paths))
         if enough and (bad.total() > self.config.max_bad * seen or bad.total() == seen):
             raise DataError(
-                f"{bad.total()} of {seen} samples cannot be used, data.max_bad allows {self.config.max_bad:.0%} "
+                f"{bad.total()} of {seen} samples cannot be used, data.max_bad allows "
+                f"{self.config.max_bad:.0%} "
                 f"(`unclip data check` lists them): {described(bad)}"
             )
 
@@ -186,7 +204,9 @@ class Stream(IterableDataset[Item]):
         """The stage's picture and the frozen CLIP's, of one decoding."""
         if self.preprocess is None:
             return None if self.size is None else self._cropped(picture(sample, self.size), rng), None
-        whole = picture(sample, side := self.preprocess.size)  # as `unclip data embed` decodes it, for every stage
+        whole = picture(
+            sample, side := self.preprocess.size
+        )  # as `unclip data embed` decodes it, for every stage
         clip_image = to_bytes(self.preprocess.view(whole))
         if self.size is None:
             return None, clip_image
@@ -219,15 +239,21 @@ class Streams(IterableDataset[Item]):
 
 
 def batches(stream: Stream | Streams) -> Iterator[Batch]:
-    """The stream in batches, their pictures still bytes, uint8 [B, H, W, 3]: `embed` makes numbers of them."""
+    """The stream in batches, their pictures still bytes, uint8 [B, H, W, 3]: `embed` makes numbers of
+    them.
+    """
     loader = DataLoader(
-        stream, batch_size=stream.config.batch, num_workers=stream.config.workers,
+        stream,
+        batch_size=stream.config.batch,
+        num_workers=stream.config.workers,
         collate_fn=partial(_collate, null=stream.embeddings.null if stream.embeddings else None),
-        prefetch_factor=4 if stream.config.workers else None, drop_last=True,
-        # A loader without a generator draws from the global one each time it is opened: resuming would not be exact.
+        prefetch_factor=4 if stream.config.workers else None,
+        drop_last=True,
+        # A loader without a generator draws from the global one each time it is opened: resuming would not be
+        # exact.
         generator=torch.Generator(),
         worker_init_fn=_outlive_signals if stream.config.workers else None,
-    )  # fmt: skip
+    )
     try:
         yield from loader
     except DataError as error:
@@ -238,14 +264,18 @@ def batches(stream: Stream | Streams) -> Iterator[Batch]:
 
 
 def _outlive_signals(_: int) -> None:
-    """In a worker: what tells the whole process group to stop must not end the worker, whose trainer still saves."""
+    """In a worker: what tells the whole process group to stop must not end the worker, whose trainer still
+    saves.
+    """
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
 
 @atexit.register
 def _end_workers() -> None:
-    """Workers that an unfinished loader left behind: at exit Python sends them SIGTERM and waits for ever, as they ignore it."""
+    """Workers that an unfinished loader left behind: at exit Python sends them SIGTERM and waits for ever, as
+    they ignore it.
+    """
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
@@ -262,7 +292,8 @@ def _collate(items: list[Item], null: Text | None) -> Batch:
         captions=said,
         image=torch.stack(images) if images else None,
         image_embed=torch.stack(embeds) if embeds else None,
-        # Shards that do not fit their record could mix both kinds; a text then serves only if every row has one.
+        # Shards that do not fit their record could mix both kinds; a text then serves only if every row has
+        # one.
         text=joined(said, texts) if len(texts) == len(items) else None,
         null=null,
         clip_image=torch.stack(clip_images) if clip_images else None,
@@ -275,8 +306,10 @@ def _collate(items: list[Item], null: Text | None) -> Batch:
 def embed(batch: Batch, clip: Clip | None, needs: frozenset[str]) -> Batch:
     """A batch of `batches`, on the stage's device, as the stage reads it.
 
-    Pictures become numbers, here and not in the workers: a GPU does it at once, and a quarter of the bytes travel. What
-    the stage needs of the frozen encoders and the shards did not hold is filled in: z_i, the captions, the empty one.
+    Pictures become numbers, here and not in the workers: a GPU does it at once, and a quarter of the bytes
+        travel. What
+    the stage needs of the frozen encoders and the shards did not hold is filled in: z_i, the captions, the
+        empty one.
     """
     if batch.image is not None:
         batch = replace(batch, image=from_bytes(batch.image))

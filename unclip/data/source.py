@@ -38,7 +38,8 @@ class Unit(NamedTuple):
 
 
 def find_units(source: str, size: int) -> list[Unit]:
-    """A folder of pictures, a table of `path` and `caption` columns, or tars (their folder, or a pattern), in units.
+    """A folder of pictures, a table of `path` and `caption` columns, or tars (their folder, or a pattern), in
+    units.
 
     Args:
         size: files in a unit; a tar is one unit whatever it holds.
@@ -102,7 +103,9 @@ def _rows(table: Path) -> Sequence[dict[str, Any]]:
                 if not all(isinstance(row, dict) for row in rows):
                     raise ValueError("a line is not an object")
                 return rows
-            return list(csv.DictReader(file, dialect="excel-tab" if table.suffix.lower() == ".tsv" else "excel"))
+            return list(
+                csv.DictReader(file, dialect="excel-tab" if table.suffix.lower() == ".tsv" else "excel")
+            )
     except (OSError, ValueError, csv.Error) as error:
         said = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DataError(f"{table}: cannot be read as a table ({said})") from None

@@ -1,8 +1,10 @@
-"""Tar shards: found by path, glob, braces, `pipe:` or URL, read so that damage costs what it hits, written whole.
+"""Tar shards: found by path, glob, braces, `pipe:` or URL, read so that damage costs what it hits, written
+whole.
 
-A sample is what has one name up to the first dot: a dict of its `__key__`, the `__url__` of its shard and its files by
-suffix, as WebDataset has it. One that must not be used says why in `__bad__`; nothing is raised for it, so whoever reads
-can count. Nothing here imports torch: packing starts at once, in as many processes as one likes.
+A sample is what has one name up to the first dot: a dict of its `__key__`, the `__url__` of its shard and its
+files by suffix, as WebDataset has it. One that must not be used says why in `__bad__`; nothing is raised for
+it, so whoever reads can count. Nothing here imports torch: packing starts at once, in as many processes as
+one likes.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ BLOCK = 2**16  # bytes read at a time; tarfile copies what is left of them at ev
 
 
 def find_shards(pattern: str) -> list[str]:
-    """The shards a path, glob, brace pattern, `pipe:` command or URL (s3://, https://, … by fsspec) names, sorted.
+    """The shards a path, glob, brace pattern, `pipe:` command or URL (s3://, https://, … by fsspec) names,
+    sorted.
 
     Raises:
         DataError: nothing is there, or the URL's file system is not installed.
@@ -65,7 +68,10 @@ def _remote_matches(url: str) -> list[str]:
         if not {"*", "["} & set(url):
             return [url]
         return [files.unstrip_protocol(match) for match in files.glob(path)]
-    except (ImportError, ValueError) as error:  # a driver that is not installed, a protocol that does not exist
+    except (
+        ImportError,
+        ValueError,
+    ) as error:  # a driver that is not installed, a protocol that does not exist
         raise DataError(f"{url}: {' '.join(str(error).split())}") from None
     except Exception as error:  # file systems raise what they like
         raise DataError(f"{url}: cannot be listed ({' '.join(str(error).split())[:200]})") from None
@@ -79,7 +85,9 @@ def open_shard(url: str) -> Iterator[IO[bytes]]:
             assert process.stdout is not None
             try:
                 yield process.stdout
-                while process.stdout.read(BLOCK):  # padding after the archive's end; unread, it would break the pipe
+                while process.stdout.read(
+                    BLOCK
+                ):  # padding after the archive's end; unread, it would break the pipe
                     pass
             except BaseException:
                 process.kill()
@@ -108,11 +116,16 @@ class _Member(tarfile.TarInfo):
 
 
 def read_shard(url: str) -> Iterator[Sample]:
-    """Every sample of a shard once, in order, bad ones marked. A shard that breaks off ends in a bad sample."""
+    """Every sample of a shard once, in order, bad ones marked. A shard that breaks off ends in a bad
+    sample.
+    """
     sample: Sample | None = None
     trouble = "shard cannot be opened"
     try:
-        with open_shard(url) as file, tarfile.open(fileobj=file, mode="r|*", bufsize=BLOCK, tarinfo=_Member) as tar:
+        with (
+            open_shard(url) as file,
+            tarfile.open(fileobj=file, mode="r|*", bufsize=BLOCK, tarinfo=_Member) as tar,
+        ):
             trouble = "shard is damaged"
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
@@ -166,7 +179,9 @@ def read_samples(paths: Iterable[str]) -> Iterator[Sample]:
 
 
 def write_shard(path: Path, samples: Iterable[Sample]) -> None:
-    """Writes the samples' files under their keys, whole or not at all; the same samples make the same bytes."""
+    """Writes the samples' files under their keys, whole or not at all; the same samples make the same
+    bytes.
+    """
     with _whole(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
         for sample in samples:
             for suffix, content in sample.items():
@@ -202,7 +217,9 @@ def read_record(url: str) -> dict[str, Any] | None:
 
 @contextmanager
 def _whole(path: Path) -> Iterator[Path]:
-    """A temporary file to write, renamed to `path` on success. Its name is this process's: ranks may share a folder."""
+    """A temporary file to write, renamed to `path` on success. Its name is this process's: ranks may share a
+    folder.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary

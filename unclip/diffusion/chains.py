@@ -1,7 +1,8 @@
-"""The two Markov chains of Sohl-Dickstein et al. (2015), where diffusion models begin: Gaussian steps, and flips of bits.
+"""The two Markov chains of Sohl-Dickstein et al. (2015), where diffusion models begin: Gaussian steps, and
+flips of bits.
 
-Both are trained by the variational bound itself, L_T + Σ L_t + L_0, whose every term is a divergence in closed form. Time t
-is the house's: t = 0 is the paper's first step, and `CLEAN` is before it.
+Both are trained by the variational bound itself, L_T + Σ L_t + L_0, whose every term is a divergence in
+closed form. Time t is the house's: t = 0 is the paper's first step, and `CLEAN` is before it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from unclip.diffusion.schedule import CLEAN, Schedule
 
 
 class Normal(NamedTuple):
-    """p(x_{t-1} | x_t) with both moments learned: mean and log of the diagonal covariance, each shaped as x_t."""
+    """p(x_{t-1} | x_t) with both moments learned: mean and log of the diagonal covariance, each shaped as
+    x_t.
+    """
 
     mean: Tensor
     log_variance: Tensor
@@ -40,7 +43,9 @@ class GaussianChain:
         self._posterior = torch.tensor(fields, dtype=torch.float64, device="cpu")
 
     def reverse(self, network: Network) -> Reverse:
-        """Both moments as a network says: it gives [B, 2n], and where it says 0 the step is that of pure noise."""
+        """Both moments as a network says: it gives [B, 2n], and where it says 0 the step is that of pure
+        noise.
+        """
 
         def moments(x: Tensor, t: Tensor) -> Normal:
             push, widen = network(x, t).chunk(2, dim=1)
@@ -50,7 +55,8 @@ class GaussianChain:
         return moments
 
     def term(self, reverse: Reverse, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """L_t of each example in nats [B]: KL(q(x_{t-1} | x_t, x_0) ‖ p); at t = 0 −log p(x_0 | x_1), a density's.
+        """L_t of each example in nats [B]: KL(q(x_{t-1} | x_t, x_0) ‖ p); at t = 0 −log p(x_0 | x_1), a
+        density's.
 
         Args:
             t: int64 [B]. eps: the noise that makes x_t of x0 [B, ...].
@@ -96,12 +102,16 @@ Flips = Callable[[Tensor, Tensor], Tensor]  # x_t [B, n] of 0 and 1, t int64 [B]
 
 @dataclass(frozen=True)
 class BinomialChain:
-    """Bits that are drawn anew with probability β, by a fair coin; β_t = 1/(T − t) erases 1/T of the bits at each step."""
+    """Bits that are drawn anew with probability β, by a fair coin; β_t = 1/(T − t) erases 1/T of the bits at
+    each step.
+    """
 
     times: int
 
     def kept(self, t: Tensor) -> Tensor:
-        """The share of bits not yet drawn anew at time t, ∏ (1 − β), float64 [B]: 1 before the first step, 0 at the end."""
+        """The share of bits not yet drawn anew at time t, ∏ (1 − β), float64 [B]: 1 before the first step, 0
+        at the end.
+        """
         return (self.times - 1 - t.double()) / self.times
 
     def marginal(self, x0: Tensor, t: Tensor) -> Tensor:
@@ -132,7 +142,8 @@ class BinomialChain:
         return flips
 
     def term(self, reverse: Flips, x0: Tensor, t: Tensor, uniform: Tensor) -> Tensor:
-        """L_t of each example in nats [B]: KL(q(x_{t-1} | x_t, x_0) ‖ p). At t = 0 it is −log p(x_0 | x_1) by itself.
+        """L_t of each example in nats [B]: KL(q(x_{t-1} | x_t, x_0) ‖ p). At t = 0 it is −log p(x_0 | x_1) by
+        itself.
 
         Args:
             t: int64 [B]. uniform: in [0, 1) [B, n], draws x_t of x0 [B, n].

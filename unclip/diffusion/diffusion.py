@@ -29,7 +29,8 @@ HYBRID_WEIGHT = 0.001
 class Prediction(NamedTuple):
     """What a sampler may know of x_t, whatever the network predicted.
 
-    `variance_mix` in [0, 1] says where the reverse variance lies between its bounds on a log scale: 0 is β̃, 1 is β.
+    `variance_mix` in [0, 1] says where the reverse variance lies between its bounds on a log scale: 0 is β̃,
+    1 is β.
     """
 
     x0: Tensor
@@ -45,9 +46,10 @@ class Guidance(NamedTuple):
 
     Attributes:
         scale: 1 is none.
-        interval: guide only where low ≤ t/T ≤ high (Kynkäänniemi et al. 2024); elsewhere the null half is not computed.
-        rescale: share by which the guided prediction's standard deviation is drawn back to the conditional one's
-            (Lin et al. 2023, §3.4).
+        interval: guide only where low ≤ t/T ≤ high (Kynkäänniemi et al. 2024); elsewhere the null half is not
+            computed.
+        rescale: share by which the guided prediction's standard deviation is drawn back to the conditional
+            one's (Lin et al. 2023, §3.4).
     """
 
     scale: float = 1.0
@@ -60,7 +62,9 @@ class Guidance(NamedTuple):
         return self.scale != 1.0 and inside
 
     def combine(self, cond: Tensor, null: Tensor) -> Tensor:
-        """The guided prediction. x0, eps and v are affine in each other, so mixing any of them is the same."""
+        """The guided prediction. x0, eps and v are affine in each other, so mixing any of them is the
+        same.
+        """
         guided = null + self.scale * (cond - null)
         if self.rescale:
             axes = tuple(range(1, cond.ndim))
@@ -76,16 +80,16 @@ class DiffusionConfig(Config):
         schedule: name of the noise schedule, a key of `BETAS`: linear, cosine ….
         times: number of timesteps T.
         predict: what the network predicts: the noise ε, the clean x0, or v.
-        variance: variance of the reverse step: the posterior's β̃ ("fixed_small"), the forward step's β ("fixed_large"), or
-            learned between the two.
+        variance: variance of the reverse step: the posterior's β̃ ("fixed_small"), the forward step's β
+            ("fixed_large"), or learned between the two.
         objective: L_simple (eq. 14 of Ho et al. 2020), L_vlb (eq. 5), or their hybrid for learned variances.
-        weight: weight of L_simple by timestep: "min_snr", min(SNR, gamma) on the error of x0 (Hang et al. 2023), or "p2",
-            1 / (1 + SNR)^gamma on the error of ε (Choi et al. 2022), for any prediction.
+        weight: weight of L_simple by timestep: "min_snr", min(SNR, gamma) on the error of x0 (Hang et al.
+            2023), or "p2", 1 / (1 + SNR)^gamma on the error of ε (Choi et al. 2022), for any prediction.
         gamma: exponent or bound of that weight. None for the papers' 5 (min_snr) and 1 (p2).
         clamp: bound on |x0| while sampling; None for none.
         levels: number of values that a pixel can take, evenly from −1 to 1, for bits per dimension.
-        x0_variance: the mean variance of x0 given x_t that training data showed, at evenly spaced times from 0 to T − 1; for the
-            sampler `analytic_dpm`. None where nobody has measured it.
+        x0_variance: the mean variance of x0 given x_t that training data showed, at evenly spaced times from
+            0 to T − 1; for the sampler `analytic_dpm`. None where nobody has measured it.
     """
 
     schedule: str = "cosine"
@@ -97,14 +101,19 @@ class DiffusionConfig(Config):
     gamma: float | None = Field(None, gt=0)
     clamp: float | None = 1.0
     levels: int = Field(256, ge=2)
-    x0_variance: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = Field(None, min_length=2)
+    x0_variance: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = Field(
+        None, min_length=2
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _renamed(cls, tree: Any) -> Any:
         """Reads version 0.1.0's name of `x0_variance`."""
         if isinstance(tree, dict) and "doubt" in tree:
-            tree = {"x0_variance": tree["doubt"], **{key: value for key, value in tree.items() if key != "doubt"}}
+            tree = {
+                "x0_variance": tree["doubt"],
+                **{key: value for key, value in tree.items() if key != "doubt"},
+            }
         return tree
 
     @field_validator("schedule")
@@ -122,7 +131,9 @@ class Diffusion:
         self.config = config
         self.schedule = Schedule.named(config.schedule, config.times)
         if config.x0_variance is not None:
-            self.schedule = replace(self.schedule, x0_variance=_interpolated(config.x0_variance, config.times))
+            self.schedule = replace(
+                self.schedule, x0_variance=_interpolated(config.x0_variance, config.times)
+            )
         self._bounds = _variance_bounds(self.schedule)
         self._weights = _loss_weights(self.schedule, config)
 
@@ -150,7 +161,8 @@ class Diffusion:
             cond: tensors with the batch first.
             t: times [B]; drawn uniformly where not given. Fixed times and noise make validation comparable.
             eps: noise shaped as x0; drawn where not given.
-            keep: True where x0 is given when sampling, so that the network need not find it; broadcasts over x0.
+            keep: True where x0 is given when sampling, so that the network need not find it; broadcasts over
+                x0.
         """
         t = torch.randint(self.schedule.times, (len(x0),)) if t is None else t
         eps = torch.randn_like(x0) if eps is None else eps
@@ -175,8 +187,8 @@ class Diffusion:
     def vlb(self, x0: Tensor, x_t: Tensor, t: Tensor, x0_hat: Tensor, variance_mix: Tensor | float) -> Tensor:
         """The term L_{t-1} of the variational bound for each example, in bits per dimension, [B].
 
-        KL(q(x_{t-1} | x_t, x_0) ‖ p(x_{t-1} | x_t)) for t > 0; the discretised negative log-likelihood of the data at
-        t = 0 (Ho et al. 2020, eq. 5 and 13).
+        KL(q(x_{t-1} | x_t, x_0) ‖ p(x_{t-1} | x_t)) for t > 0; the discretised negative log-likelihood of the
+        data at t = 0 (Ho et al. 2020, eq. 5 and 13).
         """
         x_weight, x0_weight, log_small, log_large = (
             broadcast_to(table[t.cpu()], x0, torch.float32) for table in self._bounds
@@ -189,9 +201,11 @@ class Diffusion:
         return torch.where(t.to(x0.device) == 0, _mean(nll), _mean(kl)) / math.log(2)
 
     def bound_term(self, network: Network, x0: Tensor, cond: Cond, t: Tensor, eps: Tensor) -> Tensor:
-        """The term of the bound at times t [B] for one draw of the noise, in bits per dimension, [B]; see `vlb`.
+        """The term of the bound at times t [B] for one draw of the noise, in bits per dimension, [B]; see
+        `vlb`.
 
-        The prediction of x0 is clamped, as it is when sampling: the model whose code length this is, is the one that draws.
+        The prediction of x0 is clamped, as it is when sampling: the model whose code length this is, is the
+            one that draws.
         """
         alpha, sigma = self.schedule.coefficients(t, x0)
         x_t = alpha * x0 + sigma * eps
@@ -209,7 +223,8 @@ class Diffusion:
             network: called once per step, with cond and null stacked into one batch where guidance is active.
             cond: the condition; tensors with the batch first.
             null: the same keys and shapes for the unconditional half.
-            guidance: guidance mixes the raw output before x0 is clamped; the variance is the conditional half's.
+            guidance: guidance mixes the raw output before x0 is clamped; the variance is the conditional
+                half's.
         """
         if guidance.scale != 1.0 and null is None:
             raise ValueError("guidance needs a null condition")
@@ -283,7 +298,9 @@ def _loss_weights(schedule: Schedule, config: DiffusionConfig) -> Tensor:
 
 
 def _discretised_log_likelihood(x: Tensor, mean: Tensor, log_std: Tensor, levels: int) -> Tensor:
-    """log P(x) of data of so many levels in [−1, 1] under a Gaussian integrated over each bin (Ho et al. 2020, eq. 13)."""
+    """log P(x) of data of so many levels in [−1, 1] under a Gaussian integrated over each bin (Ho et al.
+    2020, eq. 13).
+    """
     precision = torch.exp(-log_std)
     half = 1 / (levels - 1)
     upper = torch.special.ndtr((x - mean + half) * precision)

@@ -1,8 +1,9 @@
-"""The probability-flow ODE of a diffusion: samples without noise, and exact likelihoods (Song et al. 2021, §4.3).
+"""The probability-flow ODE of a diffusion: samples without noise, and exact likelihoods (Song et al. 2021,
+§4.3).
 
-dx/dt = f(t) x − ½ g(t)² ∇ log p_t(x) moves points so that their density at each time is the diffusion's (eq. 13). It is
-solved by scipy's adaptive RK45, in float64; the network sees the dtype of x. The step is chosen for a whole batch at once,
-so a picture depends on those beside it, by no more than the tolerance.
+dx/dt = f(t) x − ½ g(t)² ∇ log p_t(x) moves points so that their density at each time is the diffusion's (eq.
+13). It is solved by scipy's adaptive RK45, in float64; the network sees the dtype of x. The step is chosen
+for a whole batch at once, so a picture depends on those beside it, by no more than the tolerance.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ def log_likelihood(
 ) -> tuple[Tensor, int]:
     """log p(x0) in nats of each example [B], float64, and how often the score was asked.
 
-    Along the ODE log p changes by minus the divergence of its velocity (instantaneous change of variables, eq. 39):
-    log p(x_0) = log prior(x_1) + ∫ div dt.
+    Along the ODE log p changes by minus the divergence of its velocity (instantaneous change of variables,
+    eq. 39): log p(x_0) = log prior(x_1) + ∫ div dt.
 
     Args:
         x0: clean data [B, ...]; whoever wants bits of integers adds uniform noise of one spacing before.
@@ -73,7 +74,9 @@ def log_likelihood(
         return torch.cat([_velocity(sde, here, t, value).flatten(1).double(), change[:, None]], dim=1)
 
     data = x0.flatten(1).double()
-    end, evaluations = _solve(slope, torch.cat([data, torch.zeros_like(data[:, :1])], dim=1), START, 1.0, tolerance)
+    end, evaluations = _solve(
+        slope, torch.cat([data, torch.zeros_like(data[:, :1])], dim=1), START, 1.0, tolerance
+    )
     x1, change, std = end[:, :-1], end[:, -1], sde.prior_std
     prior = -(x1 / std).square().sum(1) / 2 - numbers * math.log(std * math.sqrt(2 * math.pi))
     return prior + change, evaluations
@@ -84,8 +87,8 @@ def bits_per_dim(log_p: Tensor, numbers: int, spacing: float = 1.0) -> Tensor:
 
     Args:
         numbers: dimensions of an example.
-        spacing: between neighbouring values of what was dequantised (2/255 of 8-bit data in [−1, 1]): a density times the
-            size of a cell is a probability. 1 for data that is continuous.
+        spacing: between neighbouring values of what was dequantised (2/255 of 8-bit data in [−1, 1]): a
+            density times the size of a cell is a probability. 1 for data that is continuous.
     """
     return -log_p / (numbers * math.log(2)) - math.log2(spacing)
 
@@ -101,9 +104,11 @@ def exact_divergence(score: Score, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor
 
 
 class Hutchinson:
-    """The trace estimated by random probes, E[vᵀ J v] = tr J (eq. 40): one derivative each, whatever the dimension.
+    """The trace estimated by random probes, E[vᵀ J v] = tr J (eq. 40): one derivative each, whatever the
+    dimension.
 
-    The probes stay the same all along a path, so that the ODE is one; each example's come from its own generator.
+    The probes stay the same all along a path, so that the ODE is one; each example's come from its own
+    generator.
 
     Args:
         noise: Gaussian, per example (`Noise`).
@@ -113,7 +118,11 @@ class Hutchinson:
     """
 
     def __init__(
-        self, noise: NoiseSource, like: Tensor, probes: int = 1, kind: Literal["rademacher", "gaussian"] = "rademacher"
+        self,
+        noise: NoiseSource,
+        like: Tensor,
+        probes: int = 1,
+        kind: Literal["rademacher", "gaussian"] = "rademacher",
     ) -> None:
         drawn = torch.stack([noise(like) for _ in range(probes)])
         self.probes = drawn if kind == "gaussian" else torch.where(drawn < 0, -1.0, 1.0).to(drawn)
@@ -146,10 +155,16 @@ def _solve(
         here = torch.from_numpy(y).reshape(state.shape).to(state.device)
         change = slope(here, torch.full((len(here),), t, dtype=torch.float64, device=state.device))
         if not change.isfinite().all():  # RK45 would shorten its step for ever
-            raise RequestError(f"the score is not finite at t = {t:.4g}; train longer, or start later than there")
+            raise RequestError(
+                f"the score is not finite at t = {t:.4g}; train longer, or start later than there"
+            )
         return change.double().cpu().numpy().ravel()
 
-    found = solve_ivp(flat, (start, stop), state.double().cpu().numpy().ravel(), rtol=tolerance, atol=tolerance)
+    found = solve_ivp(
+        flat, (start, stop), state.double().cpu().numpy().ravel(), rtol=tolerance, atol=tolerance
+    )
     if not found.success:
-        raise RequestError(f"the probability-flow ODE has no solution at a tolerance of {tolerance:g}: {found.message}")
+        raise RequestError(
+            f"the probability-flow ODE has no solution at a tolerance of {tolerance:g}: {found.message}"
+        )
     return torch.from_numpy(found.y[:, -1].copy()).reshape(state.shape).to(state.device), int(found.nfev)

@@ -9,7 +9,9 @@ from torch import Tensor
 
 
 def broadcast_to(values: Tensor, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Values [B] on the device of `like` [B, ...], reshaped to broadcast over it; in its dtype unless one is given."""
+    """Values [B] on the device of `like` [B, ...], reshaped to broadcast over it; in its dtype unless one is
+    given.
+    """
     return values.to(like.device, dtype or like.dtype).reshape(-1, *[1] * (like.ndim - 1))
 
 
@@ -25,6 +27,8 @@ def gaussian_kl(offset: Tensor, log_variance_q: Tensor, log_variance_p: Tensor) 
 
 
 def prior_kl(x0: Tensor, alpha: float, sigma: float) -> Tensor:
-    """KL(q(x_T | x_0) ‖ N(0, I)) per dimension, in nats: the term L_T of the variational bound (Ho et al. 2020, eq. 5)."""
+    """KL(q(x_T | x_0) ‖ N(0, I)) per dimension, in nats: the term L_T of the variational bound (Ho et al.
+    2020, eq. 5).
+    """
     zero = torch.zeros((), dtype=x0.dtype, device=x0.device)
     return gaussian_kl(alpha * x0, zero + 2 * math.log(sigma), zero)

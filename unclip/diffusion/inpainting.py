@@ -1,4 +1,6 @@
-"""Filling in a part of something known, with a diffusion that was never trained for it (RePaint; Lugmayr et al. 2022)."""
+"""Filling in a part of something known, with a diffusion that was never trained for it (RePaint; Lugmayr et
+al. 2022).
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,21 @@ class Known(NamedTuple):
 
 
 def inpaint(
-    sampler: Sampler, denoise: Denoise, x: Tensor, schedule: Schedule, times: Sequence[int], noise: NoiseSource,
-    known: Known, *, repeats: int = 1,
-) -> Iterator[Step]:  # fmt: skip
+    sampler: Sampler,
+    denoise: Denoise,
+    x: Tensor,
+    schedule: Schedule,
+    times: Sequence[int],
+    noise: NoiseSource,
+    known: Known,
+    *,
+    repeats: int = 1,
+) -> Iterator[Step]:
     """Samples what is not known, so that it goes with what is.
 
-    After every step the known part is put in, noised to that time. The unknown part has not seen it yet, so the step is
-    taken back (by the forward process) and repeated: with every repeat both agree better (algorithm 1 of the paper,
-    where `repeats` is U).
+    After every step the known part is put in, noised to that time. The unknown part has not seen it yet, so
+    the step is taken back (by the forward process) and repeated: with every repeat both agree better
+    (algorithm 1 of the paper, where `repeats` is U).
 
     Args:
         sampler: takes the single steps.

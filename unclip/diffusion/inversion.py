@@ -17,9 +17,10 @@ def invert(
 ) -> Iterator[Step]:
     """Walks from clean data x up to x_T, so that `ddim` at eta = 0 on the same times leads back to x.
 
-    A step of DDIM is x_s = f(x_t); going back means to solve it for x_t. Each evaluation of the network is one round of
-    x_t ← x_t + (x_s − f(x_t)) / gain, from x_t = x_s, where `gain` is how much of x_t a step keeps: the first
-    round is the usual explicit inversion, the next ones remove its error. They converge wherever the steps are short
+    A step of DDIM is x_s = f(x_t); going back means to solve it for x_t. Each evaluation of the network is
+    one round of x_t ← x_t + (x_s − f(x_t)) / gain, from x_t = x_s, where `gain` is how much of x_t a step
+    keeps: the first round is the usual explicit inversion, the next ones remove its error. They converge
+        wherever the steps are short
     enough for the network (50 are; a strong guidance wants more).
 
     Args:

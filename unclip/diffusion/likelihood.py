@@ -1,6 +1,7 @@
 """How many bits a discrete-time model spends on a picture: the variational bound, term by term.
 
-L = L_T + Σ L_{t−1} + L_0 (Sohl-Dickstein et al. 2015, eq. 14; Ho et al. 2020, eq. 5), an upper bound on −log p(x_0).
+L = L_T + Σ L_{t−1} + L_0 (Sohl-Dickstein et al. 2015, eq. 14; Ho et al. 2020, eq. 5), an upper bound on −log
+p(x_0).
 """
 
 from __future__ import annotations
@@ -37,14 +38,20 @@ class Bound(NamedTuple):
 
 
 def bound(
-    diffusion: Diffusion, network: Network, x0: Tensor, cond: Cond, chance: ExampleRng, terms: int | None = None
+    diffusion: Diffusion,
+    network: Network,
+    x0: Tensor,
+    cond: Cond,
+    chance: ExampleRng,
+    terms: int | None = None,
 ) -> Bound:
     """The bound of pictures x0 [B, ...], by one draw of the noise for each term.
 
     Args:
         chance: what is drawn for each picture.
-        terms: how many of the T − 1 terms of the sum are computed, at most: one at random of each of so many stretches,
-            which stands for all of it. The mean stays the same; the spread grows. None computes all.
+        terms: how many of the T − 1 terms of the sum are computed, at most: one at random of each of so many
+            stretches, which stands for all of it. The mean stays the same; the spread grows. None computes
+            all.
     """
     times = diffusion.schedule.times
     if terms is None or terms >= times - 1:

@@ -1,4 +1,6 @@
-"""Randomness that belongs to the image: one seed, one picture, on any device, in any batch and on any process."""
+"""Randomness that belongs to the image: one seed, one picture, on any device, in any batch and on any
+process.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class SeededNoise:
         return torch.stack(draws).to(like)
 
     def candidates(self, n: int) -> SeededNoise:
-        """SeededNoise for n draws of each image, in rows image by image; draw 0 is what this noise itself would have drawn."""
+        """SeededNoise for n draws of each image, in rows image by image; draw 0 is what this noise itself
+        would have drawn.
+        """
         draws = SeededNoise([seed for seed in self.seeds for _ in range(n)], self.stream)
         for row, generator in enumerate(draws._generators):
             if draw := row % n:
@@ -40,7 +44,8 @@ class SeededNoise:
 class ExampleRng:
     """What one training step draws, example by example from generators of their own.
 
-    An example's draws depend on its seed alone: not on the process, nor on the part of a batch, that it falls to.
+    An example's draws depend on its seed alone: not on the process, nor on the part of a batch, that it falls
+    to.
 
     Args:
         seeds: int64 [B].

@@ -1,7 +1,7 @@
 """Samplers: generators that walk from noise to data, one step at a time.
 
-Progress bars, previews, streaming and cancellation are the caller's `for` loop. To add one, write a generator with
-this signature under `@sampler`; its name is then known to the command line, the API and every config.
+Progress bars, previews, streaming and cancellation are the caller's `for` loop. To add one, write a generator
+with this signature under `@sampler`; its name is then known to the command line, the API and every config.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def find_sampler(name: str, eta: float = 0.0) -> Sampler:
 
 
 @sampler
-def ddpm(denoise: Denoise, x: Tensor, schedule: Schedule, times: Sequence[int], noise: NoiseSource) -> Iterator[Step]:
+def ddpm(
+    denoise: Denoise, x: Tensor, schedule: Schedule, times: Sequence[int], noise: NoiseSource
+) -> Iterator[Step]:
     """Ancestral sampling on strided times (Ho et al. 2020, algorithm 2; Nichol & Dhariwal 2021, §4)."""
     for t, s in pairwise([*times, CLEAN]):
         x0, _, variance_mix = denoise(x, t)
@@ -61,7 +63,9 @@ def ddpm(denoise: Denoise, x: Tensor, schedule: Schedule, times: Sequence[int], 
         x = q.x_weight * x + q.x0_weight * x0
         if s != CLEAN:
             small, large = math.log(max(q.small, 1e-20)), math.log(max(q.large, 1e-20))
-            log_variance = torch.as_tensor(small + (large - small) * variance_mix, dtype=x.dtype, device=x.device)
+            log_variance = torch.as_tensor(
+                small + (large - small) * variance_mix, dtype=x.dtype, device=x.device
+            )
             x = x + torch.exp(0.5 * log_variance) * noise(x)
         yield Step(t, x, x0)
 
@@ -72,8 +76,9 @@ def analytic_dpm(
 ) -> Iterator[Step]:
     """Ancestral sampling with the variance that is the best of all scalar ones (Bao et al. 2022, theorem 1).
 
-    In the paper's eq. 8 the variance on top of β̃ is a squared weight times (sigma/alpha)² · (1 − sigma² E‖score‖²/D): that is
-    x0's weight in the posterior's mean, and by Tweedie's formula the mean variance of x0 given x_t, `schedule.x0_variance`.
+    In the paper's eq. 8 the variance on top of β̃ is a squared weight times (sigma/alpha)² · (1 − sigma²
+    E‖score‖²/D): that is x0's weight in the posterior's mean, and by Tweedie's formula the mean variance of
+    x0 given x_t, `schedule.x0_variance`.
 
     Raises:
         RequestError: it was never measured.
@@ -94,9 +99,17 @@ def analytic_dpm(
 
 @sampler
 def ddim(
-    denoise: Denoise, x: Tensor, schedule: Schedule, times: Sequence[int], noise: NoiseSource, *, eta: float = 0.0
+    denoise: Denoise,
+    x: Tensor,
+    schedule: Schedule,
+    times: Sequence[int],
+    noise: NoiseSource,
+    *,
+    eta: float = 0.0,
 ) -> Iterator[Step]:
-    """Non-Markovian sampling (Song et al. 2020, eq. 12): deterministic at eta = 0, ancestral with β̃ at eta = 1."""
+    """Non-Markovian sampling (Song et al. 2020, eq. 12): deterministic at eta = 0, ancestral with β̃ at eta =
+    1.
+    """
     for t, s in pairwise([*times, CLEAN]):
         x0, eps, _ = denoise(x, t)
         alpha, sigma = schedule.at(s)
@@ -113,7 +126,8 @@ def dpmpp_2m(
 ) -> Iterator[Step]:
     """DPM-Solver++(2M), the second-order multistep solver in data prediction (Lu et al. 2022, algorithm 2).
 
-    The last step, to the clean end where the log-SNR is infinite, is of first order: x becomes the predicted x0.
+    The last step, to the clean end where the log-SNR is infinite, is of first order: x becomes the predicted
+    x0.
     """
     last_x0: Tensor | None = None
     last_h = 0.0
@@ -130,11 +144,14 @@ def dpmpp_2m(
 
 
 @sampler
-def unipc(denoise: Denoise, x: Tensor, schedule: Schedule, times: Sequence[int], noise: NoiseSource) -> Iterator[Step]:
+def unipc(
+    denoise: Denoise, x: Tensor, schedule: Schedule, times: Sequence[int], noise: NoiseSource
+) -> Iterator[Step]:
     """UniPC-2 in data prediction, with B(h) = e^h − 1 (Zhao et al. 2023, algorithms 5 and 6).
 
-    Every evaluation corrects the step that led to it before it predicts the next one, so a step costs one evaluation.
-    The first step has no history and the last one, to the clean end, no length: both are of first order.
+    Every evaluation corrects the step that led to it before it predicts the next one, so a step costs one
+    evaluation. The first step has no history and the last one, to the clean end, no length: both are of first
+        order.
     """
     last: _Predicted | None = None
     for t, s in pairwise([*times, CLEAN]):

@@ -1,7 +1,7 @@
 """Noise schedules: how much of the picture and how much noise there is at each time.
 
-x_t = alpha_t · x_0 + sigma_t · eps, kept as float64 tables on the CPU: half precision or a meta device would ruin them,
-so they are never buffers of a module.
+x_t = alpha_t · x_0 + sigma_t · eps, kept as float64 tables on the CPU: half precision or a meta device would
+ruin them, so they are never buffers of a module.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ CLEAN = -1  # the time below t = 0, where alpha = 1 and sigma = 0
 def linear_betas(times: int) -> Tensor:
     """1e-4 … 0.02 for T = 1000, scaled to other T so that the end is equally noisy (Ho et al. 2020, §4)."""
     scale = 1000 / times
-    return torch.linspace(1e-4 * scale, 0.02 * scale, times, dtype=torch.float64, device="cpu").clamp(max=0.999)
+    return torch.linspace(1e-4 * scale, 0.02 * scale, times, dtype=torch.float64, device="cpu").clamp(
+        max=0.999
+    )
 
 
 def cosine_betas(times: int) -> Tensor:
@@ -39,7 +41,8 @@ BETAS: dict[str, Callable[[int], Tensor]] = {"linear": linear_betas, "cosine": c
 class Schedule:
     """alpha and sigma for every time t = 0 … T−1, as float64 tables of shape [T] on the CPU.
 
-    `x0_variance`, where it was measured, is what a model of the data leaves open of them: the mean variance of x_0 given x_t, per
+    `x0_variance`, where it was measured, is what a model of the data leaves open of them: the mean variance
+        of x_0 given x_t, per
     dimension.
     """
 
@@ -65,12 +68,16 @@ class Schedule:
         return (1.0, 0.0) if t == CLEAN else (self.alpha[t].item(), self.sigma[t].item())
 
     def log_snr_step(self, t: int, s: int) -> float:
-        """h, by how much log(alpha / sigma) grows from t down to s: the length of a step for solvers of the ODE."""
+        """h, by how much log(alpha / sigma) grows from t down to s: the length of a step for solvers of the
+        ODE.
+        """
         (alpha_t, sigma_t), (alpha_s, sigma_s) = self.at(t), self.at(s)
         return math.log(alpha_s / sigma_s) - math.log(alpha_t / sigma_t)
 
     def grid(self, steps: int) -> list[int]:
-        """`steps` times from T−1 down to 0, evenly strided as in guided-diffusion and Karlo; one step starts at T−1."""
+        """`steps` times from T−1 down to 0, evenly strided as in guided-diffusion and Karlo; one step starts
+        at T−1.
+        """
         if not 1 <= steps <= self.times:
             raise ConfigError(f"{steps} sampling steps: must be between 1 and {self.times}")
         if steps == 1:
@@ -79,7 +86,9 @@ class Schedule:
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha_t, sigma_t) for a batch of times [B], shaped to broadcast over `like` [B, ...]."""
-        alpha, sigma = (broadcast_to(table[t.cpu()], like, torch.float32) for table in (self.alpha, self.sigma))
+        alpha, sigma = (
+            broadcast_to(table[t.cpu()], like, torch.float32) for table in (self.alpha, self.sigma)
+        )
         return alpha, sigma
 
     def posterior(self, t: int, s: int) -> Posterior:

@@ -1,8 +1,8 @@
 """Diffusion in continuous time, 0 ≤ t ≤ 1: the SDEs of Song et al. (2021), and the walks back along them.
 
-dx = f(t) x dt + g(t) dw. All three drifts are linear in x, so x_t = α(t) x_0 + σ(t) ε, as in discrete time; what a network
-gives is the score ∇ log p_t(x). The deterministic way back, and the likelihood along it, are in flow.py. Equations are
-numbered as in the paper.
+dx = f(t) x dt + g(t) dw. All three drifts are linear in x, so x_t = α(t) x_0 + σ(t) ε, as in discrete time;
+what a network gives is the score ∇ log p_t(x). The deterministic way back, and the likelihood along it, are
+in flow.py. Equations are numbered as in the paper.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ class VP(Sde):
 
 @dataclass(frozen=True)
 class SubVP(VP):
-    """VP with less noise on the way, never more variance than VP's (eq. 12); the best likelihoods of the paper."""
+    """VP with less noise on the way, never more variance than VP's (eq. 12); the best likelihoods of the
+    paper.
+    """
 
     def diffusion(self, t: Tensor) -> Tensor:
         return (self.beta(t) * -torch.expm1(-2 * self.beta_integral(t))).sqrt()
@@ -94,7 +96,8 @@ class SubVP(VP):
 class VE(Sde):
     """Variance exploding: noise is added to data that stays as large as it is (eq. 9).
 
-    As in the paper σ(0) is sigma_min, not 0. sigma_max must be well above the data's spread: the prior has no mean.
+    As in the paper σ(0) is sigma_min, not 0. sigma_max must be well above the data's spread: the prior has no
+    mean.
     """
 
     sigma_min: float = 0.01
@@ -123,7 +126,9 @@ SDES: dict[str, type[Sde]] = {"vp": VP, "subvp": SubVP, "ve": VE}
 
 
 def score_of(sde: Sde, network: Network, cond: Cond | None = None) -> Score:
-    """The score that a network says when it predicts the noise: −ε/σ(t). It is called as network(x_t, t, **cond)."""
+    """The score that a network says when it predicts the noise: −ε/σ(t). It is called as network(x_t, t,
+    **cond).
+    """
 
     def score(x: Tensor, t: Tensor) -> Tensor:
         eps: Tensor = network(x, t, **(cond or {}))
@@ -191,17 +196,25 @@ def reverse_diffusion(sde: Sde, score: Score, x: Tensor, t: float, s: float, noi
 def langevin(sde: Sde, score: Score, x: Tensor, t: float, noise: NoiseSource, snr: float = SNR) -> Tensor:
     """One step of Langevin dynamics at time t, which draws x nearer to p_t (algorithms 4 and 5).
 
-    The paper's step is 2 (r ‖z‖/‖score‖)². Here the norm of the score is the one that is expected, ‖z‖/σ(t): where the
-    score itself vanishes, as between two modes, the measured norm would make the step boundless.
+    The paper's step is 2 (r ‖z‖/‖score‖)². Here the norm of the score is the one that is expected, ‖z‖/σ(t):
+    where the score itself vanishes, as between two modes, the measured norm would make the step boundless.
     """
     step = 2 * (snr * _marginal(sde, t)[1]) ** 2
     return x + step * score(x, at(t, x)) + math.sqrt(2 * step) * noise(x)
 
 
 def sample(
-    sde: Sde, score: Score, x: Tensor, noise: NoiseSource, *, steps: int = 1000,
-    predictor: Predictor = reverse_diffusion, corrections: int = 0, snr: float = SNR, known: Known | None = None,
-) -> Iterator[Moment]:  # fmt: skip
+    sde: Sde,
+    score: Score,
+    x: Tensor,
+    noise: NoiseSource,
+    *,
+    steps: int = 1000,
+    predictor: Predictor = reverse_diffusion,
+    corrections: int = 0,
+    snr: float = SNR,
+    known: Known | None = None,
+) -> Iterator[Moment]:
     """Walks from the prior to data: predictor–corrector sampling (algorithm 1).
 
     Args:
@@ -210,7 +223,8 @@ def sample(
         known: what is kept as it is while the rest is imputed (appendix I.2).
 
     Yields:
-        `steps` moments down to `sde.end`, and a last one at 0: the mean of x_0 that the score says (Tweedie's formula).
+        `steps` moments down to `sde.end`, and a last one at 0: the mean of x_0 that the score says (Tweedie's
+            formula).
     """
     times = torch.linspace(1.0, sde.end, steps + 1, dtype=torch.float64).tolist()
     for t, s in pairwise(times):

@@ -1,4 +1,6 @@
-"""Where a sampling walk begins, in which direction it goes, and what it keeps: every walk of every stage is one of these."""
+"""Where a sampling walk begins, in which direction it goes, and what it keeps: every walk of every stage is
+one of these.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,10 @@ class Trajectory:
         start: x at the first timestep of the walk, [B, ...]. Default: noise.
         known: the part of the data to keep (RePaint).
         repeats: how often each step towards data is taken when a part is known.
-        strength: in (0, 1], the share of the timesteps to walk. Below 1 the walk begins at the data of `known`, noised
-            to its first timestep (SDEdit).
-        evaluations: evaluations of the network per step of DDIM inversion. Above 0 the walk goes the other way, from the
-            data `start` to noise.
+        strength: in (0, 1], the share of the timesteps to walk. Below 1 the walk begins at the data of
+            `known`, noised to its first timestep (SDEdit).
+        evaluations: evaluations of the network per step of DDIM inversion. Above 0 the walk goes the other
+            way, from the data `start` to noise.
     """
 
     start: Tensor | None = None
@@ -39,7 +41,13 @@ class Trajectory:
         return len(self._times(schedule, steps)) * (1 if self.known is None else self.repeats)
 
     def walk(
-        self, sampler: Sampler, denoise: Denoise, schedule: Schedule, steps: int, noise: NoiseSource, like: Tensor
+        self,
+        sampler: Sampler,
+        denoise: Denoise,
+        schedule: Schedule,
+        steps: int,
+        noise: NoiseSource,
+        like: Tensor,
     ) -> Iterator[Step]:
         """Walks, one step at a time.
 

@@ -49,7 +49,8 @@ def clip_extractor(clip: Clip) -> Extractor:
 
 
 def inception_extractor(weights: Path | None, *, logits: bool) -> Extractor:
-    """The Inception v3 of the published figures, as torch-fidelity has it: pool features [B, 2048], or logits.
+    """The Inception v3 of the published figures, as torch-fidelity has it: pool features [B, 2048], or
+    logits.
 
     Args:
         weights: its file of weights; None lets torch-fidelity find or download it.
@@ -69,7 +70,9 @@ def inception_extractor(weights: Path | None, *, logits: bool) -> Extractor:
             if not weights.is_file():
                 weights.parent.mkdir(parents=True, exist_ok=True)
                 torch.hub.download_url_to_file(URL_INCEPTION_V3, str(weights), progress=False)
-        read_pickle(weights)  # refuses what holds more than tensors: torch-fidelity would run whatever it asks for
+        read_pickle(
+            weights
+        )  # refuses what holds more than tensors: torch-fidelity would run whatever it asks for
         network = FeatureExtractorInceptionV3(
             "inception-v3-compat", [layer], feature_extractor_weights_path=str(weights)
         )
@@ -99,7 +102,9 @@ class Encoded:
     pictures: list[Image.Image]
 
 
-def encode(pictures: Pictures, extractor: Extractor, *, size: int | None, batch: int, cache: Path | None) -> Encoded:
+def encode(
+    pictures: Pictures, extractor: Extractor, *, size: int | None, batch: int, cache: Path | None
+) -> Encoded:
     """The features of all pictures, on every process; kept in `cache`, a folder, by what the pictures are.
 
     Args:
@@ -121,7 +126,9 @@ def encode(pictures: Pictures, extractor: Extractor, *, size: int | None, batch:
         sizes |= {image.size for image in part}
         if len(sizes) > 1:
             several = ", ".join(f"{width} × {height}" for width, height in sorted(sizes))
-            raise DataError(f"{pictures.name}: pictures of several sizes ({several}); --size N brings all to one")
+            raise DataError(
+                f"{pictures.name}: pictures of several sizes ({several}); --size N brings all to one"
+            )
         with torch.inference_mode():
             rows += extractor.encode(part)
         sheet += part[: SHEET - len(sheet)]
@@ -166,7 +173,9 @@ def _read(path: Path) -> Tensor:
     try:
         return load_file(path)["features"]
     except (OSError, KeyError, SafetensorError) as error:
-        raise DataError(f"{path}: kept features, but damaged ({error}); delete the file and run again") from None
+        raise DataError(
+            f"{path}: kept features, but damaged ({error}); delete the file and run again"
+        ) from None
 
 
 def _write(path: Path, features: Tensor) -> None:

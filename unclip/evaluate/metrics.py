@@ -1,7 +1,8 @@
-"""The measures themselves: pure functions of features [N, D], in float64, each with a bootstrap over the pictures.
+"""The measures themselves: pure functions of features [N, D], in float64, each with a bootstrap over the
+pictures.
 
-A resample is a vector of weights: how often each picture was drawn. Every measure takes them, so its interval needs no
-second implementation; weights of one are the measure itself.
+A resample is a vector of weights: how often each picture was drawn. Every measure takes them, so its interval
+needs no second implementation; weights of one are the measure itself.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ Kernel = Callable[[Tensor, Tensor], Tensor]  # [N, D], [M, D] → [N, M]
 
 
 class Estimate(NamedTuple):
-    """A figure and its 95 % interval by bootstrap over the measured pictures; None where none was asked for."""
+    """A figure and its 95 % interval by bootstrap over the measured pictures; None where none was asked
+    for.
+    """
 
     value: float
     low: float | None = None
@@ -38,7 +41,8 @@ class Estimate(NamedTuple):
 
 
 def fid(features: Tensor, reference: Tensor, *, resamples: int = 0, seed: int = 0) -> Estimate:
-    """Fréchet distance of the two Gaussians with the features' moments (Heusel et al. 2017, eq. 6); 0 is best.
+    """Fréchet distance of the two Gaussians with the features' moments (Heusel et al. 2017, eq. 6); 0 is
+    best.
 
     Args:
         features: [N, D]; reference: [M, D], with N, M > D.
@@ -51,7 +55,8 @@ def fid(features: Tensor, reference: Tensor, *, resamples: int = 0, seed: int = 
     few = min(len(x), len(y))
     if few <= x.shape[1]:
         raise RequestError(
-            f"fid: {few} pictures for {x.shape[1]} features; it needs more pictures than features (kid and cmmd do not)"
+            f"fid: {few} pictures for {x.shape[1]} features; it needs more pictures than features (kid and "
+            "cmmd do not)"
         )
     mean, cov = _moments(y, torch.ones(len(y), dtype=torch.float64))
     values, vectors = torch.linalg.eigh(cov)
@@ -67,9 +72,11 @@ def fid(features: Tensor, reference: Tensor, *, resamples: int = 0, seed: int = 
 
 
 def kid(features: Tensor, reference: Tensor, *, resamples: int = 0, seed: int = 0) -> Estimate:
-    """Kernel Inception Distance: unbiased squared MMD with the kernel (x·y / D + 1)³ (Bińkowski et al. 2018); 0 is best.
+    """Kernel Inception Distance: unbiased squared MMD with the kernel (x·y / D + 1)³ (Bińkowski et al. 2018);
+    0 is best.
 
-    Over all pictures at once; the mean over random subsets, as others report it, estimates the same with more noise.
+    Over all pictures at once; the mean over random subsets, as others report it, estimates the same with more
+    noise.
     """
     x, y = _checked(features, reference)
 
@@ -80,18 +87,23 @@ def kid(features: Tensor, reference: Tensor, *, resamples: int = 0, seed: int = 
 
 
 def cmmd(features: Tensor, reference: Tensor, *, resamples: int = 0, seed: int = 0) -> Estimate:
-    """CLIP-MMD: biased squared MMD of unit embeddings, Gaussian kernel of σ = 10, in thousandths (Jayasumana et al. 2024)."""
+    """CLIP-MMD: biased squared MMD of unit embeddings, Gaussian kernel of σ = 10, in thousandths (Jayasumana
+    et al. 2024).
+    """
     x, y = (z / z.norm(dim=1, keepdim=True) for z in _checked(features, reference))
 
     def gaussian(a: Tensor, b: Tensor) -> Tensor:
         return torch.exp((a @ b.T - 1) / SIGMA**2)  # ‖a − b‖² = 2 − 2 a·b
 
     value, low, high = _mmd(x, y, gaussian, unbiased=False, resamples=resamples, seed=seed)
-    return Estimate(CMMD_UNIT * value, *(None if bound is None else CMMD_UNIT * bound for bound in (low, high)))
+    return Estimate(
+        CMMD_UNIT * value, *(None if bound is None else CMMD_UNIT * bound for bound in (low, high))
+    )
 
 
 def inception_score(logits: Tensor, *, splits: int = SPLITS, resamples: int = 0, seed: int = 0) -> Estimate:
-    """exp E KL(p(y|x) ‖ p(y)) of a classifier's logits [N, C], mean over `splits` parts (Salimans et al. 2016).
+    """exp E KL(p(y|x) ‖ p(y)) of a classifier's logits [N, C], mean over `splits` parts (Salimans et al.
+    2016).
 
     From 1, where all pictures look alike or none is clear, to the number of classes.
     """
@@ -118,7 +130,9 @@ def inception_score(logits: Tensor, *, splits: int = SPLITS, resamples: int = 0,
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares of the measured pictures that look like the reference, and of the reference that the pictures cover."""
+    """Shares of the measured pictures that look like the reference, and of the reference that the pictures
+    cover.
+    """
 
     precision: Estimate
     recall: Estimate
@@ -127,11 +141,14 @@ class PrecisionRecall(NamedTuple):
 def precision_recall(
     features: Tensor, reference: Tensor, *, neighbours: int = NEIGHBOURS, resamples: int = 0, seed: int = 0
 ) -> PrecisionRecall:
-    """Whether each point lies within some other set's point's `neighbours`-th neighbour (Kynkäänniemi et al. 2019)."""
+    """Whether each point lies within some other set's point's `neighbours`-th neighbour (Kynkäänniemi et al.
+    2019).
+    """
     x, y = _checked(features, reference)
     if min(len(x), len(y)) <= neighbours:
         raise RequestError(
-            f"precision-recall: {min(len(x), len(y))} pictures; it needs more than {neighbours}, the neighbours it looks at"
+            f"precision-recall: {min(len(x), len(y))} pictures; it needs more than {neighbours}, the "
+            "neighbours it looks at"
         )
     return PrecisionRecall(
         mean_of(_covered(x, y, neighbours), resamples=resamples, seed=seed),
@@ -140,7 +157,9 @@ def precision_recall(
 
 
 def clip_score(images: Tensor, texts: Tensor, *, resamples: int = 0, seed: int = 0) -> Estimate:
-    """100 · mean of max(cos(z_i, z_t), 0) over pictures [N, D] and their captions [N, D] (Hessel et al. 2021, w = 1)."""
+    """100 · mean of max(cos(z_i, z_t), 0) over pictures [N, D] and their captions [N, D] (Hessel et al. 2021,
+    w = 1).
+    """
     x, y = _checked(images, texts)
     if len(x) != len(y):
         raise RequestError(f"clip: {len(x)} pictures and {len(y)} captions; each picture needs its own")
@@ -149,12 +168,18 @@ def clip_score(images: Tensor, texts: Tensor, *, resamples: int = 0, seed: int =
 
 
 def recall(
-    queries: Tensor, candidates: Tensor, right: tuple[Tensor, Tensor], ks: Sequence[int], *, resamples: int = 0,
+    queries: Tensor,
+    candidates: Tensor,
+    right: tuple[Tensor, Tensor],
+    ks: Sequence[int],
+    *,
+    resamples: int = 0,
     seed: int = 0,
-) -> dict[int, Estimate]:  # fmt: skip
+) -> dict[int, Estimate]:
     """k → share of the queries that have a right candidate among the k of highest cosine (recall@k).
 
-    A wrong candidate exactly as near as the right one goes before it: a space that has collapsed to a point finds nothing.
+    A wrong candidate exactly as near as the right one goes before it: a space that has collapsed to a point
+        finds nothing.
 
     Args:
         queries: [Q, D]; candidates: [C, D].
@@ -162,10 +187,12 @@ def recall(
         resamples: of the queries, for the interval, the candidates held fixed. seed: of the resamples.
     """
     x, y = (z / z.norm(dim=1, keepdim=True).clamp(min=1e-12) for z in _checked(queries, candidates))
-    ahead = torch.cat([
-        _wrong_ahead(part @ y.T, own[:, None] == right[1])
-        for part, own in zip(x.split(CHUNK), right[0].split(CHUNK), strict=True)
-    ])  # fmt: skip
+    ahead = torch.cat(
+        [
+            _wrong_ahead(part @ y.T, own[:, None] == right[1])
+            for part, own in zip(x.split(CHUNK), right[0].split(CHUNK), strict=True)
+        ]
+    )
     return {k: mean_of((ahead < k).double(), resamples=resamples, seed=seed) for k in ks}
 
 
@@ -197,7 +224,9 @@ def _moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 
 def _mmd(x: Tensor, y: Tensor, kernel: Kernel, *, unbiased: bool, resamples: int, seed: int) -> Estimate:
     """One pass over the kernel matrices for all resamples of x."""
-    weights = torch.stack([torch.ones(len(x), dtype=torch.float64), *_resamples(len(x), resamples, seed)], dim=1)
+    weights = torch.stack(
+        [torch.ones(len(x), dtype=torch.float64), *_resamples(len(x), resamples, seed)], dim=1
+    )
     ones = torch.ones(len(y), 1, dtype=torch.float64)
     within_x = _weighted_sum(x, x, weights, weights, kernel)
     within_y = _weighted_sum(y, y, ones, ones, kernel)
@@ -223,12 +252,12 @@ def _weighted_sum(x: Tensor, y: Tensor, over_x: Tensor, over_y: Tensor, kernel: 
 
 def _covered(points: Tensor, manifold: Tensor, neighbours: int) -> Tensor:
     """1 for each point within reach of one of the manifold, [N]."""
-    radii = torch.cat([
-        torch.cdist(part, manifold).kthvalue(neighbours + 1, dim=1).values for part in manifold.split(CHUNK)
-    ])  # fmt: skip
-    return torch.cat([
-        (torch.cdist(part, manifold) <= radii).any(dim=1) for part in points.split(CHUNK)
-    ]).double()  # fmt: skip
+    radii = torch.cat(
+        [torch.cdist(part, manifold).kthvalue(neighbours + 1, dim=1).values for part in manifold.split(CHUNK)]
+    )
+    return torch.cat(
+        [(torch.cdist(part, manifold) <= radii).any(dim=1) for part in points.split(CHUNK)]
+    ).double()
 
 
 def mean_of(values: Tensor, *, resamples: int = 0, seed: int = 0) -> Estimate:
@@ -245,7 +274,9 @@ def _resamples(n: int, count: int, seed: int) -> Iterator[Tensor]:
 
 def _estimate(measure: Callable[[Tensor], float], n: int, resamples: int, seed: int) -> Estimate:
     value = measure(torch.ones(n, dtype=torch.float64))
-    return _with_interval(value, torch.tensor([measure(weights) for weights in _resamples(n, resamples, seed)]))
+    return _with_interval(
+        value, torch.tensor([measure(weights) for weights in _resamples(n, resamples, seed)])
+    )
 
 
 def _with_interval(value: float, resampled: Tensor) -> Estimate:

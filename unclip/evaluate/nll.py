@@ -1,4 +1,6 @@
-"""Bits per dimension of small pictures under a model: by its variational bound, and by its ODE's exact likelihood."""
+"""Bits per dimension of small pictures under a model: by its variational bound, and by its ODE's exact
+likelihood.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ def nll(stage: Pixels, pictures: Found, settings: NllSettings) -> Quality:
     Picture number i is measured with the randomness of seed `settings.seed` + i.
 
     Raises:
-        DataError: a picture that cannot be read, or has no class. RequestError: no likelihood by this model's ODE.
+        DataError: a picture that cannot be read, or has no class. RequestError: no likelihood by this model's
+            ODE.
     """
     if settings.ode:
         stage.score(torch.zeros(1, dtype=torch.long))  # before the long work: is there one?
@@ -66,10 +69,18 @@ def nll(stage: Pixels, pictures: Found, settings: NllSettings) -> Quality:
     }
     config = stage.diffusion.config
     told = {
-        "unit": "bits/dim", "pictures": pictures.name, "count": len(images), "size": stage.size, "levels": config.levels,
-        "T": config.times, "terms": settings.terms or config.times - 1, "given the class": bool(stage.classes),
-        "resamples": settings.resamples, "seed": settings.seed, **({"evaluations": evaluations} if settings.ode else {}),
-    }  # fmt: skip
+        "unit": "bits/dim",
+        "pictures": pictures.name,
+        "count": len(images),
+        "size": stage.size,
+        "levels": config.levels,
+        "T": config.times,
+        "terms": settings.terms or config.times - 1,
+        "given the class": bool(stage.classes),
+        "resamples": settings.resamples,
+        "seed": settings.seed,
+        **({"evaluations": evaluations} if settings.ode else {}),
+    }
     return Quality(figures, told, tuple(to_pil(image) for image in images[:64]))
 
 
@@ -77,7 +88,12 @@ def nll(stage: Pixels, pictures: Found, settings: NllSettings) -> Quality:
 def _bound(stage: Pixels, batch: Batch, seeds: Tensor, terms: int | None) -> Iterator[tuple[str, Tensor]]:
     x0 = stage.data(batch)
     found = bound(
-        stage.diffusion, stage.network, x0, stage.condition(batch.label), ExampleRng(seeds, x0.device), terms=terms
+        stage.diffusion,
+        stage.network,
+        x0,
+        stage.condition(batch.label),
+        ExampleRng(seeds, x0.device),
+        terms=terms,
     )
     yield "bound", found.total
     yield "  L_T", found.prior
@@ -88,7 +104,8 @@ def _bound(stage: Pixels, batch: Batch, seeds: Tensor, terms: int | None) -> Ite
 def _ode(stage: Pixels, batch: Batch, seeds: Tensor) -> tuple[Tensor, int]:
     x0 = stage.data(batch)
     noise = SeededNoise(seeds.tolist(), "likelihood")
-    # Uniform within each value's cell: the density's mean over it is at most the cell's probability (Theis et al. 2016).
+    # Uniform within each value's cell: the density's mean over it is at most the cell's probability (Theis et
+    # al. 2016).
     x = x0 + stage.spacing * (torch.special.ndtr(noise(x0)) - 0.5)
     log_p, evaluations = log_likelihood(VP(), stage.score(batch.label), x, Hutchinson(noise, x))
     return bits_per_dim(log_p, x[0].numel(), stage.spacing), evaluations
@@ -99,7 +116,9 @@ def _read(pictures: Found, stage: Pixels, count: int | None) -> tuple[Tensor, Te
     samples = [sample for unit in pictures.units for sample in unit.samples()]
     if count is not None:
         if count > len(samples):
-            raise RequestError(f"{pictures.name}: {count} pictures are asked for, and there are {len(samples)}")
+            raise RequestError(
+                f"{pictures.name}: {count} pictures are asked for, and there are {len(samples)}"
+            )
         samples = [samples[i * len(samples) // count] for i in range(count)]
     try:
         images = torch.stack([to_tensor(centre_square(scaled(picture(one), stage.size))) for one in samples])

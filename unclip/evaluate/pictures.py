@@ -46,7 +46,9 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True)
 class Found:
-    """Pictures in files. One that cannot be read is an error: a measure of the others would be one of another set."""
+    """Pictures in files. One that cannot be read is an error: a measure of the others would be one of another
+    set.
+    """
 
     name: str
     units: tuple[Unit, ...]
@@ -100,7 +102,9 @@ class Found:
 
 @dataclass(frozen=True)
 class Painted:
-    """Pictures that a model paints, one of each caption; picture i has the seed `seed` + i, in whatever process."""
+    """Pictures that a model paints, one of each caption; picture i has the seed `seed` + i, in whatever
+    process.
+    """
 
     pipeline: Pipeline
     prompts: Sequence[str]
@@ -123,7 +127,9 @@ class Painted:
         for first in range(0, len(numbers), self.batch):
             part = numbers[first : first + self.batch]
             said = [self.prompts[i] for i in part]
-            made = self.pipeline.generate(said, seeds=[self.seed + i for i in part], size=self.size, watermark=False)
+            made = self.pipeline.generate(
+                said, seeds=[self.seed + i for i in part], size=self.size, watermark=False
+            )
             yield from made.images
 
 

@@ -20,7 +20,11 @@ from unclip.evaluate.report import save_report
 from unclip.images import grid
 
 # Those of features against a reference's.
-AGAINST_REFERENCE: dict[str, Callable[..., Estimate]] = {"fid": metrics.fid, "kid": metrics.kid, "cmmd": metrics.cmmd}
+AGAINST_REFERENCE: dict[str, Callable[..., Estimate]] = {
+    "fid": metrics.fid,
+    "kid": metrics.kid,
+    "cmmd": metrics.cmmd,
+}
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class Settings:
     """How a set is measured.
 
     Attributes:
-        size: side in pixels to which all pictures are brought, their middle square; None takes them as they are.
+        size: side in pixels to which all pictures are brought, their middle square; None takes them as they
+            are.
         resamples: of the bootstrap; 0 for no interval. seed: theirs.
         batch: pictures encoded together.
         cache: folder where features are kept, or None.
@@ -56,13 +61,20 @@ class Quality:
 
     def markdown(self) -> str:
         """For a document: figures, then how they were measured."""
-        rows = [("measure", "value [95 % interval]"), ("---", "---:"), *((n, str(f)) for n, f in self.figures.items())]
+        rows = [
+            ("measure", "value [95 % interval]"),
+            ("---", "---:"),
+            *((n, str(f)) for n, f in self.figures.items()),
+        ]
         said = ", ".join(f"{name}: {value}" for name, value in self.settings.items())
         return "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\n{said}"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
-        return {"figures": {name: figure._asdict() for name, figure in self.figures.items()}, "settings": self.settings}
+        return {
+            "figures": {name: figure._asdict() for name, figure in self.figures.items()},
+            "settings": self.settings,
+        }
 
     def save(self, folder: Path) -> None:
         """report.json, report.md and sheet.png."""
@@ -84,7 +96,9 @@ def against_reference(
     elif kind in AGAINST_REFERENCE:
         figures = {kind: AGAINST_REFERENCE[kind](shown.features, true.features, **bootstrap)}
     else:
-        raise RequestError(f"no measure {kind!r}; there are {', '.join([*AGAINST_REFERENCE, 'precision-recall'])}")
+        raise RequestError(
+            f"no measure {kind!r}; there are {', '.join([*AGAINST_REFERENCE, 'precision-recall'])}"
+        )
     about = {"reference": reference.name, "reference pictures": len(true.features)}
     return quality(figures, pictures, shown, extractor, settings, about)
 
@@ -97,7 +111,8 @@ def inception_score(pictures: Pictures, extractor: Extractor, settings: Settings
     """
     if not extractor.classifies:
         raise RequestError(
-            f"is: {extractor.identity} is no classifier; --features inception is one, and judge of the menagerie"
+            f"is: {extractor.identity} is no classifier; --features inception is one, and judge of the "
+            "menagerie"
         )
     shown = encoded(pictures, extractor, settings)
     found = metrics.inception_score(shown.features, resamples=settings.resamples, seed=settings.seed)
@@ -119,13 +134,23 @@ def encoded(pictures: Pictures, extractor: Extractor, settings: Settings) -> Enc
 
 
 def quality(
-    figures: dict[str, Estimate], pictures: Pictures, shown: Encoded, extractor: Extractor, settings: Settings,
+    figures: dict[str, Estimate],
+    pictures: Pictures,
+    shown: Encoded,
+    extractor: Extractor,
+    settings: Settings,
     about: dict[str, Any],
-) -> Quality:  # fmt: skip
+) -> Quality:
     """What was measured, told how: the settings, and `about` what else matters to this measure."""
     features: Tensor = shown.features
     told = {
-        "pictures": pictures.name, "count": len(features), **about, "features": extractor.identity,
-        "dimensions": features.shape[1], "size": settings.size, "resamples": settings.resamples, "seed": settings.seed,
-    }  # fmt: skip
+        "pictures": pictures.name,
+        "count": len(features),
+        **about,
+        "features": extractor.identity,
+        "dimensions": features.shape[1],
+        "size": settings.size,
+        "resamples": settings.resamples,
+        "seed": settings.seed,
+    }
     return Quality(figures, told, tuple(shown.pictures))

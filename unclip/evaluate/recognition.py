@@ -1,4 +1,6 @@
-"""What a CLIP recognises: by names alone, and with a linear layer on its features (Radford et al. 2021, §3.1, §3.2)."""
+"""What a CLIP recognises: by names alone, and with a linear layer on its features (Radford et al. 2021, §3.1,
+§3.2).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,14 @@ from unclip.evaluate.report import Score, save_report
 from unclip.images import grid
 
 # Our own few ways to say it; an ensemble of several is worth some points over one (§3.1.4).
-TEMPLATES = ("a {}", "a picture of a {}", "a photo of a {}", "an image of the {}", "a drawing of a {}", "the {}")
+TEMPLATES = (
+    "a {}",
+    "a picture of a {}",
+    "a photo of a {}",
+    "an image of the {}",
+    "a drawing of a {}",
+    "the {}",
+)
 PENALTIES = tuple(10.0**power for power in range(-6, 3))  # of the probe, from which the held-out part chooses
 HELD_OUT = 5  # every fifth training picture chooses the penalty
 
@@ -69,7 +78,8 @@ class Recognised:
 
 @torch.inference_mode()
 def name_embeddings(clip: Clip, names: Sequence[str], templates: Sequence[str] = TEMPLATES) -> Tensor:
-    """A unit embedding of each class [K, D]: the mean of its captions' unit embeddings, as CLIP ensembles prompts.
+    """A unit embedding of each class [K, D]: the mean of its captions' unit embeddings, as CLIP ensembles
+    prompts.
 
     Raises:
         RequestError: a template without its {}.
@@ -78,7 +88,9 @@ def name_embeddings(clip: Clip, names: Sequence[str], templates: Sequence[str] =
     if wrong:
         raise RequestError(f"template {wrong[0]!r}: has no {{}} where the class goes")
     embeds = [
-        F.normalize(clip.encode_text([one.format(name) for one in templates]).embed.float().cpu(), dim=1).mean(dim=0)
+        F.normalize(
+            clip.encode_text([one.format(name) for one in templates]).embed.float().cpu(), dim=1
+        ).mean(dim=0)
         for name in names
     ]
     return F.normalize(torch.stack(embeds), dim=1)
@@ -86,7 +98,7 @@ def name_embeddings(clip: Clip, names: Sequence[str], templates: Sequence[str] =
 
 def zeroshot(
     features: Tensor, labels: Sequence[str], clip: Clip, templates: Sequence[str] = TEMPLATES
-) -> Recognised:  # fmt: skip
+) -> Recognised:
     """Each picture is called by the class whose name lies nearest to it.
 
     Args:
@@ -97,9 +109,7 @@ def zeroshot(
     return _recognised(logits, labels, names, {"templates": list(templates)})
 
 
-def probe(
-    train: Tensor, train_labels: Sequence[str], test: Tensor, test_labels: Sequence[str]
-) -> Recognised:  # fmt: skip
+def probe(train: Tensor, train_labels: Sequence[str], test: Tensor, test_labels: Sequence[str]) -> Recognised:
     """Multinomial logistic regression on frozen features, by L-BFGS; a held-out fifth chooses the L2 penalty.
 
     Args:
@@ -125,7 +135,7 @@ def probe(
     weights = _logistic(x, y, len(names), penalty)
     return _recognised(
         _affine(x_test, weights), test_labels, names, {"trained on": len(x), "penalty": penalty}
-    )  # fmt: skip
+    )
 
 
 def _classes(features: Tensor, labels: Sequence[str]) -> list[str]:
@@ -133,7 +143,9 @@ def _classes(features: Tensor, labels: Sequence[str]) -> list[str]:
         raise RequestError(f"{len(features)} pictures and {len(labels)} labels; each picture needs its own")
     names = sorted(set(labels))
     if len(names) < 2:
-        raise RequestError(f"the pictures are all of one class ({', '.join(names)}); there is nothing to tell apart")
+        raise RequestError(
+            f"the pictures are all of one class ({', '.join(names)}); there is nothing to tell apart"
+        )
     return names
 
 
@@ -142,7 +154,9 @@ def _affine(x: Tensor, weights: Tensor) -> Tensor:
 
 
 def _logistic(x: Tensor, y: Tensor, classes: int, penalty: float) -> Tensor:
-    """Weights and, last, offsets [D + 1, K] that minimise the mean cross-entropy + penalty / 2 · ‖weights‖²; convex."""
+    """Weights and, last, offsets [D + 1, K] that minimise the mean cross-entropy + penalty / 2 · ‖weights‖²;
+    convex.
+    """
     weights = torch.zeros(x.shape[1] + 1, classes, dtype=x.dtype, requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=200, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
 
@@ -156,7 +170,9 @@ def _logistic(x: Tensor, y: Tensor, classes: int, penalty: float) -> Tensor:
     return weights.detach()
 
 
-def _recognised(logits: Tensor, labels: Sequence[str], names: list[str], settings: dict[str, Any]) -> Recognised:
+def _recognised(
+    logits: Tensor, labels: Sequence[str], names: list[str], settings: dict[str, Any]
+) -> Recognised:
     truth = torch.tensor([names.index(label) for label in labels])
     ranked = logits.argsort(dim=1, descending=True)
     right = ranked == truth[:, None]

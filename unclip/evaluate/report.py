@@ -86,8 +86,13 @@ class Report:
         """For a terminal."""
         rows = [_COLUMNS, *self._rows()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([f"{self.model or 'painter'}: {self.count} held-out captions, seed {self.seed}", *lines])
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        return "\n".join(
+            [f"{self.model or 'painter'}: {self.count} held-out captions, seed {self.seed}", *lines]
+        )
 
     def markdown(self) -> str:
         """For a model card."""
@@ -95,7 +100,9 @@ class Report:
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
     def _rows(self) -> list[tuple[str, str, str, str]]:
-        return [(key, str(score.of), str(score), str(self.ceiling[key])) for key, score in self.scores.items()]
+        return [
+            (key, str(score.of), str(score), str(self.ceiling[key])) for key, score in self.scores.items()
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -106,7 +113,11 @@ class Report:
             "scores": {key: score.to_dict() for key, score in self.scores.items()},
             "ceiling": {key: score.to_dict() for key, score in self.ceiling.items()},
             "examples": [
-                {"caption": e.caption, "seed": e.seed, "wrong": {key: list(pair) for key, pair in e.wrong.items()}}
+                {
+                    "caption": e.caption,
+                    "seed": e.seed,
+                    "wrong": {key: list(pair) for key, pair in e.wrong.items()},
+                }
                 for e in self.examples
             ],
         }
@@ -122,7 +133,11 @@ class Report:
                 scores={key: Score(s["right"], s["of"]) for key, s in tree["scores"].items()},
                 ceiling={key: Score(s["right"], s["of"]) for key, s in tree["ceiling"].items()},
                 examples=tuple(
-                    Example(e["caption"], e["seed"], {key: (asked, saw) for key, (asked, saw) in e["wrong"].items()})
+                    Example(
+                        e["caption"],
+                        e["seed"],
+                        {key: (asked, saw) for key, (asked, saw) in e["wrong"].items()},
+                    )
                     for e in tree["examples"]
                 ),
             )
@@ -151,5 +166,7 @@ def save_report(folder: Path, tree: dict[str, Any], markdown: str, sheet: Image.
 def _framed(picture: Image.Image) -> Image.Image:
     framed = picture.convert("RGB")  # a copy
     width = max(1, round(_FRAME * picture.width / 64))
-    ImageDraw.Draw(framed).rectangle((0, 0, picture.width - 1, picture.height - 1), outline=(230, 0, 0), width=width)
+    ImageDraw.Draw(framed).rectangle(
+        (0, 0, picture.width - 1, picture.height - 1), outline=(230, 0, 0), width=width
+    )
     return framed

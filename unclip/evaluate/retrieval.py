@@ -1,5 +1,5 @@
-"""Whether CLIP finds the caption of each picture and the picture of each caption (Radford et al. 2021, §3.1.5), and, where
-captions say "CONCEPT in STYLE style", whether it reads either part by itself.
+"""Whether CLIP finds the caption of each picture and the picture of each caption (Radford et al. 2021,
+§3.1.5), and, where captions say "CONCEPT in STYLE style", whether it reads either part by itself.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ _PARTS = re.compile(r"(.+) in (.+) style")  # the last " in " parts them: "perso
 
 
 def retrieval(pictures: Pictures, clip: Clip, settings: Settings) -> Quality:
-    """Recall@1, 5 and 10 both ways among all that the set holds; pictures of one caption are right for each other's.
+    """Recall@1, 5 and 10 both ways among all that the set holds; pictures of one caption are right for each
+    other's.
 
-    With captions that name a concept and a style, each picture is also called by one of the set's concepts, and by one of
-    its styles. A concept's embedding is the mean over its captions in every style, and a style's over all concepts.
+    With captions that name a concept and a style, each picture is also called by one of the set's concepts,
+    and by one of its styles. A concept's embedding is the mean over its captions in every style, and a
+    style's over all concepts.
 
     Raises:
         DataError: a picture has no caption. RequestError: all have the same one.
@@ -37,7 +39,9 @@ def retrieval(pictures: Pictures, clip: Clip, settings: Settings) -> Quality:
     captions = list(pictures.captions())
     distinct, own = _numbered(captions)
     if len(distinct) < 2:
-        raise RequestError(f"{pictures.name}: {len(captions)} pictures of one caption; there is nothing to tell apart")
+        raise RequestError(
+            f"{pictures.name}: {len(captions)} pictures of one caption; there is nothing to tell apart"
+        )
     shown = encoded(pictures, extractor, settings)
     texts = encode_texts(clip, distinct, settings.batch)
     of_texts = torch.arange(len(distinct))
@@ -52,7 +56,10 @@ def retrieval(pictures: Pictures, clip: Clip, settings: Settings) -> Quality:
         concepts, concept = _numbered([said[0] for _, said in parted])
         styles, style = _numbered([said[1] for _, said in parted])
         grid = _unit_embeddings(clip, concepts, styles, settings.batch)
-        for name, embeds, truth in (("concept", grid.mean(dim=1), concept), ("style", grid.mean(dim=0), style)):
+        for name, embeds, truth in (
+            ("concept", grid.mean(dim=1), concept),
+            ("style", grid.mean(dim=0), style),
+        ):
             right = truth, torch.arange(len(embeds))
             figures |= _recalls(f"{name} of picture", features, embeds, right, settings)
         about |= {"of concept and style": len(parted), "concepts": len(concepts), "styles": len(styles)}

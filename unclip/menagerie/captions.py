@@ -95,13 +95,22 @@ def caption(scene: Scene, rng: random.Random, *, always: frozenset[str] = frozen
 
 
 _CHANCE: Final = {
-    "subject": 0.96, "headwear": 0.85, "headwear_colour": 0.75, "garment": 0.75, "garment_colour": 0.75,
-    "activity": 0.75, "setting": 0.75, "setting_colour": 0.75, "style": 0.5,
-}  # fmt: skip
+    "subject": 0.96,
+    "headwear": 0.85,
+    "headwear_colour": 0.75,
+    "garment": 0.75,
+    "garment_colour": 0.75,
+    "activity": 0.75,
+    "setting": 0.75,
+    "setting_colour": 0.75,
+    "style": 0.5,
+}
 
 
 def _sentence(scene: Scene, named: set[str], rng: random.Random) -> str:
-    subject = _article(_say(scene.subject, rng)) if "subject" in named else rng.choice(("someone", "a character"))
+    subject = (
+        _article(_say(scene.subject, rng)) if "subject" in named else rng.choice(("someone", "a character"))
+    )
     worn = [
         _worn(value, colour if key + "_colour" in named else None, rng)
         for key, value, colour in (
@@ -123,10 +132,14 @@ def _sentence(scene: Scene, named: set[str], rng: random.Random) -> str:
     where = ""
     if "setting" in named:
         where = (
-            rng.choice(_PLAIN).format(scene.setting_colour) if scene.setting == "plain" else _say(scene.setting, rng)
+            rng.choice(_PLAIN).format(scene.setting_colour)
+            if scene.setting == "plain"
+            else _say(scene.setting, rng)
         )
     ahead = bool(where) and rng.random() < 0.12
-    sentence = f"{where}, {subject} {body}".strip() if ahead else " ".join(filter(None, (subject, body, where)))
+    sentence = (
+        f"{where}, {subject} {body}".strip() if ahead else " ".join(filter(None, (subject, body, where)))
+    )
     if "style" not in named:
         return rng.choice(_OPENINGS) + sentence
     if rng.random() < 0.3:

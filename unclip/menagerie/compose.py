@@ -1,4 +1,5 @@
-"""Truth to the caption: held-out captions are painted, the judge reads the pictures, and the truth is the scene.
+"""Truth to the caption: held-out captions are painted, the judge reads the pictures, and the truth is the
+scene.
 
 The judge errs too, so the same judge also reads renderings of the same scenes: that is the ceiling.
 """
@@ -56,7 +57,9 @@ def compose(paint: Paint, judge: Judge, *, count: int, seed: int, batch: int = 3
         model: its name, for the report.
     """
     if count < 1 or batch < 1:
-        raise RequestError(f"compose needs at least one caption and a batch of at least one, not {count} and {batch}")
+        raise RequestError(
+            f"compose needs at least one caption and a batch of at least one, not {count} and {batch}"
+        )
     asked = held_out_captions(count, seed)
     pictures: list[Image.Image] = []
     painted: list[Attributes] = []
@@ -96,7 +99,9 @@ def _scores(asked: Sequence[HeldOutCaption], readings: Sequence[Attributes]) -> 
     for key in VALUES:
         naming = [(one, reading) for one, reading in pairs if key in one.named]
         scores[key] = Score(sum(key not in _missed(one, reading) for one, reading in naming), len(naming))
-    scores[COMPOSITION] = Score(sum(not _missed(one, r) & {"subject", "headwear"} for one, r in pairs), len(pairs))
+    scores[COMPOSITION] = Score(
+        sum(not _missed(one, r) & {"subject", "headwear"} for one, r in pairs), len(pairs)
+    )
     scores[ALL_NAMED] = Score(sum(not _missed(one, r) for one, r in pairs), len(pairs))
     return scores
 
@@ -120,4 +125,6 @@ def evaluate_compose(pipeline: Pipeline, count: int = 512, seed: int = 0, batch:
         seed: seed of the captions and the pictures. The same call on the same model gives the same report.
         batch: pictures sampled together. Changes the time, not the pictures.
     """
-    return compose(pipeline_painter(pipeline), load_judge(), count=count, seed=seed, batch=batch, model=pipeline.name)
+    return compose(
+        pipeline_painter(pipeline), load_judge(), count=count, seed=seed, batch=batch, model=pipeline.name
+    )

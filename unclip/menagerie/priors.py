@@ -41,8 +41,11 @@ class PriorReport:
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
         return {
-            "name": self.name, "cosine": self.cosine, "named": self.named.to_dict(), "seconds": self.seconds,
-        }  # fmt: skip
+            "name": self.name,
+            "cosine": self.cosine,
+            "named": self.named.to_dict(),
+            "seconds": self.seconds,
+        }
 
 
 def compare_priors(
@@ -61,7 +64,9 @@ def compare_priors(
         raise RequestError(f"{count} captions in batches of {batch}: there must be at least 1")
     for name, prior in others.items():
         if not same_clip(prior.config.clip, pipeline.clip):
-            raise RequestError(f"{name}: was trained for CLIP {prior.config.clip}, not {pipeline.clip.identity}")
+            raise RequestError(
+                f"{name}: was trained for CLIP {prior.config.clip}, not {pipeline.clip.identity}"
+            )
     if pipeline.prior is None:
         raise RequestError(f"{pipeline.name}: has no prior to compare")
     ways: dict[str, SamplePrior] = {pipeline.prior.config.kind: _by(pipeline.prior)}

@@ -10,21 +10,61 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 SUBJECTS: Final = (
-    "shiba inu", "corgi", "cat", "panda", "fox", "frog", "bear", "rabbit", "pig", "owl", "penguin", "koala",
-    "lion", "raccoon", "monkey", "astronaut", "robot", "teddy bear",
-)  # fmt: skip
+    "shiba inu",
+    "corgi",
+    "cat",
+    "panda",
+    "fox",
+    "frog",
+    "bear",
+    "rabbit",
+    "pig",
+    "owl",
+    "penguin",
+    "koala",
+    "lion",
+    "raccoon",
+    "monkey",
+    "astronaut",
+    "robot",
+    "teddy bear",
+)
 HEADWEAR: Final = (
-    "beret", "top hat", "crown", "party hat", "cap", "cowboy hat", "wizard hat", "beanie", "chef hat", "headphones",
-)  # fmt: skip
+    "beret",
+    "top hat",
+    "crown",
+    "party hat",
+    "cap",
+    "cowboy hat",
+    "wizard hat",
+    "beanie",
+    "chef hat",
+    "headphones",
+)
 GARMENTS: Final = ("turtleneck", "scarf", "bow tie", "cape", "overalls")
 ACTIVITIES: Final = (
-    "holding a balloon", "riding a skateboard", "playing a guitar", "reading a book", "eating an ice cream",
-    "holding an umbrella", "holding a flower", "waving a magic wand",
-)  # fmt: skip
+    "holding a balloon",
+    "riding a skateboard",
+    "playing a guitar",
+    "reading a book",
+    "eating an ice cream",
+    "holding an umbrella",
+    "holding a flower",
+    "waving a magic wand",
+)
 COLOURS: Final = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 SETTINGS: Final = (
-    "plain", "beach", "snow", "space", "city at night", "forest", "desert", "underwater", "meadow", "library",
-)  # fmt: skip
+    "plain",
+    "beach",
+    "snow",
+    "space",
+    "city at night",
+    "forest",
+    "desert",
+    "underwater",
+    "meadow",
+    "library",
+)
 STYLES: Final = ("flat illustration", "pencil drawing", "pixel art", "pop art", "watercolour")
 
 # The compositions no training picture shows and no training caption names, as (subject, headwear).
@@ -104,8 +144,8 @@ def sample(seed: int, index: int, *, held_out: bool = False, siblings: int = 1) 
     """The scene number `index` of the stream `seed`: of the training world, or of the held-out one.
 
     Args:
-        siblings: so many scenes in a row share subject, setting, style and most of the rest. Contrastive training needs
-            such: what all have in common, nobody needs to look at to tell them apart.
+        siblings: so many scenes in a row share subject, setting, style and most of the rest. Contrastive
+            training needs such: what all have in common, nobody needs to look at to tell them apart.
     """
     rng = rng_for("scene", seed, index, held_out)
     first = index - index % siblings
@@ -119,11 +159,15 @@ def sample(seed: int, index: int, *, held_out: bool = False, siblings: int = 1) 
 
 
 def _sibling(scene: Scene, eldest: Scene, rng: random.Random, family: random.Random) -> Scene:
-    """The scene with what its family shares: all but two of what a figure wears and does, the same two for all."""
+    """The scene with what its family shares: all but two of what a figure wears and does, the same two for
+    all.
+    """
     rest = ("headwear", "headwear_colour", "garment", "garment_colour", "activity")
     shared = ("subject", "setting", "setting_colour", "style", *family.sample(rest, len(rest) - 2))
     scene = replace(scene, **{key: getattr(eldest, key) for key in shared})
-    headwear_colour = scene.headwear_colour or rng.choice(COLOURS)  # where the eldest wears none to have a colour
+    headwear_colour = scene.headwear_colour or rng.choice(
+        COLOURS
+    )  # where the eldest wears none to have a colour
     garment_colour = scene.garment_colour or rng.choice(COLOURS)
     return replace(
         scene,

@@ -20,9 +20,17 @@ CAPTIONS = 6  # per picture
 
 
 def write_shards(
-    out: Path, *, count: int, size: int, seed: int = 0, held_out: bool = False, siblings: int = 1, jobs: int = 1
+    out: Path,
+    *,
+    count: int,
+    size: int,
+    seed: int = 0,
+    held_out: bool = False,
+    siblings: int = 1,
+    jobs: int = 1,
 ) -> Iterator[int]:
-    """Draws `count` scenes at size × size pixels into shards of 1,000; yields how many are done after each shard.
+    """Draws `count` scenes at size × size pixels into shards of 1,000; yields how many are done after each
+    shard.
 
     `held_out` and `siblings` choose the scenes, see `scene.sample`.
 
@@ -33,7 +41,9 @@ def write_shards(
         (out / f"{i:06d}.tar", range(i * SHARD_SIZE, min((i + 1) * SHARD_SIZE, count)))
         for i in range(-(-count // SHARD_SIZE))
     ]
-    missing = [(path, numbers, size, seed, held_out, siblings) for path, numbers in shards if not path.exists()]
+    missing = [
+        (path, numbers, size, seed, held_out, siblings) for path, numbers in shards if not path.exists()
+    ]
     done = count - sum(len(numbers) for _, numbers, *_ in missing)
     if jobs <= 1:
         for job in missing:
@@ -60,7 +70,12 @@ def _write_shard(job: tuple[Path, range, int, int, bool, int]) -> range:
                 texts = [caption(scene, rng).text for _ in range(CAPTIONS)]
                 about = {"captions": texts, "scene": scene.attributes()}
                 writer.write(
-                    {"__key__": f"{i:08d}", "png": file.getvalue(), "txt": texts[0], "json": json.dumps(about).encode()}
+                    {
+                        "__key__": f"{i:08d}",
+                        "png": file.getvalue(),
+                        "txt": texts[0],
+                        "json": json.dumps(about).encode(),
+                    }
                 )
         temporary.rename(path)
     except OSError as error:

@@ -1,4 +1,6 @@
-"""Quality against guidance, steps and sampler of one stage, as in Figures 9 to 11 of the paper (Ramesh et al. 2022)."""
+"""Quality against guidance, steps and sampler of one stage, as in Figures 9 to 11 of the paper (Ramesh et al.
+2022).
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,8 @@ class Point:
 
     Attributes:
         sampler, steps, guidance: of the stage.
-        figures: "cmmd" to renderings of the same scenes, "clip", the score with the captions, and "fid" where there are
-            more pictures than features.
+        figures: "cmmd" to renderings of the same scenes, "clip", the score with the captions, and "fid" where
+            there are more pictures than features.
         named: attributes that are as the caption names them. whole: captions of which all are.
         seconds: of that stage, per picture.
     """
@@ -59,22 +61,34 @@ class Point:
         shares = {key: (one.rate, *one.interval) for key, one in found.items()}
         return {
             **{
-                key: (one.value, _or(one.low, one.value), _or(one.high, one.value)) for key, one in self.figures.items()
+                key: (one.value, _or(one.low, one.value), _or(one.high, one.value))
+                for key, one in self.figures.items()
             },
-            **{key: (100 * (rate or 0.0), 100 * low, 100 * high) for key, (rate, low, high) in shares.items()},
+            **{
+                key: (100 * (rate or 0.0), 100 * low, 100 * high) for key, (rate, low, high) in shares.items()
+            },
             "seconds": (self.seconds, self.seconds, self.seconds),
         }
 
 
 def sweep(
-    pipeline: Pipeline, stage: str, *, samplers: Sequence[str] = (), steps: Sequence[int] = (),
-    guidances: Sequence[float] = (), count: int = 64, seed: int = 0, batch: int = 32, resamples: int = 100,
+    pipeline: Pipeline,
+    stage: str,
+    *,
+    samplers: Sequence[str] = (),
+    steps: Sequence[int] = (),
+    guidances: Sequence[float] = (),
+    count: int = 64,
+    seed: int = 0,
+    batch: int = 32,
+    resamples: int = 100,
     on_point: Callable[[Point], None] = lambda point: None,
-) -> list[Point]:  # fmt: skip
+) -> list[Point]:
     """Paints the same held-out captions with the same seeds in every combination of the given values.
 
     Args:
-        stage: "prior", "decoder" or an upsampler, whose sampling changes; the pictures are as large as it makes them.
+        stage: "prior", "decoder" or an upsampler, whose sampling changes; the pictures are as large as it
+            makes them.
         samplers, steps, guidances: what to try; of what is not given the stage's own value alone.
         count: captions of never-trained compositions, one picture each. seed: theirs.
         resamples: of the bootstrap.
@@ -90,7 +104,9 @@ def sweep(
     }
     swept = stages.get(stage)
     if swept is None:
-        raise RequestError(f"no stage {stage!r}; {pipeline.name} has {', '.join(k for k, v in stages.items() if v)}")
+        raise RequestError(
+            f"no stage {stage!r}; {pipeline.name} has {', '.join(k for k, v in stages.items() if v)}"
+        )
     own = swept.config.sampling
     ways = list(product(samplers or [own.sampler], steps or [own.steps], guidances or [own.guidance]))
     size = int(stage.rpartition("-")[2]) if stage.startswith("upsampler") else pipeline.sizes[0]
@@ -119,10 +135,15 @@ def sweep(
             figures["fid"] = metrics.fid(shown, true, **bootstrap)
         named = [score for key, score in report.scores.items() if key in VALUES]
         point = Point(
-            sampler, number, guidance, figures,
+            sampler,
+            number,
+            guidance,
+            figures,
             named=Score(sum(one.right for one in named), sum(one.of for one in named)),
-            whole=report.scores[ALL_NAMED], seconds=sum(seconds) / count, pictures=report.pictures[:SHOWN],
-        )  # fmt: skip
+            whole=report.scores[ALL_NAMED],
+            seconds=sum(seconds) / count,
+            pictures=report.pictures[:SHOWN],
+        )
         points.append(point)
         on_point(point)
     return points
@@ -146,7 +167,8 @@ def sheet(points: Sequence[Point]) -> Image.Image:
 
 
 def plot(points: Sequence[Point], path: Path) -> None:
-    """A row for each measure, a column for guidance and for steps where they vary, a line for each of the other values.
+    """A row for each measure, a column for guidance and for steps where they vary, a line for each of the
+    other values.
 
     Raises:
         RequestError: matplotlib is not installed.
@@ -155,7 +177,9 @@ def plot(points: Sequence[Point], path: Path) -> None:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise RequestError("the plot needs matplotlib: pip install 'unclip[lecture]'") from None
-    axes = [axis for axis in ("guidance", "steps") if len({getattr(point, axis) for point in points}) > 1] or ["steps"]
+    axes = [
+        axis for axis in ("guidance", "steps") if len({getattr(point, axis) for point in points}) > 1
+    ] or ["steps"]
     figure = Figure(figsize=(1 + 4 * len(axes), 8), layout="constrained")
     panels = figure.subplots(len(PLOTTED), len(axes), squeeze=False, sharex="col", sharey="row")
     for column, axis in enumerate(axes):
@@ -178,7 +202,9 @@ def _panel(panel: Axes, points: Sequence[Point], axis: str, measure: str) -> Non
         values = torch.tensor([point.values()[measure] for point in ordered])
         errors = (values - values[:, :1]).abs().T[1:]
         x = [getattr(point, axis) for point in ordered]
-        panel.errorbar(x, values[:, 0].tolist(), yerr=errors.tolist(), label=label, marker="o", markersize=3, capsize=2)
+        panel.errorbar(
+            x, values[:, 0].tolist(), yerr=errors.tolist(), label=label, marker="o", markersize=3, capsize=2
+        )
     panel.grid(alpha=0.3)
 
 

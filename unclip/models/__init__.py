@@ -1,1 +1,3 @@
-"""Models on disk: their index, what a reference names, the Hub, conversion of other programs' files, and assembly."""
+"""Models on disk: their index, what a reference names, the Hub, conversion of other programs' files, and
+assembly.
+"""

@@ -19,14 +19,21 @@ CLIP = "clip"  # folder of a model's own CLIP
 
 
 def assemble(
-    runs: Sequence[str | Path], out: Path, *, name: str | None = None, clip: str | None = None,
-    dtype: torch.dtype | None = None, vocabulary: Sequence[str] | None = None,
-) -> None:  # fmt: skip
+    runs: Sequence[str | Path],
+    out: Path,
+    *,
+    name: str | None = None,
+    clip: str | None = None,
+    dtype: torch.dtype | None = None,
+    vocabulary: Sequence[str] | None = None,
+) -> None:
     """Writes the model folder `out` from trained stages.
 
     Args:
-        runs: references of single stages: runs, whose newest checkpoint is taken, saved stages, mini/decoder, ….
-        clip: reference of the CLIP if none of the runs is one. A public one is named in the model, another one copied.
+        runs: references of single stages: runs, whose newest checkpoint is taken, saved stages, mini/decoder,
+            ….
+        clip: reference of the CLIP if none of the runs is one. A public one is named in the model, another
+            one copied.
         dtype: of the saved weights. None keeps each stage's own.
         vocabulary: words that the model knows. None for an open vocabulary.
 
@@ -60,7 +67,8 @@ def assemble(
 
 
 def clip_to_save(reference: str) -> tuple[str | None, Path | None]:
-    """How a model folder keeps a CLIP: (reference, None) of a public one, (None, folder to copy) of another one.
+    """How a model folder keeps a CLIP: (reference, None) of a public one, (None, folder to copy) of another
+    one.
 
     Args:
         reference: as `read_clip` takes it.
@@ -79,7 +87,9 @@ def clip_to_save(reference: str) -> tuple[str | None, Path | None]:
 
 
 def _identity(reference: str) -> str:
-    """The identity of a CLIP; a public one, whose weights may be gigabytes on the Hub, need not be there to be named."""
+    """The identity of a CLIP; a public one, whose weights may be gigabytes on the Hub, need not be there to
+    be named.
+    """
     public = is_backend(reference) and local_weights(reference) is None
     return reference if public else read_clip(reference).identity
 

@@ -16,7 +16,8 @@ PATTERNS = ["*.json", "*.safetensors", "*.md", "*/merges.txt"]  # no pickle is e
 
 
 def is_id(ref: str) -> bool:
-    """Whether that can be a repository or a folder in it: owner/name or owner/name/folder, with @revision or without.
+    """Whether that can be a repository or a folder in it: owner/name or owner/name/folder, with @revision or
+    without.
 
     A path of three parts whose first is a local folder is taken for a mistyped path.
     """
@@ -37,10 +38,12 @@ def fetch(ref: str, token: str | None = None) -> Path:
 
     Args:
         ref: owner/name, or owner/name@revision for a branch, a tag or a commit.
-        token: for repositories that not everybody may read; HF_TOKEN's, or that of `hf auth login`, if not given.
+        token: for repositories that not everybody may read; HF_TOKEN's, or that of `hf auth login`, if not
+            given.
 
     Raises:
-        CheckpointError: there is no such repository or revision, or it is not in the cache and cannot be fetched.
+        CheckpointError: there is no such repository or revision, or it is not in the cache and cannot be
+            fetched.
     """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
@@ -65,7 +68,9 @@ def fetch(ref: str, token: str | None = None) -> Path:
         said = f"not in the cache, and the Hub cannot be reached{why}{_nearest(name)}"
     except HFValidationError:
         said = f"is no Hub id, which is owner/name{_nearest(name)}"
-    except Exception as error:  # a connection that breaks, a disk that is full: its libraries raise what they like
+    except (
+        Exception
+    ) as error:  # a connection that breaks, a disk that is full: its libraries raise what they like
         said = f"fetching it failed, and goes on if tried again ({' '.join(str(error).split())[:200] or error!r})"
     raise CheckpointError(f"{name}: {said}")
 

@@ -24,7 +24,9 @@ def _inside(name: str) -> str:
 
 
 Part = Annotated[str, AfterValidator(_inside)]
-Precision = Annotated[Literal["bfloat16"], BeforeValidator(lambda word: "bfloat16" if word == "quick" else word)]
+Precision = Annotated[
+    Literal["bfloat16"], BeforeValidator(lambda word: "bfloat16" if word == "quick" else word)
+]
 
 
 class ModelIndex(Config):
@@ -36,11 +38,13 @@ class ModelIndex(Config):
         format: version of this file's layout.
         name: of the model, for messages.
         unclip: version of the program that wrote the folder. None if it did not say.
-        clip: folder of the CLIP, or the reference of a public one (`openclip:…`, `hf:…`). None for a model without one.
+        clip: folder of the CLIP, or the reference of a public one (`openclip:…`, `hf:…`). None for a model
+            without one.
         prior, decoder: folders of these stages. None for a model without one.
         upsamplers: folders of the upsamplers, the smallest pictures first.
         vocabulary: words that the model was trained on. None for an open vocabulary.
-        precision: dtype of the networks on devices that are quick in it; "quick" is its older name. None for float32.
+        precision: dtype of the networks on devices that are quick in it; "quick" is its older name. None for
+            float32.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -57,21 +61,33 @@ class ModelIndex(Config):
 
     @classmethod
     def of(
-        cls, name: str, stages: Mapping[str, str], *, clip: str | None, vocabulary: Sequence[str] | None = None,
+        cls,
+        name: str,
+        stages: Mapping[str, str],
+        *,
+        clip: str | None,
+        vocabulary: Sequence[str] | None = None,
         precision: Literal["bfloat16"] | None = None,
-    ) -> Self:  # fmt: skip
+    ) -> Self:
         """The index of a model that this version writes.
 
         Args:
             stages: folder of each stage by its role: "prior", "decoder", "upsampler-SIZE".
             clip: its folder or reference.
         """
-        upsamplers = sorted((r for r in stages if r.startswith("upsampler-")), key=lambda r: int(r.split("-")[1]))
+        upsamplers = sorted(
+            (r for r in stages if r.startswith("upsampler-")), key=lambda r: int(r.split("-")[1])
+        )
         return cls(
-            name=name, unclip=__version__, clip=clip, prior=stages.get("prior"), decoder=stages.get("decoder"),
-            upsamplers=tuple(stages[role] for role in upsamplers), precision=precision,
+            name=name,
+            unclip=__version__,
+            clip=clip,
+            prior=stages.get("prior"),
+            decoder=stages.get("decoder"),
+            upsamplers=tuple(stages[role] for role in upsamplers),
+            precision=precision,
             vocabulary=None if vocabulary is None else tuple(sorted(vocabulary)),
-        )  # fmt: skip
+        )
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -82,7 +98,9 @@ class ModelIndex(Config):
         """
         tree = read_json(folder / FILE)
         if tree.get("format") != FORMAT:
-            raise CheckpointError(f"{folder / FILE}: format {tree.get('format')!r}, this version reads {FORMAT}")
+            raise CheckpointError(
+                f"{folder / FILE}: format {tree.get('format')!r}, this version reads {FORMAT}"
+            )
         try:
             return parse(cls, {"name": folder.resolve().name, **tree}, str(folder / FILE))
         except ConfigError as error:

@@ -1,4 +1,5 @@
-"""What a reference names. Every option and key that takes a model, a stage or a CLIP asks here, and nothing else does.
+"""What a reference names. Every option and key that takes a model, a stage or a CLIP asks here, and nothing
+else does.
 
 mini, mini/decoder                    the bundled model, one of its stages
 my-model, my-model/decoder            a model folder, one of its stages
@@ -68,12 +69,15 @@ class Model:
         index = self.index
         clip = {"clip": index.clip} if index.clip and (self.folder / index.clip).is_dir() else {}
         single = {role: name for role in ("prior", "decoder") if (name := getattr(index, role)) is not None}
-        sizes = {f"upsampler-{read_json(self.folder / n / 'config.json').get('size')}": n for n in index.upsamplers}
+        sizes = {
+            f"upsampler-{read_json(self.folder / n / 'config.json').get('size')}": n for n in index.upsamplers
+        }
         return {**clip, **single, **sizes}
 
 
 def resolve(ref: str, *, revision: str | None = None, token: str | None = None) -> Model:
-    """The model or the stage that `ref` names; other programs' files are converted first, into the user's cache.
+    """The model or the stage that `ref` names; other programs' files are converted first, into the user's
+    cache.
 
     Args:
         revision, token: see `locate`.
@@ -91,7 +95,8 @@ def resolve(ref: str, *, revision: str | None = None, token: str | None = None) 
 
 
 def load_clip(ref: str) -> Clip:
-    """The CLIP that `ref` names: one of another library (`openclip:…`, `hf:…`), a saved CLIP stage or a model's CLIP.
+    """The CLIP that `ref` names: one of another library (`openclip:…`, `hf:…`), a saved CLIP stage or a
+    model's CLIP.
 
     Raises:
         CheckpointError: nothing there, or a model or stage without a CLIP.
@@ -106,12 +111,18 @@ def find_clip(ref: str) -> str:
         return ref
     model = resolve(ref)
     if model.clip is None:
-        raise CheckpointError(f"{ref}: comes without a CLIP; name the folder of one, or openclip:NAME/TAG, or hf:NAME")
-    return model.clip if model.clip == str(model.folder / (model.index.clip or ".")) else find_clip(model.clip)
+        raise CheckpointError(
+            f"{ref}: comes without a CLIP; name the folder of one, or openclip:NAME/TAG, or hf:NAME"
+        )
+    return (
+        model.clip if model.clip == str(model.folder / (model.index.clip or ".")) else find_clip(model.clip)
+    )
 
 
 def clip_identity(ref: str) -> str:
-    """The identity of the CLIP that `ref` names. Its weights are read only if neither its name nor a config.json says it."""
+    """The identity of the CLIP that `ref` names. Its weights are read only if neither its name nor a
+    config.json says it.
+    """
     found = find_clip(ref)
     if encoders.is_backend(found) and encoders.local_weights(found) is None:
         return found
@@ -121,7 +132,8 @@ def clip_identity(ref: str) -> str:
 
 
 def locate(ref: str, *, revision: str | None = None, token: str | None = None) -> Path:
-    """The folder (or the .ckpt file) that `ref` names, fetched from the Hub if need be. Nothing in it is converted.
+    """The folder (or the .ckpt file) that `ref` names, fetched from the Hub if need be. Nothing in it is
+    converted.
 
     Args:
         revision: of a Hub repository; `ref` may say it, too, as owner/name@revision.
@@ -131,7 +143,10 @@ def locate(ref: str, *, revision: str | None = None, token: str | None = None) -
         raise CheckpointError("an empty reference names no model; give mini, a folder or a Hub id owner/name")
     path, parts = Path(ref), Path(ref).parts
     bundled = (
-        bool(parts) and ".." not in parts and (files.BUNDLED / parts[0] / FILE).is_file() and parts[0].isidentifier()
+        bool(parts)
+        and ".." not in parts
+        and (files.BUNDLED / parts[0] / FILE).is_file()
+        and parts[0].isidentifier()
     )
     if revision is not None and (bundled or path.exists()):
         raise CheckpointError(f"{ref}: is a folder; a revision is a Hub repository's")
@@ -160,7 +175,9 @@ def locate(ref: str, *, revision: str | None = None, token: str | None = None) -
 
 
 def role_of(kind: type[Stage], size: object = None) -> str | None:
-    """Role of a stage in a model: "clip", "prior", "decoder", "upsampler-SIZE"; None if models have no place for it."""
+    """Role of a stage in a model: "clip", "prior", "decoder", "upsampler-SIZE"; None if models have no place
+    for it.
+    """
     return f"upsampler-{size}" if kind.role == "upsampler" else kind.role
 
 
@@ -195,7 +212,9 @@ def _single(ref: str, folder: Path, name: str) -> Model:
     tree = read_json(folder / "config.json")
     kind = tree.get("kind")
     if not isinstance(kind, str):
-        raise CheckpointError(f"{folder}: neither a model nor a stage of one; its config.json says no kind of stage")
+        raise CheckpointError(
+            f"{folder}: neither a model nor a stage of one; its config.json says no kind of stage"
+        )
     role = role_of(stage_class(kind), tree.get("size"))
     index = ModelIndex.of(name, {} if role is None else {role: "."}, clip=None)
     return Model(ref, folder, index, _clip_beside(folder) if index.prior or index.decoder else None, kind)
@@ -216,6 +235,7 @@ def _clip_of(folder: Path, clip: str) -> str:
         return str(folder / clip)
     if not encoders.is_backend(clip):
         raise CheckpointError(
-            f"{folder / FILE}: clip is {clip!r}: no CLIP there, and not one of another library, as openclip:NAME/TAG"
+            f"{folder / FILE}: clip is {clip!r}: no CLIP there, and not one of another library, as "
+            "openclip:NAME/TAG"
         )
     return clip

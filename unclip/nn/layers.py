@@ -14,9 +14,13 @@ FEW_KEYS = 256
 
 
 def timestep_embedding(t: Tensor, width: int) -> Tensor:
-    """Sinusoidal features of times [B] → [B, width], cosines first (Vaswani et al. 2017; Ho et al. 2020, app. B)."""
+    """Sinusoidal features of times [B] → [B, width], cosines first (Vaswani et al. 2017; Ho et al. 2020, app.
+    B).
+    """
     half = width // 2
-    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    frequencies = torch.exp(
+        -math.log(10_000) * torch.arange(half, dtype=torch.float32, device=t.device) / half
+    )
     angles = t.float()[:, None] * frequencies
     features = torch.cat([angles.cos(), angles.sin()], dim=1)
     return F.pad(features, (0, width % 2))
@@ -38,11 +42,19 @@ class TimeEmbedding(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
-    """Multi-head attention of q [B, N, C] over k, v [B, M, C]; mask True where a key may be seen, [B, 1, N or 1, M]."""
+    """Multi-head attention of q [B, N, C] over k, v [B, M, C]; mask True where a key may be seen, [B, 1, N or
+    1, M].
+    """
     dtype = q.dtype
     q, k, v = (rearrange(x, "b n (h c) -> b h n c", h=heads) for x in (q, k, v))
-    # The CPU's backward pass over few keys takes twice as long in bfloat16 as in float32, which is the more exact.
-    finer = dtype == torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled() and k.shape[2] <= FEW_KEYS
+    # The CPU's backward pass over few keys takes twice as long in bfloat16 as in float32, which is the more
+    # exact.
+    finer = (
+        dtype == torch.bfloat16
+        and q.device.type == "cpu"
+        and torch.is_grad_enabled()
+        and k.shape[2] <= FEW_KEYS
+    )
     with torch.autocast("cpu", enabled=False) if finer else nullcontext():
         q, k, v = (x.float() if finer else x for x in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).to(dtype)
@@ -50,7 +62,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = No
 
 
 class Dropout(nn.Module):
-    """Dropout whose mask is drawn for each example by its own seed, whatever batch or process the example is in.
+    """Dropout whose mask is drawn for each example by its own seed, whatever batch or process the example is
+    in.
 
     Attributes:
         number: tells a network's dropouts apart.

@@ -1,8 +1,9 @@
 """Group normalisation with a modulation, quick on CPUs too.
 
-torch's kernels for channels that lie last in memory go through groups of two channels one number at a time, backwards
-always: in bfloat16 that takes longer than the convolution beside it. Those of batch normalisation take whole rows of
-channels at once. A picture at a time, they are told each group's moments for its channels, and then do what is wanted here.
+torch's kernels for channels that lie last in memory go through groups of two channels one number at a time,
+backwards always: in bfloat16 that takes longer than the convolution beside it. Those of batch normalisation
+take whole rows of channels at once. A picture at a time, they are told each group's moments for its channels,
+and then do what is wanted here.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from torch.autograd.function import once_differentiable
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation (Wu & He 2018), then x · (1 + scale) + shift (FiLM; Perez et al. 2018) where these are given."""
+    """Group normalisation (Wu & He 2018), then x · (1 + scale) + shift (FiLM; Perez et al. 2018) where these
+    are given.
+    """
 
     def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
         """x [B, C, H, W]; scale and shift [B, C], both or none."""
@@ -38,14 +41,17 @@ def _is_slow_backwards(x: Tensor) -> bool:
 
 
 class _ChannelsLast(torch.autograd.Function):
-    """gain · (x − mean) / deviation + bias, for x [B, C, H, W] with C last in memory and gain, bias float32 [B or 1, C].
+    """gain · (x − mean) / deviation + bias, for x [B, C, H, W] with C last in memory and gain, bias float32
+    [B or 1, C].
 
     Means, deviations and sums in float32 whatever x is in. Only x is kept for the backward pass.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        running = x.new_zeros(x.shape[1], dtype=torch.float32)  # not wanted; but with it the moments are float32
+        running = x.new_zeros(
+            x.shape[1], dtype=torch.float32
+        )  # not wanted; but with it the moments are float32
         moments = [torch.batch_norm_update_stats(x[i : i + 1], running, running, 0.0) for i in range(len(x))]
         mean_c, variance_c = (torch.stack(part) for part in zip(*moments, strict=True))  # per channel, [B, C]
         mean = _group_mean(mean_c, groups)
@@ -62,7 +68,16 @@ class _ChannelsLast(torch.autograd.Function):
         # As if the moments were given: Σ g · (x − mean) / deviation and Σ g.
         parts = [
             torch.ops.aten.native_batch_norm_backward(
-                g[i : i + 1], x[i : i + 1], None, mean[i], variance[i], None, None, False, ctx.eps, [False, True, True]
+                g[i : i + 1],
+                x[i : i + 1],
+                None,
+                mean[i],
+                variance[i],
+                None,
+                None,
+                False,
+                ctx.eps,
+                [False, True, True],
             )
             for i in range(len(x))
         ]
@@ -81,7 +96,15 @@ def _normalised(x: Tensor, gain: Tensor, bias: Tensor, mean: Tensor, variance: T
     out, unused = torch.empty_like(x), x.new_empty(0, dtype=torch.float32)
     for i in range(len(x)):
         torch.native_batch_norm(
-            x[i : i + 1], gain[i], bias[i], mean[i], variance[i], False, 0.0, eps, out=(out[i : i + 1], unused, unused)
+            x[i : i + 1],
+            gain[i],
+            bias[i],
+            mean[i],
+            variance[i],
+            False,
+            0.0,
+            eps,
+            out=(out[i : i + 1], unused, unused),
         )
     return out
 

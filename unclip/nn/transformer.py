@@ -43,9 +43,13 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Self-attention and an MLP with one hidden layer, `mlp_width` or else 4 · width wide, each on a normalised residual stream."""
+    """Self-attention and an MLP with one hidden layer, `mlp_width` or else 4 · width wide, each on a
+    normalised residual stream.
+    """
 
-    def __init__(self, width: int, heads: int, activation: Activation = F.gelu, mlp_width: int | None = None) -> None:
+    def __init__(
+        self, width: int, heads: int, activation: Activation = F.gelu, mlp_width: int | None = None
+    ) -> None:
         super().__init__()
         self.heads, self.activation = heads, activation
         self.norm_1 = nn.LayerNorm(width)
@@ -74,9 +78,15 @@ class Transformer(nn.Module):
     """
 
     def __init__(
-        self, width: int, depth: int, heads: int, *, causal: bool, activation: Activation = F.gelu,
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        causal: bool,
+        activation: Activation = F.gelu,
         mlp_width: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.causal = causal
         self.blocks = nn.ModuleList(Block(width, heads, activation, mlp_width) for _ in range(depth))
@@ -87,7 +97,8 @@ class Transformer(nn.Module):
         n = x.shape[1]
         mask = torch.ones(n, n, dtype=torch.bool, device=x.device).tril() if self.causal else None
         if seen is not None:
-            # A padded position sees itself, or its softmax would be empty (0/0) where all before it is padding.
+            # A padded position sees itself, or its softmax would be empty (0/0) where all before it is
+            # padding.
             own = torch.eye(n, dtype=torch.bool, device=x.device)
             visible = seen[:, None, None, :]  # [B, 1, 1, N]
             mask = (visible if mask is None else mask & visible) | own
@@ -121,8 +132,8 @@ def after_caption(
     """The states [B, K, width] of what a prior has after a caption's tokens.
 
     Args:
-        positions: a vector per place, [1, context + K or more, width]. Captions are padded to the longest of the batch
-            only, so the rest always takes the places from `context` on.
+        positions: a vector per place, [1, context + K or more, width]. Captions are padded to the longest of
+            the batch only, so the rest always takes the places from `context` on.
         tokens: [B, L, width] with L ≤ context. mask: True for real ones, [B, L].
         rest: [B, K, width].
     """
@@ -134,19 +145,30 @@ def after_caption(
 
 
 class TextEncoder(nn.Module):
-    """Token ids [B, L] → states [B, L, width]: the decoder's own trainable text pathway (GLIDE; Nichol et al. 2021).
+    """Token ids [B, L] → states [B, L, width]: the decoder's own trainable text pathway (GLIDE; Nichol et al.
+    2021).
 
     Causal and with OpenAI's activation it is the text encoder of their CLIP (Radford et al. 2021).
     """
 
     def __init__(
-        self, vocabulary: int, context: int, width: int, depth: int, heads: int, *, causal: bool = False,
-        activation: Activation = F.gelu, mlp_width: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        vocabulary: int,
+        context: int,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        causal: bool = False,
+        activation: Activation = F.gelu,
+        mlp_width: int | None = None,
+    ) -> None:
         super().__init__()
         self.tokens = embedding(vocabulary, width)
         self.positions = position_table(context, width)
-        self.body = Transformer(width, depth, heads, causal=causal, activation=activation, mlp_width=mlp_width)
+        self.body = Transformer(
+            width, depth, heads, causal=causal, activation=activation, mlp_width=mlp_width
+        )
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         out: Tensor = self.body(self.tokens(ids) + self.positions[: ids.shape[1]], seen=mask)

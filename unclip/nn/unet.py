@@ -31,13 +31,14 @@ class UNetConfig(Config):
         attention: levels (0 is the highest resolution) with self-attention and attention to the context.
         middle_attention: whether the middle of the lowest level has attention.
         head_channels: channels per attention head.
-        scale_shift: the time embedding scales and shifts the normalised features; otherwise it is added to them.
+        scale_shift: the time embedding scales and shifts the normalised features; otherwise it is added to
+            them.
         dropout: dropout inside residual blocks, while training.
-        norm_groups: number of groups of group normalisation. A group of one channel hides the overall brightness of a picture,
-            so a narrow network needs fewer groups.
+        norm_groups: number of groups of group normalisation. A group of one channel hides the overall
+            brightness of a picture, so a narrow network needs fewer groups.
         resampling: between levels by a residual block (ADM), or by one convolution (Ho et al. 2020).
-        patch: side of the square of pixels that become channels first (pixel unshuffle; Shi et al. 2016), so that a network
-            at 1024 px costs as much as one at 1024/patch. 1 is the paper's network.
+        patch: side of the square of pixels that become channels first (pixel unshuffle; Shi et al. 2016), so
+            that a network at 1024 px costs as much as one at 1024/patch. 1 is the paper's network.
     """
 
     channels: int = Field(ge=CHANNELS, multiple_of=CHANNELS)
@@ -63,7 +64,8 @@ class UNetConfig(Config):
         for width in (self.channels * self.multipliers[level] for level in attending):
             if width > self.head_channels and width % self.head_channels:
                 raise ValueError(
-                    f"head_channels {self.head_channels} does not divide the width {width} of a level that attends"
+                    f"head_channels {self.head_channels} does not divide the width {width} of a level that "
+                    "attends"
                 )
         return self
 
@@ -72,7 +74,12 @@ class ResBlock(nn.Module):
     """Two convolutions around a time-dependent modulation, with optional 2× down- or upsampling inside."""
 
     def __init__(
-        self, inputs: int, outputs: int, embed: int, config: UNetConfig, resample: Literal["down", "up"] | None = None
+        self,
+        inputs: int,
+        outputs: int,
+        embed: int,
+        config: UNetConfig,
+        resample: Literal["down", "up"] | None = None,
     ) -> None:
         super().__init__()
         self.scale_shift, self.resample = config.scale_shift, resample
@@ -117,7 +124,8 @@ class Resample(nn.Module):
 def upsample_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """A 3 × 3 convolution of x [B, C, H, W] with every pixel repeated in a square of four → [B, C', 2H, 2W].
 
-    The nine taps of a pixel fall on four different ones, so their weights can be added up first: what is left is a transposed
+    The nine taps of a pixel fall on four different ones, so their weights can be added up first: what is left
+        is a transposed
     convolution of 4 × 4 taps, with 4/9 of the arithmetic.
     """
     # Adding weights up pays where pixels outnumber channels. Measured on CPUs only.
@@ -125,7 +133,9 @@ def upsample_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
         return conv(F.interpolate(x, scale_factor=2, mode="nearest"))  # type: ignore[no-any-return]
     kernel = conv.weight.flip(2, 3).transpose(0, 1).contiguous()
     kernel = F.avg_pool2d(kernel, 2, stride=1, padding=1, divisor_override=1)
-    return F.conv_transpose2d(x, kernel.contiguous(memory_format=torch.channels_last), conv.bias, stride=2, padding=1)
+    return F.conv_transpose2d(
+        x, kernel.contiguous(memory_format=torch.channels_last), conv.bias, stride=2, padding=1
+    )
 
 
 class AttentionBlock(nn.Module):
@@ -196,7 +206,8 @@ class UNet(nn.Module):
 
     Args:
         inputs, outputs: channels of pictures, before any patching.
-        context: width of the context tokens it can attend to; None for an unconditional, or convolution-only, network.
+        context: width of the context tokens it can attend to; None for an unconditional, or convolution-only,
+            network.
     """
 
     def __init__(self, config: UNetConfig, inputs: int, outputs: int, context: int | None = None) -> None:
@@ -242,7 +253,9 @@ class UNet(nn.Module):
                 blocks.append(block(width + skips.pop(), wide))
                 width = wide
             self.up.append(
-                Level(blocks, attention(level, wide, config.depth + 1), resampler(wide, "up") if level else None)
+                Level(
+                    blocks, attention(level, wide, config.depth + 1), resampler(wide, "up") if level else None
+                )
             )
         self.norm = GroupNorm(config.norm_groups, width)
         self.conv_out = zero_init(nn.Conv2d(width, outputs * area, 3, padding=1))

@@ -1,7 +1,7 @@
 """From captions and pictures to pictures: the pipeline, its options, and a file for each verb.
 
-The names below are imported when they are first used (PEP 562): the command line reads `unclip.pipeline.presets` and
-must not wait for torch.
+The names below are imported when they are first used (PEP 562): the command line reads
+`unclip.pipeline.presets` and must not wait for torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_SEED", "Generation", "OnStep", "Pipeline", "SamplingOptions", "check_prompt", "prompt_words"]
 
-_HOMES = {"Generation": "generation", "Pipeline": "pipeline", "prompt_words": "pipeline"}  # all others: options
+_HOMES = {
+    "Generation": "generation",
+    "Pipeline": "pipeline",
+    "prompt_words": "pipeline",
+}  # all others: options
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,5 @@
-"""One call of a pipeline: the stages it runs, the seeds of its images, and where images leave the pipeline, marked.
+"""One call of a pipeline: the stages it runs, the seeds of its images, and where images leave the pipeline,
+marked.
 
 Every verb is a few lines on top of this.
 """
@@ -32,10 +33,7 @@ LARGEST = 1024  # pixels of a side: DALL·E 2's
 TOGETHER = 4 * 256**2  # pixels that an upsampler makes at a time: more are no quicker, and memory stays flat
 
 DEFAULTS = SamplingOptions()
-WITHOUT = {
-    "prior": "so it draws nothing from a prompt",
-    "decoder": "so it draws no pictures",
-}
+WITHOUT = {"prior": "so it draws nothing from a prompt", "decoder": "so it draws no pictures"}
 
 
 class Model(Protocol):
@@ -79,9 +77,15 @@ class Call:
     """
 
     def __init__(
-        self, model: Model, seeds: list[int], options: SamplingOptions = DEFAULTS, *, defaults: StageChanges | None = None,
-        forced: StageChanges | None = None, needs: Sequence[str] = ("decoder",),
-    ) -> None:  # fmt: skip
+        self,
+        model: Model,
+        seeds: list[int],
+        options: SamplingOptions = DEFAULTS,
+        *,
+        defaults: StageChanges | None = None,
+        forced: StageChanges | None = None,
+        needs: Sequence[str] = ("decoder",),
+    ) -> None:
         self.model, self.seeds, self.options = model, seeds, options
         self.negative = check_negative(options.negative)
         for role in needs:
@@ -90,7 +94,9 @@ class Call:
         draws = options.size is not None or list(model.stages) != ["prior"]
         self.size = (model.sizes[-1] if draws else 0) if options.size is None else options.size
         if draws and self.size not in (sides := reachable(model)):
-            raise RequestError(f"size {self.size}: {model.name} makes pictures of {', '.join(map(str, sides))} pixels")
+            raise RequestError(
+                f"size {self.size}: {model.name} makes pictures of {', '.join(map(str, sides))} pixels"
+            )
         self.chain = [u for u in model.upsamplers if u.size <= self.size]
         self.seconds: dict[str, float] = {}
         self.sampling = self._sampling(
@@ -123,7 +129,9 @@ class Call:
         return both.rows(None, -1), both.rows(-1, None).repeat(len(captions))
 
     def encode_images(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """z_i [N, D] of whole pictures of any sizes; each is encoded by itself, so that none depends on the others."""
+        """z_i [N, D] of whole pictures of any sizes; each is encoded by itself, so that none depends on the
+        others.
+        """
         whole = [on_white(plain(one)) for one in pictures]
         with self.timed("clip"):
             return torch.cat([encode_pictures(self.model.clip, [one]) for one in whole]).float()
@@ -153,7 +161,13 @@ class Call:
         return self.run("prior", prior.sample(text, null, used, self.noise("prior")), prior.length(used))
 
     def decode(
-        self, z_i: Tensor, text: Text, null: Text, trajectory: Trajectory = FROM_NOISE, *, name: str = "decoder"
+        self,
+        z_i: Tensor,
+        text: Text,
+        null: Text,
+        trajectory: Trajectory = FROM_NOISE,
+        *,
+        name: str = "decoder",
     ) -> Tensor:
         """What the decoder's walk ends in, [B, 3, h, h]: pictures, or for an inversion x_T.
 
@@ -174,7 +188,11 @@ class Call:
         """
         made = {x.shape[-1]: x.clamp(-1, 1)}
         for upsampler in self.chain:
-            role, low, trajectory = f"upsampler-{upsampler.size}", made[x.shape[-1]], trajectory_at(upsampler.size)
+            role, low, trajectory = (
+                f"upsampler-{upsampler.size}",
+                made[x.shape[-1]],
+                trajectory_at(upsampler.size),
+            )
             used, few = self.sampling[role], max(1, TOGETHER // upsampler.size**2)
             total = trajectory.length(upsampler.diffusion.schedule, used.steps)
             parts = []
@@ -187,9 +205,14 @@ class Call:
         return made
 
     def finish(
-        self, made: Mapping[int, Tensor], z_i: Tensor, asked: Sequence[Mapping[str, Any]], painted: Tensor | None = None
+        self,
+        made: Mapping[int, Tensor],
+        z_i: Tensor,
+        asked: Sequence[Mapping[str, Any]],
+        painted: Tensor | None = None,
     ) -> Generation:
-        """The images with their settings, watermarked unless the options say no. All images leave a pipeline here.
+        """The images with their settings, watermarked unless the options say no. All images leave a pipeline
+        here.
 
         Args:
             made: pictures [B, 3, H, W] by side in pixels.
@@ -216,7 +239,11 @@ class Call:
         beyond: dict[str, Any] = {"lanczos_from": last} if self.size > last else {}
         if self.model.dtype not in (None, torch.float32):
             beyond["dtype"] = str(self.model.dtype).removeprefix("torch.")
-        used = {role: self.sampling[role].model_dump(mode="json") for role in self.seconds if role in self.sampling}
+        used = {
+            role: self.sampling[role].model_dump(mode="json")
+            for role in self.seconds
+            if role in self.sampling
+        }
         return [
             {**one, "seed": seed, "model": self.model.name, "size": self.size, **beyond, "stages": used}
             for one, seed in zip(asked, self.seeds, strict=True)
@@ -231,9 +258,11 @@ class Call:
 
 
 def reachable(model: Model) -> tuple[int, ...]:
-    """Sides in pixels that can be asked for: those of the stages, and 1024 where a model ends at a quarter of it.
+    """Sides in pixels that can be asked for: those of the stages, and 1024 where a model ends at a quarter of
+    it.
 
-    Those last pixels are Lanczos's: on photographs an upsampler that was not trained on any does worse (docs/how-to/karlo.md).
+    Those last pixels are Lanczos's: on photographs an upsampler that was not trained on any does worse
+    (docs/how-to/karlo.md).
     """
     sides = model.sizes
     return (*sides, LARGEST) if sides[-1] < LARGEST <= 4 * sides[-1] else sides
@@ -247,13 +276,15 @@ def middle_square(picture: Image.Image) -> Image.Image:
 def preset_for(model: Model, name: str) -> dict[str, dict[str, Any]]:
     """The preset as this model can follow it.
 
-    Analytic-DPM becomes plain ancestral sampling where the variance was never measured, and an upsampler with an expert for
-    its last step keeps its own steps.
+    Analytic-DPM becomes plain ancestral sampling where the variance was never measured, and an upsampler with
+    an expert for its last step keeps its own steps.
     """
     changes = {role: dict(fields) for role, fields in find_preset(name).items()}
     for role, stage in model.stages.items():
         analytic = changes.get(role, {}).get("sampler") == "analytic_dpm"
-        if analytic and not (isinstance(stage, DiffusionStage) and stage.diffusion.schedule.x0_variance is not None):
+        if analytic and not (
+            isinstance(stage, DiffusionStage) and stage.diffusion.schedule.x0_variance is not None
+        ):
             changes[role]["sampler"] = "ddpm"
         if isinstance(stage, Upsampler) and stage.expert:
             changes.pop(role, None)

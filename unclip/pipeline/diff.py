@@ -18,10 +18,15 @@ from unclip.pipeline.slerp import slerp
 
 
 def diff(
-    model: Model, image: Image.Image, before: str, after: str, theta: float | Sequence[float] = (0.25, 0.5),
+    model: Model,
+    image: Image.Image,
+    before: str,
+    after: str,
+    theta: float | Sequence[float] = (0.25, 0.5),
     **options: Unpack[OptionKeywords],
-) -> Generation:  # fmt: skip
-    """Turn a picture from one caption towards another: z_i rotated towards z_t − z_t0 (Ramesh et al. 2022, §3.3).
+) -> Generation:
+    """Turn a picture from one caption towards another: z_i rotated towards z_t − z_t0 (Ramesh et al. 2022,
+    §3.3).
 
     z_d = norm(z_t − z_t0), and z_i is slerped to it by theta, with the picture's own x_T for all frames.
 
@@ -29,14 +34,14 @@ def diff(
         image: of any size. CLIP crops it by its own rule; x_T is of its middle square.
         before: what the picture shows, or a neutral "a photo", or nothing ("").
         after: what it should show.
-        theta: how far to go, each in [0, 1], one image per value; 0 gives the picture back. The paper goes to 0.25 to
-            0.5.
-        options: see `SamplingOptions`. One seed serves all images. The decoder takes 50 steps of DDIM without guidance
-            unless they say otherwise.
+        theta: how far to go, each in [0, 1], one image per value; 0 gives the picture back. The paper goes to
+            0.25 to 0.5.
+        options: see `SamplingOptions`. One seed serves all images. The decoder takes 50 steps of DDIM without
+            guidance unless they say otherwise.
 
     Raises:
-        RequestError: a theta outside [0, 1], captions that mean the same, a picture that cannot be used, a model without
-            an image encoder.
+        RequestError: a theta outside [0, 1], captions that mean the same, a picture that cannot be used, a
+            model without an image encoder.
     """
     thetas = [float(theta)] if isinstance(theta, int | float) else [float(one) for one in theta]
     if not thetas:

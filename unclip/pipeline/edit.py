@@ -23,27 +23,36 @@ SINGLE_STEPS: Final[StageChanges] = {"decoder": {"sampler": "ddpm"}}
 
 
 def edit(
-    model: Model, image: Image.Image, prompt: str, mask: Image.Image | None = None, num_images: int = 1, *,
-    strength: float | None = None, repeats: int | None = None, **options: Unpack[OptionKeywords],
-) -> Generation:  # fmt: skip
+    model: Model,
+    image: Image.Image,
+    prompt: str,
+    mask: Image.Image | None = None,
+    num_images: int = 1,
+    *,
+    strength: float | None = None,
+    repeats: int | None = None,
+    **options: Unpack[OptionKeywords],
+) -> Generation:
     """Paint a part of a picture anew, so that the whole shows the prompt; kept pixels stay bit for bit.
 
-    Needs no special training: every stage samples with the kept part put in at each step (RePaint; Lugmayr et al.
-    2022). A decoder whose config says `inpaint` also sees that part, and needs no repeats. The paper's own model has
-    no such thing; OpenAI's product had.
+    Needs no special training: every stage samples with the kept part put in at each step (RePaint; Lugmayr et
+        al.
+    2022). A decoder whose config says `inpaint` also sees that part, and needs no repeats. The paper's own
+    model has no such thing; OpenAI's product had.
 
     Args:
         image: square.
         prompt: of the whole picture, not of the part alone.
-        mask: of the picture's size, painted where it is transparent or, if nothing of it is, where it is white. Without
-            one, the picture's own transparent pixels are painted; if it has none, all of it is, by `strength`.
+        mask: of the picture's size, painted where it is transparent or, if nothing of it is, where it is
+            white. Without one, the picture's own transparent pixels are painted; if it has none, all of it
+            is, by `strength`.
         num_images: edits.
-        strength: in (0, 1], how much noise the painted part starts from (SDEdit; Meng et al. 2022): 1, the default with
-            a mask, forgets what was there; 0.5 keeps shapes.
-        repeats: of each of the decoder's steps; more make the parts fit better, and take longer. Default: 4, or 1 with
-            an inpainting decoder.
-        options: see `SamplingOptions`. The decoder's sampler is ddpm unless they say otherwise. A picture of just the
-            result's size keeps its pixels as they are, another is resized first.
+        strength: in (0, 1], how much noise the painted part starts from (SDEdit; Meng et al. 2022): 1, the
+            default with a mask, forgets what was there; 0.5 keeps shapes.
+        repeats: of each of the decoder's steps; more make the parts fit better, and take longer. Default: 4,
+            or 1 with an inpainting decoder.
+        options: see `SamplingOptions`. The decoder's sampler is ddpm unless they say otherwise. A picture of
+            just the result's size keeps its pixels as they are, another is resized first.
 
     Raises:
         RequestError: a picture, mask, strength or size that cannot be used.
@@ -56,7 +65,9 @@ def edit(
         raise RequestError(f"strength {strength}: must be above 0 and at most 1")
     image = plain(image)
     if image.width != image.height:
-        raise RequestError(f"the picture has {image.width} × {image.height} pixels: crop it square, or use outpaint")
+        raise RequestError(
+            f"the picture has {image.width} × {image.height} pixels: crop it square, or use outpaint"
+        )
     paint = read_mask(image, mask)
     if paint is None:
         if strength is None:
@@ -65,7 +76,9 @@ def edit(
             )
         paint = torch.ones(image.height, image.width, dtype=torch.bool)
     if chosen.size is None:
-        chosen = replace(chosen, size=next((side for side in model.sizes if side >= image.width), model.sizes[-1]))
+        chosen = replace(
+            chosen, size=next((side for side in model.sizes if side >= image.width), model.sizes[-1])
+        )
     call = Call(model, choose_seeds(num_images, chosen.seed), chosen, forced=SINGLE_STEPS)
     picture = resize(to_tensor(image)[None], call.size).to(model.device)
     how = {
@@ -89,9 +102,16 @@ def default_repeats(model: Model) -> int:
 
 
 def paint_over(
-    call: Call, z_i: Tensor, texts: tuple[Text, Text], picture: Tensor, paint: Tensor, strength: float, repeats: int
+    call: Call,
+    z_i: Tensor,
+    texts: tuple[Text, Text],
+    picture: Tensor,
+    paint: Tensor,
+    strength: float,
+    repeats: int,
 ) -> dict[int, Tensor]:
-    """The decoder's pictures and those of every upsampler up to the call's size, by side, each with the kept part.
+    """The decoder's pictures and those of every upsampler up to the call's size, by side, each with the kept
+    part.
 
     Args:
         texts: captions, and what guidance leads away from.

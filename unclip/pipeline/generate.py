@@ -77,7 +77,9 @@ def decode(
     """
     embed = model.clip.width
     if image_embeds.ndim != 2 or image_embeds.shape[1] != embed:
-        raise RequestError(f"image_embeds of shape {tuple(image_embeds.shape)}: {model.name} decodes [N, {embed}]")
+        raise RequestError(
+            f"image_embeds of shape {tuple(image_embeds.shape)}: {model.name} decodes [N, {embed}]"
+        )
     n = len(image_embeds)
     prompts = [prompt] * n if isinstance(prompt, str) else list(prompt)
     if len(prompts) != n:
@@ -97,7 +99,8 @@ def upsample(
     """Upsample pictures: the last part of `generate`.
 
     Args:
-        images: the middle square of each is resized to the largest side that an upsampler starts from and it fills.
+        images: the middle square of each is resized to the largest side that an upsampler starts from and it
+            fills.
         options: see `SamplingOptions`; `size` must be above that side.
 
     Raises:

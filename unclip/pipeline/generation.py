@@ -23,7 +23,8 @@ class Generation:
         settings: one per image, as written into its file.
         seconds: per stage, for the whole batch.
         image_embeds: z_i, [N, D]; of no width where pictures were only upsampled.
-        stages: the images of the earlier stages by side in pixels (64, 256 …), where `keep_stages` asked for them.
+        stages: the images of the earlier stages by side in pixels (64, 256 …), where `keep_stages` asked for
+            them.
         painted: for an edit, True where the model painted, [H, W]; None where it made all pixels.
     """
 
@@ -37,7 +38,9 @@ class Generation:
 
     @property
     def source(self) -> Source:
-        """What the images' metadata say of their pixels: all of them generated, or a part of a given picture."""
+        """What the images' metadata say of their pixels: all of them generated, or a part of a given
+        picture.
+        """
         return "trainedAlgorithmicMedia" if self.painted is None else "compositeWithTrainedAlgorithmicMedia"
 
     def save(self, number: int, path: str | Path, *, size: int | None = None, metadata: bool = True) -> None:

@@ -20,22 +20,28 @@ from unclip.pipeline.slerp import slerp
 
 
 def interpolate(
-    model: Model, keys: Sequence[Image.Image | str], frames: int = 16, *, fixed_noise: bool = False,
+    model: Model,
+    keys: Sequence[Image.Image | str],
+    frames: int = 16,
+    *,
+    fixed_noise: bool = False,
     **options: Unpack[OptionKeywords],
-) -> Generation:  # fmt: skip
-    """Generate frames from the first key to the next ones, by slerp of z_i and x_T (Ramesh et al. 2022, §3.2).
+) -> Generation:
+    """Generate frames from the first key to the next ones, by slerp of z_i and x_T (Ramesh et al. 2022,
+    §3.2).
 
     Args:
         keys: pictures, or prompts, whose z_i the prior samples and whose x_T is noise. Two make a
             path that ends in both; more make a loop back to the first.
         frames: of each part of the way; both ends of a path are frames, each key of a loop begins its part.
-        fixed_noise: one random x_T for all frames, instead of the way between the keys' own. The ends are then
-            variations of the pictures and not the pictures.
-        options: see `SamplingOptions`. One seed serves all frames. The decoder takes 50 steps of DDIM without guidance
-            unless they say otherwise.
+        fixed_noise: one random x_T for all frames, instead of the way between the keys' own. The ends are
+            then variations of the pictures and not the pictures.
+        options: see `SamplingOptions`. One seed serves all frames. The decoder takes 50 steps of DDIM without
+            guidance unless they say otherwise.
 
     Raises:
-        RequestError: fewer than two keys or frames, a picture that cannot be used, a model without an image encoder.
+        RequestError: fewer than two keys or frames, a picture that cannot be used, a model without an image
+            encoder.
     """
     if len(keys) < 2:
         raise RequestError("an interpolation needs at least two pictures or prompts")
@@ -53,21 +59,30 @@ def interpolate(
         z_i, x_T = _ends(call, keys, captions, first)
         way = [(a, b, theta) for a, b in parts for theta in thetas]
         z = torch.cat([slerp(z_i[a][None], z_i[b][None], theta) for a, b, theta in way])
-        x = None if fixed_noise else torch.cat([slerp(x_T[a][None], x_T[b][None], theta) for a, b, theta in way])
+        x = (
+            None
+            if fixed_noise
+            else torch.cat([slerp(x_T[a][None], x_T[b][None], theta) for a, b, theta in way])
+        )
         made = call.upsample(redraw(call, z, x))
     asked = [
-        {"verb": "interpolate", "from": _name(keys[a]), "to": _name(keys[b]), "theta": theta} for a, b, theta in way
+        {"verb": "interpolate", "from": _name(keys[a]), "to": _name(keys[b]), "theta": theta}
+        for a, b, theta in way
     ]
     return call.finish(made, z, asked)
 
 
-def _ends(call: Call, keys: Sequence[Image.Image | str], captions: list[str], seed: int) -> tuple[Tensor, Tensor]:
+def _ends(
+    call: Call, keys: Sequence[Image.Image | str], captions: list[str], seed: int
+) -> tuple[Tensor, Tensor]:
     """(z_i [K, D], x_T [K, 3, h, h]) of the keys."""
     pictures = [key for key in keys if not isinstance(key, str)]
     found = latents(call, pictures) if pictures else None
     if captions:
         part = Call(
-            call.model, [seed + i for i in range(len(captions))], replace(call.options, size=call.model.sizes[0])
+            call.model,
+            [seed + i for i in range(len(captions))],
+            replace(call.options, size=call.model.sizes[0]),
         )
         sampled = part.sample_prior(*part.encode(captions))
         side = call.model.decoder.size

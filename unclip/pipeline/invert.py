@@ -27,7 +27,8 @@ class Inversion:
 
     Attributes:
         image_embeds: z_i, CLIP's embedding of each, [N, D].
-        noise: x_T, from which DDIM at eta = 0 and z_i lead back to it, [N, 3, h, h] with h the decoder's size.
+        noise: x_T, from which DDIM at eta = 0 and z_i lead back to it, [N, 3, h, h] with h the decoder's
+            size.
     """
 
     image_embeds: Tensor
@@ -35,17 +36,25 @@ class Inversion:
 
 
 def invert(
-    model: Model, image: Image.Image | Sequence[Image.Image], *, evaluations: int = 2, **options: Unpack[OptionKeywords]
+    model: Model,
+    image: Image.Image | Sequence[Image.Image],
+    *,
+    evaluations: int = 2,
+    **options: Unpack[OptionKeywords],
 ) -> Inversion:
-    """Find the latents (z_i, x_T) of pictures, by DDIM inversion of the decoder given z_i (Ramesh et al. 2022, §3).
+    """Find the latents (z_i, x_T) of pictures, by DDIM inversion of the decoder given z_i (Ramesh et al.
+    2022, §3).
 
     Args:
         image: one or several of any size. CLIP crops each by its own rule; x_T is of its middle square.
-        evaluations: of the decoder per step. 1 is the usual inversion; each further one removes most of the error.
-        options: see `SamplingOptions`. The decoder takes 50 steps of DDIM without guidance unless they say otherwise.
+        evaluations: of the decoder per step. 1 is the usual inversion; each further one removes most of the
+            error.
+        options: see `SamplingOptions`. The decoder takes 50 steps of DDIM without guidance unless they say
+            otherwise.
 
     Raises:
-        RequestError: a picture that cannot be used, another sampler than DDIM, a model without an image encoder.
+        RequestError: a picture that cannot be used, another sampler than DDIM, a model without an image
+            encoder.
     """
     images = [image] if isinstance(image, Image.Image) else list(image)
     chosen = collect(options, verb="invert", unused=("seed", "size", "keep_stages", "watermark"))
@@ -64,10 +73,16 @@ def latents(call: Call, images: Sequence[Image.Image], evaluations: int = 2) -> 
     if used.sampler != "ddim":
         raise RequestError(f"decoder: only ddim can be run backwards, not {used.sampler}")
     z_i = call.encode_images(images)
-    x = torch.cat([resize(to_tensor(middle_square(one))[None].to(z_i.device), decoder.size) for one in images])
+    x = torch.cat(
+        [resize(to_tensor(middle_square(one))[None].to(z_i.device), decoder.size) for one in images]
+    )
     # The noise is of the call's images, which can be more than its pictures; an inversion draws none.
     steps = decoder.sample(
-        z_i, *call.encode([""] * len(z_i)), used, call.noise("decoder"), Trajectory(start=x, evaluations=evaluations)
+        z_i,
+        *call.encode([""] * len(z_i)),
+        used,
+        call.noise("decoder"),
+        Trajectory(start=x, evaluations=evaluations),
     )
     return Inversion(z_i, call.run("inversion", steps, used.steps))
 

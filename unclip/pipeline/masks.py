@@ -18,7 +18,8 @@ HALF = 128  # of 255: from here on a pixel is white, or opaque
 def read_mask(image: Image.Image, mask: Image.Image | None) -> Tensor | None:
     """True where to paint, [H, W]; None if neither the mask nor the picture says anything.
 
-    Two conventions: a mask with transparent pixels (OpenAI's) is painted where it is transparent, any other (diffusers')
+    Two conventions: a mask with transparent pixels (OpenAI's) is painted where it is transparent, any other
+        (diffusers')
     where it is white. Without a mask the picture's own transparent pixels are painted.
 
     Args:
@@ -35,7 +36,9 @@ def read_mask(image: Image.Image, mask: Image.Image | None) -> Tensor | None:
             f"the mask has {mask.width} × {mask.height} pixels, the picture {image.width} × {image.height}; "
             "they must be of one size"
         )
-    paint = _transparent(mask) if mask.mode == "RGBA" else torch.from_numpy(np.asarray(mask.convert("L")) >= HALF)
+    paint = (
+        _transparent(mask) if mask.mode == "RGBA" else torch.from_numpy(np.asarray(mask.convert("L")) >= HALF)
+    )
     if not paint.any():
         raise RequestError("the mask keeps everything: make white, or transparent, what is to be painted")
     return paint
@@ -56,7 +59,8 @@ def resized_mask(paint: Tensor, size: int) -> Tensor:
 
 
 def known_at(side: int, picture: Tensor, paint: Tensor) -> Known:
-    """What is kept of the picture at a smaller side: cells of which every pixel is, each the mean of its pixels.
+    """What is kept of the picture at a smaller side: cells of which every pixel is, each the mean of its
+    pixels.
 
     Args:
         picture: [1, 3, H, H]. paint: True where to paint, [H, H].
@@ -65,6 +69,7 @@ def known_at(side: int, picture: Tensor, paint: Tensor) -> Known:
         return Known(picture, ~paint)
     kept = (~paint).to(picture)[None, None]
     share = F.adaptive_avg_pool2d(kept, side)
-    # Kept pixels only: what lies below the mask (black, white, what is to go) must not bleed into the cells beside it.
+    # Kept pixels only: what lies below the mask (black, white, what is to go) must not bleed into the cells
+    # beside it.
     mean = F.adaptive_avg_pool2d(picture * kept, side) / share.clamp(min=1e-6)
     return Known(torch.where(share > 0, mean, F.adaptive_avg_pool2d(picture, side)), (share > 1 - 1e-6)[0, 0])

@@ -17,25 +17,30 @@ from unclip.pipeline.slerp import weighted_mean
 
 
 def mix(
-    model: Model, keys: Sequence[Image.Image | str], weights: Sequence[float] | None = None, num_images: int = 1, *,
-    by: Literal["slerp", "sum"] = "slerp", **options: Unpack[OptionKeywords],
-) -> Generation:  # fmt: skip
+    model: Model,
+    keys: Sequence[Image.Image | str],
+    weights: Sequence[float] | None = None,
+    num_images: int = 1,
+    *,
+    by: Literal["slerp", "sum"] = "slerp",
+    **options: Unpack[OptionKeywords],
+) -> Generation:
     """Generate images of several prompts at once: the weighted mean of their z_i, decoded.
 
-    The prior samples each prompt's z_i with the image's own seed, so that all the weight on one prompt gives the z_i that
-    `generate` samples of it. The decoder reads no caption, because none describes the mean.
+    The prior samples each prompt's z_i with the image's own seed, so that all the weight on one prompt gives
+    the z_i that `generate` samples of it. The decoder reads no caption, because none describes the mean.
 
     Args:
         keys: prompts, or pictures, whose z_i is CLIP's embedding.
         weights: one per key, not negative, of any sum. Default: equal.
         num_images: images of the mix.
-        by: "slerp" for the mean along great circles (of two keys, `slerp` between them), "sum" for the weighted sum,
-            scaled to the length of a z_i.
+        by: "slerp" for the mean along great circles (of two keys, `slerp` between them), "sum" for the
+            weighted sum, scaled to the length of a z_i.
         options: see `SamplingOptions`.
 
     Raises:
-        RequestError: fewer than two keys, weights that do not fit them, keys that are opposite, a picture that cannot be
-            used, a model without an image encoder or a prior where one is needed.
+        RequestError: fewer than two keys, weights that do not fit them, keys that are opposite, a picture
+            that cannot be used, a model without an image encoder or a prior where one is needed.
     """
     if len(keys) < 2:
         raise RequestError("a mix needs at least two prompts or pictures")
@@ -48,7 +53,8 @@ def mix(
     with torch.inference_mode():
         sampled = iter([call.sample_prior(*call.encode([caption] * num_images)) for caption in captions])
         each = [
-            next(sampled) if isinstance(key, str) else call.encode_images([key]).expand(num_images, -1) for key in keys
+            next(sampled) if isinstance(key, str) else call.encode_images([key]).expand(num_images, -1)
+            for key in keys
         ]
         z_i = weighted_mean(torch.stack(each), shares, straight=by == "sum")
         made = call.upsample(call.decode(z_i, *call.encode([""] * num_images)))

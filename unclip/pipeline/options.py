@@ -24,23 +24,24 @@ class SamplingOptions:
     """How a verb of a pipeline samples, and what it returns.
 
     Every verb takes these as keywords, or as one object: `pipe.vary(image, seed=3, size=256)` is
-    `pipe.vary(image, options=SamplingOptions(seed=3, size=256))`. Keywords beside an object replace its fields. A verb
-    ignores the fields of an object that it has no use for; as a keyword they are refused.
+    `pipe.vary(image, options=SamplingOptions(seed=3, size=256))`. Keywords beside an object replace its
+    fields. A verb ignores the fields of an object that it has no use for; as a keyword they are refused.
 
     Attributes:
-        seed: seed of the first image of each prompt or picture; the following images use seed + 1, seed + 2, …. Or a
-            list with one seed per image, which can also be given as `seeds`. Default: random.
-        size: side in pixels at which to stop, one of `Pipeline.sizes`. Default: the largest; for an edit, the smallest
-            that is not below the picture's.
-        preset: steps and samplers of all stages: "fast", "balanced" (the model's own) or "paper" (DALL·E 2's).
-        stages: changes to the preset, fields of `SamplingConfig` by stage: {"prior": {"steps": 10}, "decoder": {…}}.
-            As a keyword this is `options`.
+        seed: seed of the first image of each prompt or picture; the following images use seed + 1, seed + 2,
+            …. Or a list with one seed per image, which can also be given as `seeds`. Default: random.
+        size: side in pixels at which to stop, one of `Pipeline.sizes`. Default: the largest; for an edit, the
+            smallest that is not below the picture's.
+        preset: steps and samplers of all stages: "fast", "balanced" (the model's own) or "paper" (DALL·E
+            2's).
+        stages: changes to the preset, fields of `SamplingConfig` by stage: {"prior": {"steps": 10},
+            "decoder": {…}}. As a keyword this is `options`.
         negative: caption that guidance leads away from.
         keep_stages: whether to return the images of the earlier stages, too.
-        watermark: whether to mark the pixels as generated, invisibly (docs/how-to/provenance.md). Kept pixels of an edit are
-            never changed.
-        on_step: called after every step with the stage, the step's number from 1, the number of steps and the step; may
-            raise `Cancelled`.
+        watermark: whether to mark the pixels as generated, invisibly (docs/how-to/provenance.md). Kept pixels
+            of an edit are never changed.
+        on_step: called after every step with the stage, the step's number from 1, the number of steps and the
+            step; may raise `Cancelled`.
     """
 
     seed: Seed = None
@@ -104,7 +105,11 @@ def check_prompt(prompt: str) -> str:
     if not stripped:
         raise RequestError("the prompt is empty; say what the picture should show")
     bad = next(
-        (c for c in stripped if (ord(c) < 32 and c not in "\t\n\r") or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF),
+        (
+            c
+            for c in stripped
+            if (ord(c) < 32 and c not in "\t\n\r") or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF
+        ),
         None,
     )
     if bad is not None:
@@ -118,7 +123,9 @@ def check_negative(negative: str) -> str:
 
 
 def choose_seeds(num_images: int, seed: Seed = None, *, prompts: int = 1) -> list[int]:
-    """One seed per picture: those given, or counting up from the one given (or a random one) for each prompt."""
+    """One seed per picture: those given, or counting up from the one given (or a random one) for each
+    prompt.
+    """
     if num_images < 1 or prompts < 1:
         raise RequestError("nothing to generate: give a prompt, and a number of images of at least 1")
     if seed is None or isinstance(seed, int):

@@ -20,13 +20,20 @@ from unclip.pipeline.options import MAX_SEED, OptionKeywords, check_prompt, choo
 
 
 def outpaint(
-    model: Model, image: Image.Image, prompt: str, to: tuple[int, int], num_images: int = 1, *, repeats: int | None = None,
+    model: Model,
+    image: Image.Image,
+    prompt: str,
+    to: tuple[int, int],
+    num_images: int = 1,
+    *,
+    repeats: int | None = None,
     **options: Unpack[OptionKeywords],
-) -> Generation:  # fmt: skip
+) -> Generation:
     """Extend a picture to a larger canvas around it, painted to go with it; its own pixels stay bit for bit.
 
-    Square windows as large as the picture go from it outwards; each is an edit (see `edit`) that keeps what is there.
-    They overlap by three quarters: a model puts what a prompt names into the middle, which is then never free.
+    Square windows as large as the picture go from it outwards; each is an edit (see `edit`) that keeps what
+    is there. They overlap by three quarters: a model puts what a prompt names into the middle, which is then
+        never free.
 
     Args:
         image: of any shape. Its transparent pixels are painted, too.
@@ -44,14 +51,20 @@ def outpaint(
     image = plain(image)
     width, height = to
     if width < image.width or height < image.height:
-        raise RequestError(f"to {width}x{height}: smaller than the picture ({image.width} × {image.height} pixels)")
+        raise RequestError(
+            f"to {width}x{height}: smaller than the picture ({image.width} × {image.height} pixels)"
+        )
     if width * height > LARGEST or repeats < 1:
-        raise RequestError(f"to {width}x{height} with {repeats} repeats: at most 64 megapixels, and 1 repeat or more")
+        raise RequestError(
+            f"to {width}x{height} with {repeats} repeats: at most 64 megapixels, and 1 repeat or more"
+        )
     canvas, known = _canvas(image, width, height)
     if known.all():
-        raise RequestError(f"to {width}x{height}: that is the picture itself, and nothing of it is transparent")
-    # As large as the picture: in a larger window it would be a detail, and its subject painted once more around it. But
-    # from half the canvas on, or a small picture would take hundreds.
+        raise RequestError(
+            f"to {width}x{height}: that is the picture itself, and nothing of it is transparent"
+        )
+    # As large as the picture: in a larger window it would be a detail, and its subject painted once more
+    # around it. But from half the canvas on, or a small picture would take hundreds.
     window = min(width, height, model.sizes[-1], max(*image.size, model.sizes[0], min(width, height) // 2))
     size = next(side for side in model.sizes if side >= window)
     results: list[Tensor] = []
@@ -71,7 +84,10 @@ def outpaint(
                 part = Call(model, [(first + number) % MAX_SEED], chosen, forced=SINGLE_STEPS)
                 part.seconds = call.seconds
                 view = painted[:, *box]  # writes go through to the canvas
-                seen, paint = resize(view[None], size).to(model.device), resized_mask(missing, size).to(model.device)
+                seen, paint = (
+                    resize(view[None], size).to(model.device),
+                    resized_mask(missing, size).to(model.device),
+                )
                 texts = text.rows(i, i + 1), null.rows(i, i + 1)
                 made = paint_over(part, z_i[i : i + 1], texts, seen, paint, 1.0, repeats)[size]
                 view.copy_(torch.where(missing, resize(made, window)[0].to(view), view))
@@ -88,7 +104,9 @@ def outpaint(
 
 
 def _canvas(image: Image.Image, width: int, height: int) -> tuple[Tensor, Tensor]:
-    """The picture in the middle of a grey canvas [3, height, width], and True where it is opaque [height, width]."""
+    """The picture in the middle of a grey canvas [3, height, width], and True where it is opaque [height,
+    width].
+    """
     left, top = (width - image.width) // 2, (height - image.height) // 2
     box = (slice(top, top + image.height), slice(left, left + image.width))
     canvas = torch.zeros(3, height, width)
@@ -100,7 +118,9 @@ def _canvas(image: Image.Image, width: int, height: int) -> tuple[Tensor, Tensor
 
 
 def _windows(width: int, height: int, side: int) -> list[tuple[int, int]]:
-    """(left, top) of squares that cover the canvas and overlap by three quarters or more, from the middle outwards."""
+    """(left, top) of squares that cover the canvas and overlap by three quarters or more, from the middle
+    outwards.
+    """
 
     def places(length: int) -> list[int]:
         count = ceil((length - side) / (side / 4)) + 1

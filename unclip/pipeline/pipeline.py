@@ -42,7 +42,8 @@ log = logging.getLogger(__name__)
 class Pipeline:
     """A CLIP, a prior, a decoder and upsamplers that were trained for each other.
 
-    Or some of them: a model that only varies pictures (Karlo's second repository) has no prior and refuses captions, and a
+    Or some of them: a model that only varies pictures (Karlo's second repository) has no prior and refuses
+        captions, and a
     stage by itself does its own part of the way: `sample_prior`, `decode` or `upsample`.
 
     Example:
@@ -69,22 +70,32 @@ class Pipeline:
 
     @classmethod
     def from_pretrained(
-        cls, ref: str, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None,
-        offload: bool = False, revision: str | None = None, token: str | None = None,
-    ) -> Pipeline:  # fmt: skip
-        """The model or the single stage that `ref` names: the bundled "mini", a folder, a Hub repository's id, mini/decoder, ….
+        cls,
+        ref: str,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        offload: bool = False,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> Pipeline:
+        """The model or the single stage that `ref` names: the bundled "mini", a folder, a Hub repository's
+        id, mini/decoder, ….
 
-        diffusers' unCLIP folders and Karlo's own checkpoints are converted on first use, into the user's cache. A prior,
-        decoder or upsampler by itself (a saved stage, a run, the folder of one of diffusers' networks, one of Karlo's .ckpt
-        files) comes with the CLIP that lies beside it, if one does.
+        diffusers' unCLIP folders and Karlo's own checkpoints are converted on first use, into the user's
+        cache. A prior, decoder or upsampler by itself (a saved stage, a run, the folder of one of diffusers'
+        networks, one of Karlo's .ckpt files) comes with the CLIP that lies beside it, if one does.
 
         Args:
             device: the first CUDA device, Apple's, or the CPU, if not given.
-            dtype: of the networks. If not given, float32, so that a seed gives the same picture everywhere; but bfloat16 for
-                a model whose index says `"precision": "bfloat16"` (Karlo) on a device that is quick in it.
-            revision: of a Hub repository: a branch, a tag or a commit; `ref` may say it, too, as owner/name@revision.
+            dtype: of the networks. If not given, float32, so that a seed gives the same picture everywhere;
+                but bfloat16 for a model whose index says `"precision": "bfloat16"` (Karlo) on a device that
+                is quick in it.
+            revision: of a Hub repository: a branch, a tag or a commit; `ref` may say it, too, as
+                owner/name@revision.
             token: for the Hub, if not HF_TOKEN's.
-            offload: a stage is read from disk when its turn comes and dropped after it, so that no two are in memory.
+            offload: a stage is read from disk when its turn comes and dropped after it, so that no two are in
+                memory.
 
         Raises:
             CheckpointError: nothing there, damaged files, or stages that do not belong together.
@@ -123,28 +134,34 @@ class Pipeline:
         return pipeline.to(device or best_device(), dtype)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the model as it is now, exchanged parts included, as a folder that loads back to the same bits.
+        """Writes the model as it is now, exchanged parts included, as a folder that loads back to the same
+        bits.
 
-        A public CLIP is named in it; the weights of another one are copied. Stages that were trained with another CLIP than
-        the pipeline has now are saved as stages of this one, with a warning.
+        A public CLIP is named in it; the weights of another one are copied. Stages that were trained with
+        another CLIP than the pipeline has now are saved as stages of this one, with a warning.
 
         Raises:
-            CheckpointError: `folder` holds something else, or the CLIP cannot be saved. Nothing is written then.
+            CheckpointError: `folder` holds something else, or the CLIP cannot be saved. Nothing is written
+                then.
         """
         public, source = None, None
         if self._clip is not None:
             reference: str | None = getattr(self._clip, "reference", None)
             if reference is None:
                 raise CheckpointError(
-                    f"{folder}: cannot be saved with CLIP {self._clip.identity}, which was made in Python; save that as a "
+                    f"{folder}: cannot be saved with CLIP {self._clip.identity}, which was made in Python; "
+                    "save that as a "
                     "folder, and set pipe.clip to load_clip of it"
                 )
             public, source = clip_to_save(reference)
         stages = {role: self._with_its_clip(role, stage) for role, stage in self.stages.items()}
         made = ModelIndex.of(
-            self.name, {role: role for role in stages}, clip=CLIP if source else public,
-            vocabulary=self.index.vocabulary, precision=self.index.precision,
-        )  # fmt: skip
+            self.name,
+            {role: role for role in stages},
+            clip=CLIP if source else public,
+            vocabulary=self.index.vocabulary,
+            precision=self.index.precision,
+        )
         with files.new_folder(Path(folder), replaces=FILE) as out:
             for role, stage in stages.items():
                 (out / role).mkdir()
@@ -162,7 +179,11 @@ class Pipeline:
         twin.config = stage.config.model_copy(update={"clip": None})
         if not same_clip(recorded, clip):
             log.warning(
-                "%s: its %s was trained with CLIP %s; it is saved with %s", self.name, role, recorded, clip.identity
+                "%s: its %s was trained with CLIP %s; it is saved with %s",
+                self.name,
+                role,
+                recorded,
+                clip.identity,
             )
         try:
             twin.for_clip(clip)
@@ -174,14 +195,18 @@ class Pipeline:
         """Moves everything; with `dtype`, also the networks' precision, which is else `from_pretrained`'s."""
         try:
             self.device = torch.device(device)
-            self.dtype = torch.bfloat16 if dtype is None and self.quick and quick_in_bf16(self.device) else dtype
+            self.dtype = (
+                torch.bfloat16 if dtype is None and self.quick and quick_in_bf16(self.device) else dtype
+            )
             if self._clip is not None:
                 self._clip.to(self.device, self.dtype)
             for stage in self.stages.values():
                 if not (self.offload and isinstance(stage, DiffusionStage)):
                     self._place(stage)
         except (RuntimeError, AssertionError) as error:
-            raise RequestError(f"device {device}: cannot be used here ({str(error).splitlines()[0]})") from None
+            raise RequestError(
+                f"device {device}: cannot be used here ({str(error).splitlines()[0]})"
+            ) from None
         return self
 
     def _place(self, stage: BasePrior | DiffusionStage) -> None:
@@ -190,10 +215,14 @@ class Pipeline:
 
     @contextmanager
     def _in_place(self, stage: DiffusionStage, weights: Path) -> Iterator[None]:
-        """The stage on the device; afterwards its weights are the file's again, which is mapped and not read."""
+        """The stage on the device; afterwards its weights are the file's again, which is mapped and not
+        read.
+        """
 
         def placed(name: str, tensor: Tensor) -> Tensor:
-            """As `_place` would have it, in one step; what is so in the file stays there and is read when it is used."""
+            """As `_place` would have it, in one step; what is so in the file stays there and is read when it
+            is used.
+            """
             if not name.startswith("network."):
                 return tensor.to(self.device, torch.float32)
             layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format

@@ -1,4 +1,6 @@
-"""Presets of the sampling: how many steps, by which sampler. Imports nothing heavy, so that the command line may read it."""
+"""Presets of the sampling: how many steps, by which sampler. Imports nothing heavy, so that the command line
+may read it.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,8 @@ from typing import Any
 
 from unclip.errors import RequestError
 
-# `fast` has the sampler that is nearest to many steps (docs/explanation/samplers.md); `balanced` is the model's own; `paper` is DALL·E 2's
-# (Ramesh et al. 2022, table 3), whose decoder learned its variance.
+# `fast` has the sampler that is nearest to many steps (docs/explanation/samplers.md); `balanced` is the
+# model's own; `paper` is DALL·E 2's (Ramesh et al. 2022, table 3), whose decoder learned its variance.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "fast": {"prior": {"steps": 10, "sampler": "unipc"}, "decoder": {"steps": 12, "sampler": "unipc"}},
     "balanced": {},

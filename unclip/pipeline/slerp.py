@@ -15,7 +15,8 @@ ROUNDS = 60  # of the mean on the sphere, each of which takes away most of what 
 
 
 def slerp(a: Tensor, b: Tensor, theta: float) -> Tensor:
-    """From a (theta = 0) to b (theta = 1) along the great circle, the lengths blended in proportion (Shoemake 1985).
+    """From a (theta = 0) to b (theta = 1) along the great circle, the lengths blended in proportion (Shoemake
+    1985).
 
     Args:
         a, b: [B, ...]; each row is one vector.
@@ -27,7 +28,9 @@ def slerp(a: Tensor, b: Tensor, theta: float) -> Tensor:
     length_a, length_b = rows_a.norm(dim=1, keepdim=True), rows_b.norm(dim=1, keepdim=True)
     unit_a, unit_b = rows_a / length_a.clamp(min=1e-12), rows_b / length_b.clamp(min=1e-12)
     # Half-angle form: acos of a dot product is blind near 0 and π.
-    angle = 2 * torch.atan2((unit_a - unit_b).norm(dim=1, keepdim=True), (unit_a + unit_b).norm(dim=1, keepdim=True))
+    angle = 2 * torch.atan2(
+        (unit_a - unit_b).norm(dim=1, keepdim=True), (unit_a + unit_b).norm(dim=1, keepdim=True)
+    )
     if (angle > torch.pi - STRAIGHT).any():
         raise RequestError("the two are opposite: no path between them is the shortest")
     sine = angle.sin().clamp(min=1e-12)
@@ -42,8 +45,8 @@ def slerp(a: Tensor, b: Tensor, theta: float) -> Tensor:
 def weighted_mean(rows: Tensor, weights: Sequence[float], *, straight: bool = False) -> Tensor:
     """The mean [B, ...] of K latents [K, B, ...] on the sphere, their lengths blended in proportion.
 
-    The point from which the weighted arcs to all of them cancel out (Buss & Fillmore 2001, algorithm A1); of two it is
-    where `slerp` is at the second one's weight. Their order says nothing.
+    The point from which the weighted arcs to all of them cancel out (Buss & Fillmore 2001, algorithm A1); of
+    two it is where `slerp` is at the second one's weight. Their order says nothing.
 
     Args:
         weights: K numbers of at least 0 whose sum is 1.

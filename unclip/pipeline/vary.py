@@ -15,22 +15,29 @@ from unclip.pipeline.options import OptionKeywords, choose_seeds, collect
 
 
 def vary(
-    model: Model, image: Image.Image | Sequence[Image.Image], num_images: int = 1, *, eta: float = 1.0,
-    fresh_noise: bool = False, **options: Unpack[OptionKeywords],
-) -> Generation:  # fmt: skip
-    """Generate variations of a picture: the same z_i, decoded with noise of their own (Ramesh et al. 2022, §3.1).
+    model: Model,
+    image: Image.Image | Sequence[Image.Image],
+    num_images: int = 1,
+    *,
+    eta: float = 1.0,
+    fresh_noise: bool = False,
+    **options: Unpack[OptionKeywords],
+) -> Generation:
+    """Generate variations of a picture: the same z_i, decoded with noise of their own (Ramesh et al. 2022,
+    §3.1).
 
     Args:
         image: one or several of any size. CLIP crops each by its own rule; x_T is of its middle square.
         num_images: variations of each.
-        eta: in [0, 1], DDIM's share of fresh noise on the way from the picture's own x_T. 0 gives the picture back; the
-            more, the more differs of what z_i does not hold.
+        eta: in [0, 1], DDIM's share of fresh noise on the way from the picture's own x_T. 0 gives the picture
+            back; the more, the more differs of what z_i does not hold.
         fresh_noise: start from noise instead of x_T, as OpenAI's product did; `eta` is then ignored.
-        options: see `SamplingOptions`. The decoder takes 50 steps of DDIM without guidance unless they say otherwise;
-            with `fresh_noise` it is sampled as in `generate`.
+        options: see `SamplingOptions`. The decoder takes 50 steps of DDIM without guidance unless they say
+            otherwise; with `fresh_noise` it is sampled as in `generate`.
 
     Raises:
-        RequestError: a picture that cannot be used, an impossible eta or size, a model without an image encoder.
+        RequestError: a picture that cannot be used, an impossible eta or size, a model without an image
+            encoder.
     """
     pictures = [image] if isinstance(image, Image.Image) else list(image)
     chosen = collect(options)

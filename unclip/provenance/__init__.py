@@ -1,1 +1,3 @@
-"""Marks that say a picture was made by a model: an invisible watermark, metadata, and what finds them again."""
+"""Marks that say a picture was made by a model: an invisible watermark, metadata, and what finds them
+again.
+"""

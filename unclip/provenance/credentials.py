@@ -1,7 +1,8 @@
-"""Content credentials (C2PA): a signed statement in a picture's file that a model made it; needs unclip[c2pa].
+"""Content credentials (C2PA): a signed statement in a picture's file that a model made it; needs
+unclip[c2pa].
 
-The signature says who states it and that the file has not been changed since. Whether to believe that signer is another
-question: a certificate made here is on nobody's list of those to trust.
+The signature says who states it and that the file has not been changed since. Whether to believe that signer
+is another question: a certificate made here is on nobody's list of those to trust.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ class Signer:
             signer = cls((folder / CHAIN).read_bytes(), (folder / KEY).read_bytes())
         except OSError as error:
             raise RequestError(
-                f"{error.filename}: cannot be read ({error.strerror}); make one with unclip provenance init {folder}"
+                f"{error.filename}: cannot be read ({error.strerror}); make one with unclip provenance init "
+                f"{folder}"
             ) from None
         signer.sign(_blank(), "trainedAlgorithmicMedia")  # now, and not when the first picture is done
         return signer
@@ -77,9 +79,10 @@ class Signer:
         c2pa = _library()
         # Of an edit, too: "edited" would have to follow "opened", which names the picture it began with.
         action = {
-            "action": "c2pa.created", "digitalSourceType": SOURCE_TYPES + source,
+            "action": "c2pa.created",
+            "digitalSourceType": SOURCE_TYPES + source,
             "softwareAgent": {"name": "unclip", "version": __version__},
-        }  # fmt: skip
+        }
         manifest = {
             "claim_generator_info": [{"name": "unclip", "version": __version__}],
             "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [action]}}],
@@ -99,7 +102,8 @@ def create(folder: Path, name: str) -> Signer:
     """Makes a certificate of one's own, and a root that vouches for it, valid for five years.
 
     Args:
-        folder: gets both certificates, and the key, which only its owner can read. The root's key is thrown away.
+        folder: gets both certificates, and the key, which only its owner can read. The root's key is thrown
+            away.
         name: the organisation that signs.
 
     Raises:
@@ -116,15 +120,24 @@ def create(folder: Path, name: str) -> Signer:
 
     def named(common: str) -> x509.Name:
         return x509.Name(
-            [x509.NameAttribute(NameOID.ORGANIZATION_NAME, name), x509.NameAttribute(NameOID.COMMON_NAME, common)]
+            [
+                x509.NameAttribute(NameOID.ORGANIZATION_NAME, name),
+                x509.NameAttribute(NameOID.COMMON_NAME, common),
+            ]
         )
 
     def usage(*, signs: bool, vouches: bool) -> x509.KeyUsage:
         return x509.KeyUsage(
-            digital_signature=signs, key_cert_sign=vouches, crl_sign=vouches, content_commitment=False,
-            key_encipherment=False, data_encipherment=False, key_agreement=False, encipher_only=False,
+            digital_signature=signs,
+            key_cert_sign=vouches,
+            crl_sign=vouches,
+            content_commitment=False,
+            key_encipherment=False,
+            data_encipherment=False,
+            key_agreement=False,
+            encipher_only=False,
             decipher_only=False,
-        )  # fmt: skip
+        )
 
     root, own = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=5)  # clocks differ
@@ -141,10 +154,14 @@ def create(folder: Path, name: str) -> Signer:
             .add_extension(x509.BasicConstraints(ca=vouches, path_length=None), critical=True)
             .add_extension(usage(signs=not vouches, vouches=vouches), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root.public_key()), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(root.public_key()), critical=False
+            )
         )
         if not vouches:
-            builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), False)
+            builder = builder.add_extension(
+                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), False
+            )
         chain.append(builder.sign(root, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / KEY).touch(mode=0o600)
@@ -152,7 +169,7 @@ def create(folder: Path, name: str) -> Signer:
         own.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-    )  # fmt: skip
+    )
     (folder / CHAIN).write_bytes(b"".join(chain))
     return Signer.load(folder)
 
@@ -171,7 +188,9 @@ def read(data: bytes) -> Manifest | None:
     except (c2pa.C2paError, ValueError):
         return None
     active = tree.get("manifests", {}).get(tree.get("active_manifest"), {})
-    return Manifest(str(tree.get("validation_state")), str(active.get("signature_info", {}).get("issuer", "")))
+    return Manifest(
+        str(tree.get("validation_state")), str(active.get("signature_info", {}).get("issuer", ""))
+    )
 
 
 def _library() -> ModuleType:

@@ -1,4 +1,5 @@
-"""What a picture file's metadata says of its origin, read without decoding a pixel: a million files stay cheap.
+"""What a picture file's metadata says of its origin, read without decoding a pixel: a million files stay
+cheap.
 
 PNG chunks, JPEG segments and RIFF chunks are walked; what is not metadata is skipped unread.
 """
@@ -39,7 +40,9 @@ class Header(NamedTuple):
 
 
 def read_header(file: BinaryIO) -> Header:
-    """What the metadata of an opened PNG, JPEG or WebP file says; nothing, of any other file or a damaged one."""
+    """What the metadata of an opened PNG, JPEG or WebP file says; nothing, of any other file or a damaged
+    one.
+    """
     found: dict[str, None] = {}  # a set that keeps the order
     credentials = False
     for number, (kind, data) in enumerate(_blocks(file)):

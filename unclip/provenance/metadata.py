@@ -1,4 +1,6 @@
-"""Picture files that say what they are: where the pixels come from (IPTC, as XMP) and the settings that made them."""
+"""Picture files that say what they are: where the pixels come from (IPTC, as XMP) and the settings that made
+them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from PIL.PngImagePlugin import PngInfo
 from unclip import __version__
 from unclip.errors import RequestError
 
-Source = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]  # all of it, or a part, by a model
+Source = Literal[
+    "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
+]  # all of it, or a part, by a model
 Format = Literal["PNG", "JPEG", "WEBP"]
 
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"

@@ -44,7 +44,8 @@ class Findings:
 
 
 def verify(path: Path) -> Findings:
-    """Looks for every mark in a picture file, with bounded work: the watermark is sought in up to 64 megapixels.
+    """Looks for every mark in a picture file, with bounded work: the watermark is sought in up to 64
+    megapixels.
 
     Raises:
         RequestError: it cannot be read.
@@ -70,7 +71,8 @@ def _manifest(data: bytes) -> Manifest | None:
 
 
 def generated(data: bytes, *, watermark: bool = True) -> str | None:
-    """Why a training picture should be left out, if a mark says that a model made it; the cheap marks come first.
+    """Why a training picture should be left out, if a mark says that a model made it; the cheap marks come
+    first.
 
     Args:
         data: the file.
@@ -103,5 +105,7 @@ def _find_watermark(file: BinaryIO, *, search: bool) -> Detection | None:
         except Image.DecompressionBombError:
             return None
     with image:
-        image.draft(None, (REDUCED, REDUCED))  # a JPEG is decoded at a fraction of its size; others stay as they are
+        image.draft(
+            None, (REDUCED, REDUCED)
+        )  # a JPEG is decoded at a fraction of its size; others stay as they are
         return detect(image, search=search) if image.width * image.height <= LARGEST else None

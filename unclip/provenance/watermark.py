@@ -1,9 +1,12 @@
-"""The invisible watermark: a fixed noise pattern, spread over the picture's middle frequencies (Cox et al. 1997).
+"""The invisible watermark: a fixed noise pattern, spread over the picture's middle frequencies (Cox et al.
+1997).
 
-It says one thing only, "made by unclip", and no more (zero-bit). The pattern is public, as it must be for everyone to look
-for it, so whoever wants to can remove or forge it: this is a label for honest use and for clean training data, no seal.
+It says one thing only, "made by unclip", and no more (zero-bit). The pattern is public, as it must be for
+everyone to look for it, so whoever wants to can remove or forge it: this is a label for honest use and for
+clean training data, no seal.
 
-Pictures are compared on a canonical grid of 256 × 256, to which they are stretched whatever their size and shape.
+Pictures are compared on a canonical grid of 256 × 256, to which they are stretched whatever their size and
+shape.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ NATIVE = (256, 512, 1024)  # sides of pictures as they are made and served; thei
 
 
 class Detection(NamedTuple):
-    """How well the pattern fits, in standard deviations of what chance gives, and from where on that is a finding."""
+    """How well the pattern fits, in standard deviations of what chance gives, and from where on that is a
+    finding.
+    """
 
     score: float
     threshold: float
@@ -62,7 +67,8 @@ def detect(picture: Image.Image, *, search: bool = True) -> Detection:
     """Looks for the watermark.
 
     Args:
-        search: also in what may be a part of a marked picture, down to three quarters of each side; 30 times as slow.
+        search: also in what may be a part of a marked picture, down to three quarters of each side; 30 times
+            as slow.
     """
     grey = picture.convert("L")
     if (factor := min(grey.size) // REDUCED) > 1:
@@ -92,7 +98,9 @@ def _crops(width: int, height: int) -> list[tuple[int, int]]:
 
 
 def _score(grey: Image.Image, width: int, height: int) -> float:
-    """The best fit of the pattern to the picture at that size, over the places where it may have been cut out."""
+    """The best fit of the pattern to the picture at that size, over the places where it may have been cut
+    out.
+    """
     small = np.asarray(grey.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32)
     canvas = np.zeros((GRID, GRID))
     canvas[:height, :width] = np.clip(small - _box(small), -LIMIT, LIMIT)
@@ -106,13 +114,17 @@ def _score(grey: Image.Image, width: int, height: int) -> float:
 
 
 def _whitened(canvas: Array) -> NDArray[np.complexfloating[Any, Any]]:
-    """The spectrum within the band, all frequencies made about equally loud, so that no texture outshouts the rest."""
+    """The spectrum within the band, all frequencies made about equally loud, so that no texture outshouts the
+    rest.
+    """
     loudness = _box(np.abs(np.fft.fft2(canvas)))[:, : GRID // 2 + 1]
     return np.where(_band(), np.fft.rfft2(canvas) / (loudness + 1e-9), 0)
 
 
 def _hiding(grey: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How much each place hides [H, W], by the spread of the values around it: texture more than a clear sky."""
+    """How much each place hides [H, W], by the spread of the values around it: texture more than a clear
+    sky.
+    """
     picture = Image.fromarray(grey)
     small = np.asarray(picture.resize((GRID, GRID), Image.Resampling.BOX), dtype=np.float64)
     spread = np.sqrt(np.maximum(_box(np.square(small)) - _box(small) ** 2, 0))
@@ -132,7 +144,9 @@ def _box(values: Array) -> Array:
 
 @lru_cache(maxsize=8)
 def _pattern(height: int, width: int) -> NDArray[np.float32]:
-    """The pattern at that size, with unit variance. It is band-limited, so that every size holds the same one exactly."""
+    """The pattern at that size, with unit variance. It is band-limited, so that every size holds the same one
+    exactly.
+    """
     spectrum = np.zeros((height, width // 2 + 1), dtype=complex)
     rows, columns = min(height, GRID) // 2, min(width, GRID) // 2
     source = _spectrum()

@@ -20,7 +20,8 @@ EMBEDDABLE: Final = "/v1/files/images/"  # its URLs are signed, and made to be s
 
 
 def authorize(request: Request, keys: Sequence[str]) -> str:
-    """Checks the API key, if any are configured, and returns the client's identity for its share of the queue.
+    """Checks the API key, if any are configured, and returns the client's identity for its share of the
+    queue.
 
     The key is a bearer token or in the header `api-key`.
 
@@ -33,7 +34,8 @@ def authorize(request: Request, keys: Sequence[str]) -> str:
     key = given.strip() if scheme.lower() == "bearer" else request.headers.get("api-key", "")
     if not key:
         raise ApiError(
-            "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer "
+            "You didn't provide an API key. You need to provide your API key in an Authorization header "
+            "using Bearer "
             "auth (i.e. Authorization: Bearer YOUR_KEY).",
             status=401,
         )
@@ -54,7 +56,9 @@ def address(request: Request) -> str:
 
 
 def base_url(request: Request, public: str | None) -> str:
-    """Returns the URL under which the client reaches this server: `public`, or what the client or the proxy says."""
+    """Returns the URL under which the client reaches this server: `public`, or what the client or the proxy
+    says.
+    """
     if public:
         return public.rstrip("/")
     scheme = request.headers.get("x-forwarded-proto", request.url.scheme).partition(",")[0].strip()
@@ -76,8 +80,9 @@ def is_loopback(host: str) -> bool:
 class KeylessGuard:
     """ASGI middleware for a server without keys: other sites' pages in the user's browser must not use it.
 
-    Refused are foreign `Host`s (DNS rebinding: a page whose own name now points to 127.0.0.1), requests that a browser
-    marks as cross-site, and bodies of JSON routes that are not declared as JSON, which browsers send without asking.
+    Refused are foreign `Host`s (DNS rebinding: a page whose own name now points to 127.0.0.1), requests that
+    a browser marks as cross-site, and bodies of JSON routes that are not declared as JSON, which browsers
+    send without asking.
 
     Args:
         hosts: names other than loopback ones under which the server is known; None accepts every `Host`.
@@ -100,14 +105,17 @@ class KeylessGuard:
         name = urlsplit(f"//{headers.get('host', '')}").hostname or ""
         if self.hosts is not None and not is_loopback(name) and name not in self.hosts:
             raise ApiError(
-                f"This server answers to this machine only, not to the host {name[:100]!r}. If clients reach it "
+                f"This server answers to this machine only, not to the host {name[:100]!r}. If clients "
+                "reach it "
                 "under that name, start it with --public-url or with --api-key.",
                 status=403,
             )
         reading = method in ("GET", "HEAD")
         harmless = reading and (path.startswith(EMBEDDABLE) or headers.get("sec-fetch-mode") == "navigate")
         if not harmless and self._is_cross_site(headers, name):
-            message = "Requests from other sites are refused; start the server with --cors-origin to allow one."
+            message = (
+                "Requests from other sites are refused; start the server with --cors-origin to allow one."
+            )
             raise ApiError(message, status=403)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if method == "POST" and path.endswith("/images/generations") and kind != "application/json":
@@ -119,4 +127,6 @@ class KeylessGuard:
             return False
         if headers.get("sec-fetch-site") == "cross-site":
             return True
-        return origin is not None and (urlsplit(origin).hostname or "") != host  # browsers without Sec-Fetch-Site
+        return (
+            origin is not None and (urlsplit(origin).hostname or "") != host
+        )  # browsers without Sec-Fetch-Site

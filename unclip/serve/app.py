@@ -106,7 +106,11 @@ def create_app(worker: Worker, store: Store, policy: Policy) -> FastAPI:
         app.add_middleware(KeylessGuard, hosts=policy.hosts, origins=policy.origins)
     if policy.origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=policy.origins, allow_methods=["*"], allow_headers=["*"], max_age=600
+            CORSMiddleware,
+            allow_origins=policy.origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            max_age=600,
         )
     app.add_middleware(RequestRecorder, metrics=metrics)
     for error in (ApiError, RequestError, HTTPException, ClientDisconnect):

@@ -71,7 +71,9 @@ async def _limited(request: Request, most: int) -> AsyncGenerator[bytes, None]:
             async with asyncio.timeout_at(deadline):
                 part = await anext(parts, None)
         except TimeoutError:
-            raise ApiError(f"The body did not arrive within {BODY_DEADLINE:.0f} seconds.", status=408) from None
+            raise ApiError(
+                f"The body did not arrive within {BODY_DEADLINE:.0f} seconds.", status=408
+            ) from None
         if part is None:
             return
         length += len(part)

@@ -1,4 +1,6 @@
-"""HTTP connections within bounds: a deadline for request headers, and no more connections than descriptors."""
+"""HTTP connections within bounds: a deadline for request headers, and no more connections than
+descriptors.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,19 @@ def raise_file_limit() -> int:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         soft = wanted
-    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(16, min(MAX_CONNECTIONS, soft - RESERVED_FILES))
+    return (
+        MAX_CONNECTIONS
+        if soft == resource.RLIM_INFINITY
+        else max(16, min(MAX_CONNECTIONS, soft - RESERVED_FILES))
+    )
 
 
 class BoundedProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 protocol that closes connections beyond `max_connections` and those without a request.
+    """uvicorn's HTTP/1.1 protocol that closes connections beyond `max_connections` and those without a
+    request.
 
-    A connection whose headers do not come within the deadline is closed, like one that sends them byte by byte.
+    A connection whose headers do not come within the deadline is closed, like one that sends them byte by
+    byte.
     """
 
     max_connections = MAX_CONNECTIONS

@@ -24,7 +24,11 @@ DIVISIBLE = (*BATCHED, EditRequest)  # each of their images depends on its own s
 
 
 def draw(
-    pipeline: Pipeline, requests: Sequence[GenerationRequest], seeds: Sequence[int], size: int, on_step: OnStep
+    pipeline: Pipeline,
+    requests: Sequence[GenerationRequest],
+    seeds: Sequence[int],
+    size: int,
+    on_step: OnStep,
 ) -> Generation:
     """Draws one image per seed.
 

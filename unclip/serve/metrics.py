@@ -23,10 +23,17 @@ class Metrics:
             "unclip_request_seconds", "Time to answer.", ["route"], registry=registry, buckets=SECONDS
         )
         self.queue_seconds = Histogram(
-            "unclip_queue_seconds", "Time from a request to its first batch.", registry=registry, buckets=SECONDS
+            "unclip_queue_seconds",
+            "Time from a request to its first batch.",
+            registry=registry,
+            buckets=SECONDS,
         )
         self.stage_seconds = Histogram(
-            "unclip_stage_seconds", "Time of a stage for one batch.", ["stage"], registry=registry, buckets=SECONDS
+            "unclip_stage_seconds",
+            "Time of a stage for one batch.",
+            ["stage"],
+            registry=registry,
+            buckets=SECONDS,
         )
         self.batch_images = Histogram(
             "unclip_batch_images", "Images in a batch.", registry=registry, buckets=(1, 2, 4, 8, 16, 32)

@@ -22,10 +22,11 @@ ACCESS: Final = logging.getLogger("unclip.access")
 
 
 class RequestRecorder:
-    """ASGI middleware that numbers, times, logs and counts requests, and answers unforeseen errors with a 500.
+    """ASGI middleware that numbers, times, logs and counts requests, and answers unforeseen errors with a
+    500.
 
-    The log names the route and no query, because queries hold signatures; neither has it bodies, because these hold
-    prompts.
+    The log names the route and no query, because queries hold signatures; neither has it bodies, because
+    these hold prompts.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -73,7 +74,10 @@ class RequestRecorder:
 async def refuse(request: Request, error: Exception) -> Response:
     """Answers a foreseen error with the envelope."""
     if isinstance(error, HTTPException):
-        known = {404: f"Invalid URL ({request.method} {request.url.path})", 405: f"Not allowed: {request.method}"}
+        known = {
+            404: f"Invalid URL ({request.method} {request.url.path})",
+            405: f"Not allowed: {request.method}",
+        }
         error = ApiError(known.get(error.status_code, str(error.detail)), status=error.status_code)
     elif not isinstance(error, ApiError):
         error = ApiError(str(error))

@@ -24,7 +24,11 @@ from unclip.serve.service import ImageService
 
 PATH: Final = "/ui"
 SWEEP: Final = 3600  # seconds between two sweeps of uploads that are a day old
-FONTS: Final = ("ui-sans-serif", "system-ui", "sans-serif")  # the reader's own, so that nothing is fetched elsewhere
+FONTS: Final = (
+    "ui-sans-serif",
+    "system-ui",
+    "sans-serif",
+)  # the reader's own, so that nothing is fetched elsewhere
 CSS: Final = """
 #status {min-height: 2em} footer {display: none}
 @media (max-width: 640px) {#pictures, #pictures .grid-wrap {height: auto !important} #pictures {min-height: 340px}}
@@ -96,7 +100,9 @@ class PageOutputs:
     def handler(self, controller: PageController, tab: Tab) -> Callable[..., AsyncGenerator[dict[Any, Any]]]:
         """Returns the function that runs when the tab's button is pressed."""
 
-        async def press(request: gr.Request, album: list[PagePicture], *values: Any) -> AsyncGenerator[dict[Any, Any]]:
+        async def press(
+            request: gr.Request, album: list[PagePicture], *values: Any
+        ) -> AsyncGenerator[dict[Any, Any]]:
             count = len(tab.inputs)
             n, size, *advanced = values[count:]
             try:
@@ -104,7 +110,9 @@ class PageOutputs:
                 wanted = await controller.build(tab.build, *values[:count], settings)
                 waiting = controller.service.worker.waiting
                 yield {
-                    self.status: f"Waiting for {waiting} pictures of other requests …" if waiting else "Drawing …",
+                    self.status: f"Waiting for {waiting} pictures of other requests …"
+                    if waiting
+                    else "Drawing …",
                     self.stop: gr.Button(visible=True),
                 }
                 async with aclosing(controller.draw(wanted, address(request.request))) as course:
@@ -112,7 +120,10 @@ class PageOutputs:
                         if isinstance(made[0], PagePicture):
                             yield self._done([*made, *album], made)
                         else:
-                            yield {self.gallery: gr.Gallery(value=made, selected_index=None), self.status: "Drawing …"}
+                            yield {
+                                self.gallery: gr.Gallery(value=made, selected_index=None),
+                                self.status: "Drawing …",
+                            }
             except UnclipError as error:
                 gr.Warning(str(error), title="That did not work")
                 yield {self.status: f"**That did not work:** {error}", self.stop: gr.Button(visible=False)}
@@ -145,7 +156,9 @@ def create_page(controller: PageController) -> gr.Blocks:
         with gr.Accordion("Advanced", open=False):
             how = [gr.Slider(1, MAX_IMAGES, 4, step=1, label="How many pictures"), _size(controller.sizes)]
             # Text, because Gradio's number fields turn from empty to 0 when they are first shown.
-            how += [gr.Textbox(label=label, placeholder="the model's own") for label, _, _ in ADVANCED.values()]
+            how += [
+                gr.Textbox(label=label, placeholder="the model's own") for label, _, _ in ADVANCED.values()
+            ]
         outputs.history.render()
         running = [
             trigger(
@@ -162,7 +175,9 @@ def create_page(controller: PageController) -> gr.Blocks:
         stopped = ("Stopped.", gr.Button(visible=False))
         outputs.stop.click(lambda: stopped, None, [outputs.status, outputs.stop], cancels=running, **private)
         for gallery, pictures in ((outputs.gallery, outputs.latest), (outputs.history, outputs.album)):
-            gallery.select(_pick, [pictures], [outputs.picked, outputs.settings], show_progress="hidden", **private)
+            gallery.select(
+                _pick, [pictures], [outputs.picked, outputs.settings], show_progress="hidden", **private
+            )
         for button, tab, target in uses:
             button.click(_use(tab), [outputs.picked], [target, tabs], show_progress="hidden", **private)
     return page
@@ -200,7 +215,9 @@ def _outputs(tabs: Sequence[Tab]) -> tuple[PageOutputs, list[tuple[gr.Button, Ta
         elem_id="history",
         render=False,
     )
-    return PageOutputs(gallery, status, stop, settings, history, gr.State([]), gr.State([]), gr.State(None)), uses
+    return PageOutputs(
+        gallery, status, stop, settings, history, gr.State([]), gr.State([]), gr.State(None)
+    ), uses
 
 
 def _pick(pictures: list[PagePicture], chosen: gr.SelectData) -> tuple[PagePicture, dict[str, Any]]:
@@ -224,4 +241,6 @@ def _use(tab: Tab) -> Callable[[PagePicture | None], tuple[Any, gr.Tabs]]:
 
 def _size(sizes: Sequence[int]) -> gr.Radio:
     """The default is the first upsampler's size: quick, and large enough to look at."""
-    return gr.Radio([(f"{side} × {side}", side) for side in sizes], value=sizes[:2][-1], label="Size in pixels")
+    return gr.Radio(
+        [(f"{side} × {side}", side) for side in sizes], value=sizes[:2][-1], label="Size in pixels"
+    )

@@ -48,7 +48,9 @@ Upload = str | bytes | None  # path of an uploaded file, or its bytes
 
 
 class PictureSettings(NamedTuple):
-    """Settings that all tabs share: number of images, side in pixels, and the texts of `ADVANCED` (may be empty)."""
+    """Settings that all tabs share: number of images, side in pixels, and the texts of `ADVANCED` (may be
+    empty).
+    """
 
     n: int
     size: int
@@ -91,7 +93,9 @@ class PageController:
         picture = check_variation(self._read(image, "the picture to vary"), strict=False)
         return VariationRequest("", **self._common(settings), image=picture)
 
-    def edit(self, drawn: Mapping[str, Any] | None, prompt: str | None, settings: PictureSettings) -> EditRequest:
+    def edit(
+        self, drawn: Mapping[str, Any] | None, prompt: str | None, settings: PictureSettings
+    ) -> EditRequest:
         """Returns a request to paint the brushed area of an image anew.
 
         Args:
@@ -122,11 +126,20 @@ class PageController:
         if not (1 <= wider <= MOST_WIDER and 1 <= taller <= MOST_WIDER):
             raise RequestError(f"A picture is extended to 1 to {MOST_WIDER} times its width and height.")
         to = round(picture.width * wider), round(picture.height * taller)
-        common = {**self._common(settings), "size": to[0], "partial_images": 0}  # previews are of windows only
+        common = {
+            **self._common(settings),
+            "size": to[0],
+            "partial_images": 0,
+        }  # previews are of windows only
         return OutpaintRequest(check_prompt(prompt or ""), **common, image=picture, to=to)
 
     def interpolation(
-        self, first: Upload, first_prompt: str, last: Upload, last_prompt: str | None, settings: PictureSettings
+        self,
+        first: Upload,
+        first_prompt: str,
+        last: Upload,
+        last_prompt: str | None,
+        settings: PictureSettings,
     ) -> InterpolationRequest:
         """Returns a request for the images between two ends, each an image or else a prompt."""
         if settings.n < 2:
@@ -147,7 +160,9 @@ class PageController:
             raise RequestError("How far (θ) is a number above 0, up to 1.")
         picture = check_variation(self._read(image, "the picture to change"), strict=False)
         common = self._common(settings)
-        return DiffRequest(check_prompt(after or ""), **common, image=picture, before=before or "", theta=theta)
+        return DiffRequest(
+            check_prompt(after or ""), **common, image=picture, before=before or "", theta=theta
+        )
 
     def _common(self, settings: PictureSettings) -> dict[str, Any]:
         chosen = {name: text.strip() for name, text in settings.advanced.items() if text and text.strip()}
@@ -161,7 +176,9 @@ class PageController:
         return {**common_fields(body), "size": settings.size, "partial_images": PREVIEWS}
 
     def _read(self, upload: Upload, what: str) -> Image.Image:
-        """Decodes an upload with the API's reader; larger files are allowed, because the page scales photographs."""
+        """Decodes an upload with the API's reader; larger files are allowed, because the page scales
+        photographs.
+        """
         if upload is None:
             raise RequestError(f"Choose {what} first.")
         if isinstance(upload, str):

@@ -1,7 +1,8 @@
 """Gradio's picture inputs without its decoder and within bounds.
 
-Gradio decodes uploads of any size, and its editor keeps what browsers send in memory, without a limit, until it is used.
-Methods are replaced on the instances: Gradio writes a stub file beside the source of every subclass.
+Gradio decodes uploads of any size, and its editor keeps what browsers send in memory, without a limit, until
+it is used. Methods are replaced on the instances: Gradio writes a stub file beside the source of every
+subclass.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""The gate in front of the page: Gradio's routes that the page does not need are closed, and files are checked.
+"""The gate in front of the page: Gradio's routes that the page does not need are closed, and files are
+checked.
 
-Gradio serves a whole toolbox beside the page (a proxy for URLs, recordings, an editor for its own source …), reads any
-path that a client names unless its application was started by `launch()`, and stores uploads without a limit in all.
+Gradio serves a whole toolbox beside the page (a proxy for URLs, recordings, an editor for its own source …),
+reads any path that a client names unless its application was started by `launch()`, and stores uploads
+without a limit in all.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 API: Final = "/gradio_api"
 READ: Final = {
     *("", "/", "/config", "/theme.css", "/manifest.json", "/favicon.ico", "/robots.txt", "/logout"),
-    *(f"{API}/{name}" for name in ("info", "app_id", "startup-events", "queue/data", "upload_progress", "user")),
+    *(
+        f"{API}/{name}"
+        for name in ("info", "app_id", "startup-events", "queue/data", "upload_progress", "user")
+    ),
     *(f"{API}/{name}" for name in ("login_check", "token")),
 }
 READ_BELOW: Final = ("/assets/", "/static/", "/svelte/", f"{API}/heartbeat/", f"{API}/file=")
@@ -116,7 +121,9 @@ class PageGuard:
     async def _pass_upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes an upload on within the limits of one request and of the folder."""
         kind = dict(scope["headers"]).get(b"content-type", b"").lower()
-        if not kind.startswith(b"multipart/form-data"):  # component_server would also call by JSON, which no part does
+        if not kind.startswith(
+            b"multipart/form-data"
+        ):  # component_server would also call by JSON, which no part does
             raise HTTPException(415, "Uploads are multipart/form-data.")
         stored = await asyncio.to_thread(folder_size, self.uploads)
         length = 0
@@ -158,12 +165,16 @@ class LoginThrottle:
     """Makes an address wait after a wrong password: 1, 2, 4 … seconds, up to `SLOWEST_LOGIN`."""
 
     def __init__(self) -> None:
-        self._failed: OrderedDict[str, tuple[int, float]] = OrderedDict()  # address → wrong attempts, when the last was
+        self._failed: OrderedDict[str, tuple[int, float]] = (
+            OrderedDict()
+        )  # address → wrong attempts, when the last was
 
     def wait(self, address: str) -> float:
         """Seconds until the address may try again."""
         attempts, last = self._failed.get(address, (0, 0.0))
-        return max(0.0, last + min(SLOWEST_LOGIN, 2.0 ** (attempts - 1)) - time.monotonic()) if attempts else 0.0
+        return (
+            max(0.0, last + min(SLOWEST_LOGIN, 2.0 ** (attempts - 1)) - time.monotonic()) if attempts else 0.0
+        )
 
     def wrong(self, address: str) -> None:
         """Counts an attempt as wrong."""

@@ -41,7 +41,10 @@ def make_tabs(controller: PageController) -> list[Tab]:
 def _draw(controller: PageController) -> Tab:
     with gr.Tab("Draw", id="draw"):
         prompt = gr.Textbox(
-            label="What the picture should show", placeholder=EXAMPLE, autofocus=True, max_length=LONGEST_PROMPT
+            label="What the picture should show",
+            placeholder=EXAMPLE,
+            autofocus=True,
+            max_length=LONGEST_PROMPT,
         )
         go = gr.Button("Draw", variant="primary")
     return Tab("draw", controller.generation, [prompt], [go.click, prompt.submit], {})
@@ -56,7 +59,9 @@ def _vary(controller: PageController) -> Tab:
 
 def _edit(controller: PageController) -> Tab:
     with gr.Tab("Edit", id="edit"):
-        gr.Markdown("Brush over the area to change.")  # the editor's own label lies under its tools on a phone
+        gr.Markdown(
+            "Brush over the area to change."
+        )  # the editor's own label lies under its tools on a phone
         editor = gr.ImageEditor(
             show_label=False,
             type="filepath",
@@ -69,7 +74,13 @@ def _edit(controller: PageController) -> Tab:
         )
         prompt = gr.Textbox(label="Describe the whole picture after the edit", max_length=LONGEST_PROMPT)
         go = gr.Button("Edit", variant="primary")
-    return Tab("edit", controller.edit, [bound_editor(editor), prompt], [go.click, prompt.submit], {"Edit it": editor})
+    return Tab(
+        "edit",
+        controller.edit,
+        [bound_editor(editor), prompt],
+        [go.click, prompt.submit],
+        {"Edit it": editor},
+    )
 
 
 def _extend(controller: PageController) -> Tab:

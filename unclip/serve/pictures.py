@@ -21,7 +21,14 @@ from unclip.provenance.credentials import Signer
 from unclip.serve.envelope import ApiError
 
 KEPT_SIDE = 1024  # pixels: the largest output size, so queued requests hold no larger images
-CLIENT_TEXT = ("prompt", "negative", "before", "after", "from", "to")  # settings that may hold a client's words
+CLIENT_TEXT = (
+    "prompt",
+    "negative",
+    "before",
+    "after",
+    "from",
+    "to",
+)  # settings that may hold a client's words
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -107,18 +114,24 @@ def read_upload(data: bytes | None, name: str, limits: UploadLimits) -> Image.Im
                 image.draft(None, (KEPT_SIDE, KEPT_SIDE))  # does nothing to other formats
             if max(image.size) > limits.side:
                 width, height = image.size
-                message = f"Invalid input image - at most {limits.side}x{limits.side} pixels, got {width}x{height}."
+                message = (
+                    f"Invalid input image - at most {limits.side}x{limits.side} pixels, got {width}x{height}."
+                )
                 raise ApiError(message, param=name)
             return images.plain(image)
     except ApiError:
         raise
     except RequestError as error:
         raise ApiError(f"Invalid input image - {error}", param=name) from None
-    except Exception:  # Pillow raises many kinds: OSError, ValueError, SyntaxError, struct.error, zlib.error …
+    except (
+        Exception
+    ):  # Pillow raises many kinds: OSError, ValueError, SyntaxError, struct.error, zlib.error …
         raise _bad_format(name, limits) from None
 
 
-def check_edit(image: Image.Image, mask: Image.Image | None, *, strict: bool) -> tuple[Image.Image, Image.Image | None]:
+def check_edit(
+    image: Image.Image, mask: Image.Image | None, *, strict: bool
+) -> tuple[Image.Image, Image.Image | None]:
     """Returns the square image to edit and its mask, white where to paint; no mask if nothing is transparent.
 
     Raises:
@@ -136,7 +149,9 @@ def check_edit(image: Image.Image, mask: Image.Image | None, *, strict: bool) ->
     image = _square(image, strict=strict)
     paint = read_mask(image, None if mask is None else _square(mask, strict=strict))
     image = _shrink(image).convert("RGB")
-    return image, None if paint is None else _resize_mask(Image.fromarray(paint.numpy()).convert("L"), image.size)
+    return image, None if paint is None else _resize_mask(
+        Image.fromarray(paint.numpy()).convert("L"), image.size
+    )
 
 
 def check_variation(image: Image.Image, *, strict: bool) -> Image.Image:
@@ -151,7 +166,9 @@ def composite_kept(made: Image.Image, image: Image.Image, mask: Image.Image | No
     """
     if mask is None:
         return made
-    return Image.composite(made, image.resize(made.size, Image.Resampling.LANCZOS), _resize_mask(mask, made.size))
+    return Image.composite(
+        made, image.resize(made.size, Image.Resampling.LANCZOS), _resize_mask(mask, made.size)
+    )
 
 
 def encode(
@@ -185,7 +202,9 @@ def preview(x0: torch.Tensor, size: int) -> Image.Image:
 
 
 def _shrink(image: Image.Image) -> Image.Image:
-    return image if image.width <= KEPT_SIDE else image.resize((KEPT_SIDE, KEPT_SIDE), Image.Resampling.LANCZOS)
+    return (
+        image if image.width <= KEPT_SIDE else image.resize((KEPT_SIDE, KEPT_SIDE), Image.Resampling.LANCZOS)
+    )
 
 
 def _resize_mask(mask: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -90,9 +90,10 @@ class Share:
 class FairQueue:
     """Requests that wait, in the order of weighted fair queueing. Not thread-safe: the worker holds a lock.
 
-    Each request gets a finish tag: the time at which it would be done if every waiting client got an equal share of
-    the server. The smallest tag is next (Golestani 1994, self-clocked fair queueing). One client's requests keep their
-    order, and a client with a hundred requests delays another one's first by one batch.
+    Each request gets a finish tag: the time at which it would be done if every waiting client got an equal
+        share of
+    the server. The smallest tag is next (Golestani 1994, self-clocked fair queueing). One client's requests
+    keep their order, and a client with a hundred requests delays another one's first by one batch.
 
     Args:
         capacity: images that may wait.

@@ -96,7 +96,9 @@ class InterpolationRequest(GenerationRequest):
 
 @dataclass(frozen=True)
 class DiffRequest(GenerationRequest):
-    """Text diff: `n` images from what one caption says of an image towards the prompt; the last one is at `theta`."""
+    """Text diff: `n` images from what one caption says of an image towards the prompt; the last one is at
+    `theta`.
+    """
 
     image: Image.Image = field(kw_only=True)
     before: str = field(kw_only=True)

@@ -44,7 +44,9 @@ def bind(host: str, port: int) -> socket.socket:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Yields a folder that is removed at the end, also after SIGTERM; removes those of servers that were killed."""
+    """Yields a folder that is removed at the end, also after SIGTERM; removes those of servers that were
+    killed.
+    """
     _sweep_stale()
     with tempfile.TemporaryDirectory(prefix=PREFIX) as name, _locked(Path(name) / LOCK):
         yield Path(name)
@@ -108,7 +110,9 @@ def log_prompt(count: int, prompt: str) -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server that announces itself, tells the application when it drains, and ends quietly when hurried."""
+    """uvicorn's server that announces itself, tells the application when it drains, and ends quietly when
+    hurried.
+    """
 
     def __init__(
         self, config: uvicorn.Config, on_start: Callable[[], None], on_drain: Callable[[], None], folder: Path

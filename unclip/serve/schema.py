@@ -1,7 +1,7 @@
 """The API's bodies as pydantic models: what clients may send, and what they get.
 
-Validation follows dall-e-2. In lenient mode unknown fields are ignored and the shapes of later models are accepted;
-in strict mode whatever dall-e-2 refused is refused.
+Validation follows dall-e-2. In lenient mode unknown fields are ignored and the shapes of later models are
+accepted; in strict mode whatever dall-e-2 refused is refused.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def _size(value: object, info: ValidationInfo) -> int:
             return width
         if not strict and min(width, height) > 0:
             return min(SIZES, key=lambda side: abs(side - max(width, height)))
-    raise PydanticCustomError("literal_error", "no such size", {"allowed": [f"{side}x{side}" for side in SIZES]})
+    raise PydanticCustomError(
+        "literal_error", "no such size", {"allowed": [f"{side}x{side}" for side in SIZES]}
+    )
 
 
 def _preset(value: object) -> str:
@@ -99,9 +101,13 @@ Prompt = Annotated[str, Field(strict=True, min_length=1, max_length=LONGEST_PROM
 Size = Annotated[
     int,
     BeforeValidator(_size),
-    WithJsonSchema({"enum": [*(f"{side}x{side}" for side in SIZES), "auto"], "default": f"{SIZES[-1]}x{SIZES[-1]}"}),
+    WithJsonSchema(
+        {"enum": [*(f"{side}x{side}" for side in SIZES), "auto"], "default": f"{SIZES[-1]}x{SIZES[-1]}"}
+    ),
 ]
-Preset = Annotated[str, BeforeValidator(_preset), WithJsonSchema({"enum": list(PRESETS), "default": "balanced"})]
+Preset = Annotated[
+    str, BeforeValidator(_preset), WithJsonSchema({"enum": list(PRESETS), "default": "balanced"})
+]
 
 
 class ImageBody(BaseModel):
@@ -143,7 +149,8 @@ class EditBody(ImageBody):
     prompt: Prompt = Field(description="Text that describes the whole image after the edit.")
     mask: Upload | None = Field(None, description="Transparent, or else white, where to paint.")
     strength: Annotated[Number, Field(ge=0.01, le=1)] | None = Field(
-        None, description="Without any mask: 1 paints everything anew, less keeps colours and layout. Default: 0.7."
+        None,
+        description="Without any mask: 1 paints everything anew, less keeps colours and layout. Default: 0.7.",
     )
 
 
@@ -167,7 +174,9 @@ def validate(model: type[Body], data: object, rules: Rules) -> Body:
     if rules.strict and (unknown := sorted(set(data) - (DALL_E_2 & set(model.model_fields)))):
         raise ApiError(f"Additional properties are not allowed ({unknown[0][:50]!r} was unexpected)")
     try:
-        return model.model_validate({key: value for key, value in data.items() if value is not None}, context=rules)
+        return model.model_validate(
+            {key: value for key, value in data.items() if value is not None}, context=rules
+        )
     except ValidationError as error:
         raise _refusal(error.errors(include_url=False)[0]) from None
 

@@ -92,7 +92,9 @@ class ImageService:
     def _release(self, queued: QueuedRequest, result: asyncio.Future[DrawnImages]) -> None:
         """Stops the work of a request that nobody waits for any more."""
         if not queued.result.done():
-            result.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # marks it as retrieved
+            result.add_done_callback(
+                lambda ended: ended.cancelled() or ended.exception()
+            )  # marks it as retrieved
             self.worker.cancel(queued)
 
     def _data(self, wanted: GenerationRequest, drawn: DrawnImages, base: str) -> list[dict[str, Any]]:
@@ -167,7 +169,10 @@ class ImageService:
                     if isinstance(now, Preview):
                         name, more = "partial_image", {"partial_image_index": now.number}
                     else:
-                        name, more = "completed", {"seed": now.seeds[0], "x_unclip": {"seconds": round(now.seconds, 3)}}
+                        name, more = (
+                            "completed",
+                            {"seed": now.seeds[0], "x_unclip": {"seconds": round(now.seconds, 3)}},
+                        )
                     yield await asyncio.to_thread(event, name, now.images[0], more)
         except UnclipError as error:
             refused = error if isinstance(error, ApiError) else ApiError(str(error))

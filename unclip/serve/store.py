@@ -26,7 +26,8 @@ NAME: Final = re.compile(r"img-[0-9a-f]{32}\.png")
 class Store:
     """A folder of images and the key that signs their URLs.
 
-    The key lies in the folder, so that URLs outlive the server if the folder does, and several servers can share it.
+    The key lies in the folder, so that URLs outlive the server if the folder does, and several servers can
+    share it.
 
     Args:
         folder: created with mode 0700 if absent.
@@ -126,7 +127,9 @@ class Store:
             ApiError: the URL was not signed with this key or has expired (403), or the file is gone (404).
         """
         signed = NAME.fullmatch(name) and re.fullmatch(r"[0-9]{1,12}", end)
-        if not signed or not hmac.compare_digest(self._signature(name, int(end)).encode(), signature.encode()):
+        if not signed or not hmac.compare_digest(
+            self._signature(name, int(end)).encode(), signature.encode()
+        ):
             raise ApiError("The signature of this URL is not valid.", status=403)
         if int(end) < time.time():
             raise ApiError("This URL has expired.", status=403)
@@ -140,7 +143,9 @@ class Store:
 
 
 def _load_key(folder: Path) -> bytes:
-    """Reads the folder's key, or creates it: of several servers that start together, one wins and all use its key."""
+    """Reads the folder's key, or creates it: of several servers that start together, one wins and all use its
+    key.
+    """
     key = folder / ".key"
     if not key.exists():
         temporary = folder / f".key-{secrets.token_hex(8)}"

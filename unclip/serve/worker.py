@@ -32,7 +32,8 @@ class Worker:
         pipelines: the same model on one device or several; each has a thread.
         capacity: images that may wait; a request that finds no room is refused.
         batch: images drawn together at most.
-        on_prompt: called with the number of images and the prompt of each request; without it prompts leave no trace.
+        on_prompt: called with the number of images and the prompt of each request; without it prompts leave
+            no trace.
     """
 
     def __init__(
@@ -186,7 +187,9 @@ def _watch(shares: Sequence[Share]) -> OnStep:
             # Evenly over the decoder's steps, where the image forms; the last preview shows its result.
             if queued.on_preview and wanted and number * wanted >= (queued.previews + 1) * total:
                 done: list[Image.Image] = list(queued.images)
-                queued.on_preview(queued.previews, done + [preview(x0, queued.request.size) for x0 in step.x0[own]])
+                queued.on_preview(
+                    queued.previews, done + [preview(x0, queued.request.size) for x0 in step.x0[own]]
+                )
                 queued.previews += 1
 
     return on_step

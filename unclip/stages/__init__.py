@@ -1,4 +1,5 @@
-"""The trainable links of the chain. The file's name is the stage's kind: `kind: prior` is `unclip/stages/prior.py`.
+"""The trainable links of the chain. The file's name is the stage's kind: `kind: prior` is
+`unclip/stages/prior.py`.
 
 A stage of your own needs no registration: `kind: my_package.my_stage` names its module.
 """

@@ -1,7 +1,7 @@
 """What every stage has in common: a config, a network, a loss, and a folder on disk.
 
-A stage's `forward` is its loss, so that whatever wraps a module (DDP, FSDP, torch.compile) works by construction.
-Call `stage(batch)`, never `stage.forward(batch)`; to use a trained stage, call its `sample`.
+A stage's `forward` is its loss, so that whatever wraps a module (DDP, FSDP, torch.compile) works by
+construction. Call `stage(batch)`, never `stage.forward(batch)`; to use a trained stage, call its `sample`.
 """
 
 from __future__ import annotations
@@ -40,10 +40,12 @@ class Batch:
         image_embed: z_i, [B, D].
         text: the encoded captions.
         null: the encoded empty caption (one row), which stands in where the text is dropped.
-        clip_image: the whole picture as the frozen CLIP sees it, uint8 [B, S, S, 3]. Only until `image_embed` is made of it.
+        clip_image: the whole picture as the frozen CLIP sees it, uint8 [B, S, S, 3]. Only until `image_embed`
+            is made of it.
         label: number of the picture's class, int64 [B] on the CPU; None where a sample has none.
         keys: [B] names of the samples, for messages.
-        seeds: of what is drawn for each example, int64 [B] on the CPU; without them torch's generator decides.
+        seeds: of what is drawn for each example, int64 [B] on the CPU; without them torch's generator
+            decides.
         skipped: bad samples that were met on the way, by (shard, reason).
     """
 
@@ -83,7 +85,8 @@ class SamplingConfig(Config):
         eta: DDIM's share of fresh noise.
         guidance: scale of classifier-free guidance; 1 is none.
         interval: guide only where low ≤ t/T ≤ high.
-        rescale: share by which the guided prediction is rescaled to the standard deviation of the unguided one.
+        rescale: share by which the guided prediction is rescaled to the standard deviation of the unguided
+            one.
         candidates: number of z_i that the prior samples; the one nearest to the caption's z_t is kept.
     """
 
@@ -101,7 +104,9 @@ class SamplingConfig(Config):
             return type(self).model_validate({**self.model_dump(), **changes})
         except ValueError as error:
             problems: list[Any] = getattr(error, "errors", list)()
-            said = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}, not {p['input']!r}" for p in problems)
+            said = "; ".join(
+                f"{'.'.join(map(str, p['loc']))}: {p['msg']}, not {p['input']!r}" for p in problems
+            )
             raise RequestError(said or str(error)) from None
 
 
@@ -110,8 +115,8 @@ class StageConfig(Config):
 
     Attributes:
         kind: the stage's module in `unclip.stages`, or the full name of a module.
-        clip: identity of the CLIP that the stage is trained with; training fills it in. Stages of different CLIPs refuse to
-            work together.
+        clip: identity of the CLIP that the stage is trained with; training fills it in. Stages of different
+            CLIPs refuse to work together.
         sampling: how the stage is sampled by default.
     """
 
@@ -142,7 +147,9 @@ class Stage(nn.Module, ABC):
     def __init__(self, config: StageConfig) -> None:
         super().__init__()
         self.config = config
-        self.context: int | None = None  # tokens of the longest caption it can read; None if any length will do
+        self.context: int | None = (
+            None  # tokens of the longest caption it can read; None if any length will do
+        )
 
     @property
     def crop(self) -> int | None:
@@ -174,7 +181,8 @@ class Stage(nn.Module, ABC):
         """Records the CLIP it is trained with.
 
         Raises:
-            ConfigError: the stage is for another one, its widths are not that CLIP's, or it reads shorter captions.
+            ConfigError: the stage is for another one, its widths are not that CLIP's, or it reads shorter
+                captions.
         """
         if self.config.clip is not None and not same_clip(self.config.clip, clip):
             raise ConfigError(f"the stage is trained with CLIP {self.config.clip}, not with {clip.identity}")
@@ -183,7 +191,9 @@ class Stage(nn.Module, ABC):
             if ours != theirs:
                 raise ConfigError(f"stage.{key} is {ours}, but {clip.identity} has {theirs}")
         if self.context is not None and self.context < clip.context:
-            raise ConfigError(f"the stage reads {self.context} tokens, but {clip.identity} writes up to {clip.context}")
+            raise ConfigError(
+                f"the stage reads {self.context} tokens, but {clip.identity} writes up to {clip.context}"
+            )
         self.config = self.config.model_copy(update={"clip": clip.identity})
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
@@ -193,7 +203,9 @@ class Stage(nn.Module, ABC):
 
     @classmethod
     def load(cls, folder: Path, *, dtype: torch.dtype | None = torch.float32) -> Self:
-        """The stage that `save` wrote, on the CPU; see `load_weights`. Draws no random number: resuming stays exact."""
+        """The stage that `save` wrote, on the CPU; see `load_weights`. Draws no random number: resuming stays
+        exact.
+        """
         config = parse_checkpoint(cls.Config, folder)
         with torch.device("meta"):
             stage = cls(config)
@@ -208,7 +220,8 @@ class BasePriorConfig(StageConfig, TransformerConfig):
         embed: width D of CLIP's embeddings.
         token_width: width of CLIP's token states.
         context: largest number of tokens of a caption.
-        text_drop: share of the captions, with their embeddings, dropped in training, for classifier-free guidance.
+        text_drop: share of the captions, with their embeddings, dropped in training, for classifier-free
+            guidance.
     """
 
     embed: int
@@ -233,7 +246,9 @@ class BasePrior(Stage):
 
 
 def whitening(batches: Iterable[Batch], moments: Moments | None) -> Moments:
-    """What to whiten z_i by: the moments, measured on the batches where they are not given; no deviation is 0."""
+    """What to whiten z_i by: the moments, measured on the batches where they are not given; no deviation is
+    0.
+    """
     if moments is None:
         embeds = torch.cat([b.image_embed.float().cpu() for b in batches if b.image_embed is not None])
         moments = Moments(embeds.mean(0), embeds.std(0))
@@ -243,7 +258,9 @@ def whitening(batches: Iterable[Batch], moments: Moments | None) -> Moments:
 def parse_checkpoint(kind: type[StageConfig], folder: Path, tree: dict[str, Any] | None = None) -> Any:
     """A saved stage's config: its config.json, or what is left of it in `tree`."""
     try:
-        return parse(kind, read_json(folder / "config.json") if tree is None else tree, f"{folder}/config.json")
+        return parse(
+            kind, read_json(folder / "config.json") if tree is None else tree, f"{folder}/config.json"
+        )
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
 
@@ -266,7 +283,8 @@ class DiffusionStage(Stage):
     def __init__(self, config: DiffusionStageConfig) -> None:
         super().__init__(config)
         self.diffusion = Diffusion(config.diffusion)
-        # Entered for as long as it walks; a pipeline that offloads has it put the weights in place and away again.
+        # Entered for as long as it walks; a pipeline that offloads has it put the weights in place and away
+        # again.
         self.in_place: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def _draw(self, rng: ExampleRng, x0: Tensor) -> tuple[Tensor, Tensor]:
@@ -274,9 +292,14 @@ class DiffusionStage(Stage):
         return rng.integers(self.diffusion.schedule.times), rng.normal(x0)
 
     def walk(
-        self, shape: tuple[int, ...], cond: Cond, null: Cond | None, options: SamplingConfig, noise: SeededNoise,
+        self,
+        shape: tuple[int, ...],
+        cond: Cond,
+        null: Cond | None,
+        options: SamplingConfig,
+        noise: SeededNoise,
         trajectory: Trajectory = FROM_NOISE,
-    ) -> Iterator[Step]:  # fmt: skip
+    ) -> Iterator[Step]:
         """Samples x of that shape: the one place where a stage walks, in whichever way.
 
         Args:
@@ -292,10 +315,13 @@ class DiffusionStage(Stage):
         def steps() -> Iterator[Step]:
             with self.in_place():
                 denoise = self.denoiser(cond, null, options)
-                # At least float32: half precision is for the network alone, its sum of many small steps drifts.
+                # At least float32: half precision is for the network alone, its sum of many small steps
+                # drifts.
                 finest = torch.promote_types(next(self.network.parameters()).dtype, torch.float32)
                 like = torch.empty(shape, device=self.device, dtype=finest)
-                yield from trajectory.walk(sampler, denoise, self.diffusion.schedule, options.steps, noise, like)
+                yield from trajectory.walk(
+                    sampler, denoise, self.diffusion.schedule, options.steps, noise, like
+                )
 
         return steps()
 
@@ -308,7 +334,8 @@ class DiffusionStage(Stage):
 def drop_text(text: Text, null: Text, keep: Tensor) -> Text:
     """The text, with the rows where `keep` [B] is False replaced by the one row of `null`.
 
-    torch.where and not a branch: every parameter is in every step's graph, as data-parallel training wants it.
+    torch.where and not a branch: every parameter is in every step's graph, as data-parallel training wants
+        it.
     """
     text, null = pad_to_same_length(text, null)
     column = keep[:, None]
@@ -328,6 +355,8 @@ def pad_to_same_length(a: Text, b: Text) -> tuple[Text, Text]:
     def padded(text: Text) -> Text:
         extra = length - text.ids.shape[1]
         tokens = F.pad(text.tokens, (0, 0, 0, extra))
-        return Text(text.captions, F.pad(text.ids, (0, extra)), F.pad(text.mask, (0, extra)), text.embed, tokens)
+        return Text(
+            text.captions, F.pad(text.ids, (0, extra)), F.pad(text.mask, (0, extra)), text.embed, tokens
+        )
 
     return padded(a), padded(b)

@@ -13,14 +13,7 @@ from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
 from unclip.clip.identity import weights_identity
-from unclip.clip.openclip import (
-    Architecture,
-    build,
-    causal_mask,
-    text_states,
-    tokenize,
-    tokenizer_with,
-)
+from unclip.clip.openclip import Architecture, build, causal_mask, text_states, tokenize, tokenizer_with
 from unclip.clip.preprocess import Preprocess
 from unclip.files import load_weights, read_json, save_weights, write_json
 from unclip.stages.base import Batch, Stage, StageConfig, parse_checkpoint
@@ -73,7 +66,9 @@ class ClipStage(Stage):
         return (to_text + to_image) / 2
 
     def _encode_text(self, captions: Sequence[str]) -> Tensor:
-        """z_t, [B, D]. Captions go in parts of like length: padding all to the longest one would cost half as much again."""
+        """z_t, [B, D]. Captions go in parts of like length: padding all to the longest one would cost half as
+        much again.
+        """
         ids, mask = tokenize(self.tokenizer, captions, self.architecture.context)
         lengths = mask.sum(1)
         order = lengths.argsort()
@@ -86,7 +81,10 @@ class ClipStage(Stage):
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """As other stages, with the identity of these very weights; half precision later keeps it."""
         identity = self.config.clip or weights_identity(self.name, self.state_dict())
-        write_json(folder / "config.json", {**self.config.model_dump(mode="json"), "clip": None, "identity": identity})
+        write_json(
+            folder / "config.json",
+            {**self.config.model_dump(mode="json"), "clip": None, "identity": identity},
+        )
         save_weights(self, folder / "model.safetensors", dtype)
 
     @classmethod

@@ -1,4 +1,6 @@
-"""The decoder: z_i and the caption → a 64 px picture (Ramesh et al. 2022, §2.1), or the missing part of one."""
+"""The decoder: z_i and the caption → a 64 px picture (Ramesh et al. 2022, §2.1), or the missing part of
+one.
+"""
 
 from __future__ import annotations
 
@@ -56,8 +58,8 @@ class DecoderConfig(DiffusionStageConfig):
         text_encoder: a text encoder of its own. None to read CLIP's token states.
         embed_drop: share of z_i dropped in training, for classifier-free guidance.
         text_drop: share of the captions dropped in training.
-        inpaint: whether the network also gets the known pixels and their mask, as GLIDE's inpainting model does (Nichol et
-            al. 2021, §2.4).
+        inpaint: whether the network also gets the known pixels and their mask, as GLIDE's inpainting model
+            does (Nichol et al. 2021, §2.4).
     """
 
     kind: str = "decoder"
@@ -75,7 +77,9 @@ class DecoderConfig(DiffusionStageConfig):
 
 
 class DecoderNetwork(nn.Module):
-    """The U-Net and its two conditions: z_i and z_t join the time embedding; z_i's tokens and the caption's are attended to."""
+    """The U-Net and its two conditions: z_i and z_t join the time embedding; z_i's tokens and the caption's
+    are attended to.
+    """
 
     def __init__(self, config: DecoderConfig, outputs: int) -> None:
         super().__init__()
@@ -85,7 +89,9 @@ class DecoderNetwork(nn.Module):
         self.text_to_time = nn.Linear(config.embed, self.unet.embed_width)
         self.embed_to_tokens = nn.Linear(config.embed, EXTRA_TOKENS * config.context_width)
         own = config.text_encoder
-        self.text_encoder = TextEncoder(own.vocabulary, own.context, own.width, own.depth, own.heads) if own else None
+        self.text_encoder = (
+            TextEncoder(own.vocabulary, own.context, own.width, own.depth, own.heads) if own else None
+        )
         self.text_to_context = nn.Linear(own.width if own else config.token_width, config.context_width)
         self.context_norm = nn.LayerNorm(config.context_width)
 
@@ -145,7 +151,9 @@ class Decoder(DiffusionStage):
                 self.network.unet.conv_in.weight[:, 3 * config.unet.patch**2 :] = 0
 
     def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Adds zeros for the channels of what is known to a plain decoder's first convolution, or drops an inpainting one's."""
+        """Adds zeros for the channels of what is known to a plain decoder's first convolution, or drops an
+        inpainting one's.
+        """
         name = "network.unet.conv_in.weight"
         ours, theirs = self.state_dict()[name].shape[1], state[name].shape[1]
         if self.inpaints and theirs * (3 + EXTRA_CHANNELS) == ours * 3:
@@ -164,13 +172,19 @@ class Decoder(DiffusionStage):
         keep = random_keep(rng, batch.image) if self.inpaints else None
         known = self._seen(Known(batch.image, keep) if keep is not None else None, batch.image)
         cond = {**_cond(embed, text), **known, **batch.dropout()}
-        # Learning to copy what is known would be learned before learning to go on from it, and nobody asks for the copy.
+        # Learning to copy what is known would be learned before learning to go on from it, and nobody asks
+        # for the copy.
         return self.diffusion.loss(self.network, batch.image, cond, *self._draw(rng, batch.image), keep)
 
     def sample(
-        self, image_embed: Tensor, text: Text, null: Text, options: SamplingConfig, noise: SeededNoise,
+        self,
+        image_embed: Tensor,
+        text: Text,
+        null: Text,
+        options: SamplingConfig,
+        noise: SeededNoise,
         trajectory: Trajectory = FROM_NOISE,
-    ) -> Iterator[Step]:  # fmt: skip
+    ) -> Iterator[Step]:
         """Walks to pictures [B, 3, size, size], from noise unless `trajectory` says otherwise.
 
         Args:
@@ -178,12 +192,17 @@ class Decoder(DiffusionStage):
             text: captions, B rows.
             null: what guidance leads away from, B rows (the empty or a negative caption).
             noise: for B images.
-            trajectory: start, direction and known part of the walk; an inpainting decoder's network sees that part.
+            trajectory: start, direction and known part of the walk; an inpainting decoder's network sees that
+                part.
         """
         cond, null_cond = self.conditions(image_embed, text, null, trajectory.known)
-        return self.walk((len(image_embed), 3, self.size, self.size), cond, null_cond, options, noise, trajectory)
+        return self.walk(
+            (len(image_embed), 3, self.size, self.size), cond, null_cond, options, noise, trajectory
+        )
 
-    def conditions(self, image_embed: Tensor, text: Text, null: Text, known: Known | None) -> tuple[Cond, Cond]:
+    def conditions(
+        self, image_embed: Tensor, text: Text, null: Text, known: Known | None
+    ) -> tuple[Cond, Cond]:
         """The network's condition, and the one that guidance leads away from; arguments as in `sample`."""
         text, null = pad_to_same_length(text, null)
         seen = self._seen(known, image_embed.new_empty(len(image_embed), 3, self.size, self.size))
@@ -191,7 +210,9 @@ class Decoder(DiffusionStage):
         return {**_cond(image_embed, text), **seen}, {**_cond(away, null), **seen}
 
     def _seen(self, known: Known | None, like: Tensor) -> dict[str, Tensor]:
-        """What an inpainting network is told of pictures like those [B, 3, H, W]; with nothing known, all zeros."""
+        """What an inpainting network is told of pictures like those [B, 3, H, W]; with nothing known, all
+        zeros.
+        """
         if not self.inpaints:
             return {}
         if known is None:
@@ -203,8 +224,8 @@ class Decoder(DiffusionStage):
 def random_keep(rng: ExampleRng, like: Tensor) -> Tensor:
     """What is known of training pictures like those [B, 3, H, W], as True in [B, 1, H, W].
 
-    A box with sides anywhere, often beyond the picture's edge, is painted or, as often, alone kept; of every second
-    picture nothing is known, so that it stays a decoder as much.
+    A box with sides anywhere, often beyond the picture's edge, is painted or, as often, alone kept; of every
+    second picture nothing is known, so that it stays a decoder as much.
     """
     height, width = like.shape[2:]
     ends = [1.5 * rng.uniform()[:, None] - 0.25 for _ in range(4)]
@@ -217,7 +238,13 @@ def random_keep(rng: ExampleRng, like: Tensor) -> Tensor:
 
 
 def _cond(embed: Tensor, text: Text) -> Cond:
-    return {"image_embed": embed, "text_embed": text.embed, "ids": text.ids, "tokens": text.tokens, "mask": text.mask}
+    return {
+        "image_embed": embed,
+        "text_embed": text.embed,
+        "ids": text.ids,
+        "tokens": text.tokens,
+        "mask": text.mask,
+    }
 
 
 STAGE = Decoder

@@ -1,4 +1,6 @@
-"""How the low-resolution picture is corrupted while an upsampler trains, so that it forgives what the stage before it does."""
+"""How the low-resolution picture is corrupted while an upsampler trains, so that it forgives what the stage
+before it does.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,9 @@ def degrade(low: Tensor, kind: Kind, seeds: Sequence[int]) -> Tensor:
     """Low-resolution pictures [B, 3, h, w] in [−1, 1], corrupted one by one.
 
     Args:
-        kind: "blur": half of them by a 3 × 3 Gaussian of σ 0.6 (Saharia et al. 2021, as DALL·E 2's first upsampler);
-            "bsr": blur, resampling, noise and JPEG in random order and strength (Zhang et al. 2021, as its second).
+        kind: "blur": half of them by a 3 × 3 Gaussian of σ 0.6 (Saharia et al. 2021, as DALL·E 2's first
+            upsampler); "bsr": blur, resampling, noise and JPEG in random order and strength (Zhang et al.
+            2021, as its second).
         seeds: one per picture.
     """
     if kind == "none" or low.is_meta:  # shapes without pixels are as good as clean
@@ -77,7 +80,9 @@ def _noise(image: Tensor, rng: random.Random) -> Tensor:
     strength = 2 * rng.uniform(1, 10) / 255  # of 8-bit values, on the scale of [−1, 1]
     channels = 1 if rng.random() < 0.4 else 3  # grey (sensor) or coloured noise
     generator = torch.Generator("cpu").manual_seed(rng.getrandbits(62))
-    return image + strength * torch.randn(channels, *image.shape[1:], generator=generator, device="cpu").to(image)
+    return image + strength * torch.randn(channels, *image.shape[1:], generator=generator, device="cpu").to(
+        image
+    )
 
 
 def _jpeg(image: Tensor, rng: random.Random) -> Tensor:

@@ -1,7 +1,8 @@
 """Small pictures from nothing, or from the number of a class: the diffusion models that came before captions.
 
-Sohl-Dickstein et al. 2015 learn mean and covariance by the variational bound, Ho et al. 2020 the noise with a fixed
-covariance, Song et al. 2021 the same at every real time. `configs/{sohl-dickstein,ddpm,score-sde}` have them.
+Sohl-Dickstein et al. 2015 learn mean and covariance by the variational bound, Ho et al. 2020 the noise with a
+fixed covariance, Song et al. 2021 the same at every real time. `configs/{sohl-dickstein,ddpm,score-sde}` have
+them.
 """
 
 from __future__ import annotations
@@ -33,9 +34,11 @@ class PixelsConfig(DiffusionStageConfig):
         channels: 1 for grey pictures, 3 for coloured ones.
         classes: number of classes; 0 for an unconditional model.
         label_drop: share of the labels dropped in training, for classifier-free guidance.
-        continuous: train at real times of the VP SDE, of which the linear schedule is a discretisation, instead of at T steps.
+        continuous: train at real times of the VP SDE, of which the linear schedule is a discretisation,
+            instead of at T steps.
         flips: mirror half of the pictures in training.
-        dequantise: add uniform noise of one level's width to the training data, so that it has a density, for the ODE.
+        dequantise: add uniform noise of one level's width to the training data, so that it has a density, for
+            the ODE.
         unet: shape of the network.
     """
 
@@ -54,7 +57,11 @@ class PixelsConfig(DiffusionStageConfig):
     @model_validator(mode="after")
     def _continuous_is_vp(self) -> Self:
         which = self.diffusion
-        if self.continuous and (which.schedule, which.predict, which.objective) != ("linear", "eps", "simple"):
+        if self.continuous and (which.schedule, which.predict, which.objective) != (
+            "linear",
+            "eps",
+            "simple",
+        ):
             raise ValueError("continuous needs diffusion.schedule linear, predict eps and objective simple")
         if self.continuous and (which.variance == "learned" or which.weight != "none"):
             raise ValueError("continuous needs a diffusion of fixed variance and no weight")
@@ -69,7 +76,9 @@ class PixelsNetwork(nn.Module):
         self.unet = UNet(config.unet, config.channels, outputs)
         self.label = embedding(config.classes + 1, self.unet.embed_width) if config.classes else None
 
-    def forward(self, x: Tensor, t: Tensor, *, label: Tensor | None = None, seeds: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, *, label: Tensor | None = None, seeds: Tensor | None = None
+    ) -> Tensor:
         """x [B, C, H, W]; t, seeds [B]; label int64 [B]."""
         embed = None if self.label is None or label is None else self.label(label)
         out: Tensor = self.unet(x.to(self.unet.conv_in.weight.dtype), t, embed, seeds=seeds)
@@ -112,7 +121,9 @@ class Pixels(DiffusionStage):
         return 2 / (self.diffusion.config.levels - 1)
 
     def data(self, batch: Batch) -> Tensor:
-        """The batch's pictures as the network has them, [B, channels, size, size]: grey if it is, on the data's levels."""
+        """The batch's pictures as the network has them, [B, channels, size, size]: grey if it is, on the
+        data's levels.
+        """
         assert batch.image is not None
         image = batch.image if self.channels == 3 else batch.image.mean(dim=1, keepdim=True)
         return ((image + 1) / self.spacing).round() * self.spacing - 1
@@ -126,7 +137,9 @@ class Pixels(DiffusionStage):
         if not self.classes:
             return {}
         if label is None:
-            raise DataError("the stage has classes, and the shards have no labels; `unclip data labelled` writes such")
+            raise DataError(
+                "the stage has classes, and the shards have no labels; `unclip data labelled` writes such"
+            )
         if int(label.max()) >= self.classes:
             raise DataError(f"class {int(label.max())}: the stage has {self.classes}, from 0 on")
         return {"label": label.to(self.device)}
@@ -135,27 +148,35 @@ class Pixels(DiffusionStage):
         """Walks from noise to pictures [B, channels, size, size].
 
         Args:
-            label: a class for each of the noise's images, int64 [B] on the CPU; None draws whatever is likely.
+            label: a class for each of the noise's images, int64 [B] on the CPU; None draws whatever is
+                likely.
 
         Raises:
             RequestError: guidance, or a class, and the model has no classes.
         """
         count = len(noise.seeds)
         if not self.classes and (label is not None or options.guidance != 1):
-            raise RequestError("the model was trained without classes: it can neither be asked for one nor be guided")
-        null: Cond | None = {"label": torch.full((count,), self.classes, device=self.device)} if self.classes else None
+            raise RequestError(
+                "the model was trained without classes: it can neither be asked for one nor be guided"
+            )
+        null: Cond | None = (
+            {"label": torch.full((count,), self.classes, device=self.device)} if self.classes else None
+        )
         cond = null or {} if label is None else self.condition(label)
         return self.walk((count, self.channels, self.size, self.size), cond, null, options, noise)
 
     def score(self, label: Tensor | None) -> Score:
-        """∇ log p_t(x) of the VP SDE, for x [B, channels, size, size] of the classes [B] and real times 0 < t ≤ 1.
+        """∇ log p_t(x) of the VP SDE, for x [B, channels, size, size] of the classes [B] and real times 0 < t
+        ≤ 1.
 
         Raises:
             RequestError: the diffusion is not the discretisation of that SDE.
         """
         config = self.diffusion.config
         if config.schedule != "linear":
-            raise RequestError(f"the {config.schedule} schedule is not VP's: no SDE, and no likelihood by its ODE")
+            raise RequestError(
+                f"the {config.schedule} schedule is not VP's: no SDE, and no likelihood by its ODE"
+            )
         cond, sde = self.condition(label), VP()
 
         def score(x: Tensor, t: Tensor) -> Tensor:
@@ -163,20 +184,26 @@ class Pixels(DiffusionStage):
             output = self._at_real_times(x, t, **cond)
             if self.diffusion.learned:
                 output = output.chunk(2, dim=1)[0]
-            eps = {"eps": output, "x0": (x - alpha * output) / sigma, "v": sigma * x + alpha * output}[config.predict]
+            eps = {"eps": output, "x0": (x - alpha * output) / sigma, "v": sigma * x + alpha * output}[
+                config.predict
+            ]
             return -eps / sigma
 
         return score
 
     def _at_real_times(self, x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
-        """The network at times in (0, 1]: number i of T is (i + 1) / T, and what lies before the first is taken for it."""
+        """The network at times in (0, 1]: number i of T is (i + 1) / T, and what lies before the first is
+        taken for it.
+        """
         out: Tensor = self.network(x, (t * self.diffusion.schedule.times - 1).clamp(min=0).float(), **cond)
         return out
 
     def draw(
         self, labels: Sequence[int] | None, seeds: Sequence[int], options: SamplingConfig, *, batch: int = 64
     ) -> Iterator[Tensor]:
-        """Pictures [B, channels, size, size] in [−1, 1], batch by batch: number i of labels[i] and of seeds[i]."""
+        """Pictures [B, channels, size, size] in [−1, 1], batch by batch: number i of labels[i] and of
+        seeds[i].
+        """
         for start in range(0, len(seeds), batch):
             part = slice(start, start + batch)
             label = None if labels is None else torch.tensor(labels[part])

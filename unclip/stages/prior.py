@@ -32,8 +32,8 @@ class PriorConfig(DiffusionStageConfig, BasePriorConfig):
     """Configuration of the diffusion prior.
 
     Attributes:
-        normalise: how z_i is scaled for the diffusion: whitened by its measured mean and deviation (Karlo), or multiplied
-            by a fixed scale (the paper).
+        normalise: how z_i is scaled for the diffusion: whitened by its measured mean and deviation (Karlo),
+            or multiplied by a fixed scale (the paper).
         scale: the fixed scale of `normalise: scale`; the paper's is 17.2.
     """
 
@@ -45,7 +45,9 @@ class PriorConfig(DiffusionStageConfig, BasePriorConfig):
 
 
 class PriorNetwork(nn.Module):
-    """A causal transformer over [caption tokens, z_t, time, noised z_i, learned query]; the query's output is z_i."""
+    """A causal transformer over [caption tokens, z_t, time, noised z_i, learned query]; the query's output is
+    z_i.
+    """
 
     def __init__(self, config: PriorConfig) -> None:
         super().__init__()
@@ -65,7 +67,9 @@ class PriorNetwork(nn.Module):
         dtype = self.text.weight.dtype
         parts = [self.text_embed(text_embed.to(dtype)), self.time(t), self.image_embed(x.to(dtype))]
         rest = torch.cat([torch.stack(parts, dim=1), self.query.expand(len(x), 1, -1)], dim=1)
-        states = after_caption(self.body, self.positions, self.context, self.text(tokens.to(dtype)), rest, mask)
+        states = after_caption(
+            self.body, self.positions, self.context, self.text(tokens.to(dtype)), rest, mask
+        )
         out: Tensor = self.out_proj(states[:, -1])
         return out
 
@@ -83,7 +87,8 @@ class Prior(DiffusionStage, BasePrior):
         self.network = PriorNetwork(config)
         self.text_drop, self.normalise, self.width = config.text_drop, config.normalise, config.embed
         self.context = config.context
-        # The recorded rule: diffusion data is (z_i − mean) / std. For a fixed scale that is (z_i − 0) · scale.
+        # The recorded rule: diffusion data is (z_i − mean) / std. For a fixed scale that is (z_i − 0) ·
+        # scale.
         self.register_buffer("mean", torch.zeros(config.embed))
         self.register_buffer("std", torch.full((config.embed,), 1 / config.scale))
 
@@ -102,10 +107,11 @@ class Prior(DiffusionStage, BasePrior):
         return self.diffusion.loss(self.network, x0, _cond(text), *self._draw(rng, x0))
 
     def measure_x0_variance(self, batches: Iterable[Batch], times: int = 64) -> None:
-        """Measures the mean variance of z_i given its noised self, whitened, for `analytic_dpm`, and keeps it in the config.
+        """Measures the mean variance of z_i given its noised self, whitened, for `analytic_dpm`, and keeps it
+        in the config.
 
-        By the law of total variance that is E‖x_0‖² − E‖E[x_0 | x_t]‖², per dimension, where the network stands for the
-        inner mean (Bao et al. 2022, eq. 8, say the same by the score's norm).
+        By the law of total variance that is E‖x_0‖² − E‖E[x_0 | x_t]‖², per dimension, where the network
+        stands for the inner mean (Bao et al. 2022, eq. 8, say the same by the score's norm).
 
         Args:
             batches: of training data, embedded.
@@ -125,7 +131,10 @@ class Prior(DiffusionStage, BasePrior):
             number += len(x0)
         x0_variance = tuple(round(value, 6) for value in (found / number).clamp(min=0).tolist())
         measured = self.diffusion.config.model_copy(update={"x0_variance": x0_variance})
-        self.config, self.diffusion = self.config.model_copy(update={"diffusion": measured}), Diffusion(measured)
+        self.config, self.diffusion = (
+            self.config.model_copy(update={"diffusion": measured}),
+            Diffusion(measured),
+        )
 
     def sample(self, text: Text, null: Text, options: SamplingConfig, noise: SeededNoise) -> Iterator[Step]:
         """Walks from noise to z_i [B, D].

@@ -1,4 +1,6 @@
-"""The autoregressive prior: Text → z_i as a sequence of quantised principal components (Ramesh et al. 2022, §2.2)."""
+"""The autoregressive prior: Text → z_i as a sequence of quantised principal components (Ramesh et al. 2022,
+§2.2).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,15 @@ from unclip.clip import Text
 from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
 from unclip.nn.transformer import Transformer, after_caption, embedding, position_table
-from unclip.stages.base import BasePrior, BasePriorConfig, Batch, Moments, SamplingConfig, drop_text, pad_to_same_length
+from unclip.stages.base import (
+    BasePrior,
+    BasePriorConfig,
+    Batch,
+    Moments,
+    SamplingConfig,
+    drop_text,
+    pad_to_same_length,
+)
 
 REACH = 4.0  # standard deviations of a component that its buckets span on either side
 WAVES = 16.0  # half waves of the quickest of the functions that tell a bucket's place at first
@@ -24,8 +34,8 @@ class AutoregressiveConfig(BasePriorConfig):
     """Configuration of the autoregressive prior.
 
     Attributes:
-        explained: share of z_i's variance that the kept principal components hold; it sets their number (the paper keeps 319
-            of 1,024 and loses less than 1 %).
+        explained: share of z_i's variance that the kept principal components hold; it sets their number (the
+            paper keeps 319 of 1,024 and loses less than 1 %).
         buckets: number of buckets that each component is quantised into.
         dots: number of buckets, with equal counts, of the dot product z_i · z_t.
     """
@@ -38,11 +48,13 @@ class AutoregressiveConfig(BasePriorConfig):
 
 
 class AutoregressiveNetwork(nn.Module):
-    """A causal transformer over [caption tokens, z_t, dot product, codes]; each output from the dot product on is a code.
+    """A causal transformer over [caption tokens, z_t, dot product, codes]; each output from the dot product
+    on is a code.
 
-    Two things are ours, without which a small one learns each component's distribution and nothing of its caption (a
-    loss of 4.89 nats over 256 buckets, where the marginals have 4.89): where a code is to be said, the same component
-    of z_t is known, quantised alike; and neighbouring buckets begin alike, in what is read as in what is said.
+    Two things are ours, without which a small one learns each component's distribution and nothing of its
+    caption (a loss of 4.89 nats over 256 buckets, where the marginals have 4.89): where a code is to be said,
+    the same component of z_t is known, quantised alike; and neighbouring buckets begin alike, in what is read
+    as in what is said.
     """
 
     def __init__(self, config: AutoregressiveConfig) -> None:
@@ -76,7 +88,9 @@ class AutoregressiveNetwork(nn.Module):
         dtype = self.text.weight.dtype
         said = torch.cat([self.dot(dot)[:, None], self.codes(codes)], dim=1) + self.hints(hints)
         rest = torch.cat([self.text_embed(text_embed.to(dtype))[:, None], said], dim=1)
-        states = after_caption(self.body, self.positions, self.context, self.text(tokens.to(dtype)), rest, mask)
+        states = after_caption(
+            self.body, self.positions, self.context, self.text(tokens.to(dtype)), rest, mask
+        )
         logits: Tensor = self.out_proj(states[:, 1:])
         return logits
 
@@ -178,7 +192,8 @@ class AutoregressivePrior(BasePrior):
             if options.guidance != 1:
                 away = self._logits(codes, unsaid, null)[:, -1]
                 logits = away + options.guidance * (logits - away)
-            # The largest of logits with Gumbel noise is a draw from their softmax; Gaussian noise becomes it by its rank.
+            # The largest of logits with Gumbel noise is a draw from their softmax; Gaussian noise becomes it
+            # by its rank.
             rank = torch.special.ndtr(noise(logits)).clamp(1e-7, 1 - 1e-7)
             codes = torch.cat([codes, (logits - (-rank.log()).log()).argmax(1, keepdim=True)], dim=1)
             z_i = self.restore(codes)
@@ -186,7 +201,9 @@ class AutoregressivePrior(BasePrior):
 
     def _logits(self, codes: Tensor, dot: Tensor, text: Text) -> Tensor:
         hints = self._codes(text.embed.float(), self.text_mean, self.text_spread)[:, : codes.shape[1] + 1]
-        out: Tensor = self.network(codes, dot, hints, text_embed=text.embed, tokens=text.tokens, mask=text.mask)
+        out: Tensor = self.network(
+            codes, dot, hints, text_embed=text.embed, tokens=text.tokens, mask=text.mask
+        )
         return out.float()
 
 

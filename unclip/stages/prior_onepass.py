@@ -60,7 +60,9 @@ class OnePassNetwork(nn.Module):
         dtype = self.text.weight.dtype
         parts = torch.stack([self.text_embed(text_embed.to(dtype)), self.noise(noise.to(dtype))], dim=1)
         rest = torch.cat([parts, self.query.expand(len(noise), 1, -1)], dim=1)
-        states = after_caption(self.body, self.positions, self.context, self.text(tokens.to(dtype)), rest, mask)
+        states = after_caption(
+            self.body, self.positions, self.context, self.text(tokens.to(dtype)), rest, mask
+        )
         out: Tensor = self.out_proj(states[:, -1])
         return out
 
@@ -76,7 +78,11 @@ class OnePassPrior(BasePrior):
     def __init__(self, config: OnePassConfig) -> None:
         super().__init__(config)
         self.network = OnePassNetwork(config)
-        self.text_drop, self.contrast, self.temperature = config.text_drop, config.contrast, config.temperature
+        self.text_drop, self.contrast, self.temperature = (
+            config.text_drop,
+            config.contrast,
+            config.temperature,
+        )
         self.width, self.context = config.embed, config.context
         self.register_buffer("mean", torch.zeros(config.embed))
         self.register_buffer("std", torch.ones(config.embed))
@@ -96,7 +102,10 @@ class OnePassPrior(BasePrior):
         made = self._made(rng.normal(true), text)
         loss = F.mse_loss(made, (true - self.mean) / self.std, reduction="none").mean(1)
         # The right caption among the batch's; rows without a caption have none to find.
-        z_i, z_t = F.normalize(made * self.std + self.mean, dim=1), F.normalize(batch.text.embed.float(), dim=1)
+        z_i, z_t = (
+            F.normalize(made * self.std + self.mean, dim=1),
+            F.normalize(batch.text.embed.float(), dim=1),
+        )
         own = torch.arange(len(true), device=true.device)
         contrast = F.cross_entropy(z_i @ z_t.T / self.temperature, own, reduction="none")
         return loss + self.contrast * keep * contrast

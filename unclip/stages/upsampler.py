@@ -1,4 +1,6 @@
-"""The upsamplers: a picture → the same picture four times as large (Ramesh et al. 2022, §2.1 and appendix C)."""
+"""The upsamplers: a picture → the same picture four times as large (Ramesh et al. 2022, §2.1 and appendix
+C).
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,14 @@ class UpsamplerConfig(DiffusionStageConfig):
     Attributes:
         size: side of the output in pixels.
         factor: ratio of the output's side to the input's.
-        crop_fraction: side of the training crops as a share of `size`; the network has convolutions only, so what it learns
-            on crops holds for whole pictures.
+        crop_fraction: side of the training crops as a share of `size`; the network has convolutions only, so
+            what it learns on crops holds for whole pictures.
         unet: shape of the network.
         degradation: how the low-resolution input is degraded in training.
-        residual: predict what to add to the resized input instead of the whole x0, so that an untrained network equals
-            bicubic resampling. Small networks need it. For x0-prediction only.
-        catmull_rom: resize the input by Catmull–Rom splines without clamping, as Karlo does; otherwise by torch's bicubic
-            kernel, clamped to [−1, 1].
+        residual: predict what to add to the resized input instead of the whole x0, so that an untrained
+            network equals bicubic resampling. Small networks need it. For x0-prediction only.
+        catmull_rom: resize the input by Catmull–Rom splines without clamping, as Karlo does; otherwise by
+            torch's bicubic kernel, clamped to [−1, 1].
         expert: use a second U-Net for the last step, at t = 0 (Karlo, which fine-tuned it adversarially).
     """
 
@@ -86,7 +88,11 @@ class Upsampler(DiffusionStage):
     def __init__(self, config: UpsamplerConfig) -> None:
         super().__init__(config)
         self.size, self.factor, self.degradation = config.size, config.factor, config.degradation
-        self.crop_fraction, self.catmull_rom, self.expert = config.crop_fraction, config.catmull_rom, config.expert
+        self.crop_fraction, self.catmull_rom, self.expert = (
+            config.crop_fraction,
+            config.catmull_rom,
+            config.expert,
+        )
         self.network = UpsamplerNetwork(config, outputs=6 if self.diffusion.learned else 3)
 
     @property
@@ -101,14 +107,21 @@ class Upsampler(DiffusionStage):
             )
         side = batch.image.shape[-1]
         rng = batch.rng(batch.image)
-        low = degrade(resize(batch.image, side // self.factor), self.degradation, rng.integers(2**62).tolist())
+        low = degrade(
+            resize(batch.image, side // self.factor), self.degradation, rng.integers(2**62).tolist()
+        )
         cond = {**self.condition(low, side), **batch.dropout()}
         return self.diffusion.loss(self.network, batch.image, cond, *self._draw(rng, batch.image))
 
     def sample(
-        self, low: Tensor, options: SamplingConfig, noise: SeededNoise, *, size: int | None = None,
+        self,
+        low: Tensor,
+        options: SamplingConfig,
+        noise: SeededNoise,
+        *,
+        size: int | None = None,
         trajectory: Trajectory = FROM_NOISE,
-    ) -> Iterator[Step]:  # fmt: skip
+    ) -> Iterator[Step]:
         """Walks to pictures [B, 3, size, size], given smaller ones [B, 3, h, h].
 
         Args:

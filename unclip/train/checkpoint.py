@@ -1,7 +1,7 @@
 """Checkpoints: a folder that is a loadable stage (EMA weights), with what resuming needs beside it.
 
-No generator's state is among it, of no device: what a step draws depends on the seed and the step's number alone (see
-feed.py), on however many processes.
+No generator's state is among it, of no device: what a step draws depends on the seed and the step's number
+alone (see feed.py), on however many processes.
 """
 
 from __future__ import annotations
@@ -146,7 +146,8 @@ def refuse_another(folder: Path, stage: Stage, config: RunConfig) -> None:
     ]
     if differ:
         raise ConfigError(
-            f"{folder}: cannot go on as another stage: {'; '.join(differ)}. Put that back, or start a new run (--out)"
+            f"{folder}: cannot go on as another stage: {'; '.join(differ)}. Put that back, or start a new "
+            "run (--out)"
         )
 
 
@@ -166,7 +167,8 @@ def load_rest(folder: Path, optimizer: torch.optim.Optimizer, emas: list[Ema]) -
         if state and state["exp_avg"].shape != parameter.shape:
             raise CheckpointError(f"{folder}: the optimizer's state belongs to another architecture")
         optimizer.state[parameter] = {
-            name: value if name == "step" else laid_out_like(parameter.detach(), value) for name, value in state.items()
+            name: value if name == "step" else laid_out_like(parameter.detach(), value)
+            for name, value in state.items()
         }
     for i, ema in enumerate(emas):
         ema.load(read_weights((folder / f"ema-{ema.decay}" if i else folder) / "model.safetensors"))

@@ -25,9 +25,10 @@ class OptimConfig(Config):
         warmup: steps of linear warm-up.
         decay: "none" keeps the learning rate; "cosine" lowers it to a twentieth at the last step.
         clip_norm: norm to which longer gradients are clipped.
-        skip_norm: a step whose gradient norm is larger than this, before clipping, is skipped. None skips only steps whose
-            gradient is not finite.
-        skip_limit: number of skipped steps in a row after which the run stops and names the step and its samples.
+        skip_norm: a step whose gradient norm is larger than this, before clipping, is skipped. None skips
+            only steps whose gradient is not finite.
+        skip_limit: number of skipped steps in a row after which the run stops and names the step and its
+            samples.
         fused: compute AdamW's step in one kernel: faster, the same up to rounding.
     """
 
@@ -45,7 +46,9 @@ class OptimConfig(Config):
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 # YAML reads a bare no as false.
-Precision = Annotated[Literal["auto", "no", "bf16", "fp16"], BeforeValidator(lambda x: "no" if x is False else x)]
+Precision = Annotated[
+    Literal["auto", "no", "bf16", "fp16"], BeforeValidator(lambda x: "no" if x is False else x)
+]
 
 
 class TrainConfig(Config):
@@ -55,15 +58,16 @@ class TrainConfig(Config):
         steps: optimizer steps of the whole run.
         seed: seed of initial weights, data order and noise.
         accumulate: batches per step; the gradient is that of all of them.
-        streams: number of independent data streams, shared out evenly among the processes. The same number gives the same
-            samples on any number of processes, at the same global batch. None: one per process of the first start.
-        ema: decay of the averaged weights, warmed up as (1 + step) / (10 + step). With several, the first makes the
-            checkpoint's model and the others are saved beside it as ema-DECAY.
-        precision: precision of the forward and backward pass; weights stay float32. "fp16" needs a GPU and scales the loss.
-            "auto" is bf16 where the device is fast in it, else "no" (float32).
+        streams: number of independent data streams, shared out evenly among the processes. The same number
+            gives the same samples on any number of processes, at the same global batch. None: one per process
+                of the first start.
+        ema: decay of the averaged weights, warmed up as (1 + step) / (10 + step). With several, the first
+            makes the checkpoint's model and the others are saved beside it as ema-DECAY.
+        precision: precision of the forward and backward pass; weights stay float32. "fp16" needs a GPU and
+            scales the loss. "auto" is bf16 where the device is fast in it, else "no" (float32).
         compile: compile the repeated blocks with torch.compile.
-        recompute: compute the blocks' activations again in the backward pass instead of keeping them: less memory, a third
-            more work, the same bits.
+        recompute: compute the blocks' activations again in the backward pass instead of keeping them: less
+            memory, a third more work, the same bits.
         save_every: steps between checkpoints.
         keep: number of the newest checkpoints that are kept.
         keep_every: checkpoints at multiples of this step are kept for ever; 0 for none.
@@ -71,7 +75,8 @@ class TrainConfig(Config):
         validate_every: steps between validation losses, if there is `data.validation`; 0 for none.
         validation_images: number of images that the validation loss is measured on.
         trackers: loggers of accelerate, beside metrics.jsonl. At W&B a resumed run stays one run.
-        peak_tflops: peak of one device, for the model FLOP utilisation (mfu). None if it is known or not needed.
+        peak_tflops: peak of one device, for the model FLOP utilisation (mfu). None if it is known or not
+            needed.
     """
 
     steps: int = Field(ge=1)
@@ -115,10 +120,10 @@ class RunConfig(Config):
 
     Attributes:
         name: name of the run's folder, below runs/, if --out is not given.
-        clip: reference of the frozen CLIP: mini, a run or folder of the CLIP stage, a model folder or Hub id, whose CLIP is
-            taken, openclip:NAME/TAG, hf:NAME. None for stages that need no CLIP.
-        init: reference of the stage whose weights a new run starts from: a run, a saved stage, mini/decoder, or a model,
-            whose stage of the same role is taken. None for random weights.
+        clip: reference of the frozen CLIP: mini, a run or folder of the CLIP stage, a model folder or Hub id,
+            whose CLIP is taken, openclip:NAME/TAG, hf:NAME. None for stages that need no CLIP.
+        init: reference of the stage whose weights a new run starts from: a run, a saved stage, mini/decoder,
+            or a model, whose stage of the same role is taken. None for random weights.
         stage: the stage to train; its keys depend on its `kind`.
         data: where the samples are and how they are batched.
         optim: optimizer and learning rate.

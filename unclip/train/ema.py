@@ -29,7 +29,9 @@ class Ema:
         decay = min(self.decay, (1 + step) / (10 + step))
         theirs = stage.state_dict()
         floats = [name for name, tensor in self.tensors.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_([_local(self.tensors[n]) for n in floats], [_local(theirs[n]) for n in floats], 1 - decay)
+        torch._foreach_lerp_(
+            [_local(self.tensors[n]) for n in floats], [_local(theirs[n]) for n in floats], 1 - decay
+        )
 
     def stage(self, stage: Stage) -> Stage:
         """The averaged twin of the stage. Where the weights are sharded, every process must ask for it."""

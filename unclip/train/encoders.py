@@ -30,8 +30,9 @@ class Sources(NamedTuple):
 
 
 def frozen_clip(ref: str | None, stage: Stage, sources: Sources) -> tuple[Clip | None, ClipSizes | None]:
-    """The CLIP that must run to fill what the stage needs and the shards do not hold, on the CPU; and the sizes of the
-    one that the stage is trained with. A CLIP that need not run is not loaded where its identity can be read from a folder.
+    """The CLIP that must run to fill what the stage needs and the shards do not hold, on the CPU; and the
+    sizes of the one that the stage is trained with. A CLIP that need not run is not loaded where its identity
+    can be read from a folder.
 
     Raises:
         ConfigError: none is named, or the shards hold embeddings of another one.
@@ -54,7 +55,9 @@ def frozen_clip(ref: str | None, stage: Stage, sources: Sources) -> tuple[Clip |
 
 
 def needed_preprocess(clip: Clip | None, stage: Stage, shards: Shards) -> Preprocess | None:
-    """How CLIP wants pictures, where z_i is made of them; asked only then, since a CLIP may read captions alone."""
+    """How CLIP wants pictures, where z_i is made of them; asked only then, since a CLIP may read captions
+    alone.
+    """
     if clip is None or shards.embeddings is not None or "image_embed" not in stage.needs:
         return None
     return clip.preprocess

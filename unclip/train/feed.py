@@ -1,8 +1,10 @@
-"""What a run reads: the same batches, with the same draws, on however many processes and however often interrupted.
+"""What a run reads: the same batches, with the same draws, on however many processes and however often
+interrupted.
 
-The data come in `streams`. The global batch of a step is one portion of every stream, side by side; each process reads
-its share of the streams, so that process r holds the r-th part of its rows. Accumulation cuts each stream's portion into
-consecutive parts. An example's draws are seeded by (seed, step, row of the global batch).
+The data come in `streams`. The global batch of a step is one portion of every stream, side by side; each
+process reads its share of the streams, so that process r holds the r-th part of its rows. Accumulation cuts
+each stream's portion into consecutive parts. An example's draws are seeded by (seed, step, row of the global
+batch).
 """
 
 from __future__ import annotations
@@ -55,7 +57,13 @@ class Feed:
                 f"{config.name}: train.streams={streams} must be a multiple of the {processes} processes, "
                 f"and data.batch={config.data.batch} one of the streams of each"
             )
-        self.config, self.stage, self.clip, self.accelerator, self.sources = config, stage, clip, accelerator, sources
+        self.config, self.stage, self.clip, self.accelerator, self.sources = (
+            config,
+            stage,
+            clip,
+            accelerator,
+            sources,
+        )
         share = streams // processes
         self.own = range(accelerator.process_index * share, (accelerator.process_index + 1) * share)
         self.portion = config.data.batch // share
@@ -64,9 +72,14 @@ class Feed:
     def training(self, step: int) -> Iterator[Batch]:
         """From the first batch of step number `step` (from 0) on, without end.
 
-        The streams are opened anew at every multiple of save_every, seeded by it: a resumed run reads on exactly.
+        The streams are opened anew at every multiple of save_every, seeded by it: a resumed run reads on
+            exactly.
         """
-        every, parts, seed = self.config.train.save_every, self.config.train.accumulate, self.config.train.seed
+        every, parts, seed = (
+            self.config.train.save_every,
+            self.config.train.accumulate,
+            self.config.train.seed,
+        )
         while True:
             opened = step - step % every
             source = self._open(self.config.data, self.sources.training, opened + seed * 1_000_003, self.own)
@@ -106,11 +119,17 @@ class Feed:
         preprocess = needed_preprocess(self.clip, stage, shards)
         made = [
             Stream(
-                data, needs=stage.needs, size=stage.size, crop=stage.crop, preprocess=preprocess, seed=seed, rank=stream,
+                data,
+                needs=stage.needs,
+                size=stage.size,
+                crop=stage.crop,
+                preprocess=preprocess,
+                seed=seed,
+                rank=stream,
                 shards=shards,
             )
             for stream in streams
-        ]  # fmt: skip
+        ]
         return batches(Streams(made))
 
     def _ready(self, batch: Batch, seed: int, part: int, parts: int) -> Batch:
@@ -123,5 +142,7 @@ class Feed:
 
 
 def streams_fit(streams: int, batch: int, processes: int) -> bool:
-    """Whether so many streams can be shared out evenly among the processes, and the batch of each among its streams."""
+    """Whether so many streams can be shared out evenly among the processes, and the batch of each among its
+    streams.
+    """
     return streams % processes == 0 and batch % (streams // processes) == 0

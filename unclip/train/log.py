@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 
 
 def start_trackers(config: RunConfig, run: Path, accelerator: Accelerator) -> None:
-    """Starts accelerate's trackers. One run here is one run at Weights & Biases, however often it was interrupted.
+    """Starts accelerate's trackers. One run here is one run at Weights & Biases, however often it was
+    interrupted.
 
     Raises:
         ConfigError: a tracker cannot start; nobody is logged in, say.
@@ -35,13 +36,18 @@ def start_trackers(config: RunConfig, run: Path, accelerator: Accelerator) -> No
         if not name.exists():
             name.write_text(uuid.uuid4().hex, encoding="utf-8")
         wandb = {
-            "id": name.read_text(encoding="utf-8").strip(), "resume": "allow", "name": run.name, "dir": str(run),
+            "id": name.read_text(encoding="utf-8").strip(),
+            "resume": "allow",
+            "name": run.name,
+            "dir": str(run),
             "config": config.model_dump(mode="json"),
-        }  # fmt: skip
+        }
     try:
         accelerator.init_trackers(config.name, init_kwargs={"wandb": wandb})
     except Exception as error:  # each tracker has its own kinds
-        raise ConfigError(f"{config.name}: train.trackers: {config.train.trackers} cannot start: {error}") from error
+        raise ConfigError(
+            f"{config.name}: train.trackers: {config.train.trackers} cannot start: {error}"
+        ) from error
 
 
 class Log:
@@ -67,7 +73,8 @@ class Meter:
     """Means over the steps since it was last read.
 
     Args:
-        limit: images per second if every device ran at its peak, for the model FLOP utilisation; None if unknown.
+        limit: images per second if every device ran at its peak, for the model FLOP utilisation; None if
+            unknown.
     """
 
     def __init__(self, accelerator: Accelerator, feed: Feed, done: Progress, limit: float | None) -> None:
@@ -97,13 +104,17 @@ class Meter:
         skipped = self.feed.skipped
         numbers["skipped_samples"] = int(self._sum(skipped.total()))
         if skipped:
-            log.warning("process %d skipped bad samples: %s", self.accelerator.process_index, described(skipped))
+            log.warning(
+                "process %d skipped bad samples: %s", self.accelerator.process_index, described(skipped)
+            )
             skipped.clear()
         self._start()
         return numbers
 
     def _sum(self, number: float) -> float:
-        return float(self.accelerator.reduce(torch.tensor(float(number), device=self.accelerator.device), "sum"))
+        return float(
+            self.accelerator.reduce(torch.tensor(float(number), device=self.accelerator.device), "sum")
+        )
 
     def _start(self) -> None:
         self._started, self._images, self._waited = time.monotonic(), self.done.images, self.feed.waited

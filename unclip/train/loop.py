@@ -92,7 +92,9 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
     if main:
         run.mkdir(parents=True, exist_ok=True)
         checkpoint.sweep(run)
-        (run / "run.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+        (run / "run.yaml").write_text(
+            yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8"
+        )
     accelerator.wait_for_everyone()
     if options.trackers:
         start_trackers(config, run, accelerator)
@@ -100,13 +102,16 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
     meter = Meter(accelerator, feed, done, _limit(config, accelerator))
 
     # --- the loop ---
-    bar = tqdm(total=options.steps, initial=done.step, disable=not (main and progress), unit="step", desc=config.name)
+    bar = tqdm(
+        total=options.steps, initial=done.step, disable=not (main and progress), unit="step", desc=config.name
+    )
     with bar, StopSignal(accelerator) as stop:
         source = feed.training(done.step)
         wrapped.train()
         stopped = False
         while done.step < options.steps and not stopped:
-            # Our stages draw by each example's own seed; this is for those of others, which may use torch's generators.
+            # Our stages draw by each example's own seed; this is for those of others, which may use torch's
+            # generators.
             torch.manual_seed(draw_seed("step", options.seed, done.step, accelerator.process_index))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(done.step, optim, options.steps)
@@ -136,7 +141,8 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
             stopped = stop.requested()
             last = stopped or done.step == options.steps
 
-            # --- report, validate, sample, save; where it was told to stop somebody waits, and it only saves ---
+            # --- report, validate, sample, save; where it was told to stop somebody waits, and it only saves
+            # ---
             if due(done.step, LOG_EVERY) or last:
                 numbers = meter.read()
                 bar.set_postfix({name: f"{numbers[name]:.4g}" for name in BAR if name in numbers})
@@ -182,9 +188,12 @@ def start_from(stage: Stage, source: str | Path, clip: str | None = None) -> boo
         clip: reference of this run's CLIP.
 
     Returns:
-        Whether they were learned with another CLIP, so that what the stage knows of embeddings must be measured anew.
+        Whether they were learned with another CLIP, so that what the stage knows of embeddings must be
+        measured anew.
     """
-    folder = resolve(str(source)).stage(role_of(type(stage), getattr(stage.config, "size", None)) or stage.config.kind)
+    folder = resolve(str(source)).stage(
+        role_of(type(stage), getattr(stage.config, "size", None)) or stage.config.kind
+    )
     found = load_stage(folder)
     if type(found) is not type(stage):
         raise ConfigError(f"{folder}: is a {found.config.kind}, not a {stage.config.kind}")
@@ -193,10 +202,17 @@ def start_from(stage: Stage, source: str | Path, clip: str | None = None) -> boo
     except RuntimeError as error:
         differ = shape_keys(found, stage) or [str(error).splitlines()[-1].strip()]
         raise ConfigError(f"{folder}: has another shape than this run's stage: {'; '.join(differ)}") from None
-    another = found.config.clip not in (None, stage.config.clip, clip)  # older stages may name it by its reference
+    another = found.config.clip not in (
+        None,
+        stage.config.clip,
+        clip,
+    )  # older stages may name it by its reference
     if another:
         log.warning(
-            "%s: was trained with CLIP %s; training goes on with %s", folder, found.config.clip, stage.config.clip
+            "%s: was trained with CLIP %s; training goes on with %s",
+            folder,
+            found.config.clip,
+            stage.config.clip,
         )
     return another
 
@@ -204,10 +220,13 @@ def start_from(stage: Stage, source: str | Path, clip: str | None = None) -> boo
 def shape_keys(found: Stage, stage: Stage) -> list[str]:
     """The config keys that give the tensors of two stages of one kind different shapes, with both values.
 
-    Each key that differs is tried by itself: with it, the stage is built without weights as the other one was.
+    Each key that differs is tried by itself: with it, the stage is built without weights as the other one
+        was.
     """
     tree = stage.config.model_dump(mode="json")
-    there, here = (dict(checkpoint.flat(one.config.model_dump(mode="json"), "stage")) for one in (found, stage))
+    there, here = (
+        dict(checkpoint.flat(one.config.model_dump(mode="json"), "stage")) for one in (found, stage)
+    )
     wanted = {name: tensor.shape for name, tensor in stage.state_dict().items()}
 
     def fits(key: str) -> bool:
@@ -216,7 +235,10 @@ def shape_keys(found: Stage, stage: Stage) -> list[str]:
             override_key(changed, f"{key}={json.dumps(there.get(key))}")
             with torch.device("meta"):
                 state = type(stage)(stage.Config.model_validate(changed["stage"])).state_dict()
-        except (ValueError, ConfigError):  # by itself it makes no valid config: it goes with another key that differs
+        except (
+            ValueError,
+            ConfigError,
+        ):  # by itself it makes no valid config: it goes with another key that differs
             return False
         return {name: tensor.shape for name, tensor in stage.adapt_state_dict(state).items()} == wanted
 
@@ -225,7 +247,9 @@ def shape_keys(found: Stage, stage: Stage) -> list[str]:
 
 
 def _clip_for(stage: Stage, config: RunConfig, sources: Sources, accelerator: Accelerator) -> Clip | None:
-    """The frozen CLIP that runs in training, on the device; the stage records the one that it is trained with."""
+    """The frozen CLIP that runs in training, on the device; the stage records the one that it is trained
+    with.
+    """
     try:
         clip, sizes = frozen_clip(config.clip, stage, sources)
         if sizes is not None:
@@ -238,18 +262,23 @@ def _clip_for(stage: Stage, config: RunConfig, sources: Sources, accelerator: Ac
 def _accelerator(config: RunConfig, run: Path) -> Accelerator:
     missing = [name for name in config.train.trackers if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(f"{config.name}: train.trackers: {missing[0]} is not installed; pip install {missing[0]}")
+        raise ConfigError(
+            f"{config.name}: train.trackers: {missing[0]} is not installed; pip install {missing[0]}"
+        )
     device, precision = join_processes().device, config.train.precision
     if precision == "auto":
         precision = "bf16" if quick_in_bf16(device) else "no"
     if precision == "fp16" and device.type == "cpu":
         raise ConfigError(f"{config.name}: train.precision=fp16 needs a GPU; on a CPU take bf16, or no")
-    AcceleratorState._reset_state()  # it is global, and an earlier run in this process may have had another precision
+    # it is global, and an earlier run in this process may have had another precision
+    AcceleratorState._reset_state()
     accelerator = Accelerator(
-        mixed_precision=precision, log_with=list(config.train.trackers) or None, project_dir=run,
+        mixed_precision=precision,
+        log_with=list(config.train.trackers) or None,
+        project_dir=run,
         gradient_accumulation_steps=config.train.accumulate,
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
-    )  # fmt: skip
+    )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         raise ConfigError(
             f"{config.name}: DeepSpeed's engine is not supported: it steps by itself and saves pickles. "
@@ -267,9 +296,16 @@ def _where(saved: Path | None, config: RunConfig, processes: int) -> Progress:
         streams = processes
     if done.streams and (streams, batch) != (done.streams, done.batch):
         log.warning(
-            "%s: goes on after step %d with %d streams of data and %d images a step, where it had %d and %d: from here on it "
-            "reads other samples than it would have", config.name, done.step, streams, batch, done.streams, done.batch,
-        )  # fmt: skip
+            "%s: goes on after step %d with %d streams of data and %d images a step, where it had %d and "
+            "%d: from here on it "
+            "reads other samples than it would have",
+            config.name,
+            done.step,
+            streams,
+            batch,
+            done.streams,
+            done.batch,
+        )
     return replace(done, streams=streams, batch=batch)
 
 

@@ -1,4 +1,6 @@
-"""What a run will take, before it is started: arithmetic on the meta device, where a stage has shapes and no memory."""
+"""What a run will take, before it is started: arithmetic on the meta device, where a stage has shapes and no
+memory.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +53,14 @@ def plan(config: RunConfig, devices: int) -> Plan:
     activations = _activations(config, half) * config.data.batch
     largest = max((sum(p.numel() for p in block.parameters()) for block in blocks(stage)), default=0)
     memory = {}
-    for name, share, gathered in (("ddp", 1, count), ("zero2", devices, count), ("fsdp2", devices, 2 * largest)):
-        copies = gathered * (2 if half else 4)  # what the passes read: rounded, or gathered from the other devices
+    for name, share, gathered in (
+        ("ddp", 1, count),
+        ("zero2", devices, count),
+        ("fsdp2", devices, 2 * largest),
+    ):
+        copies = gathered * (
+            2 if half else 4
+        )  # what the passes read: rounded, or gathered from the other devices
         memory[name] = {
             "weights": 4 * count // share,
             "gradients": 4 * count // share,
@@ -73,11 +81,14 @@ def describe(config: RunConfig, devices: int) -> str:
     rows = [f"{'GiB per device':20}{''.join(f'{name:>9}' for name in found.memory)}"]
     for part in next(iter(found.memory.values())):
         rows.append(f"{part:20}{''.join(f'{parts[part] / 2**30:9.2f}' for parts in found.memory.values())}")
-    rows.append(f"{'in all':20}{''.join(f'{sum(parts.values()) / 2**30:9.2f}' for parts in found.memory.values())}")
+    rows.append(
+        f"{'in all':20}{''.join(f'{sum(parts.values()) / 2**30:9.2f}' for parts in found.memory.values())}"
+    )
     lines = [
         f"{found.parameters:,} parameters",
         f"{found.flops:,} FLOPs per image, forward and backward, without the frozen CLIP's",
-        f"{config.train.steps:,} steps of {found.images // config.train.steps:,} images on {devices} devices: "
+        f"{config.train.steps:,} steps of {found.images // config.train.steps:,} images on {devices} "
+        "devices: "
         f"{found.images:,} images",
         f"{hours:,.0f} device-hours, {hours / devices:,.0f} hours, at {UTILISATION:.0%} of {peak:g} TFLOP/s",
         *rows,
@@ -99,16 +110,28 @@ def _on_meta(config: RunConfig) -> tuple[Stage, Batch]:
     tree: Any = config.stage
     with torch.device("meta"):
         stage = stage_class(tree.kind)(tree).train()
-        embed, width, length = getattr(tree, "embed", 1), getattr(tree, "token_width", 1), stage.context or CAPTION
+        embed, width, length = (
+            getattr(tree, "embed", 1),
+            getattr(tree, "token_width", 1),
+            stage.context or CAPTION,
+        )
         text = Text(
-            ("",), torch.zeros(1, length, dtype=torch.long), torch.ones(1, length, dtype=torch.bool),
-            torch.zeros(1, embed), torch.zeros(1, length, width),
-        )  # fmt: skip
+            ("",),
+            torch.zeros(1, length, dtype=torch.long),
+            torch.ones(1, length, dtype=torch.bool),
+            torch.zeros(1, embed),
+            torch.zeros(1, length, width),
+        )
         image = None if stage.crop is None else torch.zeros(1, 3, stage.crop, stage.crop)
         batch = Batch(
-            (" ".join(["word"] * CAPTION),), image, torch.zeros(1, embed), text, text,
-            label=torch.zeros(1, dtype=torch.long, device="cpu"), seeds=torch.zeros(1, dtype=torch.long, device="cpu"),
-        )  # fmt: skip
+            (" ".join(["word"] * CAPTION),),
+            image,
+            torch.zeros(1, embed),
+            text,
+            text,
+            label=torch.zeros(1, dtype=torch.long, device="cpu"),
+            seeds=torch.zeros(1, dtype=torch.long, device="cpu"),
+        )
     return stage, batch
 
 

@@ -23,8 +23,8 @@ COUNT = 8
 def validate(wrapped: nn.Module, stage: Stage, ema: Ema, feed: Feed) -> dict[str, float]:
     """The loss on the validation samples, always with the same times, noise and dropped conditions.
 
-    For a prior also the cosine of the embeddings that it draws to those of the true picture and of the caption.
-    Every process must ask for it.
+    For a prior also the cosine of the embeddings that it draws to those of the true picture and of the
+    caption. Every process must ask for it.
     """
     batches = list(feed.validation())
     wrapped.eval()
@@ -45,14 +45,18 @@ def _cosines(prior: BasePrior, batch: Batch, feed: Feed) -> dict[str, float]:
     *_, last = prior.sample(
         batch.text, batch.null.repeat(count), prior.config.sampling, SeededNoise(batch.seeds.tolist())
     )
-    cosines = torch.stack([F.cosine_similarity(last.x0, z).mean() for z in (batch.image_embed, batch.text.embed)])
+    cosines = torch.stack(
+        [F.cosine_similarity(last.x0, z).mean() for z in (batch.image_embed, batch.text.embed)]
+    )
     to_image, to_text = feed.accelerator.reduce(cosines, "mean").tolist()
     return {"cosine_to_image": to_image, "cosine_to_text": to_text}
 
 
 @torch.inference_mode()
 def draw_samples(stage: Stage, batch: Batch, path: Path) -> None:
-    """A sheet of what the stage makes of the batch's conditions above what it should be. Stages without pictures draw none."""
+    """A sheet of what the stage makes of the batch's conditions above what it should be. Stages without
+    pictures draw none.
+    """
     made = _pictures(stage, batch)
     if not made:
         return
@@ -72,7 +76,9 @@ def _pictures(stage: Stage, batch: Batch) -> list[Tensor]:
         and batch.null
         and batch.image is not None
     ):
-        *_, last = stage.sample(batch.image_embed[:n], batch.text.rows(0, n), batch.null.repeat(n), options, noise)
+        *_, last = stage.sample(
+            batch.image_embed[:n], batch.text.rows(0, n), batch.null.repeat(n), options, noise
+        )
         return [last.x, batch.image[:n]]
     if isinstance(stage, Upsampler) and batch.image is not None:
         high = batch.image[:n]

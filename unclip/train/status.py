@@ -11,7 +11,16 @@ from unclip.config import read_yaml
 from unclip.files import read_json
 from unclip.train.checkpoint import read_progress, step_folders
 
-SHOWN = ("loss", "validation_loss", "cosine_to_image", "cosine_to_text", "images_per_second", "mfu", "data_wait", "lr")
+SHOWN = (
+    "loss",
+    "validation_loss",
+    "cosine_to_image",
+    "cosine_to_text",
+    "images_per_second",
+    "mfu",
+    "data_wait",
+    "lr",
+)
 
 
 def status(run: Path) -> dict[str, Any]:

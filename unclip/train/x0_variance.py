@@ -1,4 +1,6 @@
-"""What a trained prior leaves open, measured once on training data: the optimal reverse variance is made of it."""
+"""What a trained prior leaves open, measured once on training data: the optimal reverse variance is made of
+it.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,12 @@ BATCH = 64
 
 
 def calibrate(prior: str | Path, shards: str, ref: str | None = None, *, count: int = 512) -> Path:
-    """Measures the x0_variance of a saved diffusion prior on shards, and writes it into its config.json; returns its folder.
+    """Measures the x0_variance of a saved diffusion prior on shards, and writes it into its config.json;
+    returns its folder.
 
     Args:
-        prior: reference of the stage: a saved stage, a run, whose newest checkpoint is taken, or a model folder.
+        prior: reference of the stage: a saved stage, a run, whose newest checkpoint is taken, or a model
+            folder.
         ref: of its CLIP, where the shards hold no embeddings.
         count: samples to measure on.
 
@@ -55,6 +59,8 @@ def calibrate(prior: str | Path, shards: str, ref: str | None = None, *, count: 
 
 def _read(stage: Prior, data: DataConfig, shards: Shards, clip: Clip | None, number: int) -> Iterator[Batch]:
     preprocess = needed_preprocess(clip, stage, shards)
-    stream = Stream(data, needs=stage.needs, size=stage.size, crop=stage.crop, preprocess=preprocess, shards=shards)
+    stream = Stream(
+        data, needs=stage.needs, size=stage.size, crop=stage.crop, preprocess=preprocess, shards=shards
+    )
     for i, batch in enumerate(islice(batches(stream), number)):
         yield replace(embed(batch, clip, stage.needs), seeds=i * BATCH + torch.arange(BATCH))

@@ -28,7 +28,9 @@ generation = client.images.generate(
 )
 save(generation.data[0].url, "generated.png")
 
-variations = client.images.create_variation(image=open("generated.png", "rb"), n=2, size=SIZE, response_format="url")
+variations = client.images.create_variation(
+    image=open("generated.png", "rb"), n=2, size=SIZE, response_format="url"
+)
 assert len({save(one.url, f"variation-{i}.png") for i, one in enumerate(variations.data)}) == 2
 
 width, height = Image.open("generated.png").size
@@ -41,7 +43,9 @@ edit = client.images.edit(
 )  # fmt: skip
 save(edit.data[0].url, "edited.png")
 top = (0, 0, width, height // 2)
-before, after = (Image.open(name).convert("RGB").crop(top).tobytes() for name in ("generated.png", "edited.png"))
+before, after = (
+    Image.open(name).convert("RGB").crop(top).tobytes() for name in ("generated.png", "edited.png")
+)
 assert max(abs(a - b) for a, b in zip(before, after)) <= 24, (
     "what the mask keeps has changed"
 )  # by more than a watermark

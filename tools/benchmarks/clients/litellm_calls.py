@@ -7,7 +7,11 @@ import urllib.request
 import litellm
 
 SIZE = os.environ["SIZE"]
-where = {"model": "openai/dall-e-2", "api_base": os.environ["OPENAI_BASE_URL"], "api_key": os.environ["OPENAI_API_KEY"]}
+where = {
+    "model": "openai/dall-e-2",
+    "api_base": os.environ["OPENAI_BASE_URL"],
+    "api_key": os.environ["OPENAI_API_KEY"],
+}
 made = litellm.image_generation(prompt="a raccoon in a red hat", size=SIZE, **where)
 with urllib.request.urlopen(made.data[0].url) as answer:
     file = answer.read()

@@ -9,10 +9,16 @@ SIZE = os.environ["SIZE"]
 openai.api_base = os.environ["OPENAI_BASE_URL"]
 made = openai.Image.create(prompt="a raccoon in a red hat", n=1, size=SIZE)
 urllib.request.urlretrieve(made["data"][0]["url"], "generated.png")
-varied = openai.Image.create_variation(image=open("generated.png", "rb"), n=2, size=SIZE, response_format="b64_json")
+varied = openai.Image.create_variation(
+    image=open("generated.png", "rb"), n=2, size=SIZE, response_format="b64_json"
+)
 assert all(one["b64_json"] for one in varied["data"])
 edited = openai.Image.create_edit(
-    image=open("generated.png", "rb"), mask=open("generated.png", "rb"), prompt="a raccoon in the snow", n=1, size=SIZE
+    image=open("generated.png", "rb"),
+    mask=open("generated.png", "rb"),
+    prompt="a raccoon in the snow",
+    n=1,
+    size=SIZE,
 )
 assert edited["data"][0]["url"]
 try:

@@ -10,7 +10,9 @@ from unclip.errors import RequestError
 try:
     import skia  # noqa: F401
 except ModuleNotFoundError:
-    raise RequestError('the menagerie is drawn with Skia; install it with: pip install "unclip[menagerie]"') from None
+    raise RequestError(
+        'the menagerie is drawn with Skia; install it with: pip install "unclip[menagerie]"'
+    ) from None
 except ImportError as error:  # skia-python links to libEGL and libGL, although it opens no window
     raise RequestError(
         f"Skia cannot be loaded ({error}); on Debian or Ubuntu: apt-get install libegl1 libgl1"

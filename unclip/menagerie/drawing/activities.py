@@ -1,6 +1,7 @@
 """Eight held things and activities; each says where the hands go.
 
-A thing keeps clear of the head, and each has a rim or a second colour, so that it reads on a ground of its own colour.
+A thing keeps clear of the head, and each has a rim or a second colour, so that it reads on a ground of its
+own colour.
 """
 
 from __future__ import annotations
@@ -13,7 +14,19 @@ from math import cos, pi, sin
 import skia
 
 from unclip.menagerie.drawing.figure import HANGING
-from unclip.menagerie.drawing.pen import PALETTE, Colour, Pen, Point, box, darker, lighter, mix, oval, polygon, smooth
+from unclip.menagerie.drawing.pen import (
+    PALETTE,
+    Colour,
+    Pen,
+    Point,
+    box,
+    darker,
+    lighter,
+    mix,
+    oval,
+    polygon,
+    smooth,
+)
 
 WHITE: Colour = (255, 255, 255)
 CREAM: Colour = (255, 244, 220)
@@ -59,9 +72,13 @@ def _minus(path: skia.Path, hole: skia.Path) -> skia.Path:
 
 def _balloon(pen: Pen) -> None:
     red = PALETTE["red"]
-    pen.line(smooth((838, 375), (806, 450), (814, 530), (752, 612), (770, 690), closed=False), (90, 76, 82), 9)
+    pen.line(
+        smooth((838, 375), (806, 450), (814, 530), (752, 612), (770, 690), closed=False), (90, 76, 82), 9
+    )
     pen.fill(polygon((838, 352), (866, 392), (810, 392)), darker(red, 0.35))
-    skin = smooth((838, 100), (918, 135), (950, 220), (912, 312), (838, 368), (764, 312), (726, 220), (758, 135))
+    skin = smooth(
+        (838, 100), (918, 135), (950, 220), (912, 312), (838, 368), (764, 312), (726, 220), (758, 135)
+    )
     pen.fill(skin, red)
     with pen.within(skin):  # the shaded rim keeps a red balloon visible on red
         pen.tint(_minus(skin, oval(820, 218, 108, 138)), darker(red, 0.6), 0.55)
@@ -94,7 +111,9 @@ def _guitar(pen: Pen) -> None:
         body = ((268, 790), (300, 694), (385, 684), (455, 716), (530, 700), (585, 740))
         shape = (*body, (592, 790), *((x, 1580 - y) for x, y in reversed(body[1:])))
         pen.fill(smooth(*shape), DARK_WOOD)
-        pen.fill(smooth(*((430 + (x - 430) * 0.9, 790 + (y - 790) * 0.88) for x, y in shape)), WOOD, outline=False)
+        pen.fill(
+            smooth(*((430 + (x - 430) * 0.9, 790 + (y - 790) * 0.88) for x, y in shape)), WOOD, outline=False
+        )
         pen.fill(oval(490, 790, 41), mix(WOOD, DARK_WOOD, 0.55), outline=False)
         pen.fill(oval(490, 790, 31), (48, 26, 20), outline=False)
         pen.fill(box(330, 758, 348, 822, 5), DARK_WOOD, outline=False)
@@ -134,11 +153,19 @@ def _ice_cream(pen: Pen) -> None:
         pen.fill(oval(802, 408, 62), (150, 214, 178))
         pen.fill(
             smooth(
-                (688, 530), (700, 468), (770, 432), (840, 468), (852, 530),
-                (826, 566), (800, 550), (774, 576), (744, 552), (712, 564),
+                (688, 530),
+                (700, 468),
+                (770, 432),
+                (840, 468),
+                (852, 530),
+                (826, 566),
+                (800, 550),
+                (774, 576),
+                (744, 552),
+                (712, 564),
             ),
             (247, 128, 168),
-        )  # fmt: skip
+        )
         pen.fill(oval(776, 268, 23), PALETTE["red"])
         for x, y in ((742, 482), (782, 356), (824, 392), (740, 520)):
             pen.fill(oval(x, y, 8), WHITE, outline=False)

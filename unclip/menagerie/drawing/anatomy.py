@@ -1,8 +1,8 @@
 """The parts that creatures share: eyes, noses, ears, cheeks, feet.
 
-Positions are given as (dx, y), dx counted from the axis x = 500 to the right, since almost everything is symmetric.
-The shapes are cached: a picture is drawn in well under a millisecond only if its splines are not built anew each time.
-Cached paths are shared, so nobody may change one in place.
+Positions are given as (dx, y), dx counted from the axis x = 500 to the right, since almost everything is
+symmetric. The shapes are cached: a picture is drawn in well under a millisecond only if its splines are not
+built anew each time. Cached paths are shared, so nobody may change one in place.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ SHINE: Colour = (255, 255, 255)
 TONGUE: Colour = (238, 112, 128)
 
 
-# --- shapes ------------------------------------------------------------------------------------------------------
+# --- shapes
+# ------------------------------------------------------------------------------------------------------
 
 
 @cache
 def shape(*points: Point, tension: float = 1.1) -> skia.Path:
-    """A closed curve right of the axis (or across it), through (dx, y) points; a point given twice is a corner.
+    """A closed curve right of the axis (or across it), through (dx, y) points; a point given twice is a
+    corner.
 
     Tangents follow the chords' lengths (`pen.smooth` takes them all alike):
     unevenly spaced points then make no bumps.
@@ -49,7 +51,7 @@ def shape(*points: Point, tension: float = 1.1) -> skia.Path:
         reach = math.hypot(bx - ax, by - ay) * tension / 3
         path.cubicTo(
             500 + ax + ux * reach, ay + uy * reach, 500 + bx - vx * reach, by - vy * reach, 500 + bx, by
-        )  # fmt: skip
+        )
     path.close()
     return path
 
@@ -71,7 +73,9 @@ def reflected(*points: Point, tension: float = 1.1) -> skia.Path:
 
 @cache
 def whole(*points: Point, tension: float = 1.1) -> skia.Path:
-    """A symmetric closed curve, given by its right half from top to bottom; points on the axis are not doubled."""
+    """A symmetric closed curve, given by its right half from top to bottom; points on the axis are not
+    doubled.
+    """
     left = [(-dx, y) for dx, y in reversed(points) if dx > 0]
     return shape(*points, *left, tension=tension)
 
@@ -89,8 +93,12 @@ def body_shape() -> skia.Path:
 
 
 @cache
-def fluff(dx: float, y: float, rx: float, ry: float, lobes: int, puff: float = 0.2, turn: float = 0.0) -> skia.Path:
-    """A scalloped cloud about a centre: fluffy ears, manes, cotton tails. `puff` is how far the lobes stand out."""
+def fluff(
+    dx: float, y: float, rx: float, ry: float, lobes: int, puff: float = 0.2, turn: float = 0.0
+) -> skia.Path:
+    """A scalloped cloud about a centre: fluffy ears, manes, cotton tails. `puff` is how far the lobes stand
+    out.
+    """
 
     def at(step: float, reach: float) -> Point:
         angle = 2 * math.pi * step / lobes + turn
@@ -106,14 +114,17 @@ def fluff(dx: float, y: float, rx: float, ry: float, lobes: int, puff: float = 0
 
 def shrunk(points: tuple[Point, ...], share: float, towards: Point) -> tuple[Point, ...]:
     """The points pulled towards one of them or any other: the lining of an ear, the iris of an eye."""
-    return tuple((towards[0] + (x - towards[0]) * share, towards[1] + (y - towards[1]) * share) for x, y in points)
+    return tuple(
+        (towards[0] + (x - towards[0]) * share, towards[1] + (y - towards[1]) * share) for x, y in points
+    )
 
 
 # The common head, about the skeleton's oval, a little fuller in the cheeks.
 HEAD: tuple[Point, ...] = ((0, 212), (112, 234), (184, 300), (210, 390), (196, 474), (126, 548), (0, 577))
 
 
-# --- pairs -------------------------------------------------------------------------------------------------------
+# --- pairs
+# -------------------------------------------------------------------------------------------------------
 
 
 def both(pen: Pen, colour: Colour, *points: Point, outline: bool = True, tension: float = 1.1) -> None:
@@ -123,7 +134,14 @@ def both(pen: Pen, colour: Colour, *points: Point, outline: bool = True, tension
 
 
 def ovals(
-    pen: Pen, colour: Colour, dx: float, y: float, rx: float, ry: float | None = None, *, outline: bool = False
+    pen: Pen,
+    colour: Colour,
+    dx: float,
+    y: float,
+    rx: float,
+    ry: float | None = None,
+    *,
+    outline: bool = False,
 ) -> None:
     """An ellipse on either side."""
     for x in (500 - dx, 500 + dx):
@@ -136,19 +154,29 @@ def lines(pen: Pen, colour: Colour, width: float, *points: Point) -> None:
     pen.line(stroke(*((-dx, y) for dx, y in points)), colour, width)
 
 
-# --- ears --------------------------------------------------------------------------------------------------------
+# --- ears
+# --------------------------------------------------------------------------------------------------------
 
 
-def round_ears(pen: Pen, coat: Colour, lining: Colour, dx: float = 172, y: float = 262, radius: float = 72) -> None:
+def round_ears(
+    pen: Pen, coat: Colour, lining: Colour, dx: float = 172, y: float = 262, radius: float = 72
+) -> None:
     """A bear's ears. They stand far enough out to be seen beside a hat."""
     ovals(pen, coat, dx, y, radius, outline=True)
     ovals(pen, lining, dx + 4, y + 4, radius * 0.58)
 
 
 def pointed_ears(
-    pen: Pen, coat: Colour, lining: Colour, inner: Point, tip: Point, outer: Point, *,
-    blunt: float = 0.07, tip_colour: Colour | None = None,
-) -> None:  # fmt: skip
+    pen: Pen,
+    coat: Colour,
+    lining: Colour,
+    inner: Point,
+    tip: Point,
+    outer: Point,
+    *,
+    blunt: float = 0.07,
+    tip_colour: Colour | None = None,
+) -> None:
     """A cat's or dog's ears between two roots, the edges slightly bulged; `blunt` rounds the tip."""
     base = ((inner[0] + outer[0]) / 2, (inner[1] + outer[1]) / 2)
     _ear_pair(pen, coat, inner, tip, outer, blunt)
@@ -183,7 +211,8 @@ def _ear(inner: Point, tip: Point, outer: Point, blunt: float, side: int) -> ski
     return path
 
 
-# --- faces -------------------------------------------------------------------------------------------------------
+# --- faces
+# -------------------------------------------------------------------------------------------------------
 
 
 def eyes(pen: Pen, dx: float = 92, y: float = 402, size: float = 29, colour: Colour = INK) -> None:
@@ -217,9 +246,13 @@ def nose(pen: Pen, y: float = 452, width: float = 32, colour: Colour = INK) -> N
     """A soft triangle with a gleam."""
     h = width * 0.72
     pen.fill(
-        whole((0, y - h * 0.85), (width * 0.8, y - h * 0.72), (width, y - h * 0.1), (0, y + h)), colour, outline=False
+        whole((0, y - h * 0.85), (width * 0.8, y - h * 0.72), (width, y - h * 0.1), (0, y + h)),
+        colour,
+        outline=False,
     )
-    pen.fill(oval(500 - width * 0.25, y - h * 0.42, width * 0.3, h * 0.2), lighter(colour, 0.55), outline=False)
+    pen.fill(
+        oval(500 - width * 0.25, y - h * 0.42, width * 0.3, h * 0.2), lighter(colour, 0.55), outline=False
+    )
 
 
 def mouth(pen: Pen, y: float = 492, width: float = 38, colour: Colour = INK, philtrum: float = 20) -> None:
@@ -232,7 +265,9 @@ def mouth(pen: Pen, y: float = 492, width: float = 38, colour: Colour = INK, phi
 def open_mouth(pen: Pen, y: float = 494, width: float = 26, height: float = 34) -> None:
     """A happy open mouth with a tongue; draw the w over its upper edge."""
     pen.fill(
-        whole((0, y), (width, y + 2), (width * 0.8, y + height * 0.7), (0, y + height)), (120, 40, 52), outline=False
+        whole((0, y), (width, y + 2), (width * 0.8, y + height * 0.7), (0, y + height)),
+        (120, 40, 52),
+        outline=False,
     )
     pen.fill(oval(500, y + height * 0.66, width * 0.58, height * 0.32), TONGUE, outline=False)
 
@@ -250,7 +285,8 @@ def whiskers(pen: Pen, colour: Colour, dx: float = 150, y: float = 470, length: 
         )
 
 
-# --- bodies ------------------------------------------------------------------------------------------------------
+# --- bodies
+# ------------------------------------------------------------------------------------------------------
 
 
 def feet(pen: Pen, colour: Colour, pads: Colour | None = None, *, toes: bool = True) -> None:

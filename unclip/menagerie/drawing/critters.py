@@ -27,7 +27,8 @@ from unclip.menagerie.drawing.anatomy import (
 from unclip.menagerie.drawing.figure import FEET, Subject
 from unclip.menagerie.drawing.pen import Colour, Pen, darker, lighter, oval
 
-# --- farm, field and forest --------------------------------------------------------------------------------------
+# --- farm, field and forest
+# --------------------------------------------------------------------------------------
 
 RABBIT: Colour = (240, 226, 220)
 PIG: Colour = (248, 170, 184)
@@ -61,7 +62,9 @@ def _rabbit_head(pen: Pen) -> None:
     pen.fill(shape(*upright), RABBIT)
     pen.fill(shape(*shrunk(upright, 0.62, (-172, 180))), PINK, outline=False)
     pen.fill(shape(*lopped), RABBIT)
-    pen.fill(shape((120, 226), (160, 176), (216, 150), (268, 170), (232, 196), (178, 250)), PINK, outline=False)
+    pen.fill(
+        shape((120, 226), (160, 176), (216, 150), (268, 170), (232, 196), (178, 250)), PINK, outline=False
+    )
     pen.fill(whole(*HEAD), RABBIT)
     ovals(pen, WHITE, 44, 500, 62, 48)
     pen.fill(oval(500, 540, 46, 28), WHITE, outline=False)
@@ -75,7 +78,11 @@ def _rabbit_head(pen: Pen) -> None:
 
 def _pig_body(pen: Pen) -> None:
     pen.limb(
-        stroke((110, 826), (200, 836), (268, 792), (254, 746), (216, 758), (226, 806), (286, 812), (318, 766)), PIG, 26
+        stroke(
+            (110, 826), (200, 836), (268, 792), (254, 746), (216, 758), (226, 806), (286, 812), (318, 766)
+        ),
+        PIG,
+        26,
     )
     feet(pen, SNOUT, toes=False)
     trunk(pen, PIG, lighter(PIG, 0.35))
@@ -84,7 +91,18 @@ def _pig_body(pen: Pen) -> None:
 def _pig_head(pen: Pen) -> None:
     pen.fill(whole(*HEAD), PIG)
     # The ears flop over the forehead's corners: drawn after the head.
-    both(pen, PIG, (76, 240), (150, 190), (246, 192), (274, 232), (262, 320), (240, 344), (206, 318), (160, 286))
+    both(
+        pen,
+        PIG,
+        (76, 240),
+        (150, 190),
+        (246, 192),
+        (274, 232),
+        (262, 320),
+        (240, 344),
+        (206, 318),
+        (160, 286),
+    )
     both(pen, SNOUT, (150, 250), (186, 222), (234, 226), (246, 250), (242, 300), (210, 282), outline=False)
     eyes(pen, 104, 394, 26)
     pen.fill(oval(500, 464, 82, 58), SNOUT, outline=False)
@@ -143,7 +161,8 @@ def _frog_head(pen: Pen) -> None:
     blush(pen, 164, 448, 0.6)
 
 
-# --- birds -------------------------------------------------------------------------------------------------------
+# --- birds
+# -------------------------------------------------------------------------------------------------------
 
 OWL: Colour = (150, 106, 84)
 DISC: Colour = (248, 226, 192)
@@ -199,7 +218,9 @@ def _penguin_head(pen: Pen) -> None:
     with pen.within(head):
         ovals(pen, (255, 206, 84), 178, 474, 40, 66)
         pen.fill(
-            whole((0, 356), (52, 312), (128, 322), (164, 396), (150, 478), (96, 536), (0, 556)), WHITE, outline=False
+            whole((0, 356), (52, 312), (128, 322), (164, 396), (150, 478), (96, 536), (0, 556)),
+            WHITE,
+            outline=False,
         )
     eyes(pen, 86, 406, 28)
     pen.fill(whole((0, 436), (44, 450), (46, 470), (0, 506)), BEAK, outline=False)

@@ -1,14 +1,16 @@
 """The one skeleton all subjects share, so that every hat fits every head and every garment every body.
 
-Chibi proportions, seen from the front: the head is half the figure, so that hats and faces still read at 64 px.
+Chibi proportions, seen from the front: the head is half the figure, so that hats and faces still read at 64
+px.
 
     head     about the oval at (500, 395), radii 205 × 180; chin at y = 575
-    hat      sits with its brim's centre at (500, 262), where the head is about 300 wide; tall hats may reach y = 20
-    torso    pear from the neck (500, 560) over shoulders x 392…608 at y = 620 to hips x 365…635 at y = 800, bottom 850
-    arms     from the shoulders (405, 640) and (595, 640), 74 thick, to the hands
+    hat      sits with its brim's centre at (500, 262), where the head is about 300 wide; tall hats may reach
+    y = 20 torso    pear from the neck (500, 560) over shoulders x 392…608 at y = 620 to hips x 365…635 at y =
+    800, bottom 850 arms     from the shoulders (405, 640) and (595, 640), 74 thick, to the hands
     feet     ovals at (435, 872) and (565, 872), 62 × 38; the ground is y = 905
 
-A subject with another head (a longer muzzle, a helmet) keeps the hat's seat; `Subject.hat` nudges it where it must.
+A subject with another head (a longer muzzle, a helmet) keeps the hat's seat; `Subject.hat` nudges it where it
+must.
 """
 
 from __future__ import annotations
@@ -31,7 +33,15 @@ ARM = 74.0
 def torso() -> skia.Path:
     """The common torso, from neck to hips."""
     return smooth(
-        (500, 552), (602, 600), (634, 720), (628, 815), (500, 858), (372, 815), (366, 720), (398, 600), tension=1.0
+        (500, 552),
+        (602, 600),
+        (634, 720),
+        (628, 815),
+        (500, 858),
+        (372, 815),
+        (366, 720),
+        (398, 600),
+        tension=1.0,
     )
 
 

@@ -1,7 +1,7 @@
 """Five garments for the common torso, in any colour.
 
-The head (chin at y = 575) and the arms are drawn over them, so what identifies a garment lies between the arms, below
-the chin; tones of the garment's own colour shape it, as with the hats.
+The head (chin at y = 575) and the arms are drawn over them, so what identifies a garment lies between the
+arms, below the chin; tones of the garment's own colour shape it, as with the hats.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ def _nothing(pen: Pen, colour: Colour) -> None:
 
 @dataclass(frozen=True)
 class Garment:
-    """`behind` is drawn before the body (a cape), `front` over the torso, under the arms; `sleeves` colours arms."""
+    """`behind` is drawn before the body (a cape), `front` over the torso, under the arms; `sleeves` colours
+    arms.
+    """
 
     front: Callable[[Pen, Colour], None]
     behind: Callable[[Pen, Colour], None] = _nothing
@@ -30,22 +32,32 @@ class Garment:
 def _turtleneck(pen: Pen, colour: Colour) -> None:
     piece(pen, torso(), colour, shadow=(-22, 0))
     with pen.within(torso()):
-        pen.fill(smooth((350, 800), (500, 822), (650, 800), (650, 880), (350, 880)), shade(colour, 0.2), outline=False)
+        pen.fill(
+            smooth((350, 800), (500, 822), (650, 800), (650, 880), (350, 880)),
+            shade(colour, 0.2),
+            outline=False,
+        )
         folds(pen, (curve((500 + x, 818), (500 + x, 862)) for x in range(-105, 106, 35)), colour)
         folds(pen, [curve((360, 798), (500, 822), (640, 798))], colour)
-    collar = smooth((440, 548), (560, 548), (572, 600), (566, 650), (500, 664), (434, 650), (428, 600), tension=0.6)
+    collar = smooth(
+        (440, 548), (560, 548), (572, 600), (566, 650), (500, 664), (434, 650), (428, 600), tension=0.6
+    )
     piece(pen, collar, lighter(colour, 0.12), shadow=(0, -24))
     folds(pen, (curve((500 + x, 572), (500 + 1.04 * x, 632)) for x in (-48, -16, 16, 48)), colour, 10)
 
 
 def _scarf(pen: Pen, colour: Colour) -> None:
     end = polygon((468, 630), (556, 622), (590, 792), (484, 806))
-    folds(pen, (curve((492 + 23 * i, 796 - 3 * i), (498 + 24 * i, 832 - 3 * i)) for i in range(5)), colour, 13)
+    folds(
+        pen, (curve((492 + 23 * i, 796 - 3 * i), (498 + 24 * i, 832 - 3 * i)) for i in range(5)), colour, 13
+    )
     piece(pen, end, colour, shadow=(-18, 0))
     with pen.within(end):
         for y in (716, 758):
             pen.fill(
-                polygon((460, y + 6), (620, y - 14), (620, y + 6), (460, y + 26)), shade(colour, 0.36), outline=False
+                polygon((460, y + 6), (620, y - 14), (620, y + 6), (460, y + 26)),
+                shade(colour, 0.36),
+                outline=False,
             )
     wrap = smooth(
         (372, 586),
@@ -60,13 +72,26 @@ def _scarf(pen: Pen, colour: Colour) -> None:
         (378, 634),
     )
     piece(pen, wrap, colour, shadow=(0, -20))
-    folds(pen, [curve((386, 606), (470, 634), (560, 630)), curve((430, 590), (520, 612), (612, 596))], colour, 11)
+    folds(
+        pen,
+        [curve((386, 606), (470, 634), (560, 630)), curve((430, 590), (520, 612), (612, 596))],
+        colour,
+        11,
+    )
 
 
 def _bow_tie(pen: Pen, colour: Colour) -> None:
     pen.limb(curve((410, 566), (500, 604), (590, 566)), shade(colour), 24)
     wing = smooth(
-        (508, 612), (470, 584), (432, 562), (420, 570), (426, 618), (420, 666), (432, 674), (470, 652), tension=0.6
+        (508, 612),
+        (470, 584),
+        (432, 562),
+        (420, 570),
+        (426, 618),
+        (420, 666),
+        (432, 674),
+        (470, 652),
+        tension=0.6,
     )
     for side, shadow in ((wing, 10), (mirror(wing), -10)):
         piece(pen, side, colour, shadow=(shadow, -10))
@@ -82,17 +107,31 @@ def _cape_behind(pen: Pen, colour: Colour) -> None:
     for side in (stand, mirror(stand)):
         piece(pen, side, shade(colour, 0.16), shadow=(0, -12))
     cloth = smooth(
-        (400, 574), (600, 574), (672, 650), (720, 780), (748, 878), (690, 892), (630, 874), (565, 894),
-        (500, 876), (435, 894), (370, 874),
-        (310, 892), (252, 878), (280, 780), (328, 650),
-    )  # fmt: skip
+        (400, 574),
+        (600, 574),
+        (672, 650),
+        (720, 780),
+        (748, 878),
+        (690, 892),
+        (630, 874),
+        (565, 894),
+        (500, 876),
+        (435, 894),
+        (370, 874),
+        (310, 892),
+        (252, 878),
+        (280, 780),
+        (328, 650),
+    )
     piece(pen, cloth, colour, shadow=(0, -16))
     hanging = (curve((346, 700), (322, 790), (312, 880)), curve((392, 720), (376, 800), (370, 866)))
     folds(pen, (*hanging, *map(mirror, hanging)), colour, 12)
 
 
 def _cape(pen: Pen, colour: Colour) -> None:
-    lapel = smooth((500, 636), (450, 650), (396, 690), (360, 640), (392, 588), (430, 560), (500, 580), tension=0.5)
+    lapel = smooth(
+        (500, 636), (450, 650), (396, 690), (360, 640), (392, 588), (430, 560), (500, 580), tension=0.5
+    )
     for side, shadow in ((lapel, 10), (mirror(lapel), -10)):
         piece(pen, side, colour, shadow=(shadow, -16))
     pen.fill(oval(500, 622, 28), trim(colour))
@@ -102,10 +141,24 @@ def _cape(pen: Pen, colour: Colour) -> None:
 def _overalls(pen: Pen, colour: Colour) -> None:
     with pen.within(torso()):
         for x in (438, 562):
-            piece(pen, polygon((x - 34, 550), (x + 14, 550), (x + 24, 700), (x - 24, 700)), colour, shadow=(-6, 0))
+            piece(
+                pen,
+                polygon((x - 34, 550), (x + 14, 550), (x + 24, 700), (x - 24, 700)),
+                colour,
+                shadow=(-6, 0),
+            )
         piece(
             pen,
-            smooth((340, 768), (420, 744), (500, 744), (580, 744), (660, 768), (660, 880), (340, 880), tension=0.3),
+            smooth(
+                (340, 768),
+                (420, 744),
+                (500, 744),
+                (580, 744),
+                (660, 768),
+                (660, 880),
+                (340, 880),
+                tension=0.3,
+            ),
             colour,
             shadow=(-22, 0),
         )

@@ -1,8 +1,9 @@
-"""Ten kinds of headwear, each drawn around the hat's seat at (500, 262) of the common skeleton, in any colour.
+"""Ten kinds of headwear, each drawn around the hat's seat at (500, 262) of the common skeleton, in any
+colour.
 
-The head is some 280 wide at the seat and 350 at y = 300, where the face begins: hats cover what is above. Each hat is
-its colour nearly all over; what shapes it (folds, bands, shadows) are tones of the same colour, so that a black hat
-gets lighter lines and a white one darker lines.
+The head is some 280 wide at the seat and 350 at y = 300, where the face begins: hats cover what is above.
+Each hat is its colour nearly all over; what shapes it (folds, bands, shadows) are tones of the same colour,
+so that a black hat gets lighter lines and a white one darker lines.
 """
 
 from __future__ import annotations
@@ -13,13 +14,25 @@ from dataclasses import dataclass
 
 import skia
 
-from unclip.menagerie.drawing.pen import Colour, Pen, Point, box, darker, lighter, mirror, oval, polygon, smooth
+from unclip.menagerie.drawing.pen import (
+    Colour,
+    Pen,
+    Point,
+    box,
+    darker,
+    lighter,
+    mirror,
+    oval,
+    polygon,
+    smooth,
+)
 
 GOLD: Colour = (242, 190, 62)
 WHITE: Colour = (252, 250, 244)
 
 
-# --- tailoring, shared with the garments -------------------------------------------------------------------------
+# --- tailoring, shared with the garments
+# -------------------------------------------------------------------------
 
 
 def brightness(colour: Colour) -> float:
@@ -40,7 +53,8 @@ def trim(colour: Colour) -> Colour:
 
 
 def piece(pen: Pen, path: skia.Path, colour: Colour, shadow: Point = (-24, -14)) -> None:
-    """A part of the clothes: a thin rim (or else white on white would vanish), the cloth, a shadow along one side.
+    """A part of the clothes: a thin rim (or else white on white would vanish), the cloth, a shadow along one
+    side.
 
     The shadow is what a copy of the shape shifted by `shadow` leaves uncovered.
     """
@@ -80,7 +94,8 @@ def pompom(pen: Pen, x: float, y: float, radius: float, colour: Colour, tufts: i
     piece(pen, smooth(*edge), colour, shadow=(-radius * 0.3, -radius * 0.3))
 
 
-# --- hats --------------------------------------------------------------------------------------------------------
+# --- hats
+# --------------------------------------------------------------------------------------------------------
 
 
 def _nothing(pen: Pen, colour: Colour) -> None:
@@ -100,19 +115,29 @@ def _beret(pen: Pen, colour: Colour) -> None:
     band = smooth((352, 262), (500, 232), (646, 258), (662, 296), (500, 268), (346, 300))
     piece(pen, band, shade(colour, 0.4))
     disc = smooth(
-        (322, 272), (308, 220), (370, 160), (470, 128), (590, 132), (700, 178), (752, 252), (738, 304),
-        (672, 298), (560, 266),
+        (322, 272),
+        (308, 220),
+        (370, 160),
+        (470, 128),
+        (590, 132),
+        (700, 178),
+        (752, 252),
+        (738, 304),
+        (672, 298),
+        (560, 266),
         (420, 262),
-    )  # fmt: skip
+    )
     piece(pen, disc, colour, shadow=(-14, -30))
     folds(pen, [curve((400, 190), (450, 164), (510, 158)), curve((600, 240), (660, 250), (706, 276))], colour)
 
 
 def _top_hat(pen: Pen, colour: Colour) -> None:
-    brim = smooth((288, 236), (330, 262), (500, 276), (670, 262), (712, 236), (690, 290), (500, 312), (310, 290))
+    brim = smooth(
+        (288, 236), (330, 262), (500, 276), (670, 262), (712, 236), (690, 290), (500, 312), (310, 290)
+    )
     crown = smooth(
-        (384, 46), (500, 34), (616, 46), (602, 150), (614, 270), (500, 288), (386, 270), (398, 150),
-    )  # fmt: skip
+        (384, 46), (500, 34), (616, 46), (602, 150), (614, 270), (500, 288), (386, 270), (398, 150)
+    )
     piece(pen, oval(500, 266, 200, 34), shade(colour, 0.2))
     piece(pen, crown, colour, shadow=(-40, 0))
     with pen.within(crown):
@@ -142,7 +167,9 @@ def _crown(pen: Pen, colour: Colour) -> None:
 
 
 def _crown_behind(pen: Pen, colour: Colour) -> None:
-    back = polygon((344, 280), (352, 200), (412, 142), (470, 214), (530, 214), (588, 142), (648, 200), (656, 280))
+    back = polygon(
+        (344, 280), (352, 200), (412, 142), (470, 214), (530, 214), (588, 142), (648, 200), (656, 280)
+    )
     pen.fill(back, shade(colour, 0.42))
     for x in (412, 588):
         pen.fill(oval(x, 138, 18), shade(trim(colour), 0.25))
@@ -175,8 +202,12 @@ def mixed_tuft(colour: Colour) -> Colour:
 
 
 def _cap(pen: Pen, colour: Colour) -> None:
-    peak = smooth((530, 254), (640, 232), (740, 246), (812, 296), (790, 318), (700, 296), (600, 292), (520, 300))
-    dome = smooth((338, 300), (330, 236), (372, 148), (480, 104), (590, 128), (652, 206), (668, 292), (500, 276))
+    peak = smooth(
+        (530, 254), (640, 232), (740, 246), (812, 296), (790, 318), (700, 296), (600, 292), (520, 300)
+    )
+    dome = smooth(
+        (338, 300), (330, 236), (372, 148), (480, 104), (590, 128), (652, 206), (668, 292), (500, 276)
+    )
     piece(pen, peak, shade(colour, 0.14), shadow=(-6, -20))
     piece(pen, dome, colour, shadow=(22, -4))
     folds(pen, [curve((486, 106), (428, 180), (420, 280)), curve((486, 106), (566, 170), (596, 280))], colour)
@@ -186,13 +217,24 @@ def _cap(pen: Pen, colour: Colour) -> None:
 
 def _cowboy_hat(pen: Pen, colour: Colour) -> None:
     crown = smooth(
-        (372, 286), (380, 180), (402, 88), (446, 70), (500, 98), (554, 70), (598, 88), (620, 180), (628, 286),
-    )  # fmt: skip
+        (372, 286), (380, 180), (402, 88), (446, 70), (500, 98), (554, 70), (598, 88), (620, 180), (628, 286)
+    )
     brim = smooth(
-        (272, 150), (262, 178), (300, 262), (390, 308), (500, 318), (610, 308), (700, 262), (738, 178),
-        (728, 150), (690, 212),
-        (620, 252), (500, 264), (380, 252), (310, 212),
-    )  # fmt: skip
+        (272, 150),
+        (262, 178),
+        (300, 262),
+        (390, 308),
+        (500, 318),
+        (610, 308),
+        (700, 262),
+        (738, 178),
+        (728, 150),
+        (690, 212),
+        (620, 252),
+        (500, 264),
+        (380, 252),
+        (310, 212),
+    )
     piece(pen, crown, colour, shadow=(-30, 0))
     with pen.within(crown):
         pen.fill(
@@ -210,10 +252,19 @@ def _cowboy_hat(pen: Pen, colour: Colour) -> None:
 
 def _wizard_hat(pen: Pen, colour: Colour) -> None:
     cone = smooth(
-        (366, 268), (420, 170), (458, 84), (520, 34), (604, 34), (664, 82), (660, 112), (604, 100),
-        (572, 116), (590, 180), (634, 268),
+        (366, 268),
+        (420, 170),
+        (458, 84),
+        (520, 34),
+        (604, 34),
+        (664, 82),
+        (660, 112),
+        (604, 100),
+        (572, 116),
+        (590, 180),
+        (634, 268),
         (500, 290),
-    )  # fmt: skip
+    )
     piece(pen, oval(500, 266, 216, 42), colour, shadow=(0, -18))
     piece(pen, cone, colour, shadow=(-24, 4))
     with pen.within(cone):
@@ -228,7 +279,9 @@ def _wizard_hat(pen: Pen, colour: Colour) -> None:
 
 
 def _beanie(pen: Pen, colour: Colour) -> None:
-    dome = smooth((334, 276), (342, 196), (410, 124), (500, 104), (590, 124), (658, 196), (666, 276), (500, 270))
+    dome = smooth(
+        (334, 276), (342, 196), (410, 124), (500, 104), (590, 124), (658, 196), (666, 276), (500, 270)
+    )
     pompom(pen, 500, 84, 54, mixed_tuft(colour))
     piece(pen, dome, colour, shadow=(-24, 6))
     folds(
@@ -257,10 +310,21 @@ def _beanie(pen: Pen, colour: Colour) -> None:
 
 def _chef_hat(pen: Pen, colour: Colour) -> None:
     puff = smooth(
-        (392, 226), (326, 196), (300, 130), (346, 78), (404, 74), (446, 34), (512, 22), (566, 44), (604, 76),
-        (662, 84), (702, 136), (674, 198),
-        (608, 226), (500, 236),
-    )  # fmt: skip
+        (392, 226),
+        (326, 196),
+        (300, 130),
+        (346, 78),
+        (404, 74),
+        (446, 34),
+        (512, 22),
+        (566, 44),
+        (604, 76),
+        (662, 84),
+        (702, 136),
+        (674, 198),
+        (608, 226),
+        (500, 236),
+    )
     piece(pen, puff, colour, shadow=(-20, -18))
     folds(pen, [curve((404, 78), (420, 90), (430, 112)), curve((600, 78), (586, 90), (576, 114))], colour)
     band = smooth((376, 190), (500, 204), (624, 190), (632, 286), (500, 304), (368, 286), tension=0.3)
@@ -270,15 +334,36 @@ def _chef_hat(pen: Pen, colour: Colour) -> None:
 
 
 def _headphones(pen: Pen, colour: Colour) -> None:
-    # A closed sickle, not a limb: pens that fill the outline of a stroke in their own way may close it across the face.
+    # A closed sickle, not a limb: pens that fill the outline of a stroke in their own way may close it across
+    # the face.
     arch = smooth(
-        (264, 360), (282, 276), (362, 204), (500, 178), (638, 204), (718, 276), (736, 360), (692, 360), (676, 292),
-        (610, 240), (500, 222), (390, 240), (324, 292), (308, 360),
-    )  # fmt: skip
+        (264, 360),
+        (282, 276),
+        (362, 204),
+        (500, 178),
+        (638, 204),
+        (718, 276),
+        (736, 360),
+        (692, 360),
+        (676, 292),
+        (610, 240),
+        (500, 222),
+        (390, 240),
+        (324, 292),
+        (308, 360),
+    )
     piece(pen, arch, colour, shadow=(0, -8))
     folds(pen, [curve((396, 216), (500, 199), (604, 216))], colour, 14)
     cup = smooth(
-        (300, 296), (318, 330), (320, 396), (306, 462), (270, 478), (226, 452), (210, 388), (226, 322), (264, 292)
+        (300, 296),
+        (318, 330),
+        (320, 396),
+        (306, 462),
+        (270, 478),
+        (226, 452),
+        (210, 388),
+        (226, 322),
+        (264, 292),
     )
     cushion = smooth((300, 300), (334, 320), (344, 388), (334, 446), (302, 470), (290, 388))
     for side in (cushion, mirror(cushion)):

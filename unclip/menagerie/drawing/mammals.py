@@ -1,4 +1,6 @@
-"""Dogs, foxes, cats and bears. A face is told by its colours, ears and cheeks, which neither hats nor garments hide."""
+"""Dogs, foxes, cats and bears. A face is told by its colours, ears and cheeks, which neither hats nor
+garments hide.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ from unclip.menagerie.drawing.anatomy import (
 from unclip.menagerie.drawing.figure import Subject
 from unclip.menagerie.drawing.pen import INK, Colour, Pen, Point, darker, lighter, oval
 
-# --- dogs and foxes ----------------------------------------------------------------------------------------------
+# --- dogs and foxes
+# ----------------------------------------------------------------------------------------------
 
 SHIBA: Colour = (222, 160, 96)
 CORGI: Colour = (238, 142, 50)
@@ -45,11 +48,21 @@ RUFF: Colour = (255, 242, 228)
 def _shiba_body(pen: Pen) -> None:
     pen.fill(
         shape(
-            (60, 830), (170, 826), (214, 806), (300, 786), (328, 704), (276, 628), (194, 640), (160, 700), (120, 760)
+            (60, 830),
+            (170, 826),
+            (214, 806),
+            (300, 786),
+            (328, 704),
+            (276, 628),
+            (194, 640),
+            (160, 700),
+            (120, 760),
         ),
         SHIBA,
     )
-    pen.line(stroke((196, 792), (262, 774), (288, 712), (258, 668), (216, 680), (208, 720), (238, 736)), CREAM, 24)
+    pen.line(
+        stroke((196, 792), (262, 774), (288, 712), (258, 668), (216, 680), (208, 720), (238, 736)), CREAM, 24
+    )
     feet(pen, CREAM)
     trunk(pen, SHIBA)
     bib(pen, CREAM)
@@ -92,7 +105,15 @@ def _corgi_head(pen: Pen) -> None:
 
 
 def _fox_body(pen: Pen) -> None:
-    tail: tuple[Point, ...] = ((70, 830), (190, 846), (290, 778), (318, 670), (268, 560), (206, 650), (170, 740))
+    tail: tuple[Point, ...] = (
+        (70, 830),
+        (190, 846),
+        (290, 778),
+        (318, 670),
+        (268, 560),
+        (206, 650),
+        (170, 740),
+    )
     pen.fill(shape(*tail), FOX)
     with pen.within(shape(*tail)):
         pen.fill(
@@ -132,14 +153,26 @@ def _fox_head(pen: Pen) -> None:
     head = whole((0, 218), (108, 236), (182, 304), (216, 400), *ruff, (0, 590))
     pen.fill(head, FOX)
     with pen.within(head):
-        both(pen, RUFF, (0, 600), (0, 530), (40, 468), (112, 424), (196, 428), (320, 470), (260, 590), outline=False)
+        both(
+            pen,
+            RUFF,
+            (0, 600),
+            (0, 530),
+            (40, 468),
+            (112, 424),
+            (196, 428),
+            (320, 470),
+            (260, 590),
+            outline=False,
+        )
     eyes(pen, 94, 406, 26)
     nose(pen, 504, 29)
     mouth(pen, 540, 28, philtrum=18)
     blush(pen, 152, 484)
 
 
-# --- cats --------------------------------------------------------------------------------------------------------
+# --- cats
+# --------------------------------------------------------------------------------------------------------
 
 TUXEDO: Colour = (74, 70, 88)
 LION: Colour = (250, 200, 98)
@@ -187,7 +220,8 @@ def _lion_head(pen: Pen) -> None:
     blush(pen, 132, 462, 0.5)
 
 
-# --- bears and their like ----------------------------------------------------------------------------------------
+# --- bears and their like
+# ----------------------------------------------------------------------------------------
 
 BEAR: Colour = (118, 74, 48)
 KOALA: Colour = (158, 166, 182)
@@ -205,7 +239,18 @@ def _panda_body(pen: Pen) -> None:
 def _panda_head(pen: Pen) -> None:
     round_ears(pen, COAL, (92, 86, 98), 174, 258, 76)
     pen.fill(whole(*HEAD), WHITE)
-    both(pen, COAL, (52, 384), (88, 350), (130, 362), (160, 412), (146, 460), (104, 466), (62, 432), outline=False)
+    both(
+        pen,
+        COAL,
+        (52, 384),
+        (88, 350),
+        (130, 362),
+        (160, 412),
+        (146, 460),
+        (104, 466),
+        (62, 432),
+        outline=False,
+    )
     ovals(pen, WHITE, 98, 402, 32, 36)
     eyes(pen, 97, 403, 25)
     nose(pen, 462, 30)
@@ -269,7 +314,18 @@ def _raccoon_head(pen: Pen) -> None:
     with pen.within(head):
         both(pen, WHITE, (20, 392), (60, 330), (140, 318), (216, 380), (200, 420), (80, 400), outline=False)
         pen.fill(whole((0, 424), (60, 444), (160, 500), (110, 590), (0, 596)), WHITE, outline=False)
-        both(pen, MASK, (20, 400), (80, 354), (150, 366), (236, 448), (200, 482), (120, 472), (56, 446), outline=False)
+        both(
+            pen,
+            MASK,
+            (20, 400),
+            (80, 354),
+            (150, 366),
+            (236, 448),
+            (200, 482),
+            (120, 472),
+            (56, 446),
+            outline=False,
+        )
         pen.fill(whole((0, 230), (30, 262), (22, 380), (0, 440)), darker(RACCOON, 0.45), outline=False)
     big_eyes(pen, 100, 410, 35, (190, 142, 92), (20, 25))
     nose(pen, 468, 32)

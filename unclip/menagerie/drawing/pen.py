@@ -1,7 +1,7 @@
 """The canvas every picture is drawn on, and the pen that puts shapes on it.
 
-The canvas measures 1000 × 1000 units, y pointing down, whatever the size in pixels. Whoever draws a thing says only
-*what* (a path, a colour); a style is a pen that decides *how* (flat, hatched, dotted, washed).
+The canvas measures 1000 × 1000 units, y pointing down, whatever the size in pixels. Whoever draws a thing
+says only *what* (a path, a colour); a style is a pen that decides *how* (flat, hatched, dotted, washed).
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def lighter(colour: Colour, share: float = 0.35) -> Colour:
     return mix(colour, (255, 255, 255), share)
 
 
-# --- paths -------------------------------------------------------------------------------------------------------
+# --- paths
+# -------------------------------------------------------------------------------------------------------
 
 
 def oval(x: float, y: float, rx: float, ry: float | None = None) -> skia.Path:
@@ -69,7 +70,9 @@ def polygon(*points: Point) -> skia.Path:
 
 
 def smooth(*points: Point, closed: bool = True, tension: float = 0.5) -> skia.Path:
-    """A curve through all the points (cardinal spline as Bézier segments): the easy way to an organic shape."""
+    """A curve through all the points (cardinal spline as Bézier segments): the easy way to an organic
+    shape.
+    """
     n = len(points)
 
     def at(i: int) -> Point:
@@ -81,10 +84,12 @@ def smooth(*points: Point, closed: bool = True, tension: float = 0.5) -> skia.Pa
         p0, p1, p2, p3 = at(i - 1), at(i), at(i + 1), at(i + 2)
         k = tension / 3 * 2
         path.cubicTo(
-            p1[0] + (p2[0] - p0[0]) * k / 2, p1[1] + (p2[1] - p0[1]) * k / 2,
-            p2[0] - (p3[0] - p1[0]) * k / 2, p2[1] - (p3[1] - p1[1]) * k / 2,
+            p1[0] + (p2[0] - p0[0]) * k / 2,
+            p1[1] + (p2[1] - p0[1]) * k / 2,
+            p2[0] - (p3[0] - p1[0]) * k / 2,
+            p2[1] - (p3[1] - p1[1]) * k / 2,
             *p2,
-        )  # fmt: skip
+        )
     if closed:
         path.close()
     return path
@@ -92,7 +97,9 @@ def smooth(*points: Point, closed: bool = True, tension: float = 0.5) -> skia.Pa
 
 def svg(d: str) -> skia.Path:
     """A path in SVG's own notation, in canvas units."""
-    return skia.Path.fromSVGString(d) if hasattr(skia.Path, "fromSVGString") else skia.ParsePath.FromSVGString(d)
+    return (
+        skia.Path.fromSVGString(d) if hasattr(skia.Path, "fromSVGString") else skia.ParsePath.FromSVGString(d)
+    )
 
 
 def mirror(path: skia.Path, axis: float = 500.0) -> skia.Path:
@@ -102,7 +109,8 @@ def mirror(path: skia.Path, axis: float = 500.0) -> skia.Path:
     return copy
 
 
-# --- pens --------------------------------------------------------------------------------------------------------
+# --- pens
+# --------------------------------------------------------------------------------------------------------
 
 
 class Pen:
@@ -118,7 +126,9 @@ class Pen:
         self.canvas, self.rng, self.scale = canvas, rng, scale
 
     def fill(self, path: skia.Path, colour: Colour, *, outline: bool = True) -> None:
-        """A solid shape. `outline` is False for parts inside another shape (a belly, a blush, a highlight)."""
+        """A solid shape. `outline` is False for parts inside another shape (a belly, a blush, a
+        highlight).
+        """
         self.canvas.drawPath(path, skia.Paint(AntiAlias=True, Color=skia.Color(*colour)))
 
     def line(self, path: skia.Path, colour: Colour, width: float) -> None:
@@ -130,7 +140,9 @@ class Pen:
         self.canvas.drawPath(path, paint)
 
     def limb(self, path: skia.Path, colour: Colour, width: float) -> None:
-        """A thick stroke that is a shape of its own (an arm, a tail): outlined where the style outlines shapes."""
+        """A thick stroke that is a shape of its own (an arm, a tail): outlined where the style outlines
+        shapes.
+        """
         paint = skia.Paint(Style=skia.Paint.kStroke_Style, StrokeWidth=width, StrokeCap=skia.Paint.kRound_Cap)
         outline = skia.Path()
         paint.getFillPath(path, outline)
@@ -151,7 +163,9 @@ class Pen:
         self.canvas.drawPaint(skia.Paint(Shader=shader))
 
     def foreground(self) -> None:
-        """Called once between the setting and the figure: some styles draw what is behind with a lighter hand."""
+        """Called once between the setting and the figure: some styles draw what is behind with a lighter
+        hand.
+        """
 
     def finish(self) -> None:
         """Called once when all is drawn: paper grain and the like."""
@@ -167,7 +181,9 @@ class Pen:
         about: Point = (500, 500),
         flip: bool = False,
     ) -> Iterator[None]:
-        """Everything drawn inside is scaled, turned by `angle` degrees and flipped about a point, then shifted."""
+        """Everything drawn inside is scaled, turned by `angle` degrees and flipped about a point, then
+        shifted.
+        """
         self.canvas.save()
         self.canvas.translate(x + about[0], y + about[1])
         self.canvas.rotate(angle)

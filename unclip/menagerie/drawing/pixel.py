@@ -23,9 +23,13 @@ CELL: Final = UNITS / GRID
 
 
 def pixelate(array: Pixels) -> Pixels:
-    """Each FINE × FINE block becomes its commonest colour, so that edges stay hard and thin things do not crumble."""
+    """Each FINE × FINE block becomes its commonest colour, so that edges stay hard and thin things do not
+    crumble.
+    """
     n = array.shape[0] // FINE
-    coarse = array.astype(np.int64) >> 3  # nearby shades vote together, and the picture gets a console's palette
+    coarse = (
+        array.astype(np.int64) >> 3
+    )  # nearby shades vote together, and the picture gets a console's palette
     codes = (coarse[..., 0] << 10) | (coarse[..., 1] << 5) | coarse[..., 2]
     votes = codes.reshape(n, FINE, n, FINE).transpose(0, 2, 1, 3).reshape(n * n, FINE * FINE)
     counts = (votes[:, :, None] == votes[:, None, :]).sum(-1)

@@ -20,7 +20,9 @@ from unclip.menagerie.scene import Scene, rng_for
 
 
 def draw(scene: Scene, size: int) -> Image.Image:
-    """The scene as an RGB picture of size × size pixels, anti-aliased; the same call gives the same pixels."""
+    """The scene as an RGB picture of size × size pixels, anti-aliased; the same call gives the same
+    pixels.
+    """
     style = PENS[scene.style]
     pixels = style.grid or size  # pixel art is drawn on its own small grid and enlarged
     surface = skia.Surface(pixels, pixels)
@@ -33,7 +35,9 @@ def draw(scene: Scene, size: int) -> Image.Image:
     image = Image.fromarray(style.develop(array) if style.develop else array)
     if image.width == size:
         return image
-    return image.resize((size, size), Image.Resampling.NEAREST if image.width < size else Image.Resampling.BOX)
+    return image.resize(
+        (size, size), Image.Resampling.NEAREST if image.width < size else Image.Resampling.BOX
+    )
 
 
 def paint(scene: Scene, pen: Pen) -> None:

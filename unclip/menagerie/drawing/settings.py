@@ -1,7 +1,8 @@
 """Ten settings behind the figure. The ground meets the figure's feet at y = 905.
 
-Each is told by its large masses of colour; detail stays at the sides, so that the middle is calm behind a hat. What is
-many and small (stars, windows, books of one colour) is one path, which keeps a setting quick to draw.
+Each is told by its large masses of colour; detail stays at the sides, so that the middle is calm behind a
+hat. What is many and small (stars, windows, books of one colour) is one path, which keeps a setting quick to
+draw.
 """
 
 from __future__ import annotations
@@ -11,7 +12,19 @@ from collections.abc import Callable, Iterable
 
 import skia
 
-from unclip.menagerie.drawing.pen import PALETTE, Colour, Pen, Point, box, darker, lighter, mix, oval, polygon, smooth
+from unclip.menagerie.drawing.pen import (
+    PALETTE,
+    Colour,
+    Pen,
+    Point,
+    box,
+    darker,
+    lighter,
+    mix,
+    oval,
+    polygon,
+    smooth,
+)
 
 Setting = Callable[[Pen, random.Random, Colour | None], None]
 
@@ -20,7 +33,8 @@ LAMPLIGHT: Colour = (255, 214, 110)
 BARK: Colour = (98, 66, 46)
 
 
-# --- things that several settings share ---------------------------------------------------------------------------
+# --- things that several settings share
+# ---------------------------------------------------------------------------
 
 
 def _ground(*ridge: Point) -> skia.Path:
@@ -35,7 +49,9 @@ def _ground(*ridge: Point) -> skia.Path:
 def _rolling(rng: random.Random, y: float, swell: float, bumps: int = 4) -> skia.Path:
     """Ground whose ridge rolls up and down by `swell` about the height y."""
     up = rng.choice((-1, 1))
-    ridge = [(-60 + 1120 * k / bumps, y + up * (-1) ** k * swell * rng.uniform(0.5, 1)) for k in range(bumps + 1)]
+    ridge = [
+        (-60 + 1120 * k / bumps, y + up * (-1) ** k * swell * rng.uniform(0.5, 1)) for k in range(bumps + 1)
+    ]
     return _ground(*ridge)
 
 
@@ -49,7 +65,9 @@ def _together(paths: Iterable[skia.Path]) -> skia.Path:
 
 def _dots(rng: random.Random, count: int, across: Point, down: Point, radius: Point) -> skia.Path:
     """Dots strewn over a rectangle; every argument after the count is a range."""
-    return _together(oval(rng.uniform(*across), rng.uniform(*down), rng.uniform(*radius)) for _ in range(count))
+    return _together(
+        oval(rng.uniform(*across), rng.uniform(*down), rng.uniform(*radius)) for _ in range(count)
+    )
 
 
 def _cloud(x: float, y: float, size: float) -> skia.Path:
@@ -76,7 +94,8 @@ def _either_way(setting: Setting) -> Setting:
     return draw
 
 
-# --- the settings -------------------------------------------------------------------------------------------------
+# --- the settings
+# -------------------------------------------------------------------------------------------------
 
 
 def _plain(pen: Pen, rng: random.Random, colour: Colour | None) -> None:
@@ -92,7 +111,12 @@ def _beach(pen: Pen, rng: random.Random, colour: Colour | None) -> None:
     pen.fill(box(-20, horizon + 90, 1020, 800), (40, 176, 204), outline=False)
     boat = rng.uniform(790, 900)
     pen.fill(polygon((boat, horizon - 90), (boat, horizon), (boat - 62, horizon)), WHITE)
-    hull = ((boat - 70, horizon + 6), (boat + 52, horizon + 6), (boat + 34, horizon + 36), (boat - 54, horizon + 36))
+    hull = (
+        (boat - 70, horizon + 6),
+        (boat + 52, horizon + 6),
+        (boat + 34, horizon + 36),
+        (boat - 54, horizon + 36),
+    )
     pen.fill(polygon(*hull), PALETTE["red"])
     shore = rng.uniform(715, 745)
     for lower, shade in ((0, (226, 246, 246)), (26, (246, 216, 150))):  # foam, then sand
@@ -105,9 +129,14 @@ def _beach(pen: Pen, rng: random.Random, colour: Colour | None) -> None:
 def _palm(pen: Pen, x: float, top: float) -> None:
     pen.limb(smooth((x - 60, 860), (x - 34, 620), (x, top), closed=False), (150, 102, 62), 40)
     leaning = (
-        (-190, 60, -70), (-130, -70, -70), (40, -130, -60), (170, -40, -80), (190, 110, -60),
-        (80, 190, 0), (-90, 180, 0),
-    )  # fmt: skip
+        (-190, 60, -70),
+        (-130, -70, -70),
+        (40, -130, -60),
+        (170, -40, -80),
+        (190, 110, -60),
+        (80, 190, 0),
+        (-90, 180, 0),
+    )
     for dx, dy, droop in leaning:
         tip = (x + dx, top + dy)
         frond = skia.Path()
@@ -138,7 +167,12 @@ def _fir(pen: Pen, x: float, foot: float, size: float) -> None:
         low, half = foot - (30 + 70 * k) * size, (96 - 22 * k) * size
         top = low - 120 * size
         pen.fill(polygon((x, top), (x + half, low), (x - half, low)), (38, 98, 84))
-        cap = ((x, top), (x + half * 0.45, low - 66 * size), (x, low - 52 * size), (x - half * 0.45, low - 66 * size))
+        cap = (
+            (x, top),
+            (x + half * 0.45, low - 66 * size),
+            (x, low - 52 * size),
+            (x - half * 0.45, low - 66 * size),
+        )
         pen.fill(polygon(*cap), WHITE, outline=False)
 
 
@@ -180,7 +214,9 @@ def _city(pen: Pen, rng: random.Random, colour: Colour | None) -> None:
     _skyline(pen, rng, (28, 30, 74), (700.0, 1040.0), (360, 520), lit=0.6)
     pen.fill(box(-20, 800, 1020, 1020), (58, 56, 84), outline=False)
     pen.fill(box(-20, 800, 1020, 822), (128, 122, 152), outline=False)
-    pen.fill(_together(box(x, 952, x + 110, 970) for x in range(-40, 1000, 220)), (240, 214, 130), outline=False)
+    pen.fill(
+        _together(box(x, 952, x + 110, 970) for x in range(-40, 1000, 220)), (240, 214, 130), outline=False
+    )
 
 
 def _skyline(pen: Pen, rng: random.Random, colour: Colour, across: Point, tops: Point, lit: float) -> None:
@@ -207,7 +243,8 @@ def _forest(pen: Pen, rng: random.Random, colour: Colour | None) -> None:
     for x in (36.0, 950.0):
         _oak(pen, rng, x + rng.uniform(-20, 20))
     canopy = _together(
-        oval(x, rng.uniform(-30, 10) + abs(x - 500) * 0.1, 130, rng.uniform(80, 120)) for x in range(0, 1001, 125)
+        oval(x, rng.uniform(-30, 10) + abs(x - 500) * 0.1, 130, rng.uniform(80, 120))
+        for x in range(0, 1001, 125)
     )
     pen.fill(canopy, (40, 104, 58), outline=False)
     pen.fill(_rolling(rng, 850, 16), (56, 116, 56), outline=False)
@@ -227,9 +264,15 @@ def _trunks(pen: Pen, rng: random.Random, colour: Colour, places: Iterable[float
 def _oak(pen: Pen, rng: random.Random, x: float) -> None:
     """A near trunk with spreading roots."""
     trunk = smooth(
-        (x - 62, -60), (x + 62, -60), (x + 58, 600), (x + 130, 890),
-        (x, 870), (x - 130, 890), (x - 58, 600), tension=0.6,
-    )  # fmt: skip
+        (x - 62, -60),
+        (x + 62, -60),
+        (x + 58, 600),
+        (x + 130, 890),
+        (x, 870),
+        (x - 130, 890),
+        (x - 58, 600),
+        tension=0.6,
+    )
     pen.fill(trunk, BARK)
     for knot in (330, 480, 620):
         y = knot + rng.uniform(-40, 40)
@@ -243,7 +286,11 @@ def _mushroom(pen: Pen, x: float, y: float) -> None:
     cap.cubicTo(x - 48, y - 118, x + 48, y - 118, x + 52, y - 44)
     cap.close()
     pen.fill(cap, (208, 52, 44))
-    pen.fill(_together(oval(x + dx, y + dy, 9) for dx, dy in ((-24, -64), (4, -82), (26, -60))), WHITE, outline=False)
+    pen.fill(
+        _together(oval(x + dx, y + dy, 9) for dx, dy in ((-24, -64), (4, -82), (26, -60))),
+        WHITE,
+        outline=False,
+    )
 
 
 def _desert(pen: Pen, rng: random.Random, colour: Colour | None) -> None:
@@ -281,7 +328,9 @@ def _underwater(pen: Pen, rng: random.Random, colour: Colour | None) -> None:
         pen.tint(polygon((x, -10), (x + 110, -10), (x + 40, 900), (x - 190, 900)), WHITE, 0.13)
     pen.fill(_rolling(rng, 800, 30, 3), (30, 112, 150), outline=False)
     for x in (50.0, 120.0, 880.0, 955.0):
-        _seaweed(pen, x + rng.uniform(-20, 20), rng.uniform(430, 620), rng.choice(((28, 150, 96), (60, 172, 84))))
+        _seaweed(
+            pen, x + rng.uniform(-20, 20), rng.uniform(430, 620), rng.choice(((28, 150, 96), (60, 172, 84)))
+        )
     pen.fill(_rolling(rng, 868, 18, 3), (216, 204, 154), outline=False)
     _coral(pen, rng.uniform(190, 230), (244, 104, 120))
     _coral(pen, rng.uniform(790, 830), (250, 150, 70))
@@ -331,8 +380,13 @@ def _meadow(pen: Pen, rng: random.Random, colour: Colour | None) -> None:
 
 
 BOOKS: tuple[Colour, ...] = (
-    (178, 52, 50), (36, 96, 136), (60, 128, 84), (220, 164, 60), (120, 66, 120), (226, 210, 176),
-)  # fmt: skip
+    (178, 52, 50),
+    (36, 96, 136),
+    (60, 128, 84),
+    (220, 164, 60),
+    (120, 66, 120),
+    (226, 210, 176),
+)
 
 
 def _library(pen: Pen, rng: random.Random, colour: Colour | None) -> None:
@@ -349,7 +403,9 @@ def _library(pen: Pen, rng: random.Random, colour: Colour | None) -> None:
             x += width
     for shade, path in spines.items():
         pen.fill(path, mix(shade, wood, 0.15), outline=False)
-    pen.tint(box(265, -20, 735, 800), darker(wood, 0.6), 0.5)  # the middle stands in shade, calm behind the figure
+    pen.tint(
+        box(265, -20, 735, 800), darker(wood, 0.6), 0.5
+    )  # the middle stands in shade, calm behind the figure
     for top in shelves:
         pen.fill(box(-20, top + 166, 1020, top + 192), wood)
     for x in (-14, 240, 740, 994):

@@ -1,9 +1,9 @@
 """Five styles: each a pen, and for pixel art the grid it draws on.
 
-A picture must be the same picture at 64, 256 and 1024 pixels, since upsamplers learn from such pairs. So every texture
-is measured in canvas units and laid on the *page* (it does not turn with a tilted head), sampled at its own level
-of detail so that it fades to its own average when it gets too small to see; and all chance comes from the pen's generator, which
-is asked the same questions at every size.
+A picture must be the same picture at 64, 256 and 1024 pixels, since upsamplers learn from such pairs. So
+every texture is measured in canvas units and laid on the *page* (it does not turn with a tilted head),
+sampled at its own level of detail so that it fades to its own average when it gets too small to see; and all
+chance comes from the pen's generator, which is asked the same questions at every size.
 """
 
 from __future__ import annotations
@@ -19,7 +19,17 @@ import skia
 
 from unclip.menagerie.drawing.pen import UNITS, Colour, Pen, Point, darker, lighter, mix, oval
 from unclip.menagerie.drawing.pixel import FINE, GRID, PixelPen, pixelate
-from unclip.menagerie.drawing.textures import TILE, Tile, cold_press, dots, graphite, halftone, hatching, tooth, wash
+from unclip.menagerie.drawing.textures import (
+    TILE,
+    Tile,
+    cold_press,
+    dots,
+    graphite,
+    halftone,
+    hatching,
+    tooth,
+    wash,
+)
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -27,7 +37,8 @@ WHITE: Final[Colour] = (255, 255, 255)
 BLACK: Final[Colour] = (22, 18, 24)
 
 
-# --- colour ------------------------------------------------------------------------------------------------------
+# --- colour
+# ------------------------------------------------------------------------------------------------------
 
 
 def luminance(colour: Colour) -> float:
@@ -43,7 +54,8 @@ def vivid(colour: Colour, amount: float) -> Colour:
     return r, g, b
 
 
-# --- the flat pen, and what the others share -----------------------------------------------------------------------
+# --- the flat pen, and what the others share
+# -----------------------------------------------------------------------
 
 
 class FlatPen(Pen):
@@ -64,7 +76,9 @@ def _vertical(bounds: skia.Rect, top: Colour, bottom: Colour) -> skia.Shader:
 
 
 def _paint(colour: Colour, alpha: float, shader: Any) -> skia.Paint:
-    """A paint with perhaps a shader, which must be given at once: `Paint.setShader` copies the whole image, slowly."""
+    """A paint with perhaps a shader, which must be given at once: `Paint.setShader` copies the whole image,
+    slowly.
+    """
     ink = skia.ColorSetARGB(round(255 * alpha), *colour)
     if shader is None:
         return skia.Paint(AntiAlias=True, Color=ink)
@@ -84,7 +98,9 @@ class TexturePen(Pen):
         level = min(max(round(-math.log2(self.scale)), 0), len(tile) - 1)
         local = skia.Matrix()
         self.canvas.getTotalMatrix().invert(local)
-        local.preScale(self.scale, self.scale).preTranslate(*shift).preRotate(angle).preScale(2**level, 2**level)
+        local.preScale(self.scale, self.scale).preTranslate(*shift).preRotate(angle).preScale(
+            2**level, 2**level
+        )
         repeat = skia.TileMode.kRepeat
         return tile[level].makeShader(repeat, repeat, skia.SamplingOptions(skia.FilterMode.kLinear), local)
 
@@ -107,7 +123,9 @@ class TexturePen(Pen):
         paint.getFillPath(path, result)
         return result
 
-    def stroke(self, path: skia.Path, colour: Colour, width: float, alpha: float = 1, shader: Any = None) -> None:
+    def stroke(
+        self, path: skia.Path, colour: Colour, width: float, alpha: float = 1, shader: Any = None
+    ) -> None:
         """A plain stroke with round ends, of a texture if there is one."""
         paint = _paint(colour, alpha, shader)
         paint.setStyle(skia.Paint.kStroke_Style)
@@ -137,11 +155,14 @@ class TexturePen(Pen):
 PAGE: Final = skia.Path().addRect(skia.Rect.MakeLTRB(-20, -20, UNITS + 20, UNITS + 20))
 
 
-# --- pencil ------------------------------------------------------------------------------------------------------
+# --- pencil
+# ------------------------------------------------------------------------------------------------------
 
 
 class PencilPen(TexturePen):
-    """Coloured pencils on cream paper: a light tint, hatching over it, and a sketchy graphite outline gone over twice."""
+    """Coloured pencils on cream paper: a light tint, hatching over it, and a sketchy graphite outline gone
+    over twice.
+    """
 
     CREAM: Final[Colour] = (247, 240, 224)
     GRAPHITE: Final[Colour] = (62, 56, 60)
@@ -153,7 +174,9 @@ class PencilPen(TexturePen):
         return mix(self.CREAM, colour, share) if bright < 0.93 else colour
 
     def _crayon(self, colour: Colour) -> Colour:
-        """The pencil's own colour: that of the shape, pressed firmly; near-white is shaded with a cool grey."""
+        """The pencil's own colour: that of the shape, pressed firmly; near-white is shaded with a cool
+        grey.
+        """
         if luminance(colour) > 0.93:
             return (206, 207, 214)
         return darker(vivid(colour, 0.15), 0.07)
@@ -189,7 +212,10 @@ class PencilPen(TexturePen):
             return
         centre = skia.Point(bounds.left() + bounds.width() * 0.32, bounds.top() + bounds.height() * 0.25)
         mask = skia.GradientShader.MakeRadial(
-            center=centre, radius=radius, colors=[skia.ColorSetARGB(0, 0, 0, 0), skia.ColorBLACK], positions=[0.35, 1.0]
+            center=centre,
+            radius=radius,
+            colors=[skia.ColorSetARGB(0, 0, 0, 0), skia.ColorBLACK],
+            positions=[0.35, 1.0],
         )
         strokes = self.texture(hatching(), angle + 62, shift)
         dark = (150, 150, 168) if luminance(colour) > 0.93 else darker(colour, 0.5)
@@ -206,10 +232,17 @@ class PencilPen(TexturePen):
         super().backdrop([self._tint(c) for c in colours])
         whites = all(luminance(c) > 0.93 for c in colours)
         if len(colours) == 1:
-            self.cover(PAGE, self._crayon(colours[0]), 0.35 if whites else 0.8, self.texture(hatching(), angle, shift))
+            self.cover(
+                PAGE,
+                self._crayon(colours[0]),
+                0.35 if whites else 0.8,
+                self.texture(hatching(), angle, shift),
+            )
             return
         pencils = [skia.Color(*self._crayon(c)) for c in colours]
-        gradient = skia.GradientShader.MakeLinear(points=[skia.Point(0, 0), skia.Point(0, UNITS)], colors=pencils)
+        gradient = skia.GradientShader.MakeLinear(
+            points=[skia.Point(0, 0), skia.Point(0, UNITS)], colors=pencils
+        )
         strokes = self.texture(hatching(), angle, shift)
         self.cover_through(PAGE, BLACK, 0.35 if whites else 0.8, strokes, gradient, skia.BlendMode.kSrcIn)
 
@@ -217,11 +250,14 @@ class PencilPen(TexturePen):
         self.cover(PAGE, self.CREAM, 1, self.texture(tooth()))
 
 
-# --- watercolour -------------------------------------------------------------------------------------------------
+# --- watercolour
+# -------------------------------------------------------------------------------------------------
 
 
 class WatercolourPen(TexturePen):
-    """Washes on rough white paper: pigment pools and dries to a darker rim, and neighbours do not quite touch."""
+    """Washes on rough white paper: pigment pools and dries to a darker rim, and neighbours do not quite
+    touch.
+    """
 
     PAPER: Final[Colour] = (253, 251, 245)
 
@@ -278,8 +314,12 @@ class WatercolourPen(TexturePen):
         self.cover_through(PAGE, BLACK, strength, pools, gradient, skia.BlendMode.kSrcIn)
 
     def foreground(self) -> None:
-        """The setting ends in a ragged edge, as on a sheet taped to a board and painted almost to the tape."""
-        edge = self.wobbled(skia.Path().addRoundRect(skia.Rect.MakeLTRB(24, 24, UNITS - 24, UNITS - 24), 14, 14), 9, 46)
+        """The setting ends in a ragged edge, as on a sheet taped to a board and painted almost to the
+        tape.
+        """
+        edge = self.wobbled(
+            skia.Path().addRoundRect(skia.Rect.MakeLTRB(24, 24, UNITS - 24, UNITS - 24), 14, 14), 9, 46
+        )
         self.stroke(edge, (70, 74, 96), 12, 0.13)
         frame = skia.Path(edge)
         frame.addPath(PAGE)
@@ -291,7 +331,8 @@ class WatercolourPen(TexturePen):
         self.cover(PAGE, (70, 66, 84), 1, self.texture(cold_press()))
 
 
-# --- pop art -----------------------------------------------------------------------------------------------------
+# --- pop art
+# -----------------------------------------------------------------------------------------------------
 
 
 class PopPen(TexturePen):
@@ -314,7 +355,9 @@ class PopPen(TexturePen):
         radius = max(bounds.width(), bounds.height())
         if radius < 90 or not outline:
             return
-        lit = oval(bounds.left() + bounds.width() * 0.36, bounds.top() + bounds.height() * 0.36, radius * 0.48)
+        lit = oval(
+            bounds.left() + bounds.width() * 0.36, bounds.top() + bounds.height() * 0.36, radius * 0.48
+        )
         self.canvas.save()
         self.canvas.clipPath(lit, skia.ClipOp.kDifference, True)
         self.cover(path, self._ink(colour), 1, self.texture(dots()))
@@ -350,14 +393,17 @@ class PopPen(TexturePen):
                 rays.lineTo(500 + 900 * math.cos(angle), 470 + 900 * math.sin(angle))
             rays.close()
         bright = luminance(colour)
-        self.cover(rays, darker(colour, 0.05) if bright > 0.9 else lighter(colour, 0.10 if bright < 0.2 else 0.17))
+        self.cover(
+            rays, darker(colour, 0.05) if bright > 0.9 else lighter(colour, 0.10 if bright < 0.2 else 0.17)
+        )
 
     def finish(self) -> None:
         """The panel's border."""
         self.stroke(skia.Path().addRect(skia.Rect.MakeLTRB(5, 5, UNITS - 5, UNITS - 5)), BLACK, 14)
 
 
-# --- the five ----------------------------------------------------------------------------------------------------
+# --- the five
+# ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -366,7 +412,8 @@ class Style:
 
     Attributes:
         pen: the pen.
-        grid: the fixed size in pixels a style draws at before it is enlarged; None draws at the picture's size.
+        grid: the fixed size in pixels a style draws at before it is enlarged; None draws at the picture's
+            size.
         develop: what is done to the drawn pixels before they are enlarged.
     """
 

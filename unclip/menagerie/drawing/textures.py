@@ -14,11 +14,15 @@ from unclip.menagerie.drawing.pen import UNITS
 
 Field = npt.NDArray[np.float64]
 
-TILE: Final = 512  # a texture tile's side, in texels and in canvas units alike: about one texel a pixel at 1024 px
+TILE: Final = (
+    512  # a texture tile's side, in texels and in canvas units alike: about one texel a pixel at 1024 px
+)
 
 
 def _noise(seed: int, low: float, high: float, stretch: float = 1.0) -> Field:
-    """Seamless noise of mean 0 and deviation 1 with `low` to `high` waves a tile; `stretch` draws it out along y."""
+    """Seamless noise of mean 0 and deviation 1 with `low` to `high` waves a tile; `stretch` draws it out
+    along y.
+    """
     white = np.random.default_rng(seed).standard_normal((TILE, TILE))
     fy, fx = np.meshgrid(np.fft.fftfreq(TILE) * TILE * stretch, np.fft.fftfreq(TILE) * TILE, indexing="ij")
     radius = np.hypot(fx, fy)
@@ -34,14 +38,16 @@ Tile = tuple[skia.Image, ...]
 def _alpha(field: Field) -> Tile:
     """An alpha-only tile, each level half the size of the one before.
 
-    As a shader it takes on the paint's colour, so one tile serves all colours. The levels are plain averages, so that
-    a texture too fine to be seen becomes exactly the tone that it has in a larger picture.
+    As a shader it takes on the paint's colour, so one tile serves all colours. The levels are plain averages,
+    so that a texture too fine to be seen becomes exactly the tone that it has in a larger picture.
     """
     field, levels = np.clip(field, 0, 1), []
     while field.shape[0] >= 8:
         alpha = np.rint(field * 255).astype(np.uint8)
         size = (field.shape[0], field.shape[0])
-        levels.append(skia.Image.frombytes(alpha.tobytes(), size, skia.kAlpha_8_ColorType, skia.kPremul_AlphaType))
+        levels.append(
+            skia.Image.frombytes(alpha.tobytes(), size, skia.kAlpha_8_ColorType, skia.kPremul_AlphaType)
+        )
         field = (field[::2, ::2] + field[1::2, ::2] + field[::2, 1::2] + field[1::2, 1::2]) / 4
     return tuple(levels)
 

@@ -1,6 +1,7 @@
 """The judge: a small convolutional network that reads a scene's attributes off a 64 px picture.
 
-It is trained on rendered pictures only (`training.py`), so what it knows of generated ones it knows from the truth.
+It is trained on rendered pictures only (`training.py`), so what it knows of generated ones it knows from the
+truth.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ class JudgeConfig(Config):
     channels: tuple[int, ...] = (32, 64, 128)
     depth: tuple[int, ...] = (1, 1, 2)
     classes: dict[str, tuple[str, ...]] = Field(
-        default_factory=lambda: {key: tuple(value or NONE for value in values) for key, values in CLASSES.items()}
+        default_factory=lambda: {
+            key: tuple(value or NONE for value in values) for key, values in CLASSES.items()
+        }
     )
 
 
@@ -127,7 +130,9 @@ def load_judge(folder: Path = BUNDLED / "judge") -> Judge:
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
     if config.classes != JudgeConfig().classes:
-        raise CheckpointError(f"{folder}: this judge was trained on another menagerie; `train_judge` makes a new one")
+        raise CheckpointError(
+            f"{folder}: this judge was trained on another menagerie; `train_judge` makes a new one"
+        )
     with torch.device("meta"):
         judge = Judge(config)
     load_weights(judge, folder / "model.safetensors")
@@ -142,5 +147,7 @@ def labels(scene: Scene | Attributes) -> list[int]:
 
 def _seen(picture: Image.Image) -> Tensor:
     if min(picture.size) < SIZE or picture.width != picture.height:
-        raise RequestError(f"the judge reads squares of {SIZE} pixels or more, not {picture.width} × {picture.height}")
+        raise RequestError(
+            f"the judge reads squares of {SIZE} pixels or more, not {picture.width} × {picture.height}"
+        )
     return resize(to_tensor(picture)[None], SIZE)[0]

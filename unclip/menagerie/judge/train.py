@@ -1,4 +1,6 @@
-"""Trains the judge on rendered pictures, disturbed so that it does not take a generated picture's flaws for facts."""
+"""Trains the judge on rendered pictures, disturbed so that it does not take a generated picture's flaws for
+facts.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ def train_judge(
     """Trains a judge and saves it.
 
     Args:
-        shards: rendered shards of training-world pictures (path, glob or braces); without them it draws its own.
+        shards: rendered shards of training-world pictures (path, glob or braces); without them it draws its
+            own.
         images: how many pictures it learns from, at most.
     """
     torch.manual_seed(seed)
@@ -63,7 +66,8 @@ def train_judge(
 
 
 def disturb(pixels: Tensor) -> Tensor:
-    """uint8 pictures [B, 3, H, W] → floats in [−1, 1], each moved, blurred, tinted and soiled a little, differently.
+    """uint8 pictures [B, 3, H, W] → floats in [−1, 1], each moved, blurred, tinted and soiled a little,
+    differently.
 
     Colours move by a few per cent only: far less than what lies between two colours that have a name.
     """
@@ -97,7 +101,9 @@ def _compressed(pixels: Tensor) -> Tensor:
     pixels = pixels.clone()
     for i in (torch.rand(len(pixels)) < JPEG_SHARE).nonzero().flatten().tolist():
         file = io.BytesIO()
-        Image.fromarray(pixels[i].permute(1, 2, 0).numpy()).save(file, "JPEG", quality=int(torch.randint(35, 90, ())))
+        Image.fromarray(pixels[i].permute(1, 2, 0).numpy()).save(
+            file, "JPEG", quality=int(torch.randint(35, 90, ()))
+        )
         pixels[i] = _pixels(Image.open(file))
     return pixels
 
@@ -142,5 +148,7 @@ def _shard_examples(pattern: str) -> Iterator[tuple[Image.Image, list[int]]]:
         scene = json.loads(example.get("json", b"{}")).get("scene")
         image = picture(example)
         if scene is None or image.size != (SIZE, SIZE):
-            raise DataError(f"sample {example['__key__']}: not a {SIZE} px picture with its 'scene' in the JSON")
+            raise DataError(
+                f"sample {example['__key__']}: not a {SIZE} px picture with its 'scene' in the JSON"
+            )
         yield image, labels(scene)

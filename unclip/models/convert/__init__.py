@@ -1,4 +1,6 @@
-"""Other programs' weights → our folders, by renaming alone: Karlo as diffusers keeps it or as published, single priors."""
+"""Other programs' weights → our folders, by renaming alone: Karlo as diffusers keeps it or as published,
+single priors.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,12 @@ def convert(source: Path, out: Path, *, parity: bool = False) -> None:
     """Writes a foreign model as a folder of ours, one stage in memory at a time.
 
     Args:
-        source: a diffusers pipeline of unCLIP's shape, or a folder of Karlo's own checkpoints → a model folder;
-            the folder of one of its networks or a PriorTransformer's, or one of those checkpoints → a stage's folder.
+        source: a diffusers pipeline of unCLIP's shape, or a folder of Karlo's own checkpoints → a model
+            folder; the folder of one of its networks or a PriorTransformer's, or one of those checkpoints → a
+            stage's folder.
         out: replaced, if a model folder or a stage is there.
-        parity: clamp the prior's x0 as diffusers does, where Karlo's own code clamps at ±10, and run in float32 everywhere.
+        parity: clamp the prior's x0 as diffusers does, where Karlo's own code clamps at ±10, and run in
+            float32 everywhere.
 
     Raises:
         CheckpointError: another kind of model, missing or damaged files; nothing is written then.
@@ -40,9 +44,11 @@ def convert(source: Path, out: Path, *, parity: bool = False) -> None:
 
 
 def converted(source: Path) -> Path:
-    """A model's or a stage's folder of ours: `source` itself, or a model folder made of it, kept in the user's cache.
+    """A model's or a stage's folder of ours: `source` itself, or a model folder made of it, kept in the
+    user's cache.
 
-    Of one of diffusers' networks, or of one of Karlo's checkpoints, that is a model of its stage and the stage's CLIP alone.
+    Of one of diffusers' networks, or of one of Karlo's checkpoints, that is a model of its stage and the
+    stage's CLIP alone.
     """
     if _is_ours(source):
         return source
@@ -57,7 +63,9 @@ def converted(source: Path) -> Path:
             digest.update(path.read_bytes())
     name = folder.parent.parent.name if folder.parent.name == "snapshots" else folder.resolve().name
     target = (
-        files.cache_folder() / "converted" / f"{name}{'' if whole else '-' + source.stem}-{digest.hexdigest()[:12]}"
+        files.cache_folder()
+        / "converted"
+        / f"{name}{'' if whole else '-' + source.stem}-{digest.hexdigest()[:12]}"
     )
     if not (target / FILE).is_file():
         convert(source, target) if whole else _single(source, target)
@@ -144,7 +152,9 @@ def _checkpoints(source: Path, out: Path) -> None:
         missing = [role for role in ("prior", "decoder", karlo_ckpt.UPSAMPLER) if role not in roles]
         if missing:
             raise CheckpointError(f"{source}: none of its .ckpt files is Karlo's {missing[0]}")
-        ModelIndex.of(out.name, {r: r for r in roles}, clip=karlo_ckpt.CLIP, precision="bfloat16").write(folder)
+        ModelIndex.of(out.name, {r: r for r in roles}, clip=karlo_ckpt.CLIP, precision="bfloat16").write(
+            folder
+        )
 
 
 def _save(stage: Stage, folder: Path, clip: str | None) -> None:

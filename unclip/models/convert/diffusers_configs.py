@@ -1,4 +1,6 @@
-"""diffusers' configs, as far as we can follow them: what a field may say is in its type, so that pydantic refuses the rest."""
+"""diffusers' configs, as far as we can follow them: what a field may say is in its type, so that pydantic
+refuses the rest.
+"""
 
 from __future__ import annotations
 

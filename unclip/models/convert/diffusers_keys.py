@@ -2,42 +2,72 @@
 
 from __future__ import annotations
 
-# Of a residual block, an attention block, and the network around them; the key is the name's part next to last.
+# Of a residual block, an attention block, and the network around them; the key is the name's part next to
+# last.
 _RESIDUAL = {
-    "norm_1": "norm1", "conv_1": "conv1", "embed": "time_emb_proj", "norm_2": "norm2", "conv_2": "conv2",
+    "norm_1": "norm1",
+    "conv_1": "conv1",
+    "embed": "time_emb_proj",
+    "norm_2": "norm2",
+    "conv_2": "conv2",
     "skip": "conv_shortcut",
-}  # fmt: skip
+}
 _ATTENTION = {
-    "norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "context_k": "add_k_proj", "context_v": "add_v_proj",
+    "norm": "group_norm",
+    "q": "to_q",
+    "k": "to_k",
+    "v": "to_v",
+    "context_k": "add_k_proj",
+    "context_v": "add_v_proj",
     "out": "to_out.0",
-}  # fmt: skip
+}
 _AROUND = {"time": "time_embedding", "conv_in": "conv_in", "norm": "conv_norm_out", "conv_out": "conv_out"}
 _MIDDLE = {"middle_1": "resnets.0", "middle_attention": "attentions.0", "middle_2": "resnets.1"}
 _BESIDE = {"blocks": "resnets", "attention": "attentions"}
 _RESAMPLER = {"down": "downsamplers.0", "up": "upsamplers.0"}
 
 _PRIOR = {
-    "text": "encoder_hidden_states_proj", "text_embed": "embedding_proj", "time": "time_embedding",
-    "image_embed": "proj_in", "query": "prd_embedding", "positions": "positional_embedding",
+    "text": "encoder_hidden_states_proj",
+    "text_embed": "embedding_proj",
+    "time": "time_embedding",
+    "image_embed": "proj_in",
+    "query": "prd_embedding",
+    "positions": "positional_embedding",
     "out_proj": "proj_to_clip_embeddings",
-}  # fmt: skip
+}
 _BLOCK = {
-    "norm_1": "norm1", "q": "attn1.to_q", "k": "attn1.to_k", "v": "attn1.to_v", "out": "attn1.to_out.0",
-    "norm_2": "norm3", "up": "ff.net.0.proj", "down": "ff.net.2",
-}  # fmt: skip
+    "norm_1": "norm1",
+    "q": "attn1.to_q",
+    "k": "attn1.to_k",
+    "v": "attn1.to_v",
+    "out": "attn1.to_out.0",
+    "norm_2": "norm3",
+    "up": "ff.net.0.proj",
+    "down": "ff.net.2",
+}
 _TEXT = {
-    "norm_1": "layer_norm1", "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
-    "out": "self_attn.out_proj", "norm_2": "layer_norm2", "up": "mlp.fc1", "down": "mlp.fc2",
-}  # fmt: skip
+    "norm_1": "layer_norm1",
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "out": "self_attn.out_proj",
+    "norm_2": "layer_norm2",
+    "up": "mlp.fc1",
+    "down": "mlp.fc2",
+}
 _CONDITION = {
-    "embed_to_time": "clip_image_embeddings_project_to_time_embeddings", "text_to_time": "embedding_proj",
-    "embed_to_tokens": "clip_extra_context_tokens_proj", "text_to_context": "encoder_hidden_states_proj",
+    "embed_to_time": "clip_image_embeddings_project_to_time_embeddings",
+    "text_to_time": "embedding_proj",
+    "embed_to_tokens": "clip_extra_context_tokens_proj",
+    "text_to_context": "encoder_hidden_states_proj",
     "context_norm": "text_encoder_hidden_states_norm",
-}  # fmt: skip
+}
 
 
 def unet(name: str) -> str:
-    """Of a tensor of our U-Net, in a UNet2DModel or UNet2DConditionModel: `down.0.blocks.1.conv_1.weight` and so on."""
+    """Of a tensor of our U-Net, in a UNet2DModel or UNet2DConditionModel: `down.0.blocks.1.conv_1.weight` and
+    so on.
+    """
     *path, leaf, kind = name.split(".")
     head = path[0] if path else leaf
     if head in _AROUND:
@@ -80,7 +110,9 @@ def text_tower(name: str) -> str:
 
 
 def decoder(name: str) -> str:
-    """Of a tensor of our Decoder, in a UNet2DConditionModel (`decoder.`) or UnCLIPTextProjModel (`text_proj.`)."""
+    """Of a tensor of our Decoder, in a UNet2DConditionModel (`decoder.`) or UnCLIPTextProjModel
+    (`text_proj.`).
+    """
     if name == "null_embed":
         return "text_proj.learned_classifier_free_guidance_embeddings"
     part, _, rest = name.removeprefix("network.").partition(".")

@@ -21,9 +21,17 @@ from unclip.stages.upsampler import Upsampler
 PIPELINES = ("UnCLIPPipeline", "UnCLIPImageVariationPipeline")
 # What of a pipeline's folders is read for one of its networks.
 COMPONENTS = (
-    "decoder", "decoder_scheduler", "text_proj", "super_res_first", "super_res_last", "super_res_scheduler",
-    "text_encoder", "tokenizer", "image_encoder", "feature_extractor",
-)  # fmt: skip
+    "decoder",
+    "decoder_scheduler",
+    "text_proj",
+    "super_res_first",
+    "super_res_last",
+    "super_res_scheduler",
+    "text_encoder",
+    "tokenizer",
+    "image_encoder",
+    "feature_extractor",
+)
 
 # x0 of the prior stays within this in Karlo's own code, and in Kandinsky's; diffusers' Karlo says 5.
 PRIOR_CLAMP = 10.0
@@ -47,20 +55,32 @@ def read_prior(folder: Path, scheduler: Path | None = None, *, parity: bool = Fa
     diffusion: dict[str, Any] = _diffusion(scheduler) if scheduler else {"predict": "x0"}
     if not (parity and scheduler):
         diffusion["clamp"] = PRIOR_CLAMP
-    config = parse_checkpoint(Prior.Config, folder, {
-        "embed": theirs.embedding_dim, "token_width": theirs.embedding_dim, "context": theirs.num_embeddings,
-        "width": theirs.num_attention_heads * theirs.attention_head_dim, "depth": theirs.num_layers,
-        "heads": theirs.num_attention_heads, "text_drop": 0.2, "diffusion": diffusion, "sampling": SAMPLING["prior"],
-    })  # fmt: skip
+    config = parse_checkpoint(
+        Prior.Config,
+        folder,
+        {
+            "embed": theirs.embedding_dim,
+            "token_width": theirs.embedding_dim,
+            "context": theirs.num_embeddings,
+            "width": theirs.num_attention_heads * theirs.attention_head_dim,
+            "depth": theirs.num_layers,
+            "heads": theirs.num_attention_heads,
+            "text_drop": 0.2,
+            "diffusion": diffusion,
+            "sampling": SAMPLING["prior"],
+        },
+    )
     with torch.device("meta"):
         stage = Prior(config)
     return filled(stage, diffusers_keys.prior, _prefixed("prior", folder), folder)
 
 
 def read_stage(folder: Path, *, parity: bool = False) -> Stage:
-    """The stage that one of a pipeline's networks belongs to, by the network's folder; `parity` as in `read_prior`.
+    """The stage that one of a pipeline's networks belongs to, by the network's folder; `parity` as in
+    `read_prior`.
 
-    A PriorTransformer is a prior by itself. What else the decoder and the upsampler consist of is beside the network.
+    A PriorTransformer is a prior by itself. What else the decoder and the upsampler consist of is beside the
+    network.
     """
     kind = files.read_json(folder / "config.json").get("_class_name")
     if kind == "UNet2DConditionModel":
@@ -80,10 +100,14 @@ def read_decoder(source: Path) -> Decoder:
     """A pipeline's UNet2DConditionModel and the UnCLIPTextProjModel before it."""
     folder, projection, scheduler = source / "decoder", source / "text_proj", source / "decoder_scheduler"
     theirs = diffusers_configs.read_config(diffusers_configs.UNet2DConditionModel, folder / "config.json")
-    condition = diffusers_configs.read_config(diffusers_configs.UnCLIPTextProjModel, projection / "config.json")
+    condition = diffusers_configs.read_config(
+        diffusers_configs.UnCLIPTextProjModel, projection / "config.json"
+    )
     attention = [i for i, kind in enumerate(theirs.down_block_types) if kind.startswith("SimpleCrossAttn")]
     mirrored = [
-        len(theirs.up_block_types) - 1 - i for i, kind in enumerate(theirs.up_block_types) if "CrossAttn" in kind
+        len(theirs.up_block_types) - 1 - i
+        for i, kind in enumerate(theirs.up_block_types)
+        if "CrossAttn" in kind
     ]
     if attention != sorted(mirrored):
         raise CheckpointError(f"{folder}/config.json: attends at other resolutions going up than going down")
@@ -92,15 +116,25 @@ def read_decoder(source: Path) -> Decoder:
         raise CheckpointError(
             f"{scheduler}: its variance_type does not fit the decoder's {theirs.out_channels} channels"
         )
-    config = parse_checkpoint(Decoder.Config, folder, {
-        "size": theirs.sample_size, "embed": condition.clip_embeddings_dim, "token_width": condition.clip_embeddings_dim,
-        "context_width": condition.cross_attention_dim,
-        "unet": {
-            **_unet(theirs, folder), "attention": attention, "middle_attention": True,
-            "head_channels": theirs.attention_head_dim,
+    config = parse_checkpoint(
+        Decoder.Config,
+        folder,
+        {
+            "size": theirs.sample_size,
+            "embed": condition.clip_embeddings_dim,
+            "token_width": condition.clip_embeddings_dim,
+            "context_width": condition.cross_attention_dim,
+            "unet": {
+                **_unet(theirs, folder),
+                "attention": attention,
+                "middle_attention": True,
+                "head_channels": theirs.attention_head_dim,
+            },
+            "text_drop": 0.3,
+            "diffusion": diffusion,
+            "sampling": SAMPLING["decoder"],
         },
-        "text_drop": 0.3, "diffusion": diffusion, "sampling": SAMPLING["decoder"],
-    })  # fmt: skip
+    )
     with torch.device("meta"):
         stage = Decoder(config)
     weights = {**_prefixed("decoder", folder), **_prefixed("text_proj", projection)}
@@ -109,7 +143,11 @@ def read_decoder(source: Path) -> Decoder:
 
 def read_upsampler(source: Path) -> Upsampler:
     """A pipeline's two UNet2DModels of one shape, the second of which takes the last step."""
-    first, last, scheduler = source / "super_res_first", source / "super_res_last", source / "super_res_scheduler"
+    first, last, scheduler = (
+        source / "super_res_first",
+        source / "super_res_last",
+        source / "super_res_scheduler",
+    )
     low = diffusers_configs.read_config(
         diffusers_configs.UNet2DConditionModel, source / "decoder" / "config.json"
     ).sample_size
@@ -118,22 +156,38 @@ def read_upsampler(source: Path) -> Upsampler:
     if expert.model_copy(update={"sample_size": theirs.sample_size}) != theirs:
         raise CheckpointError(f"{last}/config.json: another architecture than {first.name}'s")
     if theirs.sample_size is None or low is None or theirs.sample_size % low:
-        raise CheckpointError(f"{first}/config.json: sample_size {theirs.sample_size} is no multiple of {low}")
-    config = parse_checkpoint(Upsampler.Config, first, {
-        "size": theirs.sample_size, "factor": theirs.sample_size // low, "unet": _unet(theirs, first),
-        "catmull_rom": True, "expert": True, "diffusion": _diffusion(scheduler), "sampling": SAMPLING["upsampler"],
-    })  # fmt: skip
+        raise CheckpointError(
+            f"{first}/config.json: sample_size {theirs.sample_size} is no multiple of {low}"
+        )
+    config = parse_checkpoint(
+        Upsampler.Config,
+        first,
+        {
+            "size": theirs.sample_size,
+            "factor": theirs.sample_size // low,
+            "unet": _unet(theirs, first),
+            "catmull_rom": True,
+            "expert": True,
+            "diffusion": _diffusion(scheduler),
+            "sampling": SAMPLING["upsampler"],
+        },
+    )
     with torch.device("meta"):
         stage = Upsampler(config)
     return filled(
-        stage, diffusers_keys.upsampler, {**_prefixed(first.name, first), **_prefixed(last.name, last)}, first.parent
+        stage,
+        diffusers_keys.upsampler,
+        {**_prefixed(first.name, first), **_prefixed(last.name, last)},
+        first.parent,
     )
 
 
 def copy_clip(source: Path, out: Path, *, pictures: bool) -> str:
-    """The text encoder and its tokenizer, and with `pictures` the image encoder, into a new folder; returns its identity.
+    """The text encoder and its tokenizer, and with `pictures` the image encoder, into a new folder; returns
+    its identity.
 
-    The text encoder alone names the CLIP: both of Karlo's repositories have the same, only one the image encoder.
+    The text encoder alone names the CLIP: both of Karlo's repositories have the same, only one the image
+        encoder.
     """
     from unclip.clip.converted import TextTower, TextTowerConfig
     from unclip.clip.hf import save_tokenizer  # heavy, and a single stage needs none of it
@@ -142,13 +196,22 @@ def copy_clip(source: Path, out: Path, *, pictures: bool) -> str:
     text, pixels = source / "text_encoder", source / "image_encoder"
     weights = read_component(text)
     identity = weights_identity("clip", weights)
-    weights.pop("text_model.embeddings.position_ids", None)  # 0, 1, 2, … in what older versions of transformers wrote
-    theirs = diffusers_configs.read_config(diffusers_configs.CLIPTextModelWithProjection, text / "config.json")
+    weights.pop(
+        "text_model.embeddings.position_ids", None
+    )  # 0, 1, 2, … in what older versions of transformers wrote
+    theirs = diffusers_configs.read_config(
+        diffusers_configs.CLIPTextModelWithProjection, text / "config.json"
+    )
     config = TextTowerConfig(
-        width=theirs.hidden_size, depth=theirs.num_hidden_layers, heads=theirs.num_attention_heads,
-        vocabulary=theirs.vocab_size, context=theirs.max_position_embeddings, embed=theirs.projection_dim,
-        activation=theirs.hidden_act, mlp_width=theirs.intermediate_size,
-    )  # fmt: skip
+        width=theirs.hidden_size,
+        depth=theirs.num_hidden_layers,
+        heads=theirs.num_attention_heads,
+        vocabulary=theirs.vocab_size,
+        context=theirs.max_position_embeddings,
+        embed=theirs.projection_dim,
+        activation=theirs.hidden_act,
+        mlp_width=theirs.intermediate_size,
+    )
     with torch.device("meta"):
         tower = TextTower(config)
     (out / "text_encoder").mkdir(parents=True)
@@ -173,21 +236,30 @@ def _prefixed(part: str, folder: Path) -> dict[str, Tensor]:
 
 
 def _diffusion(folder: Path) -> dict[str, Any]:
-    theirs = diffusers_configs.read_config(diffusers_configs.UnCLIPScheduler, folder / "scheduler_config.json")
+    theirs = diffusers_configs.read_config(
+        diffusers_configs.UnCLIPScheduler, folder / "scheduler_config.json"
+    )
     learned = theirs.variance_type == "learned_range"
     return {
-        "schedule": "cosine", "times": theirs.num_train_timesteps,
+        "schedule": "cosine",
+        "times": theirs.num_train_timesteps,
         "predict": {"sample": "x0", "epsilon": "eps"}[theirs.prediction_type],
-        "variance": "learned" if learned else "fixed_small", "objective": "hybrid" if learned else "simple",
+        "variance": "learned" if learned else "fixed_small",
+        "objective": "hybrid" if learned else "simple",
         "clamp": theirs.clip_sample_range if theirs.clip_sample else None,
-    }  # fmt: skip
+    }
 
 
 def _unet(theirs: diffusers_configs.UNet, folder: Path) -> dict[str, Any]:
     base, *_ = widths = theirs.block_out_channels
     if base < 1 or any(width % base for width in widths):
-        raise CheckpointError(f"{folder}/config.json: block_out_channels {widths} are no multiples of the first")
+        raise CheckpointError(
+            f"{folder}/config.json: block_out_channels {widths} are no multiples of the first"
+        )
     return {
-        "channels": base, "multipliers": [width // base for width in widths], "depth": theirs.layers_per_block,
-        "scale_shift": theirs.resnet_time_scale_shift == "scale_shift", "dropout": theirs.dropout,
-    }  # fmt: skip
+        "channels": base,
+        "multipliers": [width // base for width in widths],
+        "depth": theirs.layers_per_block,
+        "scale_shift": theirs.resnet_time_scale_shift == "scale_shift",
+        "dropout": theirs.dropout,
+    }

@@ -1,6 +1,7 @@
 """Karlo's own checkpoints (github.com/kakaobrain/karlo), one `.ckpt` per stage → our stages.
 
-They say nothing of their shape, so it is read off the tensors. Queries, keys and values lie fused in them, head by head.
+They say nothing of their shape, so it is read off the tensors. Queries, keys and values lie fused in them,
+head by head.
 """
 
 from __future__ import annotations
@@ -29,30 +30,53 @@ UPSAMPLER = f"upsampler-{FACTOR * SIZE}"
 _FUSED = {"c_qkv": "qkv", "qkv": "qkv", "encoder_kv": "kv"}
 
 _RESIDUAL = {
-    "norm_1": "in_layers.0", "conv_1": "in_layers.2", "embed": "emb_layers.1", "norm_2": "out_layers.0",
-    "conv_2": "out_layers.3", "skip": "skip_connection",
-}  # fmt: skip
+    "norm_1": "in_layers.0",
+    "conv_1": "in_layers.2",
+    "embed": "emb_layers.1",
+    "norm_2": "out_layers.0",
+    "conv_2": "out_layers.3",
+    "skip": "skip_connection",
+}
 _ATTENTION = {
-    "norm": "norm", "q": "qkv.q", "k": "qkv.k", "v": "qkv.v", "context_k": "encoder_kv.k", "context_v": "encoder_kv.v",
+    "norm": "norm",
+    "q": "qkv.q",
+    "k": "qkv.k",
+    "v": "qkv.v",
+    "context_k": "encoder_kv.k",
+    "context_v": "encoder_kv.v",
     "out": "proj_out",
-}  # fmt: skip
+}
 _TIME = {"linear_1": "time_embed.0", "linear_2": "time_embed.2"}
 _PRIOR = {
-    "text": "text_enc_proj", "text_embed": "text_emb_proj", "image_embed": "clip_img_proj", "query": "prd_emb",
-    "positions": "positional_embedding", "out_proj": "out_proj",
-}  # fmt: skip
+    "text": "text_enc_proj",
+    "text_embed": "text_emb_proj",
+    "image_embed": "clip_img_proj",
+    "query": "prd_emb",
+    "positions": "positional_embedding",
+    "out_proj": "out_proj",
+}
 _BLOCK = {
-    "norm_1": "ln_1", "q": "attn.c_qkv.q", "k": "attn.c_qkv.k", "v": "attn.c_qkv.v", "out": "attn.c_proj",
-    "norm_2": "ln_2", "up": "mlp.c_fc", "down": "mlp.c_proj",
-}  # fmt: skip
+    "norm_1": "ln_1",
+    "q": "attn.c_qkv.q",
+    "k": "attn.c_qkv.k",
+    "v": "attn.c_qkv.v",
+    "out": "attn.c_proj",
+    "norm_2": "ln_2",
+    "up": "mlp.c_fc",
+    "down": "mlp.c_proj",
+}
 _CONDITION = {
-    "embed_to_time": "clip_emb", "text_to_time": "text_feat_proj", "embed_to_tokens": "clip_tok_proj",
-    "text_to_context": "text_seq_proj.0", "context_norm": "text_seq_proj.1",
-}  # fmt: skip
+    "embed_to_time": "clip_emb",
+    "text_to_time": "text_feat_proj",
+    "embed_to_tokens": "clip_tok_proj",
+    "text_to_context": "text_seq_proj.0",
+    "context_norm": "text_seq_proj.1",
+}
 
 
 def read_checkpoint(path: Path) -> DiffusionStage:
-    """The stage in a `.ckpt`; its tensors tell which it is. A prior's statistics lie in a `*_stats.th` beside it.
+    """The stage in a `.ckpt`; its tensors tell which it is. A prior's statistics lie in a `*_stats.th` beside
+    it.
 
     Raises:
         CheckpointError: damaged, another program's, or a pickle of more than tensors.
@@ -60,8 +84,10 @@ def read_checkpoint(path: Path) -> DiffusionStage:
     tree = read_pickle(path)
     weights = _unfused(tensors(tree.get("state_dict") if isinstance(tree, dict) else None, path), path)
     kinds: dict[str, Callable[[dict[str, Tensor], Path], Prior | Decoder | Upsampler]] = {
-        "model.prd_emb": _prior, "model.cf_param": _decoder, "model_last_step.out.2.weight": _upsampler,
-    }  # fmt: skip
+        "model.prd_emb": _prior,
+        "model.cf_param": _decoder,
+        "model_last_step.out.2.weight": _upsampler,
+    }
     read = next((read for name, read in kinds.items() if name in weights), None)
     if read is None:
         raise CheckpointError(f"{path}: is none of Karlo's checkpoints (prior, decoder, improved-sr)")
@@ -73,12 +99,21 @@ def read_checkpoint(path: Path) -> DiffusionStage:
 
 def _prior(weights: dict[str, Tensor], path: Path) -> Prior:
     width, token_width = weights["model.text_enc_proj.weight"].shape
-    config = parse_checkpoint(Prior.Config, path, {
-        "embed": weights["model.clip_img_proj.weight"].shape[1], "token_width": token_width,
-        "context": weights["model.positional_embedding"].shape[1] - 4, "width": width,
-        "depth": sum(name.endswith(".ln_1.weight") for name in weights), "heads": width // HEAD, "text_drop": 0.2,
-        "diffusion": {"predict": "x0", "clamp": PRIOR_CLAMP}, "sampling": SAMPLING["prior"],
-    })  # fmt: skip
+    config = parse_checkpoint(
+        Prior.Config,
+        path,
+        {
+            "embed": weights["model.clip_img_proj.weight"].shape[1],
+            "token_width": token_width,
+            "context": weights["model.positional_embedding"].shape[1] - 4,
+            "width": width,
+            "depth": sum(name.endswith(".ln_1.weight") for name in weights),
+            "heads": width // HEAD,
+            "text_drop": 0.2,
+            "diffusion": {"predict": "x0", "clamp": PRIOR_CLAMP},
+            "sampling": SAMPLING["prior"],
+        },
+    )
     found = sorted(path.parent.glob("*_stats.th"))
     if not found:
         raise CheckpointError(f"{path}: the embeddings' statistics are missing beside it (ViT-L-14_stats.th)")
@@ -94,12 +129,23 @@ def _prior(weights: dict[str, Tensor], path: Path) -> Prior:
 def _decoder(weights: dict[str, Tensor], path: Path) -> Decoder:
     context_width, token_width = weights["model.text_seq_proj.0.weight"].shape
     if weights["model.clip_tok_proj.weight"].shape[0] != EXTRA_TOKENS * context_width:
-        raise CheckpointError(f"{path}: model.clip_tok_proj makes another number of tokens than {EXTRA_TOKENS}")
-    config = parse_checkpoint(Decoder.Config, path, {
-        "size": SIZE, "embed": len(weights["model.cf_param"]), "token_width": token_width,
-        "context_width": context_width, "unet": {**_shape(weights, "model"), "dropout": 0.1}, "text_drop": 0.3,
-        "diffusion": {"variance": "learned", "objective": "hybrid"}, "sampling": SAMPLING["decoder"],
-    })  # fmt: skip
+        raise CheckpointError(
+            f"{path}: model.clip_tok_proj makes another number of tokens than {EXTRA_TOKENS}"
+        )
+    config = parse_checkpoint(
+        Decoder.Config,
+        path,
+        {
+            "size": SIZE,
+            "embed": len(weights["model.cf_param"]),
+            "token_width": token_width,
+            "context_width": context_width,
+            "unet": {**_shape(weights, "model"), "dropout": 0.1},
+            "text_drop": 0.3,
+            "diffusion": {"variance": "learned", "objective": "hybrid"},
+            "sampling": SAMPLING["decoder"],
+        },
+    )
     with torch.device("meta"):
         stage = Decoder(config)
 
@@ -113,10 +159,18 @@ def _decoder(weights: dict[str, Tensor], path: Path) -> Decoder:
 
 
 def _upsampler(weights: dict[str, Tensor], path: Path) -> Upsampler:
-    config = parse_checkpoint(Upsampler.Config, path, {
-        "size": FACTOR * SIZE, "factor": FACTOR, "unet": _shape(weights, "model_first_steps"), "catmull_rom": True,
-        "expert": True, "sampling": SAMPLING["upsampler"],
-    })  # fmt: skip
+    config = parse_checkpoint(
+        Upsampler.Config,
+        path,
+        {
+            "size": FACTOR * SIZE,
+            "factor": FACTOR,
+            "unet": _shape(weights, "model_first_steps"),
+            "catmull_rom": True,
+            "expert": True,
+            "sampling": SAMPLING["upsampler"],
+        },
+    )
     with torch.device("meta"):
         stage = Upsampler(config)
 
@@ -128,7 +182,9 @@ def _upsampler(weights: dict[str, Tensor], path: Path) -> Upsampler:
 
 
 def _unfused(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Each fused projection taken apart (`…qkv.weight` → `…qkv.q.weight` …), convolutions of width one as matrices."""
+    """Each fused projection taken apart (`…qkv.weight` → `…qkv.q.weight` …), convolutions of width one as
+    matrices.
+    """
     apart = {}
     for name, tensor in weights.items():
         module, _, kind = name.rpartition(".")
@@ -148,19 +204,28 @@ def _unfused(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def _shape(weights: dict[str, Tensor], prefix: str) -> dict[str, Any]:
-    """A U-Net's numbers. Its `input_blocks` are one list; a level begins where the channels widen for the first time."""
+    """A U-Net's numbers. Its `input_blocks` are one list; a level begins where the channels widen for the
+    first time.
+    """
     widths: list[int] = []
     while (name := f"{prefix}.input_blocks.{len(widths) + 1}.0.in_layers.2.weight") in weights:
         widths.append(len(weights[name]))
     channels = len(weights[f"{prefix}.input_blocks.0.0.weight"])
-    rows = next((i for i, width in enumerate(widths) if width != channels), len(widths) + 1)  # depth, and a resampler
+    rows = next(
+        (i for i, width in enumerate(widths) if width != channels), len(widths) + 1
+    )  # depth, and a resampler
     levels = range(0, len(widths), rows)
     return {
-        "channels": channels, "multipliers": [widths[row] // channels for row in levels], "depth": rows - 1,
-        "attention": [i for i, row in enumerate(levels) if f"{prefix}.input_blocks.{row + 1}.1.norm.weight" in weights],
-        "middle_attention": f"{prefix}.middle_block.1.norm.weight" in weights, "head_channels": HEAD,
+        "channels": channels,
+        "multipliers": [widths[row] // channels for row in levels],
+        "depth": rows - 1,
+        "attention": [
+            i for i, row in enumerate(levels) if f"{prefix}.input_blocks.{row + 1}.1.norm.weight" in weights
+        ],
+        "middle_attention": f"{prefix}.middle_block.1.norm.weight" in weights,
+        "head_channels": HEAD,
         "scale_shift": len(weights[f"{prefix}.input_blocks.1.0.emb_layers.1.weight"]) == 2 * channels,
-    }  # fmt: skip
+    }
 
 
 def _prior_name(ours: str) -> str:

@@ -1,4 +1,6 @@
-"""Weights as other programs keep them: safetensors, whole or in shards, and pickles of nothing but tensors."""
+"""Weights as other programs keep them: safetensors, whole or in shards, and pickles of nothing but
+tensors.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,15 @@ def read_component(folder: Path) -> dict[str, Tensor]:
     for stem in STEMS:
         if (folder / f"{stem}.bin").is_file():
             return tensors(read_pickle(folder / f"{stem}.bin"), folder / f"{stem}.bin")
-    raise CheckpointError(f"{folder}: no weights in it (no {STEMS[0]}.safetensors nor {STEMS[1]}.safetensors)")
+    raise CheckpointError(
+        f"{folder}: no weights in it (no {STEMS[0]}.safetensors nor {STEMS[1]}.safetensors)"
+    )
 
 
 def read_pickle(path: Path) -> Any:
-    """What torch.save wrote, if that is plain containers of tensors: whatever else a pickle names is not even imported."""
+    """What torch.save wrote, if that is plain containers of tensors: whatever else a pickle names is not even
+    imported.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickles of other versions: what cannot be read says so below
@@ -41,9 +47,13 @@ def read_pickle(path: Path) -> Any:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except pickle.UnpicklingError:
-        raise CheckpointError(f"{path}: refused, this pickle holds more than tensors and could run anything") from None
+        raise CheckpointError(
+            f"{path}: refused, this pickle holds more than tensors and could run anything"
+        ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: damaged ({str(error).splitlines()[0] if str(error) else error!r})") from None
+        raise CheckpointError(
+            f"{path}: damaged ({str(error).splitlines()[0] if str(error) else error!r})"
+        ) from None
 
 
 def tensors(tree: Any, path: Path) -> dict[str, Tensor]:
@@ -54,7 +64,8 @@ def tensors(tree: Any, path: Path) -> dict[str, Tensor]:
 
 
 def filled(module: M, name: Callable[[str], str], weights: dict[str, Tensor], where: Path) -> M:
-    """The stage or network with the tensors that `name` says; none may be missing, left over, or of another shape.
+    """The stage or network with the tensors that `name` says; none may be missing, left over, or of another
+    shape.
 
     Args:
         module: on the meta device.
@@ -70,11 +81,14 @@ def filled(module: M, name: Callable[[str], str], weights: dict[str, Tensor], wh
         row = tensor.shape == (1, *wanted.shape)  # theirs keeps the embeddings' mean and deviation as one row
         if tensor.shape != wanted.shape and not row:
             raise CheckpointError(
-                f"{where}: tensor {theirs} has shape {tuple(tensor.shape)}, its config.json asks for {tuple(wanted.shape)}"
+                f"{where}: tensor {theirs} has shape {tuple(tensor.shape)}, its config.json asks for "
+                f"{tuple(wanted.shape)}"
             )
         state[ours] = tensor[0] if row else tensor
     if weights:
-        raise CheckpointError(f"{where}: tensor {min(weights)} belongs to another architecture than its config.json")
+        raise CheckpointError(
+            f"{where}: tensor {min(weights)} belongs to another architecture than its config.json"
+        )
     module.load_state_dict(state, assign=True)
     return module
 
