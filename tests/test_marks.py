@@ -231,8 +231,9 @@ def test_the_server_marks_what_it_sends(client: Any, verb: str) -> None:
 def test_the_page_marks_what_it_shows(pipe: Pipeline, verb: str) -> None:
     pytest.importorskip("fastapi", reason="needs unclip[serve]")
     from unclip.serve.answers import Artist
-    from unclip.serve.store import Store
     from unclip.serve.studio import How, Studio
+
+    from unclip.serve.store import Store
     from unclip.serve.worker import Worker
 
     Path("shown").mkdir()
