@@ -67,9 +67,24 @@ def names(text: str) -> str:
 
 
 def api(package: str) -> str:
-    """Directives for mkdocstrings, one for each name that the package exports."""
-    names = importlib.import_module(package).__all__
-    return "\n\n".join(f"::: {package}.{name}" for name in names)
+    """Directives for mkdocstrings, one for each name that the package exports; exceptions come last."""
+    home = importlib.import_module(package)
+    exported = {name: getattr(home, name) for name in home.__all__}
+    order = sorted(exported, key=lambda name: (_is_error(exported[name]), name != "Pipeline", name))
+    return "\n\n".join(line for name in order for line in _exported(f"{package}.{name}", exported[name]))
+
+
+def _is_error(value: object) -> bool:
+    return inspect.isclass(value) and issubclass(value, Exception)
+
+
+def _exported(path: str, value: object) -> Iterator[str]:
+    yield f"::: {path}"
+    if inspect.isclass(value):  # functions of other modules that are its methods, which mkdocstrings does not see
+        methods = {name: item for name, item in vars(value).items() if inspect.isfunction(item)}
+        for name, method in methods.items():
+            if method.__qualname__ == name:
+                yield f"::: {method.__module__}.{name}\n    options: {{heading_level: 3}}"
 
 
 def modules(package: str) -> str:
