@@ -47,7 +47,9 @@ def _command(command: click.Command, name: str, parent: click.Context | None, le
     yield f"{'#' * level} {context.command_path}\n\n{help_text(command)}"
     yield f"```text\n{' '.join([context.command_path, *command.collect_usage_pieces(context)])}\n```"
     records = [record for parameter in command.get_params(context) if (record := parameter.get_help_record(context))]
-    rows = [f"| {names(record[0])} | {cell(record[1])} |" for record in records if "--help" not in record[0]]
+    rows = [
+        f"| {names(record[0])} | {cell(record[1])} |" for record in records if record[1] and "--help" not in record[0]
+    ]
     if rows:
         yield "\n".join(["| option | meaning |", "| --- | --- |", *rows])
     if isinstance(command, click.Group):
