@@ -15,11 +15,12 @@ from PIL import Image
 from unclip.errors import Cancelled, CheckpointError, RequestError
 from unclip.files import read_weights
 from unclip.models.assemble import assemble
-from unclip.pipeline import MAX_SEED, Pipeline, check_prompt, prompt_words
+from unclip.pipeline import MAX_SEED, Pipeline, check_prompt
 from unclip.pipeline.call import preset_for
 from unclip.provenance.watermark import detect
 from unclip.stages.base import DiffusionStage
 from unclip.stages.decoder import Decoder
+from unclip.vocabulary import prompt_words
 
 PROMPT = "a shiba inu wearing a red beret"
 

@@ -50,7 +50,11 @@ def _command(command: click.Command, name: str, parent: click.Context | None, le
     records = [
         record for parameter in command.get_params(context) if (record := parameter.get_help_record(context))
     ]
-    rows = [f"| {names(record[0])} | {cell(record[1])} |" for record in records if "--help" not in record[0]]
+    rows = [
+        f"| {names(record[0])} | {cell(record[1])} |"
+        for record in records
+        if record[1] and "--help" not in record[0]
+    ]
     if rows:
         yield "\n".join(["| option | meaning |", "| --- | --- |", *rows])
     if isinstance(command, click.Group):
@@ -72,9 +76,26 @@ def names(text: str) -> str:
 
 
 def api(package: str) -> str:
-    """Directives for mkdocstrings, one for each name that the package exports."""
-    names = importlib.import_module(package).__all__
-    return "\n\n".join(f"::: {package}.{name}" for name in names)
+    """Directives for mkdocstrings, one for each name that the package exports; exceptions come last."""
+    home = importlib.import_module(package)
+    exported = {name: getattr(home, name) for name in home.__all__}
+    order = sorted(exported, key=lambda name: (_is_error(exported[name]), name != "Pipeline", name))
+    return "\n\n".join(line for name in order for line in _exported(f"{package}.{name}", exported[name]))
+
+
+def _is_error(value: object) -> bool:
+    return inspect.isclass(value) and issubclass(value, Exception)
+
+
+def _exported(path: str, value: object) -> Iterator[str]:
+    yield f"::: {path}"
+    if inspect.isclass(
+        value
+    ):  # functions of other modules that are its methods, which mkdocstrings does not see
+        methods = {name: item for name, item in vars(value).items() if inspect.isfunction(item)}
+        for name, method in methods.items():
+            if method.__qualname__ == name:
+                yield f"::: {method.__module__}.{name}\n    options: {{heading_level: 3}}"
 
 
 def modules(package: str) -> str:

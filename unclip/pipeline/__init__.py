@@ -12,15 +12,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from unclip.pipeline.generation import Generation
     from unclip.pipeline.options import MAX_SEED, OnStep, SamplingOptions, check_prompt
-    from unclip.pipeline.pipeline import Pipeline, prompt_words
+    from unclip.pipeline.pipeline import Pipeline
 
-__all__ = ["MAX_SEED", "Generation", "OnStep", "Pipeline", "SamplingOptions", "check_prompt", "prompt_words"]
+__all__ = ["MAX_SEED", "Generation", "OnStep", "Pipeline", "SamplingOptions", "check_prompt"]
 
-_HOMES = {
-    "Generation": "generation",
-    "Pipeline": "pipeline",
-    "prompt_words": "pipeline",
-}  # all others: options
+_HOMES = {"Generation": "generation", "Pipeline": "pipeline"}  # all others: options
 
 
 def __getattr__(name: str) -> object:
