@@ -19,7 +19,7 @@ from torch import Tensor
 from unclip.cli import cli
 from unclip.errors import DataError, RequestError
 from unclip.evaluate import features, metrics
-from unclip.evaluate.features import Extractor, encode
+from unclip.evaluate.features import Extractor, encode, stacked
 from unclip.evaluate.pictures import Found, Painted, read_prompts
 from unclip.evaluate.quality import Settings, against_reference, inception_score
 from unclip.images import to_tensor
@@ -136,7 +136,7 @@ def colours(folder: Path, count: int, size: int = 16, seed: int = 0) -> Path:
     return folder
 
 
-MEAN = Extractor("mean colour", lambda images: images.mean(dim=(2, 3)))
+MEAN = Extractor("mean colour", lambda pictures: stacked(pictures).mean(dim=(2, 3)))
 
 
 def test_features_are_kept_by_content_and_not_by_name(tmp_path: Path) -> None:

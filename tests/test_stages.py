@@ -723,7 +723,7 @@ def test_clip_stage_loss_is_the_symmetric_contrastive_one(clip_stage: ClipStage)
     assert loss.shape == (3,)
     from unclip.clip.openclip import OpenClip
 
-    clip = OpenClip(clip_stage.model, clip_stage.tokenizer, "x")
+    clip = OpenClip(clip_stage.model, clip_stage.tokenizer, "x", clip_stage.preprocess)
     z_t, z_i = (F.normalize(z, dim=-1) for z in (clip.encode_text(captions).embed, clip.encode_image(image)))
     scores = clip_stage.model.logit_scale.exp() * z_i @ z_t.T
     expected = -(scores.log_softmax(1) + scores.log_softmax(0)).diagonal() / 2
