@@ -34,7 +34,7 @@ def inpaint(
 ) -> Iterator[Step]:
     """Samples the unknown part so that it matches the known part (algorithm 1).
 
-    After every step the known part is replaced by the given data, noised to the new timestep. Then the step is
+    After every step the known part is replaced by the given data, noised to the new timestep. The step is then
     undone by the forward process and repeated, which harmonises both parts.
 
     Args:

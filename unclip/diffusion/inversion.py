@@ -17,10 +17,10 @@ def invert(
 ) -> Iterator[Step]:
     """Walks from clean data x up to x_T, so that `ddim` at eta = 0 on the same timesteps leads back to x.
 
-    A DDIM step is x_s = f(x_t); its inversion solves for x_t by the fixed-point iteration
-    x_t ← x_t + (x_s − f(x_t)) / slope from x_t = x_s, where slope approximates ∂f/∂x_t. The first iteration is
-    the usual explicit inversion, the next ones remove its error. They converge if the steps are short enough:
-    50 steps suffice without guidance, strong guidance needs more.
+    A DDIM step is x_s = f(x_t). Its inversion solves for x_t by the fixed-point iteration
+    x_t ← x_t + (x_s − f(x_t)) / slope from x_t = x_s, where slope approximates ∂f/∂x_t. The first iteration
+    is the usual explicit inversion, the next ones remove its error. They converge if the steps are short
+    enough: 50 steps suffice without guidance, strong guidance needs more.
 
     Args:
         times: the sampler's timesteps, from T−1 down.

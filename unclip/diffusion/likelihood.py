@@ -43,8 +43,8 @@ def bound(
 
     Args:
         rng: the generator of each example.
-        terms: stratified estimate of the sum's T − 1 terms: one random timestep from each of `terms` intervals.
-            Unbiased, with higher variance. None computes all terms.
+        terms: number of terms in a stratified estimate of the sum: one random timestep from each of `terms`
+            intervals. Unbiased, with higher variance. None computes all T − 1 terms.
     """
     times = diffusion.schedule.times
     if terms is None or terms >= times - 1:

@@ -76,8 +76,8 @@ def analytic_dpm(
 ) -> Iterator[Step]:
     """Ancestral sampling with the optimal scalar variance (Bao et al. 2022, theorem 1).
 
-    The paper's eq. 8 adds to β̃ a squared weight times (sigma/alpha)² · (1 − sigma² E‖score‖²/D). The weight is
-    that of x0 in the posterior's mean; the factor is, by Tweedie's formula, `schedule.x0_variance`.
+    The paper's eq. 8 adds to β̃ a squared weight times (sigma/alpha)² · (1 − sigma² E‖score‖²/D). The weight
+    is that of x0 in the posterior's mean; the factor is, by Tweedie's formula, `schedule.x0_variance`.
 
     Raises:
         RequestError: the stage's x0_variance was not measured.

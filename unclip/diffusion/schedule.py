@@ -1,6 +1,6 @@
-"""Noise schedules: the coefficients of signal and noise at each timestep, x_t = alpha_t · x_0 + sigma_t · eps.
+"""Noise schedules: the coefficients of x_t = alpha_t · x_0 + sigma_t · eps at each timestep.
 
-They are float64 tables on the CPU and no buffers of a module: half precision or a meta device would ruin them.
+They are float64 tables on the CPU, not buffers of a module: half precision or a meta device would ruin them.
 """
 
 from __future__ import annotations

@@ -170,9 +170,9 @@ Predictor = Callable[[Sde, Score, Tensor, float, float, NoiseSource], Tensor]
 
 def euler_maruyama(sde: Sde, score: Score, x: Tensor, t: float, s: float, noise: NoiseSource) -> Tensor:
     """One step of the reverse SDE dx = [f x − g² ∇ log p] dt + g dw̄, from t down to s (eq. 6)."""
-    times = at(t, x)
-    rate, g, step = sde.rate(times)[0].item(), sde.diffusion(times)[0].item(), t - s
-    return x - step * (rate * x - g**2 * score(x, times)) + g * math.sqrt(step) * noise(x)
+    host_t, step = torch.tensor([t], dtype=torch.float64), t - s  # on the CPU: no GPU synchronisation
+    rate, g = sde.rate(host_t).item(), sde.diffusion(host_t).item()
+    return x - step * (rate * x - g**2 * score(x, at(t, x))) + g * math.sqrt(step) * noise(x)
 
 
 def reverse_diffusion(sde: Sde, score: Score, x: Tensor, t: float, s: float, noise: NoiseSource) -> Tensor:

@@ -1,12 +1,13 @@
 """Group normalisation with a modulation, and a fast backward pass on CPUs.
 
 On CPUs, torch's group-norm backward for channels-last tensors works element by element; in bfloat16 it takes
-longer than the convolution beside it. Its batch-norm kernels process whole rows of channels. Called per image,
-with the group's moments given for each channel, they compute group normalisation.
+longer than the convolution beside it. Its batch-norm kernels process whole rows of channels. They compute
+group normalisation if they are called per image, with the group's moments given for each channel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,8 +25,8 @@ class GroupNorm(nn.GroupNorm):
             gain, bias = self.weight.float()[None], self.bias.float()[None]
             if scale is not None and shift is not None:
                 gain, bias = gain * (1 + scale.float()), bias * (1 + scale.float()) + shift.float()
-            out: Tensor = _ChannelsLast.apply(x, gain, bias, self.num_groups, self.eps)  # type: ignore[no-untyped-call]
-            return out
+            apply: Callable[..., Tensor] = _ChannelsLast.apply
+            return apply(x, gain, bias, self.num_groups, self.eps)
         out = super().forward(x)
         if scale is not None and shift is not None:
             out = out * (1 + scale[:, :, None, None]) + shift[:, :, None, None]

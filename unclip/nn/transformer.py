@@ -43,7 +43,7 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """A pre-norm block: self-attention and an MLP with one hidden layer of `mlp_width` (default 4 · width)."""
+    """Pre-norm self-attention and an MLP with one hidden layer of `mlp_width`, default 4 · width."""
 
     def __init__(
         self, width: int, heads: int, activation: Activation = F.gelu, mlp_width: int | None = None
@@ -129,8 +129,8 @@ def after_caption(
     """The transformer states [B, K, width] of the positions after a caption's tokens.
 
     Args:
-        positions: position embeddings, [1, context + K or more, width]. The rest always has the positions from
-            `context` on, although captions are padded only to the longest of the batch.
+        positions: position embeddings, [1, context + K or more, width]. The rest always has the positions
+            from `context` on, although captions are padded only to the longest of the batch.
         tokens: token embeddings, [B, L, width] with L ≤ context.
         rest: embeddings of the positions after the tokens, [B, K, width].
         mask: True for real tokens, [B, L].
@@ -145,8 +145,8 @@ def after_caption(
 class TextEncoder(nn.Module):
     """A transformer text encoder, token ids [B, L] → states [B, L, width].
 
-    The decoder trains one of its own (GLIDE; Nichol et al. 2021). With `causal` and `quick_gelu` it is the text
-    encoder of OpenAI's CLIP (Radford et al. 2021).
+    The decoder trains one of its own (GLIDE; Nichol et al. 2021). With `causal` and `quick_gelu` it is the
+    text encoder of OpenAI's CLIP (Radford et al. 2021).
     """
 
     def __init__(

@@ -106,7 +106,7 @@ class Pixels(DiffusionStage):
             kept = rng.uniform() >= self.label_drop
             cond["label"] = torch.where(kept, cond["label"], self.classes)
         if self.flips:
-            x0 = torch.where((rng.uniform() < 0.5)[:, None, None, None], x0.flip(-1), x0)
+            x0 = torch.where(broadcast_to(rng.uniform() < 0.5, x0, torch.bool), x0.flip(-1), x0)
         if self.dequantise:
             x0 = x0 + self.spacing * (torch.special.ndtr(rng.normal(x0)) - 0.5)
         if self.continuous:
