@@ -150,7 +150,7 @@ class BinomialChain:
 
     @torch.no_grad()
     def bound(self, reverse: Flips, x0: Tensor, generator: torch.Generator) -> Tensor:
-        """The upper bound on −log P(x0) of each example, in bits, [B]; L_T is 0: x_T does not depend on x0."""
+        """The upper bound on −log P(x0) of each example, in bits, [B]; L_T is 0, x_T ignores x0."""
         total = torch.zeros(len(x0), dtype=x0.dtype)
         for t in range(self.times):
             uniform = torch.rand(x0.shape, generator=generator, dtype=x0.dtype)

@@ -34,8 +34,8 @@ def inpaint(
 ) -> Iterator[Step]:
     """Samples the unknown part so that it matches the known part (algorithm 1).
 
-    After every step the known part is replaced by the given data, noised to the new timestep. The step is then
-    undone by the forward process and repeated, which harmonises both parts.
+    After every step the known part is replaced by the given data, noised to the new timestep. The forward
+    process then undoes the step and it is repeated, which harmonises both parts.
 
     Args:
         sampler: takes the single steps.
