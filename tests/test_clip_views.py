@@ -35,7 +35,7 @@ from unclip.data.tar import find_shards, read_samples, write_shard
 from unclip.errors import CheckpointError, ConfigError, DataError
 from unclip.images import to_tensor
 from unclip.models.resolve import load_clip
-from unclip.stages.base import Batch
+from unclip.stages.batch import Batch
 from unclip.train import feed
 from unclip.train.config import RunConfig
 from unclip.train.loop import train

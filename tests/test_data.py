@@ -33,7 +33,7 @@ from unclip.menagerie import shards as menagerie_shards
 from unclip.menagerie.drawing import draw
 from unclip.menagerie.scene import HELD_OUT, sample
 from unclip.menagerie.shards import write_shards
-from unclip.stages.base import Batch
+from unclip.stages.batch import Batch
 
 
 @pytest.fixture(scope="module")

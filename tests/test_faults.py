@@ -20,7 +20,7 @@ from tiny_runs import assert_same_bits, everything
 from torch import Tensor
 
 from unclip.errors import CheckpointError, ConfigError, TrainingError
-from unclip.stages.base import Batch
+from unclip.stages.batch import Batch
 from unclip.stages.upsampler import Upsampler
 from unclip.train import checkpoint, loop
 from unclip.train.checkpoint import read_progress, step_folders

@@ -19,7 +19,7 @@ from unclip.errors import ConfigError
 from unclip.nn.layers import zero_init
 from unclip.nn.unet import UNetConfig
 from unclip.pipeline import Pipeline
-from unclip.stages.base import Batch
+from unclip.stages.batch import Batch
 from unclip.stages.decoder import Decoder, DecoderConfig, random_keep
 from unclip.train.loop import start_from
 

@@ -18,8 +18,8 @@ from unclip.models.assemble import assemble
 from unclip.pipeline import MAX_SEED, Pipeline, check_prompt
 from unclip.pipeline.call import preset_for
 from unclip.provenance.watermark import detect
-from unclip.stages.base import DiffusionStage
 from unclip.stages.decoder import Decoder
+from unclip.stages.diffusion import DiffusionStage
 from unclip.vocabulary import prompt_words
 
 PROMPT = "a shiba inu wearing a red beret"

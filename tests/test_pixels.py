@@ -27,7 +27,8 @@ from unclip.errors import DataError, RequestError
 from unclip.evaluate.nll import NllSettings, nll
 from unclip.evaluate.pictures import Found
 from unclip.images import read_settings
-from unclip.stages.base import Batch, SamplingConfig
+from unclip.stages.batch import Batch
+from unclip.stages.config import SamplingConfig
 from unclip.stages.pixels import Pixels, PixelsConfig
 
 UNET = {"channels": 32, "multipliers": [1, 1], "depth": 1}

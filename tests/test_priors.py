@@ -21,8 +21,9 @@ from unclip.errors import RequestError
 from unclip.models.assemble import assemble
 from unclip.pipeline import Pipeline
 from unclip.stages import load_stage
-from unclip.stages.base import BasePrior, Batch
+from unclip.stages.batch import Batch
 from unclip.stages.prior_ar import AutoregressiveConfig, AutoregressivePrior
+from unclip.stages.prior_base import BasePrior
 from unclip.stages.prior_onepass import OnePassConfig, OnePassPrior
 
 D, W, L = 8, 12, 10
@@ -153,7 +154,8 @@ def test_no_code_sees_a_later_one() -> None:
     changed = codes.clone()
     changed[0, 3] = (changed[0, 3] + 1) % 16
     dot, caption = torch.tensor([2]), text(torch.tensor([1]))
-    a, b = stage._logits(codes, dot, caption), stage._logits(changed, dot, caption)
+    hints = stage._hints(caption)
+    a, b = (stage._logits(each, dot, hints, caption) for each in (codes, changed))
     assert torch.equal(a[:, :4], b[:, :4]) and not torch.allclose(a[:, 4:], b[:, 4:])
 
 
@@ -162,9 +164,9 @@ def test_the_dot_product_is_drawn_from_the_top_half(monkeypatch: pytest.MonkeyPa
     seen: list[int] = []
     original = stage._logits
 
-    def spy(codes: Tensor, dot: Tensor, caption: Text) -> Tensor:
+    def spy(codes: Tensor, dot: Tensor, hints: Tensor, caption: Text) -> Tensor:
         seen.extend(dot.tolist())
-        return original(codes, dot, caption)
+        return original(codes, dot, hints, caption)
 
     monkeypatch.setattr(stage, "_logits", spy)
     drawn(stage, torch.zeros(64, dtype=torch.long), list(range(64)), guidance=1.0)

@@ -26,8 +26,10 @@ from unclip.errors import CheckpointError, ConfigError, RequestError
 from unclip.models.resolve import resolve
 from unclip.nn.unet import UNetConfig
 from unclip.stages import load_stage, stage_class
-from unclip.stages.base import Batch, SamplingConfig, Stage, drop_text, pad_to_same_length
+from unclip.stages.base import Stage
+from unclip.stages.batch import Batch, drop_text, pad_to_same_length
 from unclip.stages.clip import ClipStage
+from unclip.stages.config import SamplingConfig
 from unclip.stages.decoder import Decoder, DecoderConfig, TextEncoderConfig
 from unclip.stages.degradation import degrade, gaussian_blur
 from unclip.stages.prior import Prior, PriorConfig

@@ -11,8 +11,9 @@ from unclip.diffusion.diffusion import DiffusionConfig
 from unclip.menagerie.captions import vocabulary
 from unclip.models.assemble import assemble
 from unclip.nn.unet import UNetConfig
-from unclip.stages.base import SamplingConfig, Stage
+from unclip.stages.base import Stage
 from unclip.stages.clip import ClipConfig, ClipStage
+from unclip.stages.config import SamplingConfig
 from unclip.stages.decoder import Decoder, DecoderConfig
 from unclip.stages.prior import Prior, PriorConfig
 from unclip.stages.upsampler import Upsampler, UpsamplerConfig

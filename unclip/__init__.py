@@ -11,12 +11,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from unclip.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from unclip.errors import Cancelled, CheckpointError, ConfigError, DataError, RequestError, UnclipError
     from unclip.models.resolve import load_clip
     from unclip.pipeline import Pipeline, SamplingOptions
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Cancelled",

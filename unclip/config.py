@@ -1,6 +1,6 @@
-"""The strict base of every configuration, and how YAML files and `key=value` overrides become one.
+"""The strict base of every configuration, and the reader of YAML files and `key=value` overrides.
 
-Each configuration class sits beside the code it configures; this module knows none of them.
+Each configuration class is in the module that it configures, not here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from unclip.errors import ConfigError
 
 
 class Config(BaseModel):
-    """Immutable, and unknown keys are errors: a typo never passes silently."""
+    """An immutable configuration; unknown keys are errors, so that typos do not pass silently."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -25,7 +25,14 @@ C = TypeVar("C", bound=Config)
 
 
 def parse(kind: type[C], tree: object, where: str) -> C:
-    """Validates a tree of plain values; errors name the place and the key."""
+    """Validates a tree of plain values.
+
+    Args:
+        where: name of the source, for messages.
+
+    Raises:
+        ConfigError: names the source and the key.
+    """
     if not isinstance(tree, dict):
         raise ConfigError(f"{where}: expected a mapping of keys to values, found {type(tree).__name__}")
     try:
@@ -38,7 +45,7 @@ def parse(kind: type[C], tree: object, where: str) -> C:
 
 
 def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A YAML file as a tree, with `a.b=value` overrides applied (values are parsed as YAML)."""
+    """Reads a YAML file as a tree and applies `a.b=value` overrides, whose values are YAML."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -55,7 +62,7 @@ def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def override_key(tree: dict[str, Any], override: str) -> None:
-    """Applies one `a.b=value` to the tree."""
+    """Applies one `a.b=value` override to the tree, in place."""
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"{override!r}: overrides are written key.sub=value")

@@ -1,15 +1,15 @@
-"""Errors for people: what is wrong, where, and what to do about it.
+"""The errors that users see: what is wrong, where, and what to do about it.
 
     UnclipError
     ├── ConfigError        a configuration that cannot be right
     ├── CheckpointError    a model folder or checkpoint that cannot be used
     ├── DataError          training data that cannot be used
-    ├── TrainingError      a run that cannot go on
+    ├── TrainingError      a run that cannot continue
     ├── RequestError       a call that asks for something impossible
     └── Cancelled          the caller asked to stop
 
-The command line prints any of them as one line and exits with 1; everything else is a bug and shows its
-traceback.
+The command line prints any of them as one line and exits with 1. Every other exception is a bug and shows
+its traceback.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class DataError(UnclipError):
 
 
 class TrainingError(UnclipError):
-    """A run that cannot go on."""
+    """A run that cannot continue."""
 
 
 class RequestError(UnclipError):

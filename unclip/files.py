@@ -1,4 +1,4 @@
-"""Files and folders: JSON, safetensors, and folders that are written whole or not at all."""
+"""Files and folders: JSON, safetensors, and atomic writes of folders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ BUNDLED = Path(__file__).parent / "bundled"  # the models that come with the pac
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; anything else is a CheckpointError that names the file."""
+    """Reads a JSON object.
+
+    Raises:
+        CheckpointError: no such file, unreadable, or not an object.
+    """
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -35,26 +39,24 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, tree: dict[str, Any]) -> None:
-    """Indented, with a final newline."""
+    """Writes JSON, indented, with a final newline."""
     path.write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextmanager
 def new_folder(folder: Path, *, replaces: str | None = None) -> Iterator[Path]:
-    """A temporary sibling to write into, renamed to `folder` on success; what was there before is then
-    replaced.
+    """A temporary sibling folder to write into, which replaces `folder` on success.
 
     Args:
-        replaces: a file by which a folder is known that may be replaced; others are kept, unless they are
-            empty.
+        replaces: name of a file that marks a folder as replaceable; without it only an empty folder is
+            replaced. Default: any folder is.
+
+    Raises:
+        CheckpointError: the folder exists and may not be replaced.
     """
     folder = folder.absolute()
-    if (
-        replaces
-        and folder.exists()
-        and not (folder / replaces).is_file()
-        and not (folder.is_dir() and not any(folder.iterdir()))
-    ):
+    empty = folder.is_dir() and not any(folder.iterdir())
+    if replaces and folder.exists() and not empty and not (folder / replaces).is_file():
         raise CheckpointError(f"{folder}: is there, but not a model folder (no {replaces} in it); it is kept")
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -80,29 +82,30 @@ def save_weights(module: nn.Module, path: Path, dtype: torch.dtype | None = None
 
 
 def write_weights(state: dict[str, Tensor], path: Path) -> None:
-    """Tensors as safetensors."""
+    """Writes tensors as safetensors."""
     try:
         save_file(state, path)
     except SafetensorError as error:
         raise CheckpointError(f"{path}: cannot be written ({error})") from None
-    path.chmod(
-        0o644
-    )  # safetensors leaves files that only their owner may read; a model is there to be shared
+    path.chmod(0o644)  # safetensors makes files that only their owner can read
 
 
 def load_weights(
     module: nn.Module, path: Path, prefix: str = "", *, dtype: torch.dtype | None = torch.float32
 ) -> None:
-    """Fills a module (on the meta device or not) from safetensors; every mismatch names its tensor.
+    """Loads a module's weights, on the meta device or not, from safetensors.
 
     Args:
-        prefix: taken off the file's tensor names.
-        dtype: of what is floating-point. None leaves all as it is stored: mapped, and read only when it is
-            used.
+        prefix: prefix to remove from the file's tensor names.
+        dtype: dtype of the floating-point tensors. None keeps the stored dtypes; the tensors are then mapped
+            and read when first used.
+
+    Raises:
+        CheckpointError: a tensor is missing, of another shape, or unexpected.
     """
     state = {name.removeprefix(prefix): tensor for name, tensor in read_weights(path).items()}
-    wanted = module.state_dict()
-    for name, tensor in wanted.items():
+    expected = module.state_dict()
+    for name, tensor in expected.items():
         if name not in state:
             raise CheckpointError(f"{path}: tensor {name} is missing")
         if state[name].shape != tensor.shape:
@@ -110,7 +113,7 @@ def load_weights(
                 f"{path}: tensor {name} has shape {tuple(state[name].shape)}, its config.json asks for "
                 f"{tuple(tensor.shape)}"
             )
-    extra = sorted(set(state) - set(wanted))
+    extra = sorted(set(state) - set(expected))
     if extra:
         raise CheckpointError(
             f"{path}: tensor {extra[0]} belongs to another architecture than its config.json"
@@ -121,11 +124,13 @@ def load_weights(
 
 
 def place_weights(module: nn.Module, path: Path, placed: Callable[[str, Tensor], Tensor]) -> None:
-    """Fills a module again from the file that it was loaded from, tensors moved, converted or laid out anew
-    by `placed`.
+    """Loads a module's weights again from its file, each tensor moved or converted by `placed`.
 
-    Each tensor has a map of its own, which is gone when a copy of it is made. Pages of one map of the whole
-    file would stay in memory until the last copy, and the weights be there twice.
+    Each tensor is mapped on its own and unmapped after its copy. With one map of the whole file the weights
+    would be in memory twice.
+
+    Raises:
+        CheckpointError: the file has changed.
     """
     state = {}
     try:
@@ -140,34 +145,37 @@ def place_weights(module: nn.Module, path: Path, placed: Callable[[str, Tensor],
 
 
 def current_name(name: str) -> str:
-    """The name that a tensor has today; version 0.1.0 called the first and last layers `enter` and
-    `leave`.
-    """
+    """The current name of a tensor; version 0.1.0 called the first and last layers `enter` and `leave`."""
     name = re.sub(r"\b(unet|expert)\.enter\.", r"\1.conv_in.", name)
     name = re.sub(r"\b(unet|expert)\.leave\.", r"\1.conv_out.", name)
     return re.sub(r"\bnetwork\.leave\.", "network.out_proj.", name)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file. Nothing else is ever read as weights: a pickle can run code."""
+    """Reads all tensors of a safetensors file; other formats are refused, because a pickle can run code.
+
+    Raises:
+        CheckpointError: no such file, not safetensors, or damaged.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path}: only safetensors files are read; a pickle can run anything it likes")
     try:
         with safe_open(path, framework="pt") as file:
-            return {current_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+            names = file.keys()
+            return {current_name(name): file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: damaged or not safetensors ({error})") from None
 
 
 def read_ahead(path: Path) -> None:
-    """Has the system read a file that will soon be wanted, where it takes such advice; returns at once."""
+    """Asks the system to prefetch a file, where it supports such advice; returns at once."""
     if hasattr(os, "posix_fadvise") and path.is_file():
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept: XDG's cache folder."""
+    """The user's cache folder (XDG) for files that can be recomputed."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unclip"

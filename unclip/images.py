@@ -1,4 +1,4 @@
-"""Pictures at the edges of the program: PIL ⇄ tensors in [−1, 1], resizing, contact sheets, files."""
+"""Pictures: conversion between PIL and tensors in [−1, 1], resizing, contact sheets, files."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from torch import Tensor
 from unclip.errors import RequestError
 from unclip.provenance import metadata, watermark
 
-SMALLEST = 8  # pixels of a side of a picture that is read
-LARGEST = 64 * 10**6  # pixels of its area
+SMALLEST = 8  # shortest side of a readable picture, in pixels
+LARGEST = 64 * 10**6  # largest area of a readable picture, in pixels
 
 
 def open_picture(source: Path | BinaryIO) -> Image.Image:
-    """A picture file of any kind, read whole and made plain by `plain`.
+    """Reads a picture file of any format and converts it by `plain`.
 
     Raises:
         RequestError: no such file, not a picture, cut off, or too large.
@@ -41,8 +41,9 @@ def open_picture(source: Path | BinaryIO) -> Image.Image:
 
 
 def plain(image: Image.Image) -> Image.Image:
-    """The picture as 8-bit RGB, or RGBA where some of it is transparent, turned as its EXIF says; of a film,
-    the first frame.
+    """Converts a picture to 8-bit RGB, or RGBA if parts are transparent, rotated by its EXIF orientation.
+
+    For animations, the first frame.
 
     Raises:
         RequestError: smaller than 8 pixels or larger than 64 megapixels.
@@ -54,7 +55,7 @@ def plain(image: Image.Image) -> Image.Image:
         )
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
-        # PIL would cut 16 bits off at 255. A float picture's range is its own affair: [0, 1] or bytes.
+        # PIL would clip 16-bit values at 255. Float pictures are in [0, 1] or in [0, 255].
         array = np.asarray(image).astype(np.float64)
         full = 1.0 if image.mode == "F" and array.max() <= 1 else 255.0 if array.max() <= 255 else 65535.0
         image = Image.fromarray((array / full * 255).round().clip(0, 255).astype(np.uint8))
@@ -65,28 +66,26 @@ def plain(image: Image.Image) -> Image.Image:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """An RGB picture; what is transparent becomes white."""
+    """Converts a picture to RGB, with transparent parts on white."""
     if image.mode != "RGBA":
         return image.convert("RGB")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def centre_square(image: Image.Image) -> Image.Image:
-    """The largest square in the middle."""
+    """Crops the largest centred square."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))
 
 
 def to_bytes(image: Image.Image) -> Tensor:
-    """A picture as uint8 [H, W, 3]: a quarter of what its numbers take, on the way from one process to
-    another.
-    """
+    """A picture as uint8 [H, W, 3], a quarter of the size of float32."""
     return torch.from_numpy(np.array(image if image.mode == "RGB" else image.convert("RGB")))
 
 
 def from_bytes(pixels: Tensor) -> Tensor:
-    """uint8 [..., H, W, 3] as float32 [..., 3, H, W] in [−1, 1], with the channels still last in memory."""
+    """uint8 [..., H, W, 3] as float32 [..., 3, H, W] in [−1, 1], channels last in memory."""
     return pixels.movedim(-1, -3).float() / 127.5 - 1
 
 
@@ -99,17 +98,17 @@ def to_pil(image: Tensor, *, marked: bool = False, painted: Tensor | None = None
     """float [3, H, W] in [−1, 1] (clamped) as a picture.
 
     Args:
-        marked: with the invisible watermark, for pictures that a model made.
-        painted: True where the model did, [H, W], if it did not make all of it; the mark leaves the other
-            pixels alone.
+        marked: embed the invisible watermark of generated pictures.
+        painted: mask of the generated pixels, True there, [H, W]; the watermark changes no others. Default:
+            all pixels.
     """
     pixels = ((image.detach().float().clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).cpu().numpy()
-    # The mark goes in before the one rounding: a picture and its twin from a batch stay within 1/255.
+    # The watermark is added before the only rounding, so that results of any batch stay within 1/255.
     return Image.fromarray((_watermarked(pixels, painted) if marked else pixels).round().astype(np.uint8))
 
 
 def mark(image: Image.Image, painted: Tensor | None = None) -> Image.Image:
-    """The picture with the invisible watermark that says a model made it; `painted` as in `to_pil`."""
+    """Embeds the invisible watermark of generated pictures; `painted` as in `to_pil`."""
     return Image.fromarray(_watermarked(np.asarray(image.convert("RGB")), painted).round().astype(np.uint8))
 
 
@@ -118,28 +117,22 @@ def _watermarked(pixels: Any, painted: Tensor | None) -> Any:
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """[B, C, H, W] → [B, C, size, size], bicubic, antialiased when it shrinks, kept in [−1, 1]."""
+    """[B, C, H, W] → [B, C, size, size], bicubic, antialiased when shrinking, clamped to [−1, 1]."""
     if images.shape[-2:] == (size, size):
         return images
     return F.interpolate(images, (size, size), mode="bicubic", antialias=images.shape[-1] > size).clamp(-1, 1)
 
 
 def lanczos(images: Tensor, size: int) -> Tensor:
-    """[B, 3, H, W] → [B, 3, size, size] by Lanczos's window of three lobes, in float32, kept in [−1, 1]."""
-    wide = images.float().cpu().flatten(0, 1).numpy()
-    planes = [
-        np.asarray(Image.fromarray(plane).resize((size, size), Image.Resampling.LANCZOS)) for plane in wide
-    ]
-    return (
-        torch.from_numpy(np.stack(planes))
-        .reshape(*images.shape[:2], size, size)
-        .clamp(-1, 1)
-        .to(images.device)
-    )
+    """[B, 3, H, W] → [B, 3, size, size] by a Lanczos-3 filter in float32, clamped to [−1, 1]."""
+    channels = images.float().cpu().flatten(0, 1).numpy()
+    resized = [Image.fromarray(c).resize((size, size), Image.Resampling.LANCZOS) for c in channels]
+    result = torch.from_numpy(np.stack([np.asarray(c) for c in resized]))
+    return result.reshape(*images.shape[:2], size, size).clamp(-1, 1).to(images.device)
 
 
 def grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 4) -> Image.Image:
-    """A contact sheet of equally large pictures."""
+    """A contact sheet of pictures of equal size."""
     columns = columns or max(1, round(len(images) ** 0.5))
     width, height = images[0].size
     rows = -(-len(images) // columns)
@@ -150,7 +143,11 @@ def grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 4
 
 
 def check_animation(path: Path) -> None:
-    """Finds out before the work whether such a film can be written: MP4 needs the program ffmpeg."""
+    """Checks whether an animation of this format can be written; MP4 needs ffmpeg.
+
+    Raises:
+        RequestError: ffmpeg is not installed.
+    """
     if path.suffix.lower() == ".mp4" and shutil.which("ffmpeg") is None:
         raise RequestError(
             f"{path}: MP4 is written by ffmpeg, which is not installed; .gif and .webp need nothing"
@@ -166,30 +163,27 @@ def save_animation(
     settings: Mapping[str, Any] | None = None,
     source: metadata.Source | None = None,
 ) -> None:
-    """Writes a GIF, WebP or MP4 by the path's suffix, whole or not at all.
+    """Writes a GIF, WebP or MP4, chosen by the path's suffix, atomically.
 
     Args:
-        bounce: play it forwards and then backwards, so that it repeats without a jump.
-        rate: pictures per second.
-        settings, source: for the metadata, as in `save_picture`; of WebP alone.
+        bounce: play the frames forwards, then backwards, so that the loop has no jump.
+        rate: frames per second.
+        settings, source: for the metadata, as in `save_picture`; WebP only.
     """
     check_animation(path)
-    film = [*images, *images[-2:0:-1]] if bounce else list(images)
+    frames = [*images, *images[-2:0:-1]] if bounce else list(images)
     temporary = path.with_name(f".tmp-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix.lower() == ".mp4":
-            _encode_mp4(film, temporary, rate)
+            _encode_mp4(frames, temporary, rate)
         else:
             text = json.dumps(settings, ensure_ascii=False) if settings else None
-            about: dict[str, Any] = (
-                {"xmp": metadata.xmp_packet(source, text).encode()}
-                if path.suffix.lower() == ".webp" and source
-                else {}
-            )
-            film[0].save(
-                temporary, save_all=True, append_images=film[1:], duration=round(1000 / rate), loop=0, **about
-            )
+            xmp: dict[str, Any] = {}
+            if path.suffix.lower() == ".webp" and source:
+                xmp = {"xmp": metadata.xmp_packet(source, text).encode()}
+            timing = {"duration": round(1000 / rate), "loop": 0}
+            frames[0].save(temporary, save_all=True, append_images=frames[1:], **timing, **xmp)
         temporary.replace(path)
     except (OSError, subprocess.CalledProcessError) as error:
         raise RequestError(f"{path}: cannot be written ({error})") from None
@@ -197,16 +191,16 @@ def save_animation(
         temporary.unlink(missing_ok=True)
 
 
-def _encode_mp4(film: Sequence[Image.Image], path: Path, rate: int) -> None:
-    width, height = film[0].size
+def _encode_mp4(frames: Sequence[Image.Image], path: Path, rate: int) -> None:
+    width, height = frames[0].size
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(rate), "-i", "-"]
-    pixels = b"".join(image.convert("RGB").tobytes() for image in film)
+    pixels = b"".join(image.convert("RGB").tobytes() for image in frames)
     command = ["ffmpeg", "-v", "error", "-y", *source, "-pix_fmt", "yuv420p", str(path)]
     subprocess.run(command, input=pixels, check=True, capture_output=True)
 
 
 def save_png(image: Image.Image, path: Path, settings: Mapping[str, Any] | None = None) -> None:
-    """Writes a PNG whole or not at all, with the settings in its metadata."""
+    """Writes a PNG atomically, with the settings in its metadata."""
     write(path, metadata.encode(image, settings=settings))
 
 
@@ -217,17 +211,17 @@ def save_picture(
     settings: Mapping[str, Any] | None = None,
     source: metadata.Source | None = None,
 ) -> None:
-    """Writes a picture whole or not at all, in the format that its name asks for.
+    """Writes a picture atomically, in the format of the path's suffix.
 
     Args:
-        settings: what made it, for the metadata.
-        source: what its pixels are, for the metadata.
+        settings: settings of the generation, for the metadata.
+        source: origin of the pixels, for the metadata.
     """
     write(path, metadata.encode(image, metadata.format_of(path), settings=settings, source=source))
 
 
 def write(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all, and its folder.
+    """Writes a file atomically, and creates its folder.
 
     Raises:
         RequestError: it cannot be written.
@@ -244,7 +238,11 @@ def write(path: Path, data: bytes) -> None:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings in a picture's metadata."""
+    """Reads the settings in a picture's metadata.
+
+    Raises:
+        RequestError: not a readable picture, or without valid settings.
+    """
     try:
         with Image.open(path) as image:
             text = metadata.settings_text(image)

@@ -1,4 +1,4 @@
-"""Splits prompts into words, as a model's vocabulary lists them."""
+"""Splitting of prompts into words, as a model's vocabulary lists them."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from griffe import Docstring, DocstringSectionAttributes
 from pydantic.fields import FieldInfo
 
 from unclip.config import Config
-from unclip.stages.base import StageConfig
+from unclip.stages.config import StageConfig
 
 log = logging.getLogger("mkdocs.hooks.reference")
 

@@ -102,7 +102,7 @@ def inputs(case: Case) -> dict[str, Tensor]:
 def ours(case: Case) -> tuple[nn.Module, Loss]:
     from unclip.clip import Text
     from unclip.stages import stage_class
-    from unclip.stages.base import Batch
+    from unclip.stages.batch import Batch
 
     clip = {"embed": EMBED, "token_width": EMBED}
     unet = {**DECODER, "attention": ATTENTION, "middle_attention": True}

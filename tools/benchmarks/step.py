@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from unclip.clip import Text
 from unclip.nn.norm import GroupNorm
 from unclip.stages import stage_class
-from unclip.stages.base import Batch, Stage
+from unclip.stages.base import Stage
+from unclip.stages.batch import Batch
 from unclip.train.config import read_run
 
 TOKENS = 20  # of a caption

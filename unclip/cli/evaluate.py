@@ -84,7 +84,7 @@ def prior(
     from unclip.models.resolve import resolve
     from unclip.pipeline import Pipeline
     from unclip.stages import load_stage
-    from unclip.stages.base import BasePrior
+    from unclip.stages.prior_base import BasePrior
 
     others = {}
     for ref in refs:

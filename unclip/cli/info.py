@@ -31,8 +31,8 @@ def info(ref: str | None, as_json: bool) -> None:
 
 
 def _program() -> dict[str, object]:
-    from unclip import __version__
     from unclip.diffusion.samplers import SAMPLERS
+    from unclip.version import __version__
 
     return {"unclip": __version__, "samplers": ", ".join(sorted(SAMPLERS)), "bundled models": "mini"}
 

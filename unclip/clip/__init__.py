@@ -1,7 +1,6 @@
-"""The frozen encoders behind one small interface: captions → token states and z_t, images → z_i.
+"""The interface of frozen CLIP encoders: captions → token states and z_t, images → z_i.
 
-To add a backend, write `unclip/clip/NAME.py` with `def load(name: str) -> Clip`; the reference is then
-`NAME:whatever`.
+To add a backend, write `unclip/clip/NAME.py` with `def load(name: str) -> Clip`. Its references are `NAME:…`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from unclip.errors import CheckpointError, ConfigError
 from unclip.files import read_json
 from unclip.images import from_bytes, to_bytes
 
-# What a folder with a CLIP consists of, by what saved it.
+# The files of a CLIP folder, by the program that saved it.
 _FILES = {
     "stage": ("config.json", "model.safetensors"),
     "conversion": ("config.json", "tokenizer.json", "text_encoder/*", "image_encoder/*"),
@@ -36,7 +35,7 @@ class Text(NamedTuple):
     """Encoded captions.
 
     Attributes:
-        captions: as given, [B] strings.
+        captions: the captions as given, [B] strings.
         ids: token ids, [B, L]; L is the longest caption's length, at most the encoder's context.
         mask: True for real tokens, [B, L].
         embed: the pooled embedding z_t, [B, D], not normalised.
@@ -50,121 +49,115 @@ class Text(NamedTuple):
     tokens: Tensor
 
     def rows(self, start: int | None, stop: int | None) -> Text:
-        """Some of the captions."""
+        """The captions from `start` to `stop`."""
         part = slice(start, stop)
         return Text(self.captions[part], self.ids[part], self.mask[part], self.embed[part], self.tokens[part])
 
     def repeat(self, n: int) -> Text:
-        """Each caption n times in a row."""
+        """Each caption repeated n times, in consecutive rows."""
         captions = [c for c in self.captions for _ in range(n)]
         return Text(
             captions, *(x.repeat_interleave(n, dim=0) for x in (self.ids, self.mask, self.embed, self.tokens))
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Text:
-        """On another device; the embeddings in another precision."""
+        """A copy on another device, with embeddings in another precision."""
         embed, tokens = self.embed.to(device, dtype), self.tokens.to(device, dtype)
         return Text(self.captions, self.ids.to(device), self.mask.to(device), embed, tokens)
 
 
 class ClipSizes(Protocol):
-    """Which CLIP it is and what it gives: all that a stage must know of it to be built."""
+    """The identity and sizes of a CLIP, from which stages are built."""
 
     @property
     def identity(self) -> str:
-        """Names the weights; stages trained on one CLIP refuse another."""
+        """A name of the weights; stages trained with one CLIP refuse another."""
 
     @property
     def width(self) -> int:
-        """D, of z_t and z_i."""
+        """The width D of z_t and z_i."""
 
     @property
     def token_width(self) -> int:
-        """W, of the token states."""
+        """The width W of the token states."""
 
     @property
     def context(self) -> int:
-        """Tokens a caption may have, with its start and end."""
+        """The largest number of tokens of a caption, with its start and end."""
 
 
 class Clip(ClipSizes, Protocol):
-    """A frozen CLIP. Never an attribute of a stage: it is not trained with it and not saved in it.
+    """A frozen CLIP. Never an attribute of a stage, so that it is neither trained nor saved with it.
 
     Attributes:
-        reference: what `read_clip` loaded it by; None for a CLIP made in Python.
+        reference: the reference that `read_clip` loaded; None for a CLIP made in Python.
     """
 
     reference: str | None
 
     @property
     def preprocess(self) -> Preprocess:
-        """How a picture becomes what the image tower sees.
+        """The preprocessing of the image tower's input.
 
         Raises:
-            RequestError: it has no image tower.
+            RequestError: the CLIP has no image tower.
         """
 
     def encode_text(self, captions: Sequence[str]) -> Text:
-        """Captions → Text; longer ones are cut at the context."""
+        """Captions → Text; captions longer than the context are truncated."""
 
     def truncate(self, caption: str) -> tuple[str, str]:
-        """The caption as (what is read, what the context cuts off)."""
+        """Splits a caption into the part that is read and the part beyond the context."""
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [−1, 1] of any size and on any device → z_i [B, D], not normalised.
 
-        They are preprocessed here. Pictures from files go through `encode_pictures`, as those of training do.
+        The images are preprocessed here. For pictures from files use `encode_pictures`, as training does.
         """
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
-        """On another device or in another precision."""
+        """Moves to another device or precision."""
 
 
 def encode_pictures(clip: Clip, pictures: Sequence[Image.Image]) -> Tensor:
-    """z_i [N, D] of whole RGB pictures of any sizes, the same for training, stored embeddings and edits.
+    """z_i [N, D] of RGB pictures of any size; training, stored embeddings and edits all use this function.
 
     Raises:
         RequestError: the CLIP has no image tower.
     """
     return clip.encode_image(
-        from_bytes(torch.stack([to_bytes(clip.preprocess.view(one)) for one in pictures]))
+        from_bytes(torch.stack([to_bytes(clip.preprocess.view(picture)) for picture in pictures]))
     )
 
 
 def same_clip(recorded: str | None, clip: ClipSizes) -> bool:
     """Whether the identity recorded with a stage or with embeddings is that of this CLIP.
 
-    Earlier versions recorded the reference of a local folder (`hf:PATH`) as its identity: it still fits a
-    CLIP that was loaded by this reference.
+    Earlier versions recorded the reference of a local folder (`hf:PATH`) as its identity. It matches a CLIP
+    loaded from that reference.
     """
     return recorded is not None and recorded in (clip.identity, getattr(clip, "reference", None))
 
 
 def is_backend(ref: str) -> bool:
-    """Whether `ref` is written `backend:name`, as the CLIPs of other libraries are."""
+    """Whether `ref` has the form `backend:name` of other libraries' CLIPs."""
     return ":" in ref and not Path(ref).exists()
 
 
 def local_weights(ref: str) -> Path | None:
-    """The local folder or file with the weights of `backend:name`; None for public weights, which their name
-    identifies.
-    """
+    """The local folder or file with the weights of `backend:name`; None for public weights."""
     name = ref.partition(":")[2].removeprefix("local-dir:")
     paths = (Path(name), Path(name.partition("/")[2] or name))
     return next((path for path in paths if path.exists()), None)
 
 
 def is_clip(folder: Path) -> bool:
-    """Whether a CLIP is saved there by itself: by the CLIP stage, converted, by transformers or by
-    open_clip.
-    """
+    """Whether the folder is a CLIP saved by the CLIP stage, a conversion, transformers or open_clip."""
     return _saved_by(folder) is not None
 
 
 def copy_clip(folder: Path, out: Path) -> None:
-    """Copies a CLIP's folder to `out`, without what else may lie in it: a run's optimizer state, pickles of
-    the weights.
-    """
+    """Copies a CLIP's files to `out`, without other files such as optimizer state or pickled weights."""
     for pattern in _FILES[_saved_by(folder)]:
         for path in folder.glob(pattern):
             target = out / path.relative_to(folder)
@@ -173,8 +166,9 @@ def copy_clip(folder: Path, out: Path) -> None:
 
 
 def read_clip(ref: str) -> Clip:
-    """The CLIP in a folder, or that of another library, `backend:name`. `unclip.load_clip` takes more
-    references.
+    """Loads the CLIP of a folder or of another library (`backend:name`).
+
+    `unclip.load_clip` accepts more kinds of references.
 
     Raises:
         CheckpointError: no CLIP there, or a damaged one.

@@ -1,7 +1,7 @@
-"""The CLIP of a model converted from diffusers: text encoder, tokenizer, perhaps an image encoder.
+"""The CLIP of a model converted from diffusers: text encoder, tokenizer and optional image encoder.
 
-Captions are read by our own transformer: importing that of transformers takes longer than all else that a
-start imports. Pictures, which most such models never see, are read by transformers.
+The text encoder is this package's transformer, because importing transformers would dominate the start-up
+time. The image encoder, which few such models need, is that of transformers.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class TextTowerConfig(TransformerConfig):
     """The shape of CLIP's text encoder.
 
     Attributes:
-        vocabulary: of the tokenizer.
-        context: the longest caption in tokens.
+        vocabulary: number of tokens of the tokenizer.
+        context: largest number of tokens of a caption.
         embed: width D of z_t.
-        mlp_width: of the blocks' hidden layer; None for four times the width.
+        mlp_width: width of the MLPs' hidden layer; None for 4 · width.
     """
 
     vocabulary: int
@@ -44,9 +44,7 @@ class TextTowerConfig(TransformerConfig):
 
 
 class TextTower(nn.Module):
-    """CLIP's text encoder (Radford et al. 2021): ids [B, L] → states [B, L, W], and z_t from the state at the
-    end.
-    """
+    """CLIP's text encoder (Radford et al. 2021) and the projection of its last state to z_t."""
 
     def __init__(self, config: TextTowerConfig) -> None:
         super().__init__()
@@ -64,10 +62,11 @@ class TextTower(nn.Module):
 
 
 class ConvertedClip:
-    """Those parts as a `Clip`.
+    """A converted text encoder and tokenizer as a `Clip`.
 
     Args:
-        vision: transformers' image encoder; None where the model has none. preprocess: of its images.
+        vision: transformers' image encoder; None if the model has none.
+        preprocess: preprocessing of the image encoder's input.
     """
 
     reference: str | None = None
@@ -93,7 +92,7 @@ class ConvertedClip:
         """See `Clip`.
 
         Raises:
-            RequestError: nothing here reads pictures.
+            RequestError: the model has no image encoder.
         """
         if self._preprocess is None:
             raise RequestError(f"{self.identity}: has no image encoder, it reads captions only")
@@ -111,7 +110,7 @@ class ConvertedClip:
         )
         with torch.inference_mode():
             tokens = self.text.encoder(ids, mask)
-            ends = (ids == self.end).int().argmax(dim=1)  # the first one: a caption may name the mark itself
+            ends = (ids == self.end).int().argmax(dim=1)  # the first one: a caption may contain the end token
             embed = self.text.projection(tokens[torch.arange(len(ids), device=device), ends])
         return Text(list(captions), ids, mask, embed, tokens)
 
@@ -140,23 +139,23 @@ class ConvertedClip:
 
 
 def load_folder(folder: Path) -> ConvertedClip:
-    """The CLIP of a converted model.
+    """Loads the CLIP of a converted model.
 
     Raises:
-        CheckpointError: a part of it is missing or damaged.
+        CheckpointError: a part is missing or damaged.
     """
-    part = folder / "text_encoder"
+    text_folder = folder / "text_encoder"
     try:
-        config = parse(TextTowerConfig, read_json(part / "config.json"), f"{part}/config.json")
+        config = parse(TextTowerConfig, read_json(text_folder / "config.json"), f"{text_folder}/config.json")
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
     with torch.device("meta"):
         text = TextTower(config)
-    load_weights(text, part / "model.safetensors", dtype=None)
+    load_weights(text, text_folder / "model.safetensors", dtype=None)
     path = folder / "tokenizer.json"
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # it raises nothing finer
+    except Exception as error:  # tokenizers raises plain Exception
         raise CheckpointError(f"{path}: not a tokenizer ({' '.join(str(error).split())[:200]})") from None
     identity = str(read_json(folder / "config.json").get("identity"))
     encoder = folder / "image_encoder"
@@ -166,7 +165,7 @@ def load_folder(folder: Path) -> ConvertedClip:
 
     vision = load_image_encoder(encoder)
     size = vision.config.image_size
-    # diffusers keeps the preprocessing beside the encoder; models converted without it were OpenAI's (Karlo).
+    # Models converted without a preprocessing config use OpenAI's (Karlo).
     known = (encoder / "preprocessor_config.json").is_file()
     preprocess = read_preprocess(encoder, size) if known else Preprocess(size, rounds_crop=False)
     return ConvertedClip(config, text, tokenizer, vision, identity, preprocess)

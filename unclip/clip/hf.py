@@ -1,6 +1,4 @@
-"""The transformers backend: `hf:openai/clip-vit-large-patch14`, or any folder that transformers' CLIPModel
-saved.
-"""
+"""The transformers backend: `hf:` and a Hub id, or a folder saved by transformers' CLIPModel."""
 
 from __future__ import annotations
 
@@ -77,8 +75,12 @@ def encode_image(model: Any, images: Tensor, preprocess: Preprocess) -> Tensor:
 
 
 def load(name: str) -> HfClip:
-    """A Hub id, whose identity is its name, or a local folder with a CLIPModel and its tokenizer, named by
-    its weights.
+    """Loads a CLIPModel and its tokenizer from a Hub id or a local folder.
+
+    The identity of a Hub id is its name; that of a folder is a hash of its weights.
+
+    Raises:
+        CheckpointError: transformers cannot load it.
     """
     try:
         model = transformers.CLIPModel.from_pretrained(name, use_safetensors=True)
@@ -91,22 +93,19 @@ def load(name: str) -> HfClip:
 
 
 def read_preprocess(name: str | Path, size: int) -> Preprocess:
-    """The preprocessing of a folder or Hub id, as its image processor's config says; OpenAI's where it has
-    none.
+    """The preprocessing in the image processor's config of a folder or Hub id; OpenAI's if it has none.
 
     Args:
-        size: side in pixels of what the model's image tower sees.
+        size: side in pixels of the image tower's input.
 
     Raises:
-        CheckpointError: the config is damaged, asks for what no CLIP does, or for another size than the
-            model's.
+        CheckpointError: the config is damaged, unsupported, or for another image size than the model's.
     """
     try:
         tree, _ = transformers.CLIPImageProcessor.get_image_processor_dict(str(name))
     except OSError as error:
-        if any(
-            (Path(name) / file).is_file() for file in ("preprocessor_config.json", "processor_config.json")
-        ):
+        configs = ("preprocessor_config.json", "processor_config.json")
+        if any((Path(name) / file).is_file() for file in configs):
             raise CheckpointError(
                 f"{name}: its preprocessor_config.json cannot be read ({_short(error)})"
             ) from None
@@ -131,9 +130,9 @@ def read_preprocess(name: str | Path, size: int) -> Preprocess:
     elif wanted.shortest_edge is None and (wanted.height, wanted.width) != (size, size):
         wrong = f"resizes to {wanted}; a shortest_edge, or a height and width of {size}, are supported"
     else:
-        mean, std = (
-            (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
-        )
+        mean, std = [0.0] * 3, [1.0] * 3
+        if processor.do_normalize:
+            mean, std = processor.image_mean, processor.image_std
         return Preprocess(
             size,
             tuple(mean),
@@ -152,30 +151,31 @@ def _folder_identity(folder: Path) -> str:
 
     def state() -> dict[str, Tensor]:
         found = {name: tensor for path in paths for name, tensor in read_weights(path).items()}
-        return {
-            name: tensor for name, tensor in found.items() if not name.endswith("position_ids")
-        }  # 0, 1, 2, …
+        # position_ids are not weights (0, 1, 2, …); some versions save them.
+        return {name: tensor for name, tensor in found.items() if not name.endswith("position_ids")}
 
     return stored_identity("hf", paths, state)
 
 
 def load_image_encoder(folder: Path) -> Any:
-    """A CLIPVisionModelWithProjection."""
+    """Loads a CLIPVisionModelWithProjection.
+
+    Raises:
+        CheckpointError: transformers cannot load it, or a tensor is missing.
+    """
     kind: Any = transformers.CLIPVisionModelWithProjection
     try:
         model, info = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
-    except Exception as error:  # transformers and safetensors raise what they like
+    except Exception as error:  # transformers and safetensors raise many kinds
         raise CheckpointError(f"{folder}: transformers cannot load it ({_short(error)})") from None
-    if info["missing_keys"]:  # it would go on with random numbers in their place
+    if info["missing_keys"]:  # transformers would initialise them at random
         raise CheckpointError(f"{folder}/model.safetensors: tensor {min(info['missing_keys'])} is missing")
     return model.eval().requires_grad_(False)
 
 
 def save_tokenizer(source: Path, path: Path) -> None:
-    """A folder of CLIPTokenizer's, from this version of transformers or an older one, as one
-    tokenizer.json.
-    """
-    library: Any = transformers  # whose newest version has this name as an alias only
+    """Converts the folder of a CLIPTokenizer of any transformers version to one tokenizer.json."""
+    library: Any = transformers  # untyped: newer versions have CLIPTokenizerFast as an alias only
     try:
         library.CLIPTokenizerFast.from_pretrained(source).backend_tokenizer.save(str(path))
     except Exception as error:

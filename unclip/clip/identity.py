@@ -1,4 +1,4 @@
-"""Identities of CLIPs: names made of their weights, so that one identity is one set of weights."""
+"""Identities of CLIPs: names with a hash of the weights, so that one identity is one set of weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unclip.files import cache_folder
 
 
 def weights_identity(name: str, state: Mapping[str, Tensor]) -> str:
-    """A name for exactly these weights: `name@` and the first 12 hex digits of their SHA-256."""
+    """A name for a set of weights: `name@` and the first 12 hex digits of their SHA-256."""
     digest = hashlib.sha256()
     for key in sorted(state):
         digest.update(key.encode())
@@ -23,26 +23,25 @@ def weights_identity(name: str, state: Mapping[str, Tensor]) -> str:
 
 
 def stored_identity(name: str, paths: Sequence[Path], state: Callable[[], Mapping[str, Tensor]]) -> str:
-    """`weights_identity` of weights in files, kept in the user's cache under the files' paths, sizes and
-    times.
+    """`weights_identity` of weights in files, cached by the files' paths, sizes and modification times.
 
     Args:
-        paths: of the files.
-        state: reads the weights; called only if the cache does not know these files.
+        paths: paths of the files.
+        state: reads the weights; called only if the cache has no entry for these files.
     """
     key = hashlib.sha256(name.encode())
     for path in sorted(path.resolve() for path in paths):
         status = path.stat()
         key.update(f"\n{path} {status.st_size} {status.st_mtime_ns}".encode())
-    kept = cache_folder() / "identities" / key.hexdigest()
+    cached = cache_folder() / "identities" / key.hexdigest()
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        found = kept.read_text(encoding="utf-8")
+        found = cached.read_text(encoding="utf-8")
         if found.startswith(f"{name}@"):
             return found
     identity = weights_identity(name, state())
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        temporary = kept.with_name(f".{kept.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        temporary = cached.with_name(f".{cached.name}.{os.getpid()}")
         temporary.write_text(identity, encoding="utf-8")
-        temporary.replace(kept)
+        temporary.replace(cached)
     return identity

@@ -1,4 +1,4 @@
-"""The open_clip backend: any of its pretrained models, and the small ones that the clip stage trains."""
+"""The open_clip backend: its pretrained models, and the small models that the CLIP stage trains."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ declare_missing_schemas()
 import open_clip  # noqa: E402  (needs the schemas)
 from open_clip.tokenizer import SimpleTokenizer  # noqa: E402
 
-NORM_GROUPS = 8  # of our own ResNets
-WEIGHTS = (".safetensors", ".bin", ".pt")  # suffixes of weights in a folder that open_clip saved
+NORM_GROUPS = 8  # of the ResNets that the CLIP stage trains
+WEIGHTS = (".safetensors", ".bin", ".pt")  # suffixes of the weights that open_clip saves
 
 
 class Architecture(Config):
@@ -121,22 +121,18 @@ def build(architecture: Architecture) -> open_clip.CLIP:
 
 
 def _normalise_in_groups(module: nn.Module) -> None:
-    """Group in place of batch normalisation: one picture's embedding then depends on no other, on one process
-    or many.
-    """
+    """Replaces batch by group normalisation, so that an embedding depends on its own image only."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             norm = nn.GroupNorm(math.gcd(child.num_features, NORM_GROUPS), child.num_features)
-            norm.load_state_dict({"weight": child.weight, "bias": child.bias})  # some begin at zero
+            norm.load_state_dict({"weight": child.weight, "bias": child.bias})  # some start at zero
             setattr(module, name, norm)
         else:
             _normalise_in_groups(child)
 
 
 def causal_mask(context: int) -> Tensor:
-    """What open_clip keeps beside the weights and does not save: a model built on the meta device lacks
-    it.
-    """
+    """The text tower's attention mask, which open_clip does not save and a meta-device model lacks."""
     return torch.full((context, context), float("-inf"), device="cpu").triu(1)
 
 
@@ -157,10 +153,10 @@ class OpenClip:
         self.model: Any = model.eval().requires_grad_(False)
         self.tokenizer, self.identity = tokenizer, identity
         self.preprocess = preprocess
-        # The contrastive loss sees directions only. Our own CLIPs therefore give embeddings of root mean
-        # square 1; foreign ones theirs as they are, since Karlo and its kin were trained on those.
+        # The contrastive loss ignores the norm, so CLIPs trained here give embeddings of root mean square 1.
+        # Embeddings of other CLIPs stay unscaled: published priors, as Karlo's, were trained on them.
         self.unit = unit
-        # Most open_clip models keep the text tower's parts on the model itself, the others in `.text`.
+        # The text tower's parts are on the model itself in most open_clip models, in `.text` in the others.
         text: Any = model if hasattr(model, "token_embedding") else model.text
         self.text = text
         self.context: int = text.positional_embedding.shape[0]
@@ -169,7 +165,7 @@ class OpenClip:
 
     @property
     def parameter(self) -> Tensor:
-        """Any parameter, to know device and precision by."""
+        """A parameter, for its device and dtype."""
         found: Tensor = self.text.positional_embedding
         return found
 
@@ -195,8 +191,8 @@ class OpenClip:
     def encode_image(self, images: Tensor) -> Tensor:
         """See `Clip`."""
         with torch.inference_mode():
-            seen = self.preprocess(images.to(self.parameter.device)).to(self.parameter.dtype)
-            features: Tensor = self.model.encode_image(seen)
+            pixels = self.preprocess(images.to(self.parameter.device)).to(self.parameter.dtype)
+            features: Tensor = self.model.encode_image(pixels)
         return self._scaled(features)
 
     def _scaled(self, embed: Tensor) -> Tensor:
@@ -209,9 +205,7 @@ class OpenClip:
 
 
 def tokenize(tokenizer: SimpleTokenizer, captions: Sequence[str], context: int) -> tuple[Tensor, Tensor]:
-    """Captions → ids and mask, [B, L]. Padding is left off beyond the longest caption: it would only cost
-    time.
-    """
+    """Captions → ids and mask, [B, L], padded to the longest caption only."""
     end = tokenizer.eot_token_id
     rows = [[tokenizer.sot_token_id, *tokenizer.encode(caption)[: context - 2], end] for caption in captions]
     longest = max(map(len, rows))
@@ -223,7 +217,7 @@ def tokenize(tokenizer: SimpleTokenizer, captions: Sequence[str], context: int) 
 def text_states(text: Any, ids: Tensor, end: int) -> tuple[Tensor, Tensor]:
     """Token states [B, L, W] and the embedding at the end token [B, D] of an open_clip text tower.
 
-    open_clip's own `encode_text` gives the embedding only; the decoder and prior want the states as well.
+    open_clip's `encode_text` returns the embedding only; the decoder and the prior need the states as well.
     """
     length = ids.shape[1]
     x = text.token_embedding(ids) + text.positional_embedding[:length]
@@ -235,20 +229,18 @@ def text_states(text: Any, ids: Tensor, end: int) -> tuple[Tensor, Tensor]:
 
 
 def load(name: str) -> OpenClip:
-    """One of open_clip's own models, `ViT-L-14/openai` (model/tag) or `hf-hub:owner/name`, or a folder that
-    it saved.
+    """Loads an open_clip model: `ViT-L-14/openai` (model/tag), `hf-hub:owner/name`, or a saved folder.
 
-    Public weights have their name as identity; those of a local folder or file are named by what they are.
+    The identity of public weights is their name; that of a local folder or file is a hash of its weights.
 
     Raises:
-        CheckpointError: no such model, no tag, weights that cannot be loaded, or another tokenizer than
-            CLIP's.
+        CheckpointError: no such model, no tag, unreadable weights, or another tokenizer than CLIP's.
     """
     model_name, tag, local = _source(name)
     try:
         model = open_clip.create_model(model_name, pretrained=tag)
         tokenizer = open_clip.get_tokenizer(model_name)
-    except Exception as error:  # open_clip and the Hub raise what they like
+    except Exception as error:  # open_clip and the Hub raise many kinds
         raise CheckpointError(
             f"openclip:{name}: open_clip cannot load it ({' '.join(str(error).split())[:300]})"
         ) from None
@@ -261,7 +253,7 @@ def load(name: str) -> OpenClip:
 
 
 def preprocess_of(visual: Any, name: str) -> Preprocess:
-    """The preprocessing that open_clip notes on a vision tower.
+    """The preprocessing that open_clip records on a vision tower.
 
     Raises:
         CheckpointError: it is for images that are not square.
@@ -270,18 +262,14 @@ def preprocess_of(visual: Any, name: str) -> Preprocess:
     size = config.size if isinstance(config.size, int) else config.size[0]
     if config.size not in (size, (size, size), [size, size]):
         raise CheckpointError(f"{name}: reads images of {config.size} pixels; only square ones are supported")
-    interpolation: Any = (
-        "bilinear" if config.interpolation == "bilinear" else "bicubic"
-    )  # "random" in training only
+    interpolation: Any = config.interpolation if config.interpolation == "bilinear" else "bicubic"
     mode: Any = config.resize_mode
     mean, std = tuple(config.mean), tuple(config.std)
     return Preprocess(size, mean, std, mode, interpolation=interpolation, fill=config.fill_color)
 
 
 def _source(name: str) -> tuple[str, str | None, list[Path]]:
-    """open_clip's name of a model, the tag or file of its weights, and the local files that they are read
-    from.
-    """
+    """open_clip's model name, the tag or file of the weights, and the local files that contain them."""
     folder = Path(name.removeprefix("local-dir:"))
     if name.startswith("local-dir:") or (folder / "open_clip_config.json").is_file():
         return f"local-dir:{folder}", None, [path for suffix in WEIGHTS for path in folder.glob(f"*{suffix}")]
@@ -292,22 +280,18 @@ def _source(name: str) -> tuple[str, str | None, list[Path]]:
         return model, tag, [Path(tag)]
     tags = open_clip.list_pretrained_tags_by_model(model)
     if model in open_clip.list_models() and tag.lower().replace("-", "_") not in tags:
-        said = (
-            f"has no weights called {tag!r}"
-            if tag
-            else "names no weights, and without them it is a random network"
-        )
-        rest = (
-            f"give one of its tags, as openclip:{model}/{tags[0]}: {', '.join(tags)}"
-            if tags
-            else "it has no tags"
-        )
-        raise CheckpointError(f"openclip:{name}: {said}; {rest}")
+        problem = "names no weights, and without them it is a random network"
+        if tag:
+            problem = f"has no weights called {tag!r}"
+        advice = "it has no tags"
+        if tags:
+            advice = f"give one of its tags, as openclip:{model}/{tags[0]}: {', '.join(tags)}"
+        raise CheckpointError(f"openclip:{name}: {problem}; {advice}")
     return model, tag or None, []
 
 
 def load_folder(folder: Path) -> OpenClip:
-    """A CLIP that the clip stage trained and saved."""
+    """Loads a CLIP that the CLIP stage trained and saved."""
     config = read_json(folder / "config.json")
     try:
         architecture, identity = Architecture.model_validate(config["architecture"]), str(config["identity"])

@@ -1,6 +1,4 @@
-"""What a CLIP's image tower is given: the rule that brings any picture to the tower's size, and its
-normalisation.
-"""
+"""The preprocessing of a CLIP's image tower: resizing, cropping or padding, and normalisation."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-# Of OpenAI's CLIP; some of open_clip's and transformers' other models carry their own.
+# OpenAI's CLIP; some other models have values of their own.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -21,18 +19,18 @@ FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BIL
 
 @dataclass(frozen=True)
 class Preprocess:
-    """The preprocessing that a CLIP was trained with, always of the whole picture and always antialiased.
+    """The preprocessing that a CLIP was trained with, always antialiased.
 
     Attributes:
-        size: side in pixels of what the image tower sees.
-        mean, std: of the channels, for pixels in [0, 1].
+        size: side in pixels of the image tower's input.
+        mean, std: mean and standard deviation of each channel, for pixels in [0, 1].
         resize_mode: "shortest" brings the shorter side to `shorter` and crops the centre; "longest" brings
             the longer side to `size` and pads; "squash" ignores the aspect ratio (open_clip's names).
-        shorter: in pixels, for "shortest". Default: `size`.
-        interpolation: of the resizing.
+        shorter: length of the shorter side in pixels, for "shortest". Default: `size`.
+        interpolation: filter of the resizing.
         fill: grey level of the padding, 0 to 255.
-        rounds_crop: an odd centre crop begins at the rounded half, as torchvision and open_clip have it;
-            False begins it at the floor, as transformers does.
+        rounds_crop: round the offset of an odd centre crop (torchvision, open_clip); False truncates it
+            (transformers).
     """
 
     size: int
@@ -45,21 +43,20 @@ class Preprocess:
     rounds_crop: bool = True
 
     def view(self, picture: Image.Image) -> Image.Image:
-        """An RGB picture of any size as the tower sees it, size × size, in Pillow's 8-bit arithmetic."""
+        """Resizes and crops or pads an RGB picture to size × size, in Pillow's 8-bit arithmetic."""
         target = self._target(*picture.size)
         if picture.size != target:
             picture = picture.resize(target, FILTERS[self.interpolation])
         if target == (self.size, self.size):
             return picture
-        seen = Image.new("RGB", (self.size, self.size), (self.fill,) * 3)
-        seen.paste(picture, (-self._start(target[0]), -self._start(target[1])))
-        return seen
+        canvas = Image.new("RGB", (self.size, self.size), (self.fill,) * 3)
+        canvas.paste(picture, (-self._start(target[0]), -self._start(target[1])))
+        return canvas
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] in [−1, 1] of any size → normalised ones, float32 [B, 3, size, size], on their
-        device.
+        """Images [B, 3, H, W] in [−1, 1] of any size → normalised float32 [B, 3, size, size].
 
-        Images of just that size are taken for views, which need only be normalised.
+        Images of size × size count as views and are only normalised.
         """
         height, width = images.shape[-2:]
         images = images.float()
@@ -70,14 +67,11 @@ class Preprocess:
                     -1, 1
                 )
             left, top = self._start(target[0]), self._start(target[1])
-            margins = (
-                -left,
-                left + self.size - target[0],
-                -top,
-                top + self.size - target[1],
-            )  # negative ones crop
-            images = F.pad(images, margins, value=self.fill / 127.5 - 1)
-        mean, std = (torch.tensor(one, device=images.device).view(3, 1, 1) for one in (self.mean, self.std))
+            right, bottom = left + self.size - target[0], top + self.size - target[1]
+            images = F.pad(
+                images, (-left, right, -top, bottom), value=self.fill / 127.5 - 1
+            )  # negative: crop
+        mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (self.mean, self.std))
         return ((images + 1) / 2 - mean) / std
 
     def _target(self, width: int, height: int) -> tuple[int, int]:
@@ -91,7 +85,7 @@ class Preprocess:
         return int(side * width / shorter), int(side * height / shorter)
 
     def _start(self, length: int) -> int:
-        """Where the centre crop of a side begins, in pixels; negative where the side is padded."""
+        """The offset in pixels of a side's centre crop; negative for padding."""
         over = length - self.size
         if over < 0:
             return -(-over // 2)

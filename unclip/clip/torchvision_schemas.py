@@ -1,9 +1,9 @@
-"""Lets torchvision be imported beside a torch it was not built for.
+"""Makes torchvision importable with a torch build that it was not compiled for.
 
-open_clip and transformers import torchvision, whose wheels are built for one build of torch. Beside another
-(the CPU build, usually) its C++ operators do not load, and the import dies with `operator torchvision::nms
-does not exist` although nobody here calls that operator. Declaring the two missing schemas first is enough.
-With matching builds the operators load, and nothing is declared.
+open_clip and transformers import torchvision. With another build of torch (usually the CPU build) its C++
+operators do not load, and the import fails with `operator torchvision::nms does not exist`, although this
+package does not call that operator. Declaring the two missing schemas first is enough. With matching builds
+the operators load, and nothing is declared.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _declared: list[torch.library.Library] = []  # the declaration lasts as long as 
 
 
 def declare_missing_schemas() -> None:
-    """Call before the first import of torchvision."""
+    """Declares the schemas if the operators do not load; call it before torchvision is imported."""
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None or _declared or hasattr(torch.ops.torchvision, "nms"):
         return

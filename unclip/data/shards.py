@@ -37,7 +37,7 @@ from unclip.data.sample import SPARE, BadSample, Skipped, captions, described, l
 from unclip.data.tar import Sample, find_shards, read_shard
 from unclip.errors import ConfigError, DataError
 from unclip.images import from_bytes, to_bytes
-from unclip.stages.base import Batch
+from unclip.stages.batch import Batch
 
 log = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""The diffusion core: pure maths on callables. It knows no network, no CLIP and no image."""
+"""The mathematics of diffusion, on callables: no networks, no CLIP and no images here."""

@@ -1,8 +1,7 @@
-"""The two Markov chains of Sohl-Dickstein et al. (2015), where diffusion models begin: Gaussian steps, and
-flips of bits.
+"""The Gaussian and the binomial Markov chain of Sohl-Dickstein et al. (2015).
 
-Both are trained by the variational bound itself, L_T + Σ L_t + L_0, whose every term is a divergence in
-closed form. Time t is the house's: t = 0 is the paper's first step, and `CLEAN` is before it.
+Both are trained by the variational bound L_T + Σ L_t + L_0, whose terms are divergences in closed form.
+Timesteps are numbered as in `Schedule`: t = 0 is the paper's first step, and `CLEAN` comes before it.
 """
 
 from __future__ import annotations
@@ -22,9 +21,7 @@ from unclip.diffusion.schedule import CLEAN, Schedule
 
 
 class Normal(NamedTuple):
-    """p(x_{t-1} | x_t) with both moments learned: mean and log of the diagonal covariance, each shaped as
-    x_t.
-    """
+    """p(x_{t-1} | x_t): its mean and the log of its diagonal covariance, each shaped as x_t."""
 
     mean: Tensor
     log_variance: Tensor
@@ -34,7 +31,7 @@ Reverse = Callable[[Tensor, Tensor], Normal]  # x_t [B, ...], t int64 [B]
 
 
 class GaussianChain:
-    """x_t ~ N(√(1−β) x_{t-1}, β), and the way back with a learned mean and covariance."""
+    """The chain x_t ~ N(√(1−β) x_{t-1}, β), reversed with a learned mean and covariance."""
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
@@ -43,43 +40,42 @@ class GaussianChain:
         self._posterior = torch.tensor(fields, dtype=torch.float64, device="cpu")
 
     def reverse(self, network: Network) -> Reverse:
-        """Both moments as a network says: it gives [B, 2n], and where it says 0 the step is that of pure
-        noise.
-        """
+        """The reverse step from the output [B, 2n] of a network; an output of 0 is the step of pure noise."""
 
         def moments(x: Tensor, t: Tensor) -> Normal:
-            push, widen = network(x, t).chunk(2, dim=1)
+            mean_shift, log_scale = network(x, t).chunk(2, dim=1)
             beta = self._columns(t, x)[3]
-            return Normal((1 - beta).sqrt() * x + beta.sqrt() * push, beta.log() + widen)
+            return Normal((1 - beta).sqrt() * x + beta.sqrt() * mean_shift, beta.log() + log_scale)
 
         return moments
 
     def term(self, reverse: Reverse, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """L_t of each example in nats [B]: KL(q(x_{t-1} | x_t, x_0) ‖ p); at t = 0 −log p(x_0 | x_1), a
-        density's.
+        """The term L_t of the bound for each example, in nats, [B].
+
+        KL(q(x_{t-1} | x_t, x_0) ‖ p) for t > 0, and −log of the density p(x_0 | x_1) at t = 0.
 
         Args:
-            t: int64 [B]. eps: the noise that makes x_t of x0 [B, ...].
+            t: int64 [B].
+            eps: the noise in x_t, shaped as x0 [B, ...].
         """
         x_weight, x0_weight, small, _ = self._columns(t, x0)
         alpha, sigma = self.schedule.coefficients(t, x0)
         x_t = alpha * x0 + sigma * eps
         p = reverse(x_t, t)
-        off = x_weight * x_t + x0_weight * x0 - p.mean
-        # At t = 0 q is a point, and what is left of the divergence is −log p(x_0 | x_1).
-        nll = 0.5 * (p.log_variance + off.square() * torch.exp(-p.log_variance) + math.log(2 * math.pi))
+        offset = x_weight * x_t + x0_weight * x0 - p.mean
+        nll = 0.5 * (p.log_variance + offset.square() * torch.exp(-p.log_variance) + math.log(2 * math.pi))
         first = broadcast_to(t == 0, x0, torch.bool)
-        divergence = torch.where(first, nll, gaussian_kl(off, small.log(), p.log_variance))
+        divergence = torch.where(first, nll, gaussian_kl(offset, small.log(), p.log_variance))
         return divergence.flatten(1).sum(1)
 
     def prior_term(self, x0: Tensor) -> Tensor:
-        """L_T of each example in nats [B]: KL(q(x_T | x_0) ‖ N(0, 1)), with nothing in it to learn."""
+        """The term L_T = KL(q(x_T | x_0) ‖ N(0, 1)) of each example, in nats, [B]; it has no parameters."""
         alpha, sigma = self.schedule.at(self.schedule.times - 1)
         return prior_kl(x0, alpha, sigma).flatten(1).sum(1)
 
     @torch.no_grad()
     def bound(self, reverse: Reverse, x0: Tensor, noise: NoiseSource) -> Tensor:
-        """−log p(x0) of each example at most, in bits [B]: every term once, with noise of its own."""
+        """The upper bound on −log p(x0) of each example, in bits, [B], with one noise sample per term."""
         total = self.prior_term(x0)
         for t in range(self.schedule.times):
             total = total + self.term(reverse, x0, torch.full((len(x0),), t), noise(x0))
@@ -87,7 +83,7 @@ class GaussianChain:
 
     @torch.no_grad()
     def walk(self, reverse: Reverse, x: Tensor, noise: NoiseSource) -> Iterator[Tensor]:
-        """From x_T, Gaussian noise [B, ...], to x_0, state by state."""
+        """Samples from x_T, Gaussian noise [B, ...], down to x_0; yields every state."""
         for t in reversed(range(self.schedule.times)):
             p = reverse(x, torch.full((len(x),), t))
             x = p.mean + torch.exp(p.log_variance / 2) * noise(x)
@@ -102,16 +98,12 @@ Flips = Callable[[Tensor, Tensor], Tensor]  # x_t [B, n] of 0 and 1, t int64 [B]
 
 @dataclass(frozen=True)
 class BinomialChain:
-    """Bits that are drawn anew with probability β, by a fair coin; β_t = 1/(T − t) erases 1/T of the bits at
-    each step.
-    """
+    """A chain that resamples each bit with probability β_t = 1/(T − t), which erases 1/T of them per step."""
 
     times: int
 
     def kept(self, t: Tensor) -> Tensor:
-        """The share of bits not yet drawn anew at time t, ∏ (1 − β), float64 [B]: 1 before the first step, 0
-        at the end.
-        """
+        """The share of bits not yet resampled at t, ∏ (1 − β), float64 [B]; it falls linearly to 0."""
         return (self.times - 1 - t.double()) / self.times
 
     def marginal(self, x0: Tensor, t: Tensor) -> Tensor:
@@ -127,36 +119,38 @@ class BinomialChain:
         zero = (1 - before) * torch.where(x_t > 0.5, flipped, 1 - flipped)
         return one / (one + zero)
 
-    def reverse(self, guess: Network) -> Flips:
-        """The way back of a network that guesses x_0: both values of a bit, each weighed as it says.
+    def reverse(self, network: Network) -> Flips:
+        """The reverse step of an x0-prediction: the posterior averaged over the predicted x_0.
 
         Args:
-            guess: x_t [B, n], t [B] → P(x_0 = 1 | x_t) of each bit [B, n].
+            network: x_t [B, n], t [B] → P(x_0 = 1 | x_t) of each bit [B, n].
         """
 
         def flips(x: Tensor, t: Tensor) -> Tensor:
-            one: Tensor = guess(x, t)
+            one: Tensor = network(x, t)
             ones = torch.ones_like(x)
             return one * self.posterior(x, ones, t) + (1 - one) * self.posterior(x, 0 * ones, t)
 
         return flips
 
     def term(self, reverse: Flips, x0: Tensor, t: Tensor, uniform: Tensor) -> Tensor:
-        """L_t of each example in nats [B]: KL(q(x_{t-1} | x_t, x_0) ‖ p). At t = 0 it is −log p(x_0 | x_1) by
-        itself.
+        """The term L_t = KL(q(x_{t-1} | x_t, x_0) ‖ p) of each example, in nats, [B].
+
+        At t = 0 q is a point mass, so the term is −log p(x_0 | x_1).
 
         Args:
-            t: int64 [B]. uniform: in [0, 1) [B, n], draws x_t of x0 [B, n].
+            t: int64 [B].
+            uniform: uniform noise in [0, 1) from which x_t is drawn, [B, n].
         """
         x_t = (uniform < self.marginal(x0, t)).to(x0)
         q = self.posterior(x_t, x0, t).double()
-        p = reverse(x_t, t).double().clamp(1e-12, 1 - 1e-12)  # in float32 the upper end would be 1
+        p = reverse(x_t, t).double().clamp(1e-12, 1 - 1e-12)  # in float32 1 − 1e-12 rounds to 1
         divergence = torch.xlogy(q, q) - q * p.log() + torch.xlogy(1 - q, 1 - q) - (1 - q) * (1 - p).log()
         return divergence.sum(1)
 
     @torch.no_grad()
     def bound(self, reverse: Flips, x0: Tensor, generator: torch.Generator) -> Tensor:
-        """−log P(x0) of each example at most, in bits [B]. L_T is 0: at the end every bit is a coin's."""
+        """The upper bound on −log P(x0) of each example, in bits, [B]; L_T is 0, x_T ignores x0."""
         total = torch.zeros(len(x0), dtype=x0.dtype)
         for t in range(self.times):
             uniform = torch.rand(x0.shape, generator=generator, dtype=x0.dtype)
@@ -165,7 +159,7 @@ class BinomialChain:
 
     @torch.no_grad()
     def walk(self, reverse: Flips, x: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
-        """From x_T, fair coins [B, n], to x_0, state by state."""
+        """Samples from x_T, fair coins [B, n], down to x_0; yields every state."""
         for t in reversed(range(self.times)):
             uniform = torch.rand(x.shape, generator=generator, dtype=x.dtype)
             x = (uniform < reverse(x, torch.full((len(x),), t))).to(x)

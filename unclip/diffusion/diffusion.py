@@ -1,4 +1,4 @@
-"""Gaussian diffusion: what a network predicts, the loss it is trained with, and how it becomes a denoiser.
+"""Gaussian diffusion: the network's prediction, its training loss, and the denoiser made from it.
 
 A network is any callable `network(x_t, t, **cond)`; with learned variance it returns twice the channels.
 """
@@ -16,21 +16,23 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from unclip.config import Config
-from unclip.diffusion.gaussian import broadcast_to, gaussian_kl
+from unclip.diffusion.gaussian import broadcast_to, discretised_log_likelihood, gaussian_kl
 from unclip.diffusion.schedule import BETAS, CLEAN, Schedule
 
 Cond = Mapping[str, Tensor]
 Network = Callable[..., Tensor]
 
-# How much of L_vlb the hybrid objective adds to L_simple (Nichol & Dhariwal 2021, §3.1: lambda = 0.001).
+# Weight of L_vlb in the hybrid objective (λ of Nichol & Dhariwal 2021, §3.1).
 HYBRID_WEIGHT = 0.001
 
 
 class Prediction(NamedTuple):
-    """What a sampler may know of x_t, whatever the network predicted.
+    """The denoiser's output for x_t, for every kind of prediction.
 
-    `variance_mix` in [0, 1] says where the reverse variance lies between its bounds on a log scale: 0 is β̃,
-    1 is β.
+    Attributes:
+        x0: the predicted clean data.
+        eps: the predicted noise.
+        variance_mix: log-scale interpolation of the reverse variance, in [0, 1]: 0 is β̃, 1 is β.
     """
 
     x0: Tensor
@@ -45,11 +47,11 @@ class Guidance(NamedTuple):
     """Classifier-free guidance (Ho & Salimans 2022).
 
     Attributes:
-        scale: 1 is none.
+        scale: guidance scale; 1 is none.
         interval: guide only where low ≤ t/T ≤ high (Kynkäänniemi et al. 2024); elsewhere the null half is not
             computed.
-        rescale: share by which the guided prediction's standard deviation is drawn back to the conditional
-            one's (Lin et al. 2023, §3.4).
+        rescale: share by which the guided prediction is rescaled to the standard deviation of the conditional
+            one (Lin et al. 2023, §3.4).
     """
 
     scale: float = 1.0
@@ -57,14 +59,12 @@ class Guidance(NamedTuple):
     rescale: float = 0.0
 
     def active(self, t: int, times: int) -> bool:
-        """Whether the step at time t needs the null half at all."""
+        """Whether the step at timestep t needs the null half."""
         inside = self.interval is None or self.interval[0] <= t / times <= self.interval[1]
         return self.scale != 1.0 and inside
 
     def combine(self, cond: Tensor, null: Tensor) -> Tensor:
-        """The guided prediction. x0, eps and v are affine in each other, so mixing any of them is the
-        same.
-        """
+        """The guided prediction; x0, eps and v are affine in each other, so all three combine alike."""
         guided = null + self.scale * (cond - null)
         if self.rescale:
             axes = tuple(range(1, cond.ndim))
@@ -74,7 +74,7 @@ class Guidance(NamedTuple):
 
 
 class DiffusionConfig(Config):
-    """Which diffusion a stage uses.
+    """Configuration of a diffusion process.
 
     Attributes:
         schedule: name of the noise schedule, a key of `BETAS`: linear, cosine ….
@@ -86,10 +86,10 @@ class DiffusionConfig(Config):
         weight: weight of L_simple by timestep: "min_snr", min(SNR, gamma) on the error of x0 (Hang et al.
             2023), or "p2", 1 / (1 + SNR)^gamma on the error of ε (Choi et al. 2022), for any prediction.
         gamma: exponent or bound of that weight. None for the papers' 5 (min_snr) and 1 (p2).
-        clamp: bound on |x0| while sampling; None for none.
-        levels: number of values that a pixel can take, evenly from −1 to 1, for bits per dimension.
-        x0_variance: the mean variance of x0 given x_t that training data showed, at evenly spaced times from
-            0 to T − 1; for the sampler `analytic_dpm`. None where nobody has measured it.
+        clamp: bound on |x0| while sampling; None for no bound.
+        levels: number of pixel levels, evenly spaced from −1 to 1, for bits per dimension.
+        x0_variance: mean variance of x0 given x_t, measured on training data at evenly spaced timesteps from
+            0 to T − 1, for the sampler `analytic_dpm`. None if not measured.
     """
 
     schedule: str = "cosine"
@@ -110,10 +110,7 @@ class DiffusionConfig(Config):
     def _renamed(cls, tree: Any) -> Any:
         """Reads version 0.1.0's name of `x0_variance`."""
         if isinstance(tree, dict) and "doubt" in tree:
-            tree = {
-                "x0_variance": tree["doubt"],
-                **{key: value for key, value in tree.items() if key != "doubt"},
-            }
+            tree = {"x0_variance" if key == "doubt" else key: value for key, value in tree.items()}
         return tree
 
     @field_validator("schedule")
@@ -125,7 +122,7 @@ class DiffusionConfig(Config):
 
 
 class Diffusion:
-    """One configured diffusion process: the loss of a network, and the denoiser made of it."""
+    """A configured diffusion process: the loss of a network, and the denoiser made from it."""
 
     def __init__(self, config: DiffusionConfig) -> None:
         self.config = config
@@ -139,10 +136,8 @@ class Diffusion:
 
     @property
     def learned(self) -> bool:
-        """Whether the network's output carries a second half for the variance."""
+        """Whether the second half of the network's output is the variance."""
         return self.config.variance == "learned"
-
-    # --- training ---
 
     def loss(
         self,
@@ -159,10 +154,9 @@ class Diffusion:
             network: called as network(x_t, t, **cond).
             x0: clean data, [B, ...].
             cond: tensors with the batch first.
-            t: times [B]; drawn uniformly where not given. Fixed times and noise make validation comparable.
-            eps: noise shaped as x0; drawn where not given.
-            keep: True where x0 is given when sampling, so that the network need not find it; broadcasts over
-                x0.
+            t: timesteps [B]. Default: uniform. Fixed timesteps and noise make validation comparable.
+            eps: noise shaped as x0. Default: drawn.
+            keep: True where x0 is known when sampling, which the loss ignores; broadcasts over x0.
         """
         t = torch.randint(self.schedule.times, (len(x0),)) if t is None else t
         eps = torch.randn_like(x0) if eps is None else eps
@@ -177,7 +171,7 @@ class Diffusion:
             simple = simple * self._weights[t.cpu()].to(x0.device, torch.float32)
         if self.config.objective == "simple":
             return simple
-        # The hybrid trains the variance alone by the bound: its gradient must not reach the mean.
+        # In the hybrid objective the bound trains the variance only, not the mean.
         mean_output = output.detach() if self.config.objective == "hybrid" else output
         bound = self.vlb(x0, x_t, t, self._x0(mean_output, x_t, alpha, sigma), variance_mix)
         if self.config.objective == "vlb":
@@ -197,22 +191,18 @@ class Diffusion:
         mean = x_weight * x_t + x0_weight * x0_hat
         log_variance = variance_mix * log_large + (1 - variance_mix) * log_small
         kl = gaussian_kl(true_mean - mean, log_small, log_variance)
-        nll = -_discretised_log_likelihood(x0, mean, 0.5 * log_variance, self.config.levels)
+        nll = -discretised_log_likelihood(x0, mean, 0.5 * log_variance, self.config.levels)
         return torch.where(t.to(x0.device) == 0, _mean(nll), _mean(kl)) / math.log(2)
 
     def bound_term(self, network: Network, x0: Tensor, cond: Cond, t: Tensor, eps: Tensor) -> Tensor:
-        """The term of the bound at times t [B] for one draw of the noise, in bits per dimension, [B]; see
-        `vlb`.
+        """The term of the bound at timesteps t [B] for given noise, in bits per dimension, [B]; see `vlb`.
 
-        The prediction of x0 is clamped, as it is when sampling: the model whose code length this is, is the
-            one that draws.
+        The predicted x0 is clamped as in sampling, so that the bound is that of the sampled model.
         """
         alpha, sigma = self.schedule.coefficients(t, x0)
         x_t = alpha * x0 + sigma * eps
         output, variance_mix = self._split(network(x_t, t.to(x0.device), **cond).float())
         return self.vlb(x0, x_t, t, self._clamped(self._x0(output, x_t, alpha, sigma)), variance_mix)
-
-    # --- sampling ---
 
     def denoiser(
         self, network: Network, cond: Cond, null: Cond | None = None, guidance: Guidance = Guidance()
@@ -220,11 +210,11 @@ class Diffusion:
         """The network as a function (x_t, t) → Prediction, guided and clamped.
 
         Args:
-            network: called once per step, with cond and null stacked into one batch where guidance is active.
+            network: called once per step; where guidance is active, cond and null form one batch.
             cond: the condition; tensors with the batch first.
-            null: the same keys and shapes for the unconditional half.
-            guidance: guidance mixes the raw output before x0 is clamped; the variance is the conditional
-                half's.
+            null: the null condition, with the same keys and shapes.
+            guidance: combines the raw outputs before x0 is clamped; the variance is that of the conditional
+                half.
         """
         if guidance.scale != 1.0 and null is None:
             raise ValueError("guidance needs a null condition")
@@ -239,14 +229,11 @@ class Diffusion:
             else:
                 raw = network(x, torch.full((len(x),), t, device=x.device), **cond)
                 output, variance_mix = self._split(raw.to(x.dtype))
-            return self._read(output, x, t, variance_mix)
+            alpha, sigma = self.schedule.at(t)
+            x0 = self._clamped(self._x0(output, x, alpha, sigma))
+            return Prediction(x0, (x - alpha * x0) / sigma, variance_mix)
 
         return denoise
-
-    def _read(self, output: Tensor, x: Tensor, t: int, variance_mix: Tensor | float) -> Prediction:
-        alpha, sigma = self.schedule.at(t)
-        x0 = self._clamped(self._x0(output, x, alpha, sigma))
-        return Prediction(x0, (x - alpha * x0) / sigma, variance_mix)
 
     def _x0(self, output: Tensor, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
         if self.config.predict == "eps":
@@ -267,9 +254,9 @@ class Diffusion:
 
 
 def _variance_bounds(schedule: Schedule) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Tables [T] of x_weight, x0_weight, log β̃ and log β for adjacent times.
+    """Tables [T] of x_weight, x0_weight, log β̃ and log β for adjacent timesteps.
 
-    β̃ is zero at t = 0; the bound uses the one at t = 1 there, as Nichol & Dhariwal (2021) do.
+    β̃ is zero at t = 0; there the bound uses that of t = 1 (Nichol & Dhariwal 2021).
     """
     rows = [schedule.posterior(t, t - 1 if t else CLEAN) for t in range(schedule.times)]
     small = [rows[max(t, 1)].small for t in range(schedule.times)]
@@ -279,13 +266,13 @@ def _variance_bounds(schedule: Schedule) -> tuple[Tensor, Tensor, Tensor, Tensor
 
 
 def _interpolated(values: tuple[float, ...], times: int) -> Tensor:
-    """The table [T] that runs straight from each value to the next."""
+    """A table [T] by linear interpolation between the values."""
     table = torch.tensor(values, dtype=torch.float64, device="cpu")[None, None]
     return F.interpolate(table, times, mode="linear", align_corners=True)[0, 0]
 
 
 def _loss_weights(schedule: Schedule, config: DiffusionConfig) -> Tensor:
-    """The table [T] that L_simple is multiplied by, in float64."""
+    """The weight of L_simple by timestep, float64 [T]."""
     snr = (schedule.alpha / schedule.sigma) ** 2
     if config.weight == "none":
         return torch.ones_like(snr)
@@ -293,21 +280,8 @@ def _loss_weights(schedule: Schedule, config: DiffusionConfig) -> Tensor:
         of_x0 = snr.clamp(max=config.gamma or 5.0)
     else:
         of_x0 = snr / (1 + snr) ** (config.gamma or 1.0)
-    # An error in x0 of variance 1 is one of SNR in eps and of SNR + 1 in v.
+    # A squared error of 1 in x0 is one of SNR in eps and of SNR + 1 in v.
     return of_x0 / {"x0": torch.ones_like(snr), "eps": snr, "v": snr + 1}[config.predict]
-
-
-def _discretised_log_likelihood(x: Tensor, mean: Tensor, log_std: Tensor, levels: int) -> Tensor:
-    """log P(x) of data of so many levels in [−1, 1] under a Gaussian integrated over each bin (Ho et al.
-    2020, eq. 13).
-    """
-    precision = torch.exp(-log_std)
-    half = 1 / (levels - 1)
-    upper = torch.special.ndtr((x - mean + half) * precision)
-    lower = torch.special.ndtr((x - mean - half) * precision)
-    upper = torch.where(x > 0.999, torch.ones_like(upper), upper)
-    lower = torch.where(x < -0.999, torch.zeros_like(lower), lower)
-    return (upper - lower).clamp(min=1e-12).log()
 
 
 def _mean(x: Tensor) -> Tensor:

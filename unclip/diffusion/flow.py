@@ -1,9 +1,8 @@
-"""The probability-flow ODE of a diffusion: samples without noise, and exact likelihoods (Song et al. 2021,
-§4.3).
+"""The probability-flow ODE: deterministic samples and exact likelihoods (Song et al. 2021, §4.3).
 
-dx/dt = f(t) x − ½ g(t)² ∇ log p_t(x) moves points so that their density at each time is the diffusion's (eq.
-13). It is solved by scipy's adaptive RK45, in float64; the network sees the dtype of x. The step is chosen
-for a whole batch at once, so a picture depends on those beside it, by no more than the tolerance.
+dx/dt = f(t) x − ½ g(t)² ∇ log p_t(x) has the marginal densities of the diffusion (eq. 13). scipy's adaptive
+RK45 solves it in float64; the network sees the dtype of x. The solver chooses one step for the whole batch,
+so an image depends on the others in its batch, within the tolerance.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from unclip.diffusion.samplers import NoiseSource
 from unclip.diffusion.sde import Score, Sde
 from unclip.errors import RequestError
 
-TOLERANCE = 1e-5  # relative and absolute; the paper's, appendix D.4
-START = 1e-5  # where the likelihood takes data to be: at 0 the score is infinitely steep (appendix C)
+TOLERANCE = 1e-5  # relative and absolute (appendix D.4)
+START = 1e-5  # the time at which likelihoods start: at 0 the score diverges (appendix C)
 
 # The score and its divergence [B] at x [B, ...] and times [B].
 Divergence = Callable[[Score, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -32,19 +31,19 @@ Divergence = Callable[[Score, Tensor, Tensor], tuple[Tensor, Tensor]]
 def flow(
     sde: Sde, score: Score, x: Tensor, *, start: float, stop: float, tolerance: float = TOLERANCE
 ) -> tuple[Tensor, int]:
-    """Moves x [B, ...] from its time to another along the ODE: 1 → `sde.end` samples, the other way encodes.
+    """Moves x [B, ...] along the ODE: from 1 to `sde.end` it samples, in the other direction it encodes.
 
     Returns:
-        x there, and how often the score was asked.
+        x at `stop`, and the number of score evaluations.
 
     Raises:
         RequestError: the score is not finite somewhere on the way, or scipy is not installed.
     """
 
     def slope(state: Tensor, t: Tensor) -> Tensor:
-        here = state.reshape(x.shape).to(x)
+        x_t = state.reshape(x.shape).to(x)
         with torch.no_grad():
-            return _velocity(sde, here, t, score(here, t)).flatten(1)
+            return _velocity(sde, x_t, t, score(x_t, t)).flatten(1)
 
     moved, evaluations = _solve(slope, x.flatten(1), start, stop, tolerance)
     return moved.reshape(x.shape).to(x), evaluations
@@ -53,13 +52,13 @@ def flow(
 def log_likelihood(
     sde: Sde, score: Score, x0: Tensor, divergence: Divergence, *, tolerance: float = TOLERANCE
 ) -> tuple[Tensor, int]:
-    """log p(x0) in nats of each example [B], float64, and how often the score was asked.
+    """log p(x0) of each example in nats, float64 [B], and the number of score evaluations.
 
     Along the ODE log p changes by minus the divergence of its velocity (instantaneous change of variables,
     eq. 39): log p(x_0) = log prior(x_1) + ∫ div dt.
 
     Args:
-        x0: clean data [B, ...]; whoever wants bits of integers adds uniform noise of one spacing before.
+        x0: clean data [B, ...]; add uniform noise of one level's width to quantised data first.
         divergence: `exact_divergence`, or a `Hutchinson`.
 
     Raises:
@@ -68,10 +67,10 @@ def log_likelihood(
     numbers = x0[0].numel()
 
     def slope(state: Tensor, t: Tensor) -> Tensor:
-        here = state[:, :-1].reshape(x0.shape).to(x0)
-        value, trace = divergence(score, here, t)
+        x_t = state[:, :-1].reshape(x0.shape).to(x0)
+        value, trace = divergence(score, x_t, t)
         change = numbers * sde.rate(t) - sde.diffusion(t) ** 2 / 2 * trace.double()
-        return torch.cat([_velocity(sde, here, t, value).flatten(1).double(), change[:, None]], dim=1)
+        return torch.cat([_velocity(sde, x_t, t, value).flatten(1).double(), change[:, None]], dim=1)
 
     data = x0.flatten(1).double()
     end, evaluations = _solve(
@@ -87,34 +86,32 @@ def bits_per_dim(log_p: Tensor, numbers: int, spacing: float = 1.0) -> Tensor:
 
     Args:
         numbers: dimensions of an example.
-        spacing: between neighbouring values of what was dequantised (2/255 of 8-bit data in [−1, 1]): a
-            density times the size of a cell is a probability. 1 for data that is continuous.
+        spacing: distance between neighbouring levels before dequantisation (2/255 for 8-bit data in
+            [−1, 1]); density times cell size is a probability. 1 for continuous data.
     """
     return -log_p / (numbers * math.log(2)) - math.log2(spacing)
 
 
 def exact_divergence(score: Score, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """The trace of the score's Jacobian, one derivative for each dimension: for data of few."""
+    """The exact trace of the score's Jacobian, by one backward pass per dimension."""
     with torch.inference_mode(False), torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
         value = score(leaf, t)
-        columns = value.flatten(1).sum(0)  # the examples do not touch each other
+        columns = value.flatten(1).sum(0)  # examples are independent
         rows = [torch.autograd.grad(column, leaf, retain_graph=True)[0].flatten(1) for column in columns]
     return value.detach(), torch.stack([row[:, i] for i, row in enumerate(rows)]).sum(0)
 
 
 class Hutchinson:
-    """The trace estimated by random probes, E[vᵀ J v] = tr J (eq. 40): one derivative each, whatever the
-    dimension.
+    """Hutchinson's estimate of the trace, E[vᵀ J v] = tr J (eq. 40), by one backward pass per probe.
 
-    The probes stay the same all along a path, so that the ODE is one; each example's come from its own
-    generator.
+    The probes are fixed along a path, so that the ODE is deterministic.
 
     Args:
-        noise: Gaussian, per example (`Noise`).
+        noise: source of Gaussian noise per example (`SeededNoise`).
         like: the data [B, ...].
-        probes: whose mean is taken.
-        kind: Rademacher probes, ±1, have the least variance; they are the paper's own in its code.
+        probes: number of probes to average.
+        kind: Rademacher probes (±1, as in the paper's code) have the smaller variance.
     """
 
     def __init__(
@@ -145,7 +142,7 @@ def _velocity(sde: Sde, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
 def _solve(
     slope: Callable[[Tensor, Tensor], Tensor], state: Tensor, start: float, stop: float, tolerance: float
 ) -> tuple[Tensor, int]:
-    """RK45 on the rows of `state` [B, K] → those at `stop`, float64, and the number of evaluations."""
+    """Solves the ODE for the rows of `state` [B, K] by RK45: float64 state, and number of evaluations."""
     try:
         from scipy.integrate import solve_ivp
     except ModuleNotFoundError:
@@ -154,7 +151,7 @@ def _solve(
     def flat(t: float, y: NDArray[np.float64]) -> NDArray[np.float64]:
         here = torch.from_numpy(y).reshape(state.shape).to(state.device)
         change = slope(here, torch.full((len(here),), t, dtype=torch.float64, device=state.device))
-        if not change.isfinite().all():  # RK45 would shorten its step for ever
+        if not change.isfinite().all():  # RK45 would shrink its step forever
             raise RequestError(
                 f"the score is not finite at t = {t:.4g}; train longer, or start later than there"
             )

@@ -1,6 +1,4 @@
-"""Filling in a part of something known, with a diffusion that was never trained for it (RePaint; Lugmayr et
-al. 2022).
-"""
+"""Inpainting with a diffusion model that was not trained for it (RePaint; Lugmayr et al. 2022)."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from unclip.diffusion.schedule import CLEAN, Schedule
 
 
 class Known(NamedTuple):
-    """What is to be kept: clean data [B, ...], and True where it is known (shaped to broadcast over it)."""
+    """The part to keep: clean data [B, ...], and a mask, True where known, that broadcasts over it."""
 
     x0: Tensor
     keep: Tensor
@@ -34,19 +32,18 @@ def inpaint(
     *,
     repeats: int = 1,
 ) -> Iterator[Step]:
-    """Samples what is not known, so that it goes with what is.
+    """Samples the unknown part so that it matches the known part (algorithm 1).
 
-    After every step the known part is put in, noised to that time. The unknown part has not seen it yet, so
-    the step is taken back (by the forward process) and repeated: with every repeat both agree better
-    (algorithm 1 of the paper, where `repeats` is U).
+    After every step the known part is replaced by the given data, noised to the new timestep. The forward
+    process then undoes the step and it is repeated, which harmonises both parts.
 
     Args:
         sampler: takes the single steps.
-        x: at times[0].
-        repeats: steps taken from each time.
+        x: x at times[0].
+        repeats: number of steps from each timestep (U in the paper).
 
     Yields:
-        `repeats` × len(times) steps; the last x has the known part as it was given.
+        `repeats` × len(times) steps; the last x contains the known part exactly.
     """
     for t, s in pairwise([*times, CLEAN]):
         (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.at(t), schedule.at(s)

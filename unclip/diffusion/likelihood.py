@@ -1,7 +1,6 @@
-"""How many bits a discrete-time model spends on a picture: the variational bound, term by term.
+"""The variational bound of a discrete-time model, an upper bound on −log p(x_0).
 
-L = L_T + Σ L_{t−1} + L_0 (Sohl-Dickstein et al. 2015, eq. 14; Ho et al. 2020, eq. 5), an upper bound on −log
-p(x_0).
+L = L_T + Σ L_{t−1} + L_0 (Sohl-Dickstein et al. 2015, eq. 14; Ho et al. 2020, eq. 5).
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ class Bound(NamedTuple):
     """The parts of the bound in bits per dimension, each [B].
 
     Attributes:
-        prior: L_T, what is left of the picture in x_T.
-        steps: Σ L_{t−1}, the reverse steps but the last.
-        last: L_0, the step to the data's own levels.
+        prior: L_T, the information about x_0 left in x_T.
+        steps: Σ L_{t−1}, the reverse steps except the last.
+        last: L_0, the step to the data's discrete levels.
     """
 
     prior: Tensor
@@ -38,31 +37,25 @@ class Bound(NamedTuple):
 
 
 def bound(
-    diffusion: Diffusion,
-    network: Network,
-    x0: Tensor,
-    cond: Cond,
-    chance: ExampleRng,
-    terms: int | None = None,
+    diffusion: Diffusion, network: Network, x0: Tensor, cond: Cond, rng: ExampleRng, terms: int | None = None
 ) -> Bound:
-    """The bound of pictures x0 [B, ...], by one draw of the noise for each term.
+    """The bound of data x0 [B, ...], with one noise sample per term.
 
     Args:
-        chance: what is drawn for each picture.
-        terms: how many of the T − 1 terms of the sum are computed, at most: one at random of each of so many
-            stretches, which stands for all of it. The mean stays the same; the spread grows. None computes
-            all.
+        rng: the generator of each example.
+        terms: number of terms in a stratified estimate of the sum: one random timestep from each of `terms`
+            intervals. Unbiased, with higher variance. None computes all T − 1 terms.
     """
     times = diffusion.schedule.times
     if terms is None or terms >= times - 1:
         edges = list(range(1, times + 1))
-    else:  # shorter stretches towards t = 0, where the terms are large and change fast
+    else:  # shorter intervals near t = 0, where the terms are large and change fast
         edges = sorted({1 + round((times - 1) * (i / terms) ** 2) for i in range(terms + 1)})
-    last = diffusion.bound_term(network, x0, cond, torch.zeros(len(x0), dtype=torch.long), chance.normal(x0))
+    last = diffusion.bound_term(network, x0, cond, torch.zeros(len(x0), dtype=torch.long), rng.normal(x0))
     steps = torch.zeros_like(last)
     for start, stop in pairwise(edges):
-        t = start + (chance.uniform().cpu() * (stop - start)).long()
-        steps += (stop - start) * diffusion.bound_term(network, x0, cond, t, chance.normal(x0))
+        t = start + (rng.uniform().cpu() * (stop - start)).long()
+        steps += (stop - start) * diffusion.bound_term(network, x0, cond, t, rng.normal(x0))
     return Bound(_prior(diffusion, x0), steps, last)
 
 

@@ -1,6 +1,4 @@
-"""Randomness that belongs to the image: one seed, one picture, on any device, in any batch and on any
-process.
-"""
+"""Random numbers per image: one seed gives one image on any device, in any batch and in any process."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ from torch import Tensor
 
 
 class SeededNoise:
-    """Gaussian noise drawn from one CPU generator per image, then moved to where it is needed.
+    """Gaussian noise from one CPU generator per image, moved to the device where it is needed.
 
     Args:
         seeds: one per image of the batch.
@@ -24,32 +22,29 @@ class SeededNoise:
         self._generators = [torch.Generator("cpu").manual_seed(_mix(seed, stream)) for seed in seeds]
 
     def __call__(self, like: Tensor) -> Tensor:
-        """SeededNoise of the shape, device and dtype of `like` [B, ...]; B must be the number of seeds."""
+        """Gaussian noise of the shape, device and dtype of `like` [B, ...]; B must be the number of seeds."""
         if len(like) != len(self._generators):
             raise ValueError(f"noise for {len(self._generators)} images was asked for {len(like)}")
         draws = [torch.randn(like.shape[1:], generator=g, device="cpu") for g in self._generators]
         return torch.stack(draws).to(like)
 
     def candidates(self, n: int) -> SeededNoise:
-        """SeededNoise for n draws of each image, in rows image by image; draw 0 is what this noise itself
-        would have drawn.
-        """
-        draws = SeededNoise([seed for seed in self.seeds for _ in range(n)], self.stream)
-        for row, generator in enumerate(draws._generators):
-            if draw := row % n:
-                generator.manual_seed(_mix(draws.seeds[row], f"{self.stream}/{draw}"))
-        return draws
+        """Noise for n candidates of each image, in consecutive rows; candidate 0 has this object's noise."""
+        noise = SeededNoise([seed for seed in self.seeds for _ in range(n)], self.stream)
+        for row, generator in enumerate(noise._generators):
+            if candidate := row % n:
+                generator.manual_seed(_mix(noise.seeds[row], f"{self.stream}/{candidate}"))
+        return noise
 
 
 class ExampleRng:
-    """What one training step draws, example by example from generators of their own.
+    """The random numbers of one training step, from one generator per example.
 
-    An example's draws depend on its seed alone: not on the process, nor on the part of a batch, that it falls
-    to.
+    An example's numbers depend on its seed only, not on its process or its place in a batch.
 
     Args:
         seeds: int64 [B].
-        device: where the draws are wanted; they are made on the CPU.
+        device: device of the results; the numbers are drawn on the CPU.
     """
 
     def __init__(self, seeds: Tensor, device: torch.device) -> None:
@@ -61,7 +56,7 @@ class ExampleRng:
         return torch.cat([torch.rand(1, generator=g, device="cpu") for g in self._generators]).to(self.device)
 
     def integers(self, below: int) -> Tensor:
-        """One number in 0 … below − 1 per example, int64 [B]. On the CPU, where tables are looked up."""
+        """One number in 0 … below − 1 per example, int64 [B], on the CPU for table lookups."""
         return torch.cat([torch.randint(below, (1,), generator=g, device="cpu") for g in self._generators])
 
     def normal(self, like: Tensor) -> Tensor:

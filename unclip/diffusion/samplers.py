@@ -1,7 +1,7 @@
 """Samplers: generators that walk from noise to data, one step at a time.
 
-Progress bars, previews, streaming and cancellation are the caller's `for` loop. To add one, write a generator
-with this signature under `@sampler`; its name is then known to the command line, the API and every config.
+Progress bars, previews, streaming and cancellation belong to the caller's `for` loop. To add a sampler, write
+a generator with this signature under `@sampler`; the command line, the API and configs then know its name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from unclip.errors import RequestError
 
 
 class Step(NamedTuple):
-    """One step taken: the time it left, the new x, and the x0 predicted on the way."""
+    """One sampling step: the timestep it started from, the new x, and the predicted x0."""
 
     t: int
     x: Tensor
@@ -35,13 +35,13 @@ SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {}
 
 
 def sampler(function: Callable[..., Iterator[Step]]) -> Callable[..., Iterator[Step]]:
-    """Makes a sampler known by its function's name."""
+    """Registers a sampler under the name of its function."""
     SAMPLERS[function.__name__] = function
     return function
 
 
 def find_sampler(name: str, eta: float = 0.0) -> Sampler:
-    """The sampler of that name; `eta` is for those that take one (DDIM)."""
+    """The sampler with the given name; only DDIM takes an `eta`."""
     if name not in SAMPLERS:
         raise RequestError(f"no sampler {name!r}; there are {', '.join(sorted(SAMPLERS))}")
     found = SAMPLERS[name]
@@ -56,7 +56,7 @@ def find_sampler(name: str, eta: float = 0.0) -> Sampler:
 def ddpm(
     denoise: Denoise, x: Tensor, schedule: Schedule, times: Sequence[int], noise: NoiseSource
 ) -> Iterator[Step]:
-    """Ancestral sampling on strided times (Ho et al. 2020, algorithm 2; Nichol & Dhariwal 2021, §4)."""
+    """Ancestral sampling on strided timesteps (Ho et al. 2020, algorithm 2; Nichol & Dhariwal 2021, §4)."""
     for t, s in pairwise([*times, CLEAN]):
         x0, _, variance_mix = denoise(x, t)
         q = schedule.posterior(t, s)
@@ -74,14 +74,13 @@ def ddpm(
 def analytic_dpm(
     denoise: Denoise, x: Tensor, schedule: Schedule, times: Sequence[int], noise: NoiseSource
 ) -> Iterator[Step]:
-    """Ancestral sampling with the variance that is the best of all scalar ones (Bao et al. 2022, theorem 1).
+    """Ancestral sampling with the optimal scalar variance (Bao et al. 2022, theorem 1).
 
-    In the paper's eq. 8 the variance on top of β̃ is a squared weight times (sigma/alpha)² · (1 − sigma²
-    E‖score‖²/D): that is x0's weight in the posterior's mean, and by Tweedie's formula the mean variance of
-    x0 given x_t, `schedule.x0_variance`.
+    The paper's eq. 8 adds to β̃ a squared weight times (sigma/alpha)² · (1 − sigma² E‖score‖²/D). The weight
+    is that of x0 in the posterior's mean; the factor is, by Tweedie's formula, `schedule.x0_variance`.
 
     Raises:
-        RequestError: it was never measured.
+        RequestError: the stage's x0_variance was not measured.
     """
     if schedule.x0_variance is None:
         raise RequestError(
@@ -107,9 +106,7 @@ def ddim(
     *,
     eta: float = 0.0,
 ) -> Iterator[Step]:
-    """Non-Markovian sampling (Song et al. 2020, eq. 12): deterministic at eta = 0, ancestral with β̃ at eta =
-    1.
-    """
+    """DDIM (Song et al. 2020, eq. 12): deterministic at eta = 0, ancestral with variance β̃ at eta = 1."""
     for t, s in pairwise([*times, CLEAN]):
         x0, eps, _ = denoise(x, t)
         alpha, sigma = schedule.at(s)
@@ -126,8 +123,7 @@ def dpmpp_2m(
 ) -> Iterator[Step]:
     """DPM-Solver++(2M), the second-order multistep solver in data prediction (Lu et al. 2022, algorithm 2).
 
-    The last step, to the clean end where the log-SNR is infinite, is of first order: x becomes the predicted
-    x0.
+    The last step, where the log-SNR becomes infinite, is of first order: x is the predicted x0.
     """
     last_x0: Tensor | None = None
     last_h = 0.0
@@ -149,9 +145,8 @@ def unipc(
 ) -> Iterator[Step]:
     """UniPC-2 in data prediction, with B(h) = e^h − 1 (Zhao et al. 2023, algorithms 5 and 6).
 
-    Every evaluation corrects the step that led to it before it predicts the next one, so a step costs one
-    evaluation. The first step has no history and the last one, to the clean end, no length: both are of first
-        order.
+    Each evaluation first corrects the previous step and then predicts the next one, so a step costs one
+    evaluation. The first step, without history, and the last one, to clean data, are of first order.
     """
     last: _Predicted | None = None
     for t, s in pairwise([*times, CLEAN]):
@@ -163,10 +158,10 @@ def unipc(
         else:
             (alpha_s, sigma_s), (_, sigma_t), h = schedule.at(s), schedule.at(t), schedule.log_snr_step(t, s)
             weight = -alpha_s * math.expm1(-h)
-            straight = (sigma_s / sigma_t) * x + weight * x0
+            first_order = (sigma_s / sigma_t) * x + weight * x0
             slope = None if last is None else (x0 - last.x0) / last.h
-            last = _Predicted(straight, x0, weight, h, slope, 0.0 if last is None else last.h)
-            x = straight if slope is None else straight + weight * slope * (h / 2)
+            last = _Predicted(first_order, x0, weight, h, slope, 0.0 if last is None else last.h)
+            x = first_order if slope is None else first_order + weight * slope * (h / 2)
         yield Step(t, x, x0)
 
 
@@ -174,14 +169,14 @@ class _Predicted(NamedTuple):
     """A step that UniPC predicted and has yet to correct.
 
     Attributes:
-        straight: where it leads if x0 stays what it was at its start.
-        x0: what it was there.
-        weight: of a change in x0.
+        first_order: x at its end if x0 were constant over the step.
+        x0: the prediction at its start.
+        weight: weight of a change in x0.
         h: the step's length in log-SNR.
-        slope: of x0 per h over the step before, of length `h_before`; None for the first.
+        slope: slope of x0 over the previous step, of length `h_before`; None for the first step.
     """
 
-    straight: Tensor
+    first_order: Tensor
     x0: Tensor
     weight: float
     h: float
@@ -189,13 +184,13 @@ class _Predicted(NamedTuple):
     h_before: float
 
     def corrected(self, x0: Tensor) -> Tensor:
-        """Where it leads, now that x0 at its end is known."""
+        """x at the end of the step, given the x0 predicted there."""
         rise = x0 - self.x0
         if self.slope is None:
-            return self.straight + self.weight * rise / 2
-        # The paper's R ρ = b, solved by hand: it makes the step exact where x0 is a parabola in the log-SNR.
+            return self.first_order + self.weight * rise / 2
+        # The paper's R ρ = b in closed form: exact where x0 is a parabola in the log-SNR.
         grown = -math.expm1(-self.h)
         first = 1 / grown - 1 / self.h
         second = (1 - 2 * (1 - grown / self.h) / self.h) / grown
         old = (first - second) / (1 + self.h_before / self.h)
-        return self.straight + self.weight * (old * self.h * self.slope + (first - old) * rise)
+        return self.first_order + self.weight * (old * self.h * self.slope + (first - old) * rise)

@@ -1,8 +1,8 @@
-"""Diffusion in continuous time, 0 ≤ t ≤ 1: the SDEs of Song et al. (2021), and the walks back along them.
+"""Diffusion in continuous time, 0 ≤ t ≤ 1: the SDEs of Song et al. (2021) and their samplers.
 
-dx = f(t) x dt + g(t) dw. All three drifts are linear in x, so x_t = α(t) x_0 + σ(t) ε, as in discrete time;
-what a network gives is the score ∇ log p_t(x). The deterministic way back, and the likelihood along it, are
-in flow.py. Equations are numbered as in the paper.
+dx = f(t) x dt + g(t) dw. All three drifts are linear in x, so x_t = α(t) x_0 + σ(t) ε, as in discrete time.
+The network gives the score ∇ log p_t(x). The probability-flow ODE and its likelihoods are in flow.py.
+Equations are numbered as in the paper.
 """
 
 from __future__ import annotations
@@ -23,36 +23,36 @@ from unclip.diffusion.inpainting import Known
 from unclip.diffusion.samplers import NoiseSource
 
 Score = Callable[[Tensor, Tensor], Tensor]  # x [B, ...], times [B] → ∇ log p_t(x) [B, ...]
-SNR = 0.16  # of the corrector (the paper's r, appendix G, for VE; of images under VP it takes 0.01)
+SNR = 0.16  # signal-to-noise ratio r of the corrector (appendix G, for VE; 0.01 for images under VP)
 
 
 class Sde(ABC):
     """A forward process. Times and coefficients are float64 [B]."""
 
-    prior_std: float  # of x at t = 1
-    end: float  # the time where sampling stops; below it the score is too steep for a network
+    prior_std: float  # standard deviation of x at t = 1
+    end: float  # the time at which sampling stops; closer to 0 the score diverges
 
     @abstractmethod
     def rate(self, t: Tensor) -> Tensor:
-        """f(t), the drift's factor of x."""
+        """f(t), the coefficient of x in the drift."""
 
     @abstractmethod
     def diffusion(self, t: Tensor) -> Tensor:
-        """g(t)."""
+        """g(t), the coefficient of the noise."""
 
     @abstractmethod
     def marginal(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """α(t) and σ(t) of x_t = α x_0 + σ ε (eq. 29)."""
 
     def perturb(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """x_t [B, ...] of clean data x0 [B, ...] and noise shaped as it."""
+        """x_t [B, ...] from clean data x0 [B, ...] and noise shaped as x0."""
         alpha, sigma = self.marginal(t)
         return broadcast_to(alpha, x0) * x0 + broadcast_to(sigma, x0) * eps
 
 
 @dataclass(frozen=True)
 class VP(Sde):
-    """Variance preserving: DDPM's noise as its steps become infinitely many (eq. 11), β from 0.1 to 20."""
+    """Variance preserving: the limit of DDPM for infinitely many steps (eq. 11), β from 0.1 to 20."""
 
     beta_min: float = 0.1
     beta_max: float = 20.0
@@ -60,7 +60,7 @@ class VP(Sde):
     end: float = 1e-3
 
     def beta(self, t: Tensor) -> Tensor:
-        """The linear schedule; DDPM's β_i is β(i/T)/T."""
+        """β(t), linear in t; DDPM's β_i is β(i/T)/T."""
         return self.beta_min + t.double() * (self.beta_max - self.beta_min)
 
     def beta_integral(self, t: Tensor) -> Tensor:
@@ -80,9 +80,7 @@ class VP(Sde):
 
 @dataclass(frozen=True)
 class SubVP(VP):
-    """VP with less noise on the way, never more variance than VP's (eq. 12); the best likelihoods of the
-    paper.
-    """
+    """Sub-VP: variance at most that of VP at every time (eq. 12); the paper's best likelihoods."""
 
     def diffusion(self, t: Tensor) -> Tensor:
         return (self.beta(t) * -torch.expm1(-2 * self.beta_integral(t))).sqrt()
@@ -94,10 +92,10 @@ class SubVP(VP):
 
 @dataclass(frozen=True)
 class VE(Sde):
-    """Variance exploding: noise is added to data that stays as large as it is (eq. 9).
+    """Variance exploding: noise is added to data of constant scale (eq. 9).
 
-    As in the paper σ(0) is sigma_min, not 0. sigma_max must be well above the data's spread: the prior has no
-    mean.
+    σ(0) is sigma_min, not 0, as in the paper. The prior has mean 0, so sigma_max must be well above the
+    standard deviation of the data.
     """
 
     sigma_min: float = 0.01
@@ -122,13 +120,8 @@ class VE(Sde):
 SDES: dict[str, type[Sde]] = {"vp": VP, "subvp": SubVP, "ve": VE}
 
 
-# --- learning the score ---
-
-
 def score_of(sde: Sde, network: Network, cond: Cond | None = None) -> Score:
-    """The score that a network says when it predicts the noise: −ε/σ(t). It is called as network(x_t, t,
-    **cond).
-    """
+    """The score −ε/σ(t) of a network that predicts the noise, called as network(x_t, t, **cond)."""
 
     def score(x: Tensor, t: Tensor) -> Tensor:
         eps: Tensor = network(x, t, **(cond or {}))
@@ -140,7 +133,7 @@ def score_of(sde: Sde, network: Network, cond: Cond | None = None) -> Score:
 def score_matching(sde: Sde, network: Network, x0: Tensor, cond: Cond, t: Tensor, eps: Tensor) -> Tensor:
     """Denoising score matching of each example, [B] (eq. 7), for a network that predicts the noise.
 
-    The weight is the paper's λ(t) = σ²: what remains is the mean square of ε's error, DDPM's L_simple.
+    With the paper's weight λ(t) = σ² it is the mean squared error of ε, DDPM's L_simple.
 
     Args:
         t: [B] from `sde.end` to 1. eps: noise shaped as x0 [B, ...].
@@ -150,26 +143,23 @@ def score_matching(sde: Sde, network: Network, x0: Tensor, cond: Cond, t: Tensor
 
 
 def guided(score: Score, log_prob: Callable[[Tensor, Tensor], Tensor], scale: float = 1.0) -> Score:
-    """The score of what is wanted: ∇ log p_t(x) + scale · ∇ log p_t(y | x) (eq. 14).
+    """The conditional score ∇ log p_t(x) + scale · ∇ log p_t(y | x) (eq. 14).
 
     Args:
-        log_prob: x [B, ...], t [B] → log p_t(y | x) [B], as a classifier of noised data says.
+        log_prob: x [B, ...], t [B] → log p_t(y | x) [B], from a classifier of noised data.
     """
 
-    def both(x: Tensor, t: Tensor) -> Tensor:
+    def guided_score(x: Tensor, t: Tensor) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():
             leaf = x.detach().clone().requires_grad_()
             (slope,) = torch.autograd.grad(log_prob(leaf, t).sum(), leaf)
         return score(x, t) + scale * slope
 
-    return both
-
-
-# --- sampling ---
+    return guided_score
 
 
 class Moment(NamedTuple):
-    """Where a walk is: the time, and x there."""
+    """A state of the sampler: the time, and x."""
 
     t: float
     x: Tensor
@@ -180,13 +170,13 @@ Predictor = Callable[[Sde, Score, Tensor, float, float, NoiseSource], Tensor]
 
 def euler_maruyama(sde: Sde, score: Score, x: Tensor, t: float, s: float, noise: NoiseSource) -> Tensor:
     """One step of the reverse SDE dx = [f x − g² ∇ log p] dt + g dw̄, from t down to s (eq. 6)."""
-    times = at(t, x)
-    rate, g, step = sde.rate(times)[0].item(), sde.diffusion(times)[0].item(), t - s
-    return x - step * (rate * x - g**2 * score(x, times)) + g * math.sqrt(step) * noise(x)
+    host_t, step = torch.tensor([t], dtype=torch.float64), t - s  # on the CPU: no GPU synchronisation
+    rate, g = sde.rate(host_t).item(), sde.diffusion(host_t).item()
+    return x - step * (rate * x - g**2 * score(x, at(t, x))) + g * math.sqrt(step) * noise(x)
 
 
 def reverse_diffusion(sde: Sde, score: Score, x: Tensor, t: float, s: float, noise: NoiseSource) -> Tensor:
-    """A step that is discretised as the forward one is (eq. 46), here by the exact kernel q(x_t | x_s)."""
+    """One step with the discretisation of the forward process (eq. 46), by the exact kernel q(x_t | x_s)."""
     (alpha_t, sigma_t), (alpha_s, sigma_s) = _marginal(sde, t), _marginal(sde, s)
     ratio = alpha_t / alpha_s
     variance = max(sigma_t**2 - (ratio * sigma_s) ** 2, 0.0)
@@ -194,10 +184,10 @@ def reverse_diffusion(sde: Sde, score: Score, x: Tensor, t: float, s: float, noi
 
 
 def langevin(sde: Sde, score: Score, x: Tensor, t: float, noise: NoiseSource, snr: float = SNR) -> Tensor:
-    """One step of Langevin dynamics at time t, which draws x nearer to p_t (algorithms 4 and 5).
+    """One step of Langevin dynamics at time t, the corrector (algorithms 4 and 5).
 
-    The paper's step is 2 (r ‖z‖/‖score‖)². Here the norm of the score is the one that is expected, ‖z‖/σ(t):
-    where the score itself vanishes, as between two modes, the measured norm would make the step boundless.
+    The paper's step size is 2 (r ‖z‖/‖score‖)². Here the norm of the score is its expected value ‖z‖/σ(t):
+    between two modes the score vanishes, and the measured norm would make the step unbounded.
     """
     step = 2 * (snr * _marginal(sde, t)[1]) ** 2
     return x + step * score(x, at(t, x)) + math.sqrt(2 * step) * noise(x)
@@ -215,16 +205,16 @@ def sample(
     snr: float = SNR,
     known: Known | None = None,
 ) -> Iterator[Moment]:
-    """Walks from the prior to data: predictor–corrector sampling (algorithm 1).
+    """Predictor–corrector sampling from the prior to data (algorithm 1).
 
     Args:
         x: `sde.prior_std` × noise, [B, ...].
-        corrections: Langevin steps after each of the predictor's. snr: theirs.
-        known: what is kept as it is while the rest is imputed (appendix I.2).
+        corrections: Langevin steps after each predictor step.
+        snr: signal-to-noise ratio of the Langevin steps.
+        known: the part to keep; the rest is imputed (appendix I.2).
 
     Yields:
-        `steps` moments down to `sde.end`, and a last one at 0: the mean of x_0 that the score says (Tweedie's
-            formula).
+        `steps` moments down to `sde.end`, and a last one at 0: the mean of x_0 by Tweedie's formula.
     """
     times = torch.linspace(1.0, sde.end, steps + 1, dtype=torch.float64).tolist()
     for t, s in pairwise(times):
@@ -243,7 +233,7 @@ def tweedie(sde: Sde, score: Score, x: Tensor, t: float) -> Tensor:
 
 
 def at(t: float, x: Tensor) -> Tensor:
-    """The time t for each of a batch: float64 [B] on the device of x [B, ...]."""
+    """The time t repeated for a batch: float64 [B], on the device of x [B, ...]."""
     return torch.full((len(x),), t, dtype=torch.float64, device=x.device)
 
 

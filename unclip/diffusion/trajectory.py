@@ -1,6 +1,4 @@
-"""Where a sampling walk begins, in which direction it goes, and what it keeps: every walk of every stage is
-one of these.
-"""
+"""The start, direction and known part of a sampling walk."""
 
 from __future__ import annotations
 
@@ -24,10 +22,10 @@ class Trajectory:
         start: x at the first timestep of the walk, [B, ...]. Default: noise.
         known: the part of the data to keep (RePaint).
         repeats: how often each step towards data is taken when a part is known.
-        strength: in (0, 1], the share of the timesteps to walk. Below 1 the walk begins at the data of
+        strength: share of the timesteps to walk, in (0, 1]. Below 1 the walk starts from the data of
             `known`, noised to its first timestep (SDEdit).
-        evaluations: evaluations of the network per step of DDIM inversion. Above 0 the walk goes the other
-            way, from the data `start` to noise.
+        evaluations: evaluations of the network per step of DDIM inversion. Above 0 the walk goes from
+            the data `start` to noise.
     """
 
     start: Tensor | None = None
@@ -49,10 +47,10 @@ class Trajectory:
         noise: NoiseSource,
         like: Tensor,
     ) -> Iterator[Step]:
-        """Walks, one step at a time.
+        """Yields the walk's steps.
 
         Args:
-            steps: timesteps of the whole schedule.
+            steps: number of timesteps over the whole schedule.
             like: has the shape, device and dtype of x; its values are ignored.
         """
         times = self._times(schedule, steps)

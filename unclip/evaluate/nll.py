@@ -20,7 +20,7 @@ from unclip.evaluate.metrics import mean_of
 from unclip.evaluate.pictures import Found
 from unclip.evaluate.quality import Quality, Settings
 from unclip.images import centre_square, to_pil, to_tensor
-from unclip.stages.base import Batch
+from unclip.stages.batch import Batch
 from unclip.stages.pixels import Pixels
 
 

@@ -18,7 +18,7 @@ from unclip.menagerie.drawing import draw
 from unclip.menagerie.judge.model import SIZE, load_judge
 from unclip.pipeline import Pipeline, SamplingOptions
 from unclip.pipeline.call import Call
-from unclip.stages.base import BasePrior
+from unclip.stages.prior_base import BasePrior
 
 SamplePrior = Callable[[Call, Text, Text], Tensor]
 

@@ -8,10 +8,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
-from unclip import __version__
 from unclip.config import Config, parse
 from unclip.errors import CheckpointError, ConfigError
 from unclip.files import read_json, write_json
+from unclip.version import __version__
 
 FILE = "model_index.json"
 FORMAT: Literal[1] = 1

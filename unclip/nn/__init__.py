@@ -1,1 +1,1 @@
-"""Networks: tensors in, tensors out. They know nothing of diffusion."""
+"""Networks: tensors in, tensors out, independent of diffusion."""

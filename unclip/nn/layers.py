@@ -1,4 +1,4 @@
-"""The small parts that several networks share."""
+"""Layers and functions that several networks share."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-FEW_KEYS = 256
+FEW_KEYS = 256  # up to this many, attention trains faster in float32 than in bfloat16 on CPUs
 
 
 def timestep_embedding(t: Tensor, width: int) -> Tensor:
-    """Sinusoidal features of times [B] → [B, width], cosines first (Vaswani et al. 2017; Ho et al. 2020, app.
-    B).
-    """
+    """Sinusoidal features [B, width] of timesteps [B], cosines first (Vaswani et al. 2017)."""
     half = width // 2
     frequencies = torch.exp(
         -math.log(10_000) * torch.arange(half, dtype=torch.float32, device=t.device) / half
@@ -27,7 +25,7 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """Times [B] → [B, width] by a two-layer MLP over sinusoidal features."""
+    """Timesteps [B] → [B, width] by a two-layer MLP over sinusoidal features (Ho et al. 2020, app. B)."""
 
     def __init__(self, features: int, width: int) -> None:
         super().__init__()
@@ -42,31 +40,26 @@ class TimeEmbedding(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
-    """Multi-head attention of q [B, N, C] over k, v [B, M, C]; mask True where a key may be seen, [B, 1, N or
-    1, M].
+    """Multi-head attention of q [B, N, C] over k, v [B, M, C].
+
+    Args:
+        mask: True where a query may attend to a key, [B, 1, N or 1, M].
     """
     dtype = q.dtype
     q, k, v = (rearrange(x, "b n (h c) -> b h n c", h=heads) for x in (q, k, v))
-    # The CPU's backward pass over few keys takes twice as long in bfloat16 as in float32, which is the more
-    # exact.
-    finer = (
-        dtype == torch.bfloat16
-        and q.device.type == "cpu"
-        and torch.is_grad_enabled()
-        and k.shape[2] <= FEW_KEYS
-    )
-    with torch.autocast("cpu", enabled=False) if finer else nullcontext():
-        q, k, v = (x.float() if finer else x for x in (q, k, v))
+    on_cpu, few_keys = q.device.type == "cpu", k.shape[2] <= FEW_KEYS
+    in_float32 = dtype == torch.bfloat16 and on_cpu and torch.is_grad_enabled() and few_keys
+    with torch.autocast("cpu", enabled=False) if in_float32 else nullcontext():
+        q, k, v = (x.float() if in_float32 else x for x in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).to(dtype)
     return rearrange(out, "b h n c -> b n (h c)")
 
 
 class Dropout(nn.Module):
-    """Dropout whose mask is drawn for each example by its own seed, whatever batch or process the example is
-    in.
+    """Dropout with one seed per example, so that masks do not depend on batch or process.
 
     Attributes:
-        number: tells a network's dropouts apart.
+        number: offset of the seeds, different for each dropout of a network.
     """
 
     def __init__(self, share: float) -> None:
@@ -74,7 +67,7 @@ class Dropout(nn.Module):
         self.share, self.number = share, 0
 
     def forward(self, x: Tensor, seeds: Tensor | None) -> Tensor:
-        """x [B, ...]; seeds int64 [B] on the CPU, or None to draw from torch's own generator."""
+        """x [B, ...]; seeds int64 [B] on the CPU, or None for torch's global generator."""
         if not self.training or not self.share:
             return x
         if seeds is None:
@@ -84,15 +77,15 @@ class Dropout(nn.Module):
 
 
 def number_dropout_layers(module: nn.Module) -> None:
-    """Gives every dropout in the module its number."""
+    """Numbers all dropouts of a module."""
     for i, dropout in enumerate(m for m in module.modules() if isinstance(m, Dropout)):
         dropout.number = 1_000_003 * (i + 1)
 
 
-# An operator of its own, for torch.compile does not look into generators.
+# A custom operator, because torch.compile cannot trace generators.
 @torch.library.custom_op("unclip::dropout_mask", mutates_args=())
 def dropout_mask(x: Tensor, seeds: Tensor, share: float) -> Tensor:
-    """What x [B, ...] is multiplied by: 0 for a share of the entries, 1 / (1 − share) for the others."""
+    """The mask that multiplies x [B, ...]: 0 for a share of the entries, 1 / (1 − share) for the others."""
     mask = torch.empty_like(x)
     for row, seed in zip(mask, seeds.tolist(), strict=True):
         row.bernoulli_(1 - share, generator=torch.Generator(x.device).manual_seed(seed))
@@ -105,7 +98,7 @@ def _(x: Tensor, seeds: Tensor, share: float) -> Tensor:
 
 
 def zero_init(module: nn.Module) -> nn.Module:
-    """The module with its parameters set to zero, so that a residual branch starts as the identity."""
+    """Sets a module's parameters to zero, so that its residual branch starts as the identity."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module

@@ -1,4 +1,4 @@
-"""A network for points of few dimensions: the lecture's swiss roll, mixtures and bits."""
+"""A small MLP for low-dimensional data: the lecture's swiss roll, mixtures and bits."""
 
 from __future__ import annotations
 
@@ -9,23 +9,21 @@ from torch import Tensor, nn
 
 from unclip.nn.layers import timestep_embedding
 
-FEATURES = 32  # of the time
+FEATURES = 32  # number of sinusoidal features of the timestep
 
 
 class TimestepMlp(nn.Module):
-    """x [B, n] and times [B] → [B, outputs]; it starts by saying 0.
+    """x [B, n] and timesteps [B] → [B, outputs]; the output is 0 before training.
 
     Args:
-        times: T of discrete times; 1 for continuous ones, which run from 0 to 1.
+        times: number of discrete timesteps T; 1 for continuous times from 0 to 1.
     """
 
     def __init__(
         self, inputs: int, outputs: int, *, width: int = 128, depth: int = 3, times: int = 1
     ) -> None:
         super().__init__()
-        self.scale = (
-            100 / times
-        )  # at 1000 neighbouring times would look unlike, and few points could not tell why
+        self.scale = 100 / times  # at 1000 / times the features of neighbouring times would differ too much
         widths = [inputs + FEATURES, *[width] * depth]
         hidden = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.SiLU())]
         last = nn.Linear(width, outputs)

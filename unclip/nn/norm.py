@@ -1,13 +1,13 @@
-"""Group normalisation with a modulation, quick on CPUs too.
+"""Group normalisation with a modulation, and a fast backward pass on CPUs.
 
-torch's kernels for channels that lie last in memory go through groups of two channels one number at a time,
-backwards always: in bfloat16 that takes longer than the convolution beside it. Those of batch normalisation
-take whole rows of channels at once. A picture at a time, they are told each group's moments for its channels,
-and then do what is wanted here.
+On CPUs, torch's group-norm backward for channels-last tensors works element by element; in bfloat16 it takes
+longer than the convolution beside it. Its batch-norm kernels process whole rows of channels. They compute
+group normalisation if they are called per image, with the group's moments given for each channel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,19 +16,17 @@ from torch.autograd.function import once_differentiable
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation (Wu & He 2018), then x · (1 + scale) + shift (FiLM; Perez et al. 2018) where these
-    are given.
-    """
+    """Group normalisation (Wu & He 2018) with an optional modulation x · (1 + scale) + shift (FiLM)."""
 
     def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-        """x [B, C, H, W]; scale and shift [B, C], both or none."""
-        # Without a backward pass to come torch's own kernel is quick.
+        """x [B, C, H, W]; scale and shift [B, C], both or neither (Perez et al. 2018)."""
+        # torch's forward kernel alone is fast, so inference uses it.
         if torch.is_grad_enabled() and _is_slow_backwards(x):
             gain, bias = self.weight.float()[None], self.bias.float()[None]
             if scale is not None and shift is not None:
                 gain, bias = gain * (1 + scale.float()), bias * (1 + scale.float()) + shift.float()
-            out: Tensor = _ChannelsLast.apply(x, gain, bias, self.num_groups, self.eps)  # type: ignore[no-untyped-call]
-            return out
+            apply: Callable[..., Tensor] = _ChannelsLast.apply
+            return apply(x, gain, bias, self.num_groups, self.eps)
         out = super().forward(x)
         if scale is not None and shift is not None:
             out = out * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
@@ -41,17 +39,14 @@ def _is_slow_backwards(x: Tensor) -> bool:
 
 
 class _ChannelsLast(torch.autograd.Function):
-    """gain · (x − mean) / deviation + bias, for x [B, C, H, W] with C last in memory and gain, bias float32
-    [B or 1, C].
+    """gain · (x − mean) / std + bias, for channels-last x [B, C, H, W] and float32 gain, bias [B or 1, C].
 
-    Means, deviations and sums in float32 whatever x is in. Only x is kept for the backward pass.
+    Moments and sums are float32 for every dtype of x. Only x is saved for the backward pass.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        running = x.new_zeros(
-            x.shape[1], dtype=torch.float32
-        )  # not wanted; but with it the moments are float32
+        running = x.new_zeros(x.shape[1], dtype=torch.float32)  # unused; makes the moments float32
         moments = [torch.batch_norm_update_stats(x[i : i + 1], running, running, 0.0) for i in range(len(x))]
         mean_c, variance_c = (torch.stack(part) for part in zip(*moments, strict=True))  # per channel, [B, C]
         mean = _group_mean(mean_c, groups)
@@ -65,51 +60,34 @@ class _ChannelsLast(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         x, gain, mean, variance = ctx.saved_tensors
         g = grad.contiguous(memory_format=torch.channels_last)
-        # As if the moments were given: Σ g · (x − mean) / deviation and Σ g.
+        # Gradients with constant moments: Σ g · (x − mean) / std and Σ g.
+        outputs = [False, True, True]  # the gradients of gain and bias only
         parts = [
             torch.ops.aten.native_batch_norm_backward(
-                g[i : i + 1],
-                x[i : i + 1],
-                None,
-                mean[i],
-                variance[i],
-                None,
-                None,
-                False,
-                ctx.eps,
-                [False, True, True],
+                g[i : i + 1], x[i : i + 1], None, mean[i], variance[i], None, None, False, ctx.eps, outputs
             )
             for i in range(len(x))
         ]
-        for_gain, for_bias = (torch.stack([part[k] for part in parts]) for k in (1, 2))
-        # And what they change by.
+        grad_gain, grad_bias = (torch.stack([part[k] for part in parts]) for k in (1, 2))
+        # Gradients through the moments.
         inverse = (variance + ctx.eps).rsqrt()
-        along = inverse * _group_mean(gain * for_gain, ctx.groups) / ctx.pixels
-        level = inverse * _group_mean(gain * for_bias, ctx.groups) / ctx.pixels
-        for_x = _normalised(x, -along, -level, mean, variance, ctx.eps)
-        for_x.addcmul_(g, (gain * inverse).to(x.dtype)[:, :, None, None])
-        return for_x, for_gain.sum_to_size(gain.shape), for_bias.sum_to_size(gain.shape), None, None
+        from_variance = inverse * _group_mean(gain * grad_gain, ctx.groups) / ctx.pixels
+        from_mean = inverse * _group_mean(gain * grad_bias, ctx.groups) / ctx.pixels
+        grad_x = _normalised(x, -from_variance, -from_mean, mean, variance, ctx.eps)
+        grad_x.addcmul_(g, (gain * inverse).to(x.dtype)[:, :, None, None])
+        return grad_x, grad_gain.sum_to_size(gain.shape), grad_bias.sum_to_size(gain.shape), None, None
 
 
 def _normalised(x: Tensor, gain: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
-    """gain · (x − mean) / deviation + bias per picture and channel, all [B, C]; rounded once."""
+    """gain · (x − mean) / std + bias, with all four [B, C]; rounded once."""
     out, unused = torch.empty_like(x), x.new_empty(0, dtype=torch.float32)
     for i in range(len(x)):
-        torch.native_batch_norm(
-            x[i : i + 1],
-            gain[i],
-            bias[i],
-            mean[i],
-            variance[i],
-            False,
-            0.0,
-            eps,
-            out=(out[i : i + 1], unused, unused),
-        )
+        moments = gain[i], bias[i], mean[i], variance[i]
+        torch.native_batch_norm(x[i : i + 1], *moments, False, 0.0, eps, out=(out[i : i + 1], unused, unused))
     return out
 
 
 def _group_mean(channels: Tensor, groups: int) -> Tensor:
-    """Of each channel's group, for each channel: [B, C] → [B, C]."""
+    """The mean over each channel's group, repeated for each channel: [B, C] → [B, C]."""
     mean: Tensor = channels.unflatten(1, (groups, -1)).mean(2, keepdim=True)
     return mean.expand(-1, -1, channels.shape[1] // groups).flatten(1)

@@ -1,4 +1,4 @@
-"""One pre-norm transformer, causal or not: the prior's body and the decoder's own text encoder."""
+"""A pre-norm transformer, causal or not: the body of the priors and of the text encoders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TransformerConfig(Config):
     Attributes:
         width: width of the residual stream.
         depth: number of blocks.
-        heads: attention heads; they divide the width.
+        heads: number of attention heads; must divide the width.
     """
 
     width: int
@@ -38,14 +38,12 @@ Activation = Callable[[Tensor], Tensor]
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """OpenAI's CLIP has this in place of GELU: x σ(1.702 x)."""
+    """x σ(1.702 x), the approximation of GELU in OpenAI's CLIP."""
     return x * torch.sigmoid(1.702 * x)
 
 
 class Block(nn.Module):
-    """Self-attention and an MLP with one hidden layer, `mlp_width` or else 4 · width wide, each on a
-    normalised residual stream.
-    """
+    """Pre-norm self-attention and an MLP with one hidden layer of `mlp_width`, default 4 · width."""
 
     def __init__(
         self, width: int, heads: int, activation: Activation = F.gelu, mlp_width: int | None = None
@@ -73,8 +71,8 @@ class Transformer(nn.Module):
     """A stack of blocks over [B, N, width].
 
     Args:
-        causal: each position sees itself and what came before.
-        activation, mlp_width: of the MLPs, see `Block`.
+        causal: each position attends to itself and earlier positions only.
+        activation, mlp_width: activation and hidden width of the MLPs, see `Block`.
     """
 
     def __init__(
@@ -93,12 +91,11 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
-        """x [B, N, width]; `seen` [B, N] is False for padding that nobody may look at."""
+        """x [B, N, width]; `seen` [B, N] is False for padding, which no other position attends to."""
         n = x.shape[1]
         mask = torch.ones(n, n, dtype=torch.bool, device=x.device).tril() if self.causal else None
         if seen is not None:
-            # A padded position sees itself, or its softmax would be empty (0/0) where all before it is
-            # padding.
+            # A padded position attends to itself; otherwise its softmax could be over nothing (0/0).
             own = torch.eye(n, dtype=torch.bool, device=x.device)
             visible = seen[:, None, None, :]  # [B, 1, 1, N]
             mask = (visible if mask is None else mask & visible) | own
@@ -109,19 +106,19 @@ class Transformer(nn.Module):
 
 
 def position_table(*shape: int) -> nn.Parameter:
-    """A learned vector per place, [..., width], small at first."""
+    """Learned position embeddings of the given shape [..., width], initialised with std 0.01."""
     return _drawn(*shape, std=0.01)
 
 
 def embedding(count: int, width: int) -> nn.Embedding:
-    """An nn.Embedding: numbers below `count` → [..., width]."""
+    """An nn.Embedding of `count` rows, initialised from N(0, 1)."""
     table: nn.Embedding = nn.Embedding.from_pretrained(_drawn(count, width, std=1.0), freeze=False)
     return table
 
 
 def _drawn(*shape: int, std: float) -> nn.Parameter:
     table = torch.empty(*shape)
-    if not table.is_meta:  # torch imports seconds' worth of modules before it draws nothing there
+    if not table.is_meta:  # on meta, torch would import for seconds and draw nothing
         nn.init.normal_(table, std=std)
     return nn.Parameter(table)
 
@@ -129,13 +126,14 @@ def _drawn(*shape: int, std: float) -> nn.Parameter:
 def after_caption(
     body: Transformer, positions: Tensor, context: int, tokens: Tensor, rest: Tensor, mask: Tensor
 ) -> Tensor:
-    """The states [B, K, width] of what a prior has after a caption's tokens.
+    """The transformer states [B, K, width] of the positions after a caption's tokens.
 
     Args:
-        positions: a vector per place, [1, context + K or more, width]. Captions are padded to the longest of
-            the batch only, so the rest always takes the places from `context` on.
-        tokens: [B, L, width] with L ≤ context. mask: True for real ones, [B, L].
-        rest: [B, K, width].
+        positions: position embeddings, [1, context + K or more, width]. The rest always has the positions
+            from `context` on, although captions are padded only to the longest of the batch.
+        tokens: token embeddings, [B, L, width] with L ≤ context.
+        rest: embeddings of the positions after the tokens, [B, K, width].
+        mask: True for real tokens, [B, L].
     """
     length, more = tokens.shape[1], rest.shape[1]
     places = torch.cat([positions[:, :length], positions[:, context : context + more]], dim=1)
@@ -145,10 +143,10 @@ def after_caption(
 
 
 class TextEncoder(nn.Module):
-    """Token ids [B, L] → states [B, L, width]: the decoder's own trainable text pathway (GLIDE; Nichol et al.
-    2021).
+    """A transformer text encoder, token ids [B, L] → states [B, L, width].
 
-    Causal and with OpenAI's activation it is the text encoder of their CLIP (Radford et al. 2021).
+    The decoder trains one of its own (GLIDE; Nichol et al. 2021). With `causal` and `quick_gelu` it is the
+    text encoder of OpenAI's CLIP (Radford et al. 2021).
     """
 
     def __init__(

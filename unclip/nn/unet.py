@@ -1,7 +1,4 @@
-"""One U-Net for the decoder and the upsamplers: ADM's, as GLIDE and DALL·E 2 use it (Dhariwal & Nichol 2021).
-
-Numbers alone tell a 3.5B decoder from a 5M one: channels, multipliers, depth, where attention sits.
-"""
+"""The U-Net of the decoder and the upsamplers: ADM's (Dhariwal & Nichol 2021), as in GLIDE and DALL·E 2."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from unclip.config import Config
 from unclip.nn.layers import Dropout, TimeEmbedding, attend, number_dropout_layers, zero_init
 from unclip.nn.norm import GroupNorm
 
-CHANNELS = 32  # of which a network's are a multiple
+CHANNELS = 32  # the channels of a network are a multiple of it
 
 
 class UNetConfig(Config):
@@ -34,11 +31,11 @@ class UNetConfig(Config):
         scale_shift: the time embedding scales and shifts the normalised features; otherwise it is added to
             them.
         dropout: dropout inside residual blocks, while training.
-        norm_groups: number of groups of group normalisation. A group of one channel hides the overall
-            brightness of a picture, so a narrow network needs fewer groups.
-        resampling: between levels by a residual block (ADM), or by one convolution (Ho et al. 2020).
-        patch: side of the square of pixels that become channels first (pixel unshuffle; Shi et al. 2016), so
-            that a network at 1024 px costs as much as one at 1024/patch. 1 is the paper's network.
+        norm_groups: number of groups of group normalisation. Groups of one channel remove an image's overall
+            brightness, so a narrow network needs fewer groups.
+        resampling: resample between levels by a residual block (ADM) or one convolution (Ho et al. 2020).
+        patch: factor of the pixel unshuffle before the first layer (Shi et al. 2016); a network at 1024 px
+            then costs as much as one at 1024/patch. 1 is the paper's network.
         refine: channels of a residual head that corrects the output at full resolution, across the borders of
             patches, which otherwise show as a grain of their period. The identity at first. 0 for none.
     """
@@ -102,17 +99,16 @@ class ResBlock(nn.Module):
             x = F.interpolate(x, scale_factor=2, mode="nearest")
         h = upsample_conv(h, self.conv_1) if self.resample == "up" else self.conv_1(h)
         modulation = self.embed(F.silu(embed))
-        h = (
-            self.norm_2(h, *modulation.chunk(2, dim=1))
-            if self.scale_shift
-            else self.norm_2(h + modulation[:, :, None, None])
-        )
+        if self.scale_shift:
+            h = self.norm_2(h, *modulation.chunk(2, dim=1))
+        else:
+            h = self.norm_2(h + modulation[:, :, None, None])
         out: Tensor = self.skip(x) + self.conv_2(self.dropout(F.silu(h), seeds))
         return out
 
 
 class Resample(nn.Module):
-    """2× down by a convolution of stride 2, or up by one after nearest neighbours, whatever the time."""
+    """2× downsampling by a strided convolution, or upsampling by nearest neighbours and a convolution."""
 
     def __init__(self, channels: int, way: Literal["down", "up"]) -> None:
         super().__init__()
@@ -125,13 +121,12 @@ class Resample(nn.Module):
 
 
 def upsample_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """A 3 × 3 convolution of x [B, C, H, W] with every pixel repeated in a square of four → [B, C', 2H, 2W].
+    """A 3 × 3 convolution of 2× nearest-neighbour upsampled x, [B, C, H, W] → [B, C', 2H, 2W].
 
-    The nine taps of a pixel fall on four different ones, so their weights can be added up first: what is left
-        is a transposed
-    convolution of 4 × 4 taps, with 4/9 of the arithmetic.
+    The nine taps of an output pixel read four different input pixels. With the weights of equal inputs summed
+    it is a 4 × 4 transposed convolution with 4/9 of the arithmetic.
     """
-    # Adding weights up pays where pixels outnumber channels. Measured on CPUs only.
+    # Summing weights pays off where pixels outnumber channels; measured on CPUs only.
     if torch.is_grad_enabled() or x.device.type != "cpu" or x.shape[2] * x.shape[3] < conv.in_channels:
         return conv(F.interpolate(x, scale_factor=2, mode="nearest"))  # type: ignore[no-any-return]
     kernel = conv.weight.flip(2, 3).transpose(0, 1).contiguous()
@@ -142,7 +137,7 @@ def upsample_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
 
 class AttentionBlock(nn.Module):
-    """Pixels attend to all pixels and, if there is one, to the context's tokens, in one softmax (GLIDE)."""
+    """Attention of pixels over all pixels and the context's tokens, if any, in one softmax (GLIDE)."""
 
     def __init__(self, channels: int, config: UNetConfig, context: int | None) -> None:
         super().__init__()
@@ -190,7 +185,7 @@ class Refinement(nn.Module):
 
 
 class Conditions(NamedTuple):
-    """What every level reads beside the picture; see `UNet.forward`."""
+    """The conditions of every level; see `UNet.forward`."""
 
     embed: Tensor
     context: Tensor | None
@@ -210,26 +205,25 @@ class Level(nn.Module):
         self.resampler = resampler
 
     def step(self, i: int, x: Tensor, cond: Conditions) -> Tensor:
-        """Block i, and the attention after it."""
+        """Applies block i and the attention after it."""
         out: Tensor = self.blocks[i](x, cond.embed, cond.seeds)
         if self.attention:
             out = self.attention[i](out, cond.context, cond.mask)
         return out
 
     def resampled(self, x: Tensor, cond: Conditions) -> Tensor:
-        """To the next level's resolution."""
+        """Resamples to the next level's resolution."""
         assert self.resampler is not None
         out: Tensor = self.resampler(x, cond.embed, cond.seeds)
         return out
 
 
 class UNet(nn.Module):
-    """x [B, inputs, H, W] and times [B] → [B, outputs, H, W].
+    """x [B, inputs, H, W] and timesteps [B] → [B, outputs, H, W].
 
     Args:
-        inputs, outputs: channels of pictures, before any patching.
-        context: width of the context tokens it can attend to; None for an unconditional, or convolution-only,
-            network.
+        inputs, outputs: channels of images, before pixel unshuffling.
+        context: width of the context tokens; None for a network without.
     """
 
     def __init__(self, config: UNetConfig, inputs: int, outputs: int, context: int | None = None) -> None:
@@ -274,11 +268,8 @@ class UNet(nn.Module):
             for _ in range(config.depth + 1):
                 blocks.append(block(width + skips.pop(), wide))
                 width = wide
-            self.up.append(
-                Level(
-                    blocks, attention(level, wide, config.depth + 1), resampler(wide, "up") if level else None
-                )
-            )
+            attending = attention(level, wide, config.depth + 1)
+            self.up.append(Level(blocks, attending, resampler(wide, "up") if level else None))
         self.norm = GroupNorm(config.norm_groups, width)
         self.conv_out = zero_init(nn.Conv2d(width, outputs * area, 3, padding=1))
         self.refine = Refinement(inputs, outputs, config.refine, self.embed_width) if config.refine else None
@@ -293,14 +284,15 @@ class UNet(nn.Module):
         mask: Tensor | None = None,
         seeds: Tensor | None = None,
     ) -> Tensor:
-        """
+        """Predicts from the noised images, the timesteps and the conditions.
+
         Args:
-            x: pictures, [B, inputs, H, W]; H and W divisible by patch · 2^(levels − 1).
-            t: times, [B].
-            embed: added to the time embedding, [B, 4 · channels].
+            x: images, [B, inputs, H, W]; H and W divisible by patch · 2^(levels − 1).
+            t: timesteps, [B].
+            embed: embedding added to the time embedding, [B, 4 · channels].
             context: tokens, [B, L, context].
-            mask: True for tokens that may be seen, [B, L].
-            seeds: of each example's dropout, int64 [B].
+            mask: True for real tokens, [B, L].
+            seeds: seeds of each example's dropout, int64 [B].
         """
         emb = self.time(t)
         if embed is not None:

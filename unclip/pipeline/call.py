@@ -25,8 +25,10 @@ from unclip.pipeline.generation import Generation
 from unclip.pipeline.masks import resized_mask
 from unclip.pipeline.options import SamplingOptions, StageChanges, check_negative
 from unclip.pipeline.presets import find_preset
-from unclip.stages.base import BasePrior, DiffusionStage, SamplingConfig
+from unclip.stages.config import SamplingConfig
 from unclip.stages.decoder import Decoder
+from unclip.stages.diffusion import DiffusionStage
+from unclip.stages.prior_base import BasePrior
 from unclip.stages.upsampler import Upsampler
 
 LARGEST = 1024  # pixels of a side: DALL·E 2's

@@ -30,8 +30,10 @@ from unclip.pipeline.mix import mix
 from unclip.pipeline.outpaint import outpaint
 from unclip.pipeline.vary import vary
 from unclip.stages import load_stage
-from unclip.stages.base import BasePrior, DiffusionStage, Stage
+from unclip.stages.base import Stage
 from unclip.stages.decoder import Decoder
+from unclip.stages.diffusion import DiffusionStage
+from unclip.stages.prior_base import BasePrior
 from unclip.stages.upsampler import Upsampler
 from unclip.vocabulary import prompt_words
 

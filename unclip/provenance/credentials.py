@@ -16,9 +16,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from unclip import __version__
 from unclip.errors import RequestError
 from unclip.provenance.metadata import SOURCE_TYPES, Source
+from unclip.version import __version__
 
 CHAIN, KEY = "certificates.pem", "key.pem"  # in a folder; the signer's own certificate comes first
 YEARS = 5

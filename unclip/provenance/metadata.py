@@ -16,8 +16,8 @@ from xml.sax.saxutils import escape
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from unclip import __version__
 from unclip.errors import RequestError
+from unclip.version import __version__
 
 Source = Literal[
     "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"

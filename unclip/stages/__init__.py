@@ -1,7 +1,6 @@
-"""The trainable links of the chain. The file's name is the stage's kind: `kind: prior` is
-`unclip/stages/prior.py`.
+"""The trainable stages; the name of a stage's module is its kind: `kind: prior` is `unclip/stages/prior.py`.
 
-A stage of your own needs no registration: `kind: my_package.my_stage` names its module.
+Stages outside this package need no registration: `kind: my_package.my_stage` names the module.
 """
 
 from __future__ import annotations
@@ -16,11 +15,15 @@ from unclip.errors import CheckpointError, ConfigError
 from unclip.files import read_json
 from unclip.stages.base import Stage
 
-_NOT_STAGES = {"base", "degradation"}
+_NOT_STAGES = {"base", "batch", "config", "degradation", "diffusion", "prior_base"}
 
 
 def stage_class(kind: str) -> type[Stage]:
-    """The stage class of that kind: the module's STAGE."""
+    """The stage class of the given kind: the `STAGE` of its module.
+
+    Raises:
+        ConfigError: no such stage.
+    """
     module = kind if "." in kind and not kind.startswith(".") else f"{__name__}.{kind}"
     try:
         found = importlib.import_module(module)
@@ -36,7 +39,7 @@ def stage_class(kind: str) -> type[Stage]:
 
 
 def load_stage(folder: Path, *, dtype: torch.dtype | None = torch.float32) -> Stage:
-    """A stage saved by `Stage.save`, of whatever kind its config.json says; `dtype` as in `load_weights`."""
+    """Loads a stage of any kind that `Stage.save` wrote; `dtype` as in `load_weights`."""
     kind = read_json(folder / "config.json").get("kind")
     if not isinstance(kind, str):
         raise CheckpointError(f"{folder}/config.json: says no kind of stage")

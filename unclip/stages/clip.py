@@ -16,9 +16,11 @@ from unclip.clip.identity import weights_identity
 from unclip.clip.openclip import Architecture, build, causal_mask, text_states, tokenize, tokenizer_with
 from unclip.clip.preprocess import Preprocess
 from unclip.files import load_weights, read_json, save_weights, write_json
-from unclip.stages.base import Batch, Stage, StageConfig, parse_checkpoint
+from unclip.stages.base import Stage
+from unclip.stages.batch import Batch
+from unclip.stages.config import StageConfig, parse_checkpoint
 
-LENGTHS = 4  # parts of a batch of captions
+LENGTH_GROUPS = 4  # parts that a batch of captions is split into, by length
 
 
 class ClipConfig(StageConfig):
@@ -35,7 +37,7 @@ class ClipConfig(StageConfig):
 
 
 class ClipStage(Stage):
-    """Both encoders and the temperature. The loss is the symmetric InfoNCE over the global batch."""
+    """Both encoders and the temperature, trained by the symmetric InfoNCE loss over the global batch."""
 
     role = "clip"
     Config = ClipConfig
@@ -66,20 +68,21 @@ class ClipStage(Stage):
         return (to_text + to_image) / 2
 
     def encode_captions(self, captions: Sequence[str]) -> Tensor:
-        """z_t, [B, D]. Captions go in parts of like length: padding all to the longest one would cost half as
-        much again.
+        """z_t of the captions, [B, D].
+
+        Captions are encoded in groups of similar length: padding all of them to the longest costs 50 % more.
         """
         ids, mask = tokenize(self.tokenizer, captions, self.architecture.context)
         lengths = mask.sum(1)
         order = lengths.argsort()
         parts = []
-        for rows in order.chunk(LENGTHS):
+        for rows in order.chunk(LENGTH_GROUPS):
             part = ids[rows, : int(lengths[rows].max())].to(self.device)
             parts.append(text_states(self.model, part, self.tokenizer.eot_token_id)[1])
         return torch.cat(parts)[order.argsort().to(self.device)]
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """As other stages, with the identity of these very weights; half precision later keeps it."""
+        """As `Stage.save`, with the identity of the weights; a later copy in half precision keeps it."""
         identity = self.config.clip or weights_identity(self.name, self.state_dict())
         write_json(
             folder / "config.json",

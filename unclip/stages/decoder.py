@@ -1,6 +1,4 @@
-"""The decoder: z_i and the caption → a 64 px picture (Ramesh et al. 2022, §2.1), or the missing part of
-one.
-"""
+"""The decoder: z_i and a caption → a 64 px image, or the missing part of one (Ramesh et al. 2022, §2.1)."""
 
 from __future__ import annotations
 
@@ -21,17 +19,12 @@ from unclip.diffusion.samplers import Step
 from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
 from unclip.nn.transformer import TextEncoder, TransformerConfig
 from unclip.nn.unet import UNet, UNetConfig
-from unclip.stages.base import (
-    Batch,
-    DiffusionStage,
-    DiffusionStageConfig,
-    SamplingConfig,
-    drop_text,
-    pad_to_same_length,
-)
+from unclip.stages.batch import Batch, drop_text, pad_to_same_length
+from unclip.stages.config import SamplingConfig
+from unclip.stages.diffusion import DiffusionStage, DiffusionStageConfig
 
-EXTRA_TOKENS = 4  # context tokens made of z_i
-EXTRA_CHANNELS = 4  # of an inpainting decoder's input: what is known of the picture, and where
+EXTRA_TOKENS = 4  # number of context tokens projected from z_i
+EXTRA_CHANNELS = 4  # extra input channels of an inpainting decoder: known pixels and their mask
 
 
 class TextEncoderConfig(TransformerConfig):
@@ -77,8 +70,9 @@ class DecoderConfig(DiffusionStageConfig):
 
 
 class DecoderNetwork(nn.Module):
-    """The U-Net and its two conditions: z_i and z_t join the time embedding; z_i's tokens and the caption's
-    are attended to.
+    """The U-Net with its conditions, z_i and the caption.
+
+    z_i and z_t are added to the time embedding. Attention reads tokens projected from z_i and the caption's.
     """
 
     def __init__(self, config: DecoderConfig, outputs: int) -> None:
@@ -113,12 +107,12 @@ class DecoderNetwork(nn.Module):
         Args:
             x: noised pictures [B, 3, H, W]. t, seeds: [B].
             image_embed, text_embed: z_i and z_t, [B, D]. ids, mask: [B, L]. tokens: [B, L, W].
-            known: what is kept, black elsewhere, and 1 where it is, [B, 4, H, W]; for an inpainting decoder.
+            known: the known pixels (0 elsewhere) and their mask, [B, 4, H, W]; for an inpainting decoder.
         """
         dtype = self.embed_to_time.weight.dtype
         image_embed, text_embed = image_embed.to(dtype), text_embed.to(dtype)
         states = self.text_encoder(ids, mask) if self.text_encoder else tokens.to(dtype)
-        # Channel-major, as Karlo's weights have it.
+        # Channel-major, the layout of Karlo's weights.
         extra = rearrange(self.embed_to_tokens(image_embed), "b (w n) -> b n w", n=EXTRA_TOKENS)
         context = torch.cat([extra, self.context_norm(self.text_to_context(states))], dim=1)
         seen = torch.cat([mask.new_ones(len(x), EXTRA_TOKENS), mask], dim=1)
@@ -131,7 +125,7 @@ class DecoderNetwork(nn.Module):
 
 
 class Decoder(DiffusionStage):
-    """z_i and Text → pictures."""
+    """z_i and Text → images."""
 
     role = "decoder"
     Config = DecoderConfig
@@ -146,15 +140,15 @@ class Decoder(DiffusionStage):
         self.null_embed = nn.Parameter(torch.zeros(config.embed))
         self.inpaints = config.inpaint
         if self.inpaints:
-            # Whatever is known changes nothing at first, so that fine-tuning begins at the plain decoder.
+            # Zero weights for the known part, so that fine-tuning starts from the plain decoder.
             with torch.no_grad():
                 self.network.unet.conv_in.weight[:, 3 * config.unet.patch**2 :] = 0
 
     def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Adapts to `stage.inpaint` and `unet.refine`.
 
-        The channels of what is known are added as zeros, or dropped. A refinement that the other decoder
-        lacks is the identity.
+        Pads a plain decoder's first convolution with zeros, or drops the extra input channels of an inpainting
+        one. A refinement that the other decoder lacks starts as the identity.
         """
         own, name = self.state_dict(), "network.unet.conv_in.weight"
         head = {key: tensor for key, tensor in own.items() if key.startswith("network.unet.refine.")}
@@ -174,10 +168,9 @@ class Decoder(DiffusionStage):
         kept = (rng.uniform() >= self.embed_drop)[:, None]
         embed = torch.where(kept, batch.image_embed.float(), self.null_embed.float())
         keep = random_keep(rng, batch.image) if self.inpaints else None
-        known = self._seen(Known(batch.image, keep) if keep is not None else None, batch.image)
+        known = self._known_cond(Known(batch.image, keep) if keep is not None else None, batch.image)
         cond = {**_cond(embed, text), **known, **batch.dropout()}
-        # Learning to copy what is known would be learned before learning to go on from it, and nobody asks
-        # for the copy.
+        # The loss ignores the known pixels: the network would learn to copy them first.
         return self.diffusion.loss(self.network, batch.image, cond, *self._draw(rng, batch.image), keep)
 
     def sample(
@@ -189,15 +182,15 @@ class Decoder(DiffusionStage):
         noise: SeededNoise,
         trajectory: Trajectory = FROM_NOISE,
     ) -> Iterator[Step]:
-        """Walks to pictures [B, 3, size, size], from noise unless `trajectory` says otherwise.
+        """Samples images [B, 3, size, size].
 
         Args:
             image_embed: z_i, [B, D].
             text: captions, B rows.
-            null: what guidance leads away from, B rows (the empty or a negative caption).
+            null: null condition of guidance (the empty or a negative caption), B rows.
             noise: for B images.
-            trajectory: start, direction and known part of the walk; an inpainting decoder's network sees that
-                part.
+            trajectory: start, direction and known part of the walk; an inpainting decoder's network reads
+                the known part. Default: from noise.
         """
         cond, null_cond = self.conditions(image_embed, text, null, trajectory.known)
         return self.walk(
@@ -207,16 +200,14 @@ class Decoder(DiffusionStage):
     def conditions(
         self, image_embed: Tensor, text: Text, null: Text, known: Known | None
     ) -> tuple[Cond, Cond]:
-        """The network's condition, and the one that guidance leads away from; arguments as in `sample`."""
+        """The network's condition and the null condition of guidance; arguments as in `sample`."""
         text, null = pad_to_same_length(text, null)
-        seen = self._seen(known, image_embed.new_empty(len(image_embed), 3, self.size, self.size))
-        away = self.null_embed.to(image_embed).expand(len(image_embed), -1)
-        return {**_cond(image_embed, text), **seen}, {**_cond(away, null), **seen}
+        known_cond = self._known_cond(known, image_embed.new_empty(len(image_embed), 3, self.size, self.size))
+        null_embed = self.null_embed.to(image_embed).expand(len(image_embed), -1)
+        return {**_cond(image_embed, text), **known_cond}, {**_cond(null_embed, null), **known_cond}
 
-    def _seen(self, known: Known | None, like: Tensor) -> dict[str, Tensor]:
-        """What an inpainting network is told of pictures like those [B, 3, H, W]; with nothing known, all
-        zeros.
-        """
+    def _known_cond(self, known: Known | None, like: Tensor) -> dict[str, Tensor]:
+        """The condition for the known part of images like `like` [B, 3, H, W]; zeros if none is known."""
         if not self.inpaints:
             return {}
         if known is None:
@@ -226,10 +217,10 @@ class Decoder(DiffusionStage):
 
 
 def random_keep(rng: ExampleRng, like: Tensor) -> Tensor:
-    """What is known of training pictures like those [B, 3, H, W], as True in [B, 1, H, W].
+    """Random masks of the known pixels for training images shaped as `like` [B, 3, H, W]: bool [B, 1, H, W].
 
-    A box with sides anywhere, often beyond the picture's edge, is painted or, as often, alone kept; of every
-    second picture nothing is known, so that it stays a decoder as much.
+    Each mask is a random box, which may cross the image's edge, or the complement of one. For half of the
+    images nothing is known, so that the network also stays a plain decoder.
     """
     height, width = like.shape[2:]
     ends = [1.5 * rng.uniform()[:, None] - 0.25 for _ in range(4)]

@@ -1,6 +1,4 @@
-"""How the low-resolution picture is corrupted while an upsampler trains, so that it forgives what the stage
-before it does.
-"""
+"""Degradation of an upsampler's training input, so that it tolerates the previous stage's artefacts."""
 
 from __future__ import annotations
 
@@ -21,25 +19,28 @@ Kind = Literal["none", "blur", "bsr"]
 
 
 def degrade(low: Tensor, kind: Kind, seeds: Sequence[int]) -> Tensor:
-    """Low-resolution pictures [B, 3, h, w] in [−1, 1], corrupted one by one.
+    """Degrades low-resolution images [B, 3, h, w] in [−1, 1], each by its own seed.
 
     Args:
-        kind: "blur": half of them by a 3 × 3 Gaussian of σ 0.6 (Saharia et al. 2021, as DALL·E 2's first
-            upsampler); "bsr": blur, resampling, noise and JPEG in random order and strength (Zhang et al.
-            2021, as its second).
-        seeds: one per picture.
+        kind: "blur" blurs half of the images by a 3 × 3 Gaussian of σ 0.6 (Saharia et al. 2021; DALL·E 2's
+            first upsampler); "bsr" applies blur, resampling, noise and JPEG in random order and strength
+            (Zhang et al. 2021; its second upsampler).
+        seeds: one per image.
     """
-    if kind == "none" or low.is_meta:  # shapes without pixels are as good as clean
+    if kind == "none" or low.is_meta:  # meta tensors have no pixels to degrade
         return low
-    one = _blurred_or_not if kind == "blur" else _bsr
-    with torch.autocast(low.device.type, enabled=False):  # pixels stay float32 while the networks may not
+    degrade_one = _blur_half if kind == "blur" else _bsr
+    with torch.autocast(low.device.type, enabled=False):  # pixels stay float32
         return torch.stack(
-            [one(image, random.Random(seed)).clamp(-1, 1) for image, seed in zip(low, seeds, strict=True)]
+            [
+                degrade_one(image, random.Random(seed)).clamp(-1, 1)
+                for image, seed in zip(low, seeds, strict=True)
+            ]
         )
 
 
 def gaussian_blur(image: Tensor, sigma_x: float, sigma_y: float) -> Tensor:
-    """[3, h, w] blurred with reflected borders."""
+    """Blurs an image [3, h, w], with reflected borders."""
     radius = max(1, math.ceil(2 * max(sigma_x, sigma_y)))
     offsets = torch.arange(-radius, radius + 1, dtype=image.dtype, device=image.device)
     row, column = (torch.softmax(-(offsets**2) / (2 * sigma**2), dim=0) for sigma in (sigma_x, sigma_y))
@@ -47,7 +48,7 @@ def gaussian_blur(image: Tensor, sigma_x: float, sigma_y: float) -> Tensor:
     return F.conv2d(F.conv2d(padded, row.view(1, 1, 1, -1)), column.view(1, 1, -1, 1))[:, 0]
 
 
-def _blurred_or_not(image: Tensor, rng: random.Random) -> Tensor:
+def _blur_half(image: Tensor, rng: random.Random) -> Tensor:
     return gaussian_blur(image, 0.6, 0.6) if rng.random() < 0.5 else image
 
 
@@ -77,7 +78,7 @@ def _resample(image: Tensor, rng: random.Random) -> Tensor:
 
 
 def _noise(image: Tensor, rng: random.Random) -> Tensor:
-    strength = 2 * rng.uniform(1, 10) / 255  # of 8-bit values, on the scale of [−1, 1]
+    strength = 2 * rng.uniform(1, 10) / 255  # 1 to 10 8-bit levels, for pixels in [−1, 1]
     channels = 1 if rng.random() < 0.4 else 3  # grey (sensor) or coloured noise
     generator = torch.Generator("cpu").manual_seed(rng.getrandbits(62))
     return image + strength * torch.randn(channels, *image.shape[1:], generator=generator, device="cpu").to(
@@ -89,6 +90,3 @@ def _jpeg(image: Tensor, rng: random.Random) -> Tensor:
     file = io.BytesIO()
     to_pil(image).save(file, "JPEG", quality=rng.randint(40, 95))
     return to_tensor(Image.open(file)).to(image)
-
-
-__all__ = ["Kind", "degrade", "gaussian_blur"]

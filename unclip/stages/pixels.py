@@ -1,8 +1,8 @@
-"""Small pictures from nothing, or from the number of a class: the diffusion models that came before captions.
+"""Pixel-space diffusion models of small images, unconditional or class-conditional.
 
-Sohl-Dickstein et al. 2015 learn mean and covariance by the variational bound, Ho et al. 2020 the noise with a
-fixed covariance, Song et al. 2021 the same at every real time. `configs/{sohl-dickstein,ddpm,score-sde}` have
-them.
+Sohl-Dickstein et al. 2015 learn mean and covariance by the variational bound; Ho et al. 2020 predict the
+noise with a fixed covariance; Song et al. 2021 do the same in continuous time. The configs are in
+`configs/{sohl-dickstein,ddpm,score-sde}`.
 """
 
 from __future__ import annotations
@@ -23,22 +23,24 @@ from unclip.diffusion.sde import VP, Score, score_matching
 from unclip.errors import DataError, RequestError
 from unclip.nn.transformer import embedding
 from unclip.nn.unet import UNet, UNetConfig
-from unclip.stages.base import Batch, DiffusionStage, DiffusionStageConfig, SamplingConfig
+from unclip.stages.batch import Batch
+from unclip.stages.config import SamplingConfig
+from unclip.stages.diffusion import DiffusionStage, DiffusionStageConfig
 
 
 class PixelsConfig(DiffusionStageConfig):
-    """Configuration of a diffusion model of small pictures, unconditional or by class.
+    """Configuration of a diffusion model of small images, unconditional or class-conditional.
 
     Attributes:
         size: side of the pictures in pixels; divisible by 2 for each level of the U-Net but the first.
         channels: 1 for grey pictures, 3 for coloured ones.
         classes: number of classes; 0 for an unconditional model.
         label_drop: share of the labels dropped in training, for classifier-free guidance.
-        continuous: train at real times of the VP SDE, of which the linear schedule is a discretisation,
-            instead of at T steps.
-        flips: mirror half of the pictures in training.
-        dequantise: add uniform noise of one level's width to the training data, so that it has a density, for
-            the ODE.
+        continuous: train in the continuous time of the VP SDE instead of at T timesteps; the linear schedule
+            is its discretisation.
+        flips: mirror half of the images in training.
+        dequantise: add uniform noise of one level's width to the training data, which gives it a density.
+            Likelihoods by the ODE need it.
         unet: shape of the network.
     """
 
@@ -57,11 +59,8 @@ class PixelsConfig(DiffusionStageConfig):
     @model_validator(mode="after")
     def _continuous_is_vp(self) -> Self:
         which = self.diffusion
-        if self.continuous and (which.schedule, which.predict, which.objective) != (
-            "linear",
-            "eps",
-            "simple",
-        ):
+        chosen = (which.schedule, which.predict, which.objective)
+        if self.continuous and chosen != ("linear", "eps", "simple"):
             raise ValueError("continuous needs diffusion.schedule linear, predict eps and objective simple")
         if self.continuous and (which.variance == "learned" or which.weight != "none"):
             raise ValueError("continuous needs a diffusion of fixed variance and no weight")
@@ -69,7 +68,7 @@ class PixelsConfig(DiffusionStageConfig):
 
 
 class PixelsNetwork(nn.Module):
-    """The U-Net, and a vector for each class that joins the time embedding; the last one is for no class."""
+    """The U-Net with a class embedding, added to the time embedding; the last row is for no class."""
 
     def __init__(self, config: PixelsConfig, outputs: int) -> None:
         super().__init__()
@@ -86,7 +85,7 @@ class PixelsNetwork(nn.Module):
 
 
 class Pixels(DiffusionStage):
-    """A class, or nothing → a picture of a few pixels."""
+    """A class, or nothing → a small image."""
 
     Config = PixelsConfig
     size: int
@@ -107,32 +106,30 @@ class Pixels(DiffusionStage):
             kept = rng.uniform() >= self.label_drop
             cond["label"] = torch.where(kept, cond["label"], self.classes)
         if self.flips:
-            x0 = torch.where((rng.uniform() < 0.5)[:, None, None, None], x0.flip(-1), x0)
+            x0 = torch.where(broadcast_to(rng.uniform() < 0.5, x0, torch.bool), x0.flip(-1), x0)
         if self.dequantise:
             x0 = x0 + self.spacing * (torch.special.ndtr(rng.normal(x0)) - 0.5)
         if self.continuous:
             t = START + (1 - START) * rng.uniform()
-            return score_matching(VP(), self._at_real_times, x0, cond, t, rng.normal(x0))
+            return score_matching(VP(), self._continuous_network, x0, cond, t, rng.normal(x0))
         return self.diffusion.loss(self.network, x0, cond, *self._draw(rng, x0))
 
     @property
     def spacing(self) -> float:
-        """Between neighbouring values of a pixel, in [−1, 1]."""
+        """Distance between neighbouring pixel levels in [−1, 1]."""
         return 2 / (self.diffusion.config.levels - 1)
 
     def data(self, batch: Batch) -> Tensor:
-        """The batch's pictures as the network has them, [B, channels, size, size]: grey if it is, on the
-        data's levels.
-        """
+        """The batch's images as training data [B, channels, size, size], rounded to the data's levels."""
         assert batch.image is not None
         image = batch.image if self.channels == 3 else batch.image.mean(dim=1, keepdim=True)
         return ((image + 1) / self.spacing).round() * self.spacing - 1
 
     def condition(self, label: Tensor | None) -> dict[str, Tensor]:
-        """What the network is told of the classes [B] on the CPU; nothing for a model without condition.
+        """The network's condition for class numbers [B] on the CPU; empty for an unconditional model.
 
         Raises:
-            DataError: there are none, or ones it does not know.
+            DataError: the labels are missing or out of range.
         """
         if not self.classes:
             return {}
@@ -145,14 +142,14 @@ class Pixels(DiffusionStage):
         return {"label": label.to(self.device)}
 
     def sample(self, label: Tensor | None, options: SamplingConfig, noise: SeededNoise) -> Iterator[Step]:
-        """Walks from noise to pictures [B, channels, size, size].
+        """Samples images [B, channels, size, size].
 
         Args:
-            label: a class for each of the noise's images, int64 [B] on the CPU; None draws whatever is
-                likely.
+            label: class numbers, int64 [B] on the CPU; None samples unconditionally.
+            noise: for B images.
 
         Raises:
-            RequestError: guidance, or a class, and the model has no classes.
+            RequestError: a class or guidance, for a model without classes.
         """
         count = len(noise.seeds)
         if not self.classes and (label is not None or options.guidance != 1):
@@ -166,11 +163,10 @@ class Pixels(DiffusionStage):
         return self.walk((count, self.channels, self.size, self.size), cond, null, options, noise)
 
     def score(self, label: Tensor | None) -> Score:
-        """∇ log p_t(x) of the VP SDE, for x [B, channels, size, size] of the classes [B] and real times 0 < t
-        ≤ 1.
+        """The score ∇ log p_t(x) of the VP SDE, for x [B, channels, size, size], classes [B] and 0 < t ≤ 1.
 
         Raises:
-            RequestError: the diffusion is not the discretisation of that SDE.
+            RequestError: the diffusion is not a discretisation of that SDE.
         """
         config = self.diffusion.config
         if config.schedule != "linear":
@@ -180,8 +176,8 @@ class Pixels(DiffusionStage):
         cond, sde = self.condition(label), VP()
 
         def score(x: Tensor, t: Tensor) -> Tensor:
-            alpha, sigma = (broadcast_to(one, x) for one in sde.marginal(t))
-            output = self._at_real_times(x, t, **cond)
+            alpha, sigma = (broadcast_to(value, x) for value in sde.marginal(t))
+            output = self._continuous_network(x, t, **cond)
             if self.diffusion.learned:
                 output = output.chunk(2, dim=1)[0]
             eps = {"eps": output, "x0": (x - alpha * output) / sigma, "v": sigma * x + alpha * output}[
@@ -191,19 +187,15 @@ class Pixels(DiffusionStage):
 
         return score
 
-    def _at_real_times(self, x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
-        """The network at times in (0, 1]: number i of T is (i + 1) / T, and what lies before the first is
-        taken for it.
-        """
+    def _continuous_network(self, x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+        """The network at continuous times in (0, 1]: timestep i is t = (i + 1) / T; smaller t count as 0."""
         out: Tensor = self.network(x, (t * self.diffusion.schedule.times - 1).clamp(min=0).float(), **cond)
         return out
 
     def draw(
         self, labels: Sequence[int] | None, seeds: Sequence[int], options: SamplingConfig, *, batch: int = 64
     ) -> Iterator[Tensor]:
-        """Pictures [B, channels, size, size] in [−1, 1], batch by batch: number i of labels[i] and of
-        seeds[i].
-        """
+        """Samples image i with labels[i] and seeds[i]; yields batches [B, C, size, size] in [−1, 1]."""
         for start in range(0, len(seeds), batch):
             part = slice(start, start + batch)
             label = None if labels is None else torch.tensor(labels[part])

@@ -14,18 +14,11 @@ from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
 from unclip.nn.layers import TimeEmbedding
 from unclip.nn.transformer import Transformer, after_caption, position_table
-from unclip.stages.base import (
-    BasePrior,
-    BasePriorConfig,
-    Batch,
-    DiffusionStage,
-    DiffusionStageConfig,
-    Moments,
-    SamplingConfig,
-    drop_text,
-    pad_to_same_length,
-    whitening,
-)
+from unclip.stages.base import Moments
+from unclip.stages.batch import Batch, drop_text, pad_to_same_length
+from unclip.stages.config import SamplingConfig
+from unclip.stages.diffusion import DiffusionStage, DiffusionStageConfig
+from unclip.stages.prior_base import BasePriorConfig, WhitenedPrior
 
 
 class PriorConfig(DiffusionStageConfig, BasePriorConfig):
@@ -45,8 +38,9 @@ class PriorConfig(DiffusionStageConfig, BasePriorConfig):
 
 
 class PriorNetwork(nn.Module):
-    """A causal transformer over [caption tokens, z_t, time, noised z_i, learned query]; the query's output is
-    z_i.
+    """A causal transformer that predicts z_i from the caption, the timestep and the noised z_i.
+
+    Its sequence is [caption tokens, z_t, timestep, noised z_i, learned query]; the query's output is z_i.
     """
 
     def __init__(self, config: PriorConfig) -> None:
@@ -74,88 +68,69 @@ class PriorNetwork(nn.Module):
         return out
 
 
-class Prior(DiffusionStage, BasePrior):
-    """Text → z_i. Trained with plain MSE on z_i itself; of several draws the one nearest to z_t is kept."""
+class Prior(DiffusionStage, WhitenedPrior):
+    """Text → z_i, trained with the MSE of z_i; of several candidates the one nearest to z_t is kept."""
 
     Config = PriorConfig
     needs: ClassVar[frozenset[str]] = frozenset({"image_embed", "text"})
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, config: PriorConfig) -> None:
         super().__init__(config)
         self.network = PriorNetwork(config)
-        self.text_drop, self.normalise, self.width = config.text_drop, config.normalise, config.embed
-        self.context = config.context
-        # The recorded rule: diffusion data is (z_i − mean) / std. For a fixed scale that is (z_i − 0) ·
-        # scale.
-        self.register_buffer("mean", torch.zeros(config.embed))
-        self.register_buffer("std", torch.full((config.embed,), 1 / config.scale))
+        self.normalise = config.normalise
+        self.std.fill_(1 / config.scale)  # with a mean of 0 this multiplies by the fixed scale
 
     def calibrate(self, batches: Iterable[Batch], moments: Moments | None = None) -> None:
-        """Measures the embeddings' mean and deviation per dimension, where they are whitened."""
         if self.normalise == "whiten":
-            mean, std = whitening(batches, moments)
-            self.mean.copy_(mean)
-            self.std.copy_(std)
+            super().calibrate(batches, moments)
 
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image_embed is not None and batch.text is not None and batch.null is not None
         rng = batch.rng(batch.image_embed)
         text = drop_text(batch.text, batch.null, rng.uniform() >= self.text_drop)
-        x0 = (batch.image_embed.float() - self.mean) / self.std
+        x0 = self.whiten(batch.image_embed)
         return self.diffusion.loss(self.network, x0, _cond(text), *self._draw(rng, x0))
 
     def measure_x0_variance(self, batches: Iterable[Batch], times: int = 64) -> None:
-        """Measures the mean variance of z_i given its noised self, whitened, for `analytic_dpm`, and keeps it
-        in the config.
+        """Measures the mean variance of x0 given x_t for `analytic_dpm`, and stores it in the config.
 
-        By the law of total variance that is E‖x_0‖² − E‖E[x_0 | x_t]‖², per dimension, where the network
-        stands for the inner mean (Bao et al. 2022, eq. 8, say the same by the score's norm).
+        By the law of total variance it is E‖x_0‖² − E‖E[x_0 | x_t]‖² per dimension. The network estimates the
+        conditional mean. Bao et al. 2022, eq. 8, use the score's norm, which is equivalent.
 
         Args:
-            batches: of training data, embedded.
-            times: how many, evenly spaced.
+            batches: training data with embeddings.
+            times: number of evenly spaced timesteps.
         """
         grid = self.diffusion.schedule.grid(times)[::-1]
-        found, number = torch.zeros(times, dtype=torch.float64), 0
+        total, count = torch.zeros(times, dtype=torch.float64), 0
         for batch in batches:
             assert batch.image_embed is not None and batch.text is not None
             rng = batch.rng(batch.image_embed)
-            x0 = (batch.image_embed.float() - self.mean) / self.std
+            x0 = self.whiten(batch.image_embed)
             denoise = self.denoiser(_cond(batch.text), None, self.config.sampling.updated({"guidance": 1}))
             for i, t in enumerate(grid):
                 alpha, sigma = self.diffusion.schedule.at(t)
-                guess = denoise(alpha * x0 + sigma * rng.normal(x0), t).x0
-                found[i] += (x0.square() - guess.square()).double().mean(1).sum().cpu()
-            number += len(x0)
-        x0_variance = tuple(round(value, 6) for value in (found / number).clamp(min=0).tolist())
+                x0_hat = denoise(alpha * x0 + sigma * rng.normal(x0), t).x0
+                total[i] += (x0.square() - x0_hat.square()).double().mean(1).sum().cpu()
+            count += len(x0)
+        x0_variance = tuple(round(value, 6) for value in (total / count).clamp(min=0).tolist())
         measured = self.diffusion.config.model_copy(update={"x0_variance": x0_variance})
-        self.config, self.diffusion = (
-            self.config.model_copy(update={"diffusion": measured}),
-            Diffusion(measured),
-        )
+        self.config = self.config.model_copy(update={"diffusion": measured})
+        self.diffusion = Diffusion(measured)
 
     def sample(self, text: Text, null: Text, options: SamplingConfig, noise: SeededNoise) -> Iterator[Step]:
-        """Walks from noise to z_i [B, D].
-
-        Args:
-            text: captions, B rows.
-            null: what guidance leads away from (the empty or a negative caption), B rows.
-            noise: for B images.
-        """
         n = options.candidates
         text, null = pad_to_same_length(text, null)
         cond, null_cond = _cond(text.repeat(n)), _cond(null.repeat(n))
         shape = (len(text.embed) * n, self.width)
         for step in self.walk(shape, cond, null_cond, options, noise.candidates(n)):
-            x0 = step.x0 * self.std + self.mean
+            x0 = self.unwhiten(step.x0)
             rows = _nearest(x0, text.embed.float(), n)
-            yield Step(step.t, (step.x * self.std + self.mean)[rows], x0[rows])
+            yield Step(step.t, self.unwhiten(step.x)[rows], x0[rows])
 
 
 def _nearest(embeds: Tensor, targets: Tensor, n: int) -> Tensor:
-    """Of each n rows of `embeds`, the index of the one with the largest dot product with its target."""
+    """The index of the row with the largest dot product with its target, for each n rows of `embeds`."""
     score = (embeds * targets.repeat_interleave(n, dim=0)).sum(1).view(-1, n)
     best: Tensor = score.argmax(dim=1) + n * torch.arange(len(score), device=score.device)
     return best

@@ -1,6 +1,4 @@
-"""The autoregressive prior: Text → z_i as a sequence of quantised principal components (Ramesh et al. 2022,
-§2.2).
-"""
+"""The autoregressive prior: z_i as a sequence of quantised components (Ramesh et al. 2022, §2.2)."""
 
 from __future__ import annotations
 
@@ -16,25 +14,20 @@ from unclip.clip import Text
 from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
 from unclip.nn.transformer import Transformer, after_caption, embedding, position_table
-from unclip.stages.base import (
-    BasePrior,
-    BasePriorConfig,
-    Batch,
-    Moments,
-    SamplingConfig,
-    drop_text,
-    pad_to_same_length,
-)
+from unclip.stages.base import Moments
+from unclip.stages.batch import Batch, drop_text, pad_to_same_length
+from unclip.stages.config import SamplingConfig
+from unclip.stages.prior_base import BasePrior, BasePriorConfig
 
-REACH = 4.0  # standard deviations of a component that its buckets span on either side
-WAVES = 16.0  # half waves of the quickest of the functions that tell a bucket's place at first
+REACH = 4.0  # the buckets of a component span ±REACH standard deviations
+WAVES = 16.0  # half-periods of the highest frequency in the initial bucket embeddings
 
 
 class AutoregressiveConfig(BasePriorConfig):
     """Configuration of the autoregressive prior.
 
     Attributes:
-        explained: share of z_i's variance that the kept principal components hold; it sets their number (the
+        explained: share of z_i's variance in the kept principal components; it sets their number (the
             paper keeps 319 of 1,024 and loses less than 1 %).
         buckets: number of buckets that each component is quantised into.
         dots: number of buckets, with equal counts, of the dot product z_i · z_t.
@@ -48,13 +41,11 @@ class AutoregressiveConfig(BasePriorConfig):
 
 
 class AutoregressiveNetwork(nn.Module):
-    """A causal transformer over [caption tokens, z_t, dot product, codes]; each output from the dot product
-    on is a code.
+    """A causal transformer over [caption tokens, z_t, dot product, codes] that predicts the next code.
 
-    Two things are ours, without which a small one learns each component's distribution and nothing of its
-    caption (a loss of 4.89 nats over 256 buckets, where the marginals have 4.89): where a code is to be said,
-    the same component of z_t is known, quantised alike; and neighbouring buckets begin alike, in what is read
-    as in what is said.
+    Two additions to the paper: each position also reads the same component of z_t, quantised alike (the
+    hints); and neighbouring buckets start with similar embeddings and output weights. Without them a small
+    network learns only the marginal of each component (a loss of 4.89 nats over 256 buckets, their entropy).
     """
 
     def __init__(self, config: AutoregressiveConfig) -> None:
@@ -62,7 +53,7 @@ class AutoregressiveNetwork(nn.Module):
         width = config.width
         self.text = nn.Linear(config.token_width, width)
         self.text_embed = nn.Linear(config.embed, width)
-        self.dot = embedding(config.dots + 1, width)  # the last one is said where the caption is dropped
+        self.dot = embedding(config.dots + 1, width)  # the last row is for dropped captions
         self.codes = embedding(config.buckets, width)
         self.hints = embedding(config.buckets, width)
         self.positions = position_table(1, config.context + 1 + config.embed, width)
@@ -81,13 +72,13 @@ class AutoregressiveNetwork(nn.Module):
         """Logits [B, K + 1, buckets].
 
         Args:
-            codes: those so far, [B, K]. dot: [B].
-            hints: z_t's own codes of the components to be said, [B, K + 1].
+            codes: the previous codes, [B, K]. dot: bucket of the dot product, [B].
+            hints: z_t's codes of the components to predict, [B, K + 1].
             text_embed: z_t, [B, D]. tokens: [B, L, W]. mask: [B, L].
         """
         dtype = self.text.weight.dtype
-        said = torch.cat([self.dot(dot)[:, None], self.codes(codes)], dim=1) + self.hints(hints)
-        rest = torch.cat([self.text_embed(text_embed.to(dtype))[:, None], said], dim=1)
+        inputs = torch.cat([self.dot(dot)[:, None], self.codes(codes)], dim=1) + self.hints(hints)
+        rest = torch.cat([self.text_embed(text_embed.to(dtype))[:, None], inputs], dim=1)
         states = after_caption(
             self.body, self.positions, self.context, self.text(tokens.to(dtype)), rest, mask
         )
@@ -96,7 +87,7 @@ class AutoregressiveNetwork(nn.Module):
 
 
 class AutoregressivePrior(BasePrior):
-    """Text → z_i, one principal component after the other, those of most variance first."""
+    """Text → z_i, one principal component at a time, in order of decreasing variance."""
 
     Config = AutoregressiveConfig
     needs: ClassVar[frozenset[str]] = frozenset({"image_embed", "text"})
@@ -112,19 +103,22 @@ class AutoregressivePrior(BasePrior):
         super().__init__(config)
         self.network = AutoregressiveNetwork(config)
         self.buckets, self.dots, self.explained = config.buckets, config.dots, config.explained
-        self.text_drop, self.context = config.text_drop, config.context
         self.register_buffer("mean", torch.zeros(config.embed))
-        self.register_buffer("basis", torch.eye(config.embed))  # a component per row
-        self.register_buffer("spread", torch.ones(config.embed))  # its standard deviation
+        self.register_buffer("basis", torch.eye(config.embed))  # one component per row
+        self.register_buffer(
+            "spread", torch.ones(config.embed)
+        )  # standard deviation of z_i along each component
         self.register_buffer("text_mean", torch.zeros(config.embed))
-        self.register_buffer("text_spread", torch.ones(config.embed))  # of z_t along each of them
-        self.register_buffer("kept", torch.tensor(config.embed))  # how many components are used
+        self.register_buffer(
+            "text_spread", torch.ones(config.embed)
+        )  # standard deviation of z_t along each component
+        self.register_buffer("kept", torch.tensor(config.embed))  # number of components in use
         self.register_buffer("dot_edges", torch.linspace(-1, 1, config.dots - 1))
 
     def calibrate(self, batches: Iterable[Batch], moments: Moments | None = None) -> None:
-        """Finds the principal components of z_i, how many are needed, and how z_t and z_i · z_t are spread.
+        """Measures the principal components of z_i, their number, and the distributions of z_t and z_i · z_t.
 
-        Moments do not tell.
+        Always reads the batches: the moments have no covariance.
         """
         pairs = [
             (b.image_embed.double().cpu(), b.text.embed.double().cpu())
@@ -149,7 +143,7 @@ class AutoregressivePrior(BasePrior):
         return self._codes(z_i, self.mean, self.spread)
 
     def restore(self, codes: Tensor) -> Tensor:
-        """Codes [B, K] of the first K components → z_i [B, D], the middle of each bucket."""
+        """Codes [B, K] of the first K components → z_i [B, D], from the centre of each bucket."""
         k = codes.shape[1]
         components = (((codes + 0.5) / self.buckets) * 2 - 1) * REACH * self.spread[:k]
         return components @ self.basis[:k] + self.mean
@@ -165,52 +159,52 @@ class AutoregressivePrior(BasePrior):
         keep = batch.rng(z_i).uniform() >= self.text_drop
         dot = torch.bucketize((z_i * batch.text.embed.float()).sum(1), self.dot_edges)
         dot = torch.where(keep, dot, self.dots)
-        codes = self.quantise(z_i)
-        logits = self._logits(codes[:, :-1], dot, drop_text(batch.text, batch.null, keep))
+        codes, text = self.quantise(z_i), drop_text(batch.text, batch.null, keep)
+        logits = self._logits(codes[:, :-1], dot, self._hints(text), text)
         return F.cross_entropy(logits.transpose(1, 2), codes, reduction="none").mean(1)
 
     def length(self, options: SamplingConfig) -> int:
         return int(self.kept)
 
     def sample(self, text: Text, null: Text, options: SamplingConfig, noise: SeededNoise) -> Iterator[Step]:
-        """Draws the codes of B captions one by one; each step's x is z_i [B, D] as far as it is known.
+        """Samples the codes one by one; the x of each step is z_i [B, D] from the codes so far.
 
-        The dot product is drawn from the top half of its distribution, which the paper found best.
-
-        Args:
-            null: what guidance leads away from, B rows.
-            noise: for B images.
+        The dot product is drawn from the top half of its distribution (Ramesh et al. 2022, §2.2).
         """
         text, null = pad_to_same_length(text, null)
         n = len(text.embed)
         rng = torch.special.ndtr(noise(torch.empty(n, 1, device=self.device)))[:, 0]
         dot = (self.dots / 2 * (1 + rng)).long().clamp(max=self.dots - 1)
-        unsaid = torch.full_like(dot, self.dots)
+        null_dot = torch.full_like(dot, self.dots)
         codes = torch.empty(n, 0, dtype=torch.long, device=self.device)
-        for left in reversed(range(int(self.kept))):
-            logits = self._logits(codes, dot, text)[:, -1]
+        hints, null_hints = self._hints(text), self._hints(null)
+        for left in reversed(range(hints.shape[1])):
+            logits = self._logits(codes, dot, hints, text)[:, -1]
             if options.guidance != 1:
-                away = self._logits(codes, unsaid, null)[:, -1]
-                logits = away + options.guidance * (logits - away)
-            # The largest of logits with Gumbel noise is a draw from their softmax; Gaussian noise becomes it
-            # by its rank.
+                unguided = self._logits(codes, null_dot, null_hints, null)[:, -1]
+                logits = unguided + options.guidance * (logits - unguided)
+            # The Gumbel-max trick; the normal CDF turns the Gaussian noise into uniform noise.
             rank = torch.special.ndtr(noise(logits)).clamp(1e-7, 1 - 1e-7)
             codes = torch.cat([codes, (logits - (-rank.log()).log()).argmax(1, keepdim=True)], dim=1)
             z_i = self.restore(codes)
             yield Step(left, z_i, z_i)
 
-    def _logits(self, codes: Tensor, dot: Tensor, text: Text) -> Tensor:
-        hints = self._codes(text.embed.float(), self.text_mean, self.text_spread)[:, : codes.shape[1] + 1]
+    def _hints(self, text: Text) -> Tensor:
+        """The codes of z_t, [B, kept]."""
+        return self._codes(text.embed.float(), self.text_mean, self.text_spread)
+
+    def _logits(self, codes: Tensor, dot: Tensor, hints: Tensor, text: Text) -> Tensor:
+        known = hints[:, : codes.shape[1] + 1]
         out: Tensor = self.network(
-            codes, dot, hints, text_embed=text.embed, tokens=text.tokens, mask=text.mask
+            codes, dot, known, text_embed=text.embed, tokens=text.tokens, mask=text.mask
         )
         return out.float()
 
 
 def ordinal(buckets: int, width: int) -> Tensor:
-    """Buckets as waves of their place, [buckets, width], so that neighbours are alike."""
-    place = (torch.arange(buckets) + 0.5) / buckets
-    phase = torch.pi * place[:, None] * torch.linspace(0, WAVES, (width + 1) // 2)
+    """Sinusoidal embeddings of the buckets' positions, [buckets, width]; neighbours are similar."""
+    position = (torch.arange(buckets) + 0.5) / buckets
+    phase = torch.pi * position[:, None] * torch.linspace(0, WAVES, (width + 1) // 2)
     return torch.cat([phase.cos(), phase.sin()], dim=1)[:, :width]
 
 

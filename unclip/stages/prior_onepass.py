@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -14,16 +14,9 @@ from unclip.clip import Text
 from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
 from unclip.nn.transformer import Transformer, after_caption, position_table
-from unclip.stages.base import (
-    BasePrior,
-    BasePriorConfig,
-    Batch,
-    Moments,
-    SamplingConfig,
-    drop_text,
-    pad_to_same_length,
-    whitening,
-)
+from unclip.stages.batch import Batch, drop_text, pad_to_same_length
+from unclip.stages.config import SamplingConfig
+from unclip.stages.prior_base import BasePriorConfig, WhitenedPrior
 
 
 class OnePassConfig(BasePriorConfig):
@@ -67,31 +60,16 @@ class OnePassNetwork(nn.Module):
         return out
 
 
-class OnePassPrior(BasePrior):
-    """Text and noise → z_i, trained by squared error and by a contrast with the batch's other captions."""
+class OnePassPrior(WhitenedPrior):
+    """Text and noise → z_i, trained by squared error and a contrastive loss over the batch's captions."""
 
     Config = OnePassConfig
     needs: ClassVar[frozenset[str]] = frozenset({"image_embed", "text"})
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, config: OnePassConfig) -> None:
         super().__init__(config)
         self.network = OnePassNetwork(config)
-        self.text_drop, self.contrast, self.temperature = (
-            config.text_drop,
-            config.contrast,
-            config.temperature,
-        )
-        self.width, self.context = config.embed, config.context
-        self.register_buffer("mean", torch.zeros(config.embed))
-        self.register_buffer("std", torch.ones(config.embed))
-
-    def calibrate(self, batches: Iterable[Batch], moments: Moments | None = None) -> None:
-        """Measures the embeddings' mean and deviation per dimension."""
-        mean, std = whitening(batches, moments)
-        self.mean.copy_(mean)
-        self.std.copy_(std)
+        self.contrast, self.temperature = config.contrast, config.temperature
 
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image_embed is not None and batch.text is not None and batch.null is not None
@@ -99,13 +77,11 @@ class OnePassPrior(BasePrior):
         rng = batch.rng(true)
         keep = rng.uniform() >= self.text_drop
         text = drop_text(batch.text, batch.null, keep)
-        made = self._made(rng.normal(true), text)
-        loss = F.mse_loss(made, (true - self.mean) / self.std, reduction="none").mean(1)
-        # The right caption among the batch's; rows without a caption have none to find.
-        z_i, z_t = (
-            F.normalize(made * self.std + self.mean, dim=1),
-            F.normalize(batch.text.embed.float(), dim=1),
-        )
+        predicted = self._predict(rng.normal(true), text)
+        loss = F.mse_loss(predicted, self.whiten(true), reduction="none").mean(1)
+        # Rows with a dropped caption have no contrastive loss.
+        z_i = F.normalize(self.unwhiten(predicted), dim=1)
+        z_t = F.normalize(batch.text.embed.float(), dim=1)
         own = torch.arange(len(true), device=true.device)
         contrast = F.cross_entropy(z_i @ z_t.T / self.temperature, own, reduction="none")
         return loss + self.contrast * keep * contrast
@@ -114,17 +90,16 @@ class OnePassPrior(BasePrior):
         return 1
 
     def sample(self, text: Text, null: Text, options: SamplingConfig, noise: SeededNoise) -> Iterator[Step]:
-        """z_i [B, D] in one step; `null` is what guidance leads away from, `noise` for B images."""
         text, null = pad_to_same_length(text, null)
         start = noise(torch.empty(len(text.embed), self.width, device=self.device))
-        made = self._made(start, text)
+        predicted = self._predict(start, text)
         if options.guidance != 1:
-            away = self._made(start, null)
-            made = away + options.guidance * (made - away)
-        z_i = made * self.std + self.mean
+            unguided = self._predict(start, null)
+            predicted = unguided + options.guidance * (predicted - unguided)
+        z_i = self.unwhiten(predicted)
         yield Step(0, z_i, z_i)
 
-    def _made(self, noise: Tensor, text: Text) -> Tensor:
+    def _predict(self, noise: Tensor, text: Text) -> Tensor:
         out: Tensor = self.network(noise, text_embed=text.embed, tokens=text.tokens, mask=text.mask)
         return out.float()
 

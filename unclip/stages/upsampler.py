@@ -1,10 +1,9 @@
-"""The upsamplers: a picture → the same picture four times as large (Ramesh et al. 2022, §2.1 and appendix
-C).
-"""
+"""The upsamplers: an image → the same image at 4× its side (Ramesh et al. 2022, §2.1 and appendix C)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import ClassVar, Self
 
 import torch
@@ -12,15 +11,17 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from unclip.diffusion.diffusion import DiffusionConfig
+from unclip.diffusion.diffusion import Cond, Denoise, DiffusionConfig, Prediction
 from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
 from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
 from unclip.errors import ConfigError
 from unclip.images import resize
 from unclip.nn.unet import UNet, UNetConfig
-from unclip.stages.base import Batch, DiffusionStage, DiffusionStageConfig, SamplingConfig
+from unclip.stages.batch import Batch
+from unclip.stages.config import SamplingConfig
 from unclip.stages.degradation import Kind, degrade
+from unclip.stages.diffusion import DiffusionStage, DiffusionStageConfig
 
 
 class UpsamplerConfig(DiffusionStageConfig):
@@ -30,7 +31,7 @@ class UpsamplerConfig(DiffusionStageConfig):
         size: side of the output in pixels.
         factor: ratio of the output's side to the input's.
         crop_fraction: side of the training crops as a share of `size`; the network has convolutions only, so
-            what it learns on crops holds for whole pictures.
+            it generalises from crops to whole images.
         unet: shape of the network.
         degradation: how the low-resolution input is degraded in training.
         residual: predict what to add to the resized input instead of the whole x0, so that an untrained
@@ -60,7 +61,7 @@ class UpsamplerConfig(DiffusionStageConfig):
 
 
 class UpsamplerNetwork(nn.Module):
-    """The noised picture and the resized input, side by side in channels."""
+    """A U-Net over the noised image and the resized input, concatenated in channels."""
 
     def __init__(self, config: UpsamplerConfig, outputs: int) -> None:
         super().__init__()
@@ -68,17 +69,18 @@ class UpsamplerNetwork(nn.Module):
         self.unet = UNet(config.unet, 6, outputs)
         self.expert = UNet(config.unet, 6, outputs) if config.expert else None
 
-    def forward(self, x: Tensor, t: Tensor, *, low: Tensor, seeds: Tensor | None = None) -> Tensor:
-        """x [B, 3, H, W]; t, seeds [B]; low [B, 3, H, W], already resized."""
+    def forward(
+        self, x: Tensor, t: Tensor, *, low: Tensor, seeds: Tensor | None = None, last_step: bool = False
+    ) -> Tensor:
+        """x [B, 3, H, W]; t, seeds [B]; low [B, 3, H, W], already resized; `last_step` uses the expert."""
         dtype = self.unet.conv_in.weight.dtype
-        # While sampling, all pictures of a batch are at one time.
-        unet = self.expert if self.expert is not None and t[0] == 0 else self.unet
+        unet = self.expert if self.expert is not None and last_step else self.unet
         out: Tensor = unet(torch.cat([x, low], dim=1).to(dtype), t, seeds=seeds)
         return out + low.to(dtype) if self.residual else out
 
 
 class Upsampler(DiffusionStage):
-    """low → high. Unconditional on text, hence without guidance."""
+    """A low-resolution image → a high-resolution one. It reads no text, so it has no guidance."""
 
     role = "upsampler"
     Config = UpsamplerConfig
@@ -88,11 +90,8 @@ class Upsampler(DiffusionStage):
     def __init__(self, config: UpsamplerConfig) -> None:
         super().__init__(config)
         self.size, self.factor, self.degradation = config.size, config.factor, config.degradation
-        self.crop_fraction, self.catmull_rom, self.expert = (
-            config.crop_fraction,
-            config.catmull_rom,
-            config.expert,
-        )
+        self.crop_fraction, self.catmull_rom = config.crop_fraction, config.catmull_rom
+        self.expert = config.expert
         self.network = UpsamplerNetwork(config, outputs=6 if self.diffusion.learned else 3)
 
     @property
@@ -122,24 +121,32 @@ class Upsampler(DiffusionStage):
         size: int | None = None,
         trajectory: Trajectory = FROM_NOISE,
     ) -> Iterator[Step]:
-        """Walks to pictures [B, 3, size, size], given smaller ones [B, 3, h, h].
+        """Samples images [B, 3, size, size] from low-resolution ones [B, 3, h, h].
 
         Args:
-            size: side of the result, if not the stage's own: the network is convolution-only.
+            size: side of the result; the network is convolutional, so any side works. Default: the stage's.
             trajectory: start, direction and known part of the walk. Default: from noise.
         """
         cond = self.condition(low, size or self.size)
         return self.walk(tuple(cond["low"].shape), cond, None, options, noise, trajectory)
 
-    def condition(self, low: Tensor, side: int) -> dict[str, Tensor]:
-        """The network's condition: the smaller pictures, resized to that side."""
-        return {"low": self._enlarged(low, side)}
+    def denoiser(self, cond: Cond, null: Cond | None, options: SamplingConfig) -> Denoise:
+        first = super().denoiser(cond, null, options)
+        if not self.expert:
+            return first
+        last = self.diffusion.denoiser(partial(self.network, last_step=True), cond)
 
-    def _enlarged(self, low: Tensor, side: int) -> Tensor:
+        def denoise(x: Tensor, t: int) -> Prediction:  # t is an int on the host: no GPU synchronisation
+            return last(x, t) if t == 0 else first(x, t)
+
+        return denoise
+
+    def condition(self, low: Tensor, side: int) -> dict[str, Tensor]:
+        """The network's condition: the low-resolution images, resized to the given side."""
         if not self.catmull_rom:
-            return resize(low, side)
-        # torch's antialiased kernel is PIL's (a = −0.5), its other one is not (a = −0.75).
-        return F.interpolate(low, (side, side), mode="bicubic", antialias=True)
+            return {"low": resize(low, side)}
+        # torch's antialiased kernel has a = −0.5, as PIL's and Catmull–Rom's; its plain one has a = −0.75.
+        return {"low": F.interpolate(low, (side, side), mode="bicubic", antialias=True)}
 
 
 STAGE = Upsampler

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from unclip.errors import CheckpointError, ConfigError
 from unclip.files import load_weights, new_folder, read_json, read_weights, write_json
-from unclip.stages.base import Stage, parse_checkpoint
+from unclip.stages.base import Stage
+from unclip.stages.config import parse_checkpoint
 from unclip.train.config import RunConfig
 from unclip.train.ema import Ema, full, laid_out_like
 

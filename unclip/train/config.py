@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from unclip.config import Config, parse, read_yaml
 from unclip.data.shards import DataConfig
 from unclip.stages import stage_class
-from unclip.stages.base import StageConfig
+from unclip.stages.config import StageConfig
 
 
 class OptimConfig(Config):

@@ -22,7 +22,8 @@ from unclip.clip import Clip
 from unclip.data.sample import Skipped
 from unclip.data.shards import DataConfig, Shards, Stream, Streams, batches, embed
 from unclip.errors import ConfigError
-from unclip.stages.base import Batch, Stage
+from unclip.stages.base import Stage
+from unclip.stages.batch import Batch
 from unclip.train.config import RunConfig
 from unclip.train.encoders import Sources, needed_preprocess
 

@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unclip.clip import Text
 from unclip.stages import stage_class
-from unclip.stages.base import Batch, Stage
+from unclip.stages.base import Stage
+from unclip.stages.batch import Batch
 from unclip.train.blocks import blocks
 from unclip.train.config import RunConfig
 

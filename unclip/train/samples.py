@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from unclip.diffusion.noise import SeededNoise
 from unclip.images import grid, resize, to_pil
-from unclip.stages.base import BasePrior, Batch, Stage
+from unclip.stages.base import Stage
+from unclip.stages.batch import Batch
 from unclip.stages.decoder import Decoder
+from unclip.stages.prior_base import BasePrior
 from unclip.stages.upsampler import Upsampler
 from unclip.train.ema import Ema
 from unclip.train.feed import Feed

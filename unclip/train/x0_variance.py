@@ -17,7 +17,7 @@ from unclip.errors import RequestError
 from unclip.files import write_json
 from unclip.models.resolve import resolve
 from unclip.stages import load_stage
-from unclip.stages.base import Batch
+from unclip.stages.batch import Batch
 from unclip.stages.prior import Prior
 from unclip.train.encoders import Sources, frozen_clip, needed_preprocess
 

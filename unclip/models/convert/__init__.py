@@ -8,7 +8,7 @@ import hashlib
 from pathlib import Path
 from typing import Literal
 
-from unclip import __version__, files
+from unclip import files
 from unclip.errors import CheckpointError
 from unclip.models.convert import diffusers_stages, karlo_ckpt
 from unclip.models.index import FILE, ModelIndex
@@ -16,6 +16,7 @@ from unclip.stages.base import Stage
 from unclip.stages.decoder import Decoder
 from unclip.stages.prior import Prior
 from unclip.stages.upsampler import Upsampler
+from unclip.version import __version__
 
 LAYOUT = 2  # of what is written: what an older one left in the cache is made again
 

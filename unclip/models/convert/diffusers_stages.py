@@ -13,7 +13,8 @@ from unclip import files
 from unclip.errors import CheckpointError
 from unclip.models.convert import diffusers_configs, diffusers_keys
 from unclip.models.convert.weights import filled, read_component
-from unclip.stages.base import Stage, parse_checkpoint
+from unclip.stages.base import Stage
+from unclip.stages.config import parse_checkpoint
 from unclip.stages.decoder import Decoder
 from unclip.stages.prior import Prior
 from unclip.stages.upsampler import Upsampler

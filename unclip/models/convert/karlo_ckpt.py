@@ -17,8 +17,9 @@ from unclip.errors import CheckpointError
 from unclip.models.convert.diffusers_stages import PRIOR_CLAMP, SAMPLING
 from unclip.models.convert.weights import filled, read_pickle, tensors
 from unclip.nn.unet import UNetConfig
-from unclip.stages.base import DiffusionStage, parse_checkpoint
+from unclip.stages.config import parse_checkpoint
 from unclip.stages.decoder import EXTRA_TOKENS, Decoder
+from unclip.stages.diffusion import DiffusionStage
 from unclip.stages.prior import Prior
 from unclip.stages.upsampler import Upsampler
 

@@ -1,0 +1,85 @@
+"""The part of a config that all stages share, and how to read it from a saved stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import Field
+
+from unclip.config import Config, parse
+from unclip.errors import CheckpointError, ConfigError, RequestError
+from unclip.files import read_json
+
+
+class SamplingConfig(Config):
+    """How a stage is sampled by default; every field can be overridden per request.
+
+    Attributes:
+        steps: denoising steps.
+        sampler: name of the sampler: ddpm, ddim, dpmpp_2m, unipc, analytic_dpm.
+        eta: DDIM's share of fresh noise.
+        guidance: scale of classifier-free guidance; 1 is none.
+        interval: guide only where low ≤ t/T ≤ high.
+        rescale: share by which the guided prediction is rescaled to the standard deviation of the unguided
+            one.
+        candidates: number of z_i that the prior samples; the one nearest to the caption's z_t is kept.
+    """
+
+    steps: int = Field(25, ge=1, le=1000)
+    sampler: str = "ddpm"
+    eta: float = Field(0.0, ge=0, le=1)
+    guidance: float = Field(1.0, ge=0, le=100, allow_inf_nan=False)
+    interval: tuple[float, float] | None = None
+    rescale: float = Field(0.0, ge=0, le=1)
+    candidates: int = Field(1, ge=1, le=64)
+
+    def updated(self, changes: Mapping[str, Any]) -> SamplingConfig:
+        """A copy with some fields changed.
+
+        Raises:
+            RequestError: unknown field, or a value out of its range.
+        """
+        try:
+            return type(self).model_validate({**self.model_dump(), **changes})
+        except ValueError as error:
+            problems: list[Any] = getattr(error, "errors", list)()
+            lines = "; ".join(
+                f"{'.'.join(map(str, p['loc']))}: {p['msg']}, not {p['input']!r}" for p in problems
+            )
+            raise RequestError(lines or str(error)) from None
+
+
+class StageConfig(Config):
+    """The part of a config that all stages share.
+
+    Attributes:
+        kind: the stage's module in `unclip.stages`, or the full name of a module.
+        clip: identity of the CLIP that the stage is trained with; training fills it in. Stages of different
+            CLIPs refuse to work together.
+        sampling: how the stage is sampled by default.
+    """
+
+    kind: str
+    clip: str | None = None
+    sampling: SamplingConfig = SamplingConfig()
+
+
+C = TypeVar("C", bound=StageConfig)
+
+
+def parse_checkpoint(kind: type[C], folder: Path, tree: dict[str, Any] | None = None) -> C:
+    """The config of a saved stage, from its config.json.
+
+    Args:
+        tree: the content of that file, if it is already read.
+
+    Raises:
+        CheckpointError: missing or invalid.
+    """
+    path = folder / "config.json"
+    try:
+        return parse(kind, read_json(path) if tree is None else tree, str(path))
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None

@@ -1,0 +1,80 @@
+"""The base of every stage whose network is a denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from unclip.diffusion.diffusion import Cond, Denoise, Diffusion, DiffusionConfig, Guidance
+from unclip.diffusion.noise import ExampleRng, SeededNoise
+from unclip.diffusion.samplers import Step, find_sampler
+from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
+from unclip.stages.base import Stage
+from unclip.stages.config import SamplingConfig, StageConfig
+
+
+class DiffusionStageConfig(StageConfig):
+    """The config fields of every denoising stage.
+
+    Attributes:
+        diffusion: the diffusion's schedule, prediction and loss.
+    """
+
+    diffusion: DiffusionConfig = DiffusionConfig()
+
+
+class DiffusionStage(Stage):
+    """A stage whose network is a denoiser. Subclasses set `network` and build its condition."""
+
+    network: nn.Module
+
+    def __init__(self, config: DiffusionStageConfig) -> None:
+        super().__init__(config)
+        self.diffusion = Diffusion(config.diffusion)
+        # A context held while sampling; a pipeline that offloads weights loads and unloads them in it.
+        self.in_place: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    def _draw(self, rng: ExampleRng, x0: Tensor) -> tuple[Tensor, Tensor]:
+        """A timestep and noise for every example."""
+        return rng.integers(self.diffusion.schedule.times), rng.normal(x0)
+
+    def walk(
+        self,
+        shape: tuple[int, ...],
+        cond: Cond,
+        null: Cond | None,
+        options: SamplingConfig,
+        noise: SeededNoise,
+        trajectory: Trajectory = FROM_NOISE,
+    ) -> Iterator[Step]:
+        """Samples x of the given shape; all sampling of a stage goes through this method.
+
+        Args:
+            cond, null: the network's condition, and the null condition of guidance.
+            noise: for shape[0] examples.
+            trajectory: start, direction and known part of the walk.
+
+        Raises:
+            RequestError: no such sampler.
+        """
+        sampler = find_sampler(options.sampler, options.eta)
+
+        def steps() -> Iterator[Step]:
+            with self.in_place():
+                denoise = self.denoiser(cond, null, options)
+                # x is at least float32: in half precision the sum of many small steps drifts.
+                dtype = torch.promote_types(next(self.network.parameters()).dtype, torch.float32)
+                like = torch.empty(shape, device=self.device, dtype=dtype)
+                yield from trajectory.walk(
+                    sampler, denoise, self.diffusion.schedule, options.steps, noise, like
+                )
+
+        return steps()
+
+    def denoiser(self, cond: Cond, null: Cond | None, options: SamplingConfig) -> Denoise:
+        """The guided network as samplers call it: (x_t, t) → Prediction. Call it inside `in_place` only."""
+        guidance = Guidance(options.guidance, options.interval, options.rescale)
+        return self.diffusion.denoiser(self.network, cond, null, guidance)

@@ -1,0 +1,88 @@
+"""The base of every prior: a caption → z_i, the CLIP embedding of an image."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from unclip.clip import Text
+from unclip.diffusion.noise import SeededNoise
+from unclip.diffusion.samplers import Step
+from unclip.nn.transformer import TransformerConfig
+from unclip.stages.base import Moments, Stage
+from unclip.stages.batch import Batch
+from unclip.stages.config import SamplingConfig, StageConfig
+
+
+class BasePriorConfig(StageConfig, TransformerConfig):
+    """The config fields of every prior.
+
+    Attributes:
+        embed: width D of CLIP's embeddings.
+        token_width: width of CLIP's token states.
+        context: largest number of tokens of a caption.
+        text_drop: share of the captions, with their embeddings, dropped in training, for classifier-free
+            guidance.
+    """
+
+    embed: int
+    token_width: int
+    context: int = 77
+    text_drop: float = Field(0.1, ge=0, le=1)
+
+
+class BasePrior(Stage):
+    """A stage that samples z_i for a caption."""
+
+    role = "prior"
+    network: nn.Module
+
+    def __init__(self, config: BasePriorConfig) -> None:
+        super().__init__(config)
+        self.width, self.context, self.text_drop = config.embed, config.context, config.text_drop
+
+    @abstractmethod
+    def sample(self, text: Text, null: Text, options: SamplingConfig, noise: SeededNoise) -> Iterator[Step]:
+        """Samples z_i [B, D], the x of the last step.
+
+        Args:
+            text: captions, B rows.
+            null: null condition of guidance (the empty or a negative caption), B rows.
+            noise: for B images.
+        """
+
+    def length(self, options: SamplingConfig) -> int:
+        """The number of steps that `sample` yields."""
+        return options.steps
+
+
+class WhitenedPrior(BasePrior):
+    """A prior whose network sees z_i whitened: (z_i − mean) / std per dimension."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: BasePriorConfig) -> None:
+        super().__init__(config)
+        self.register_buffer("mean", torch.zeros(config.embed))
+        self.register_buffer("std", torch.ones(config.embed))
+
+    def calibrate(self, batches: Iterable[Batch], moments: Moments | None = None) -> None:
+        """Sets mean and std to the given moments, or measures them on the batches."""
+        if moments is None:
+            embeds = torch.cat([b.image_embed.float().cpu() for b in batches if b.image_embed is not None])
+            moments = Moments(embeds.mean(0), embeds.std(0))
+        self.mean.copy_(moments.mean)
+        self.std.copy_(moments.std.clamp(min=1e-4))  # a constant dimension must not divide by zero
+
+    def whiten(self, z_i: Tensor) -> Tensor:
+        """z_i [B, D] → float32 data of mean 0 and standard deviation 1."""
+        return (z_i.float() - self.mean) / self.std
+
+    def unwhiten(self, x: Tensor) -> Tensor:
+        """The inverse of `whiten`."""
+        return x * self.std + self.mean
