@@ -106,7 +106,7 @@ def test_what_there_is_nothing_to_do_for_is_refused(pipe: Pipeline, tiny_model: 
     [
         (
             '{"model_type": "llama"}',
-            "strange: neither a model nor a stage of one; its config.json says no kind of stage",
+            "strange: neither a model nor a stage; its config.json names no kind of stage",
         ),
         ('{"_class_name": "AutoencoderKL"}', "is a AutoencoderKL, not a PriorTransformer"),
         ('{"kind": "poem"}', "no stage 'poem'; there are clip, decoder"),

@@ -27,7 +27,7 @@ class Inversion:
 
     Attributes:
         image_embeds: z_i, CLIP's image embeddings, [N, D].
-        noise: x_T, [N, 3, h, h] with h the decoder's size; DDIM with eta = 0 decodes (z_i, x_T) to the picture.
+        noise: x_T, [N, 3, h, h] with h the decoder's size; DDIM with eta = 0 decodes it to the picture.
     """
 
     image_embeds: Tensor

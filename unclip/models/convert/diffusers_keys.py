@@ -1,9 +1,12 @@
-"""What each of our tensors is called in diffusers' files: the conversion is renaming, nothing else."""
+"""Key map of the conversion from diffusers: our tensor names → diffusers' (or transformers') names.
+
+Each table maps the name of a module to theirs. Keys of the block tables are the part of a tensor's name
+before `weight` or `bias`.
+"""
 
 from __future__ import annotations
 
-# Of a residual block, an attention block, and the network around them; the key is the name's part next to
-# last.
+# U-Net: residual block.
 _RESIDUAL = {
     "norm_1": "norm1",
     "conv_1": "conv1",
@@ -12,6 +15,7 @@ _RESIDUAL = {
     "conv_2": "conv2",
     "skip": "conv_shortcut",
 }
+# U-Net: attention block.
 _ATTENTION = {
     "norm": "group_norm",
     "q": "to_q",
@@ -21,11 +25,13 @@ _ATTENTION = {
     "context_v": "add_v_proj",
     "out": "to_out.0",
 }
+# U-Net: layers outside of the blocks, the middle, the kinds of block of a level, and its resampler.
 _AROUND = {"time": "time_embedding", "conv_in": "conv_in", "norm": "conv_norm_out", "conv_out": "conv_out"}
 _MIDDLE = {"middle_1": "resnets.0", "middle_attention": "attentions.0", "middle_2": "resnets.1"}
 _BESIDE = {"blocks": "resnets", "attention": "attentions"}
 _RESAMPLER = {"down": "downsamplers.0", "up": "upsamplers.0"}
 
+# Prior: layers outside of the transformer.
 _PRIOR = {
     "text": "encoder_hidden_states_proj",
     "text_embed": "embedding_proj",
@@ -35,6 +41,7 @@ _PRIOR = {
     "positions": "positional_embedding",
     "out_proj": "proj_to_clip_embeddings",
 }
+# Prior: transformer block.
 _BLOCK = {
     "norm_1": "norm1",
     "q": "attn1.to_q",
@@ -45,6 +52,7 @@ _BLOCK = {
     "up": "ff.net.0.proj",
     "down": "ff.net.2",
 }
+# CLIP's text encoder: transformer block, as transformers names it.
 _TEXT = {
     "norm_1": "layer_norm1",
     "q": "self_attn.q_proj",
@@ -55,6 +63,7 @@ _TEXT = {
     "up": "mlp.fc1",
     "down": "mlp.fc2",
 }
+# Decoder: projections of z_i and the caption.
 _CONDITION = {
     "embed_to_time": "clip_image_embeddings_project_to_time_embeddings",
     "text_to_time": "embedding_proj",
@@ -65,8 +74,9 @@ _CONDITION = {
 
 
 def unet(name: str) -> str:
-    """Of a tensor of our U-Net, in a UNet2DModel or UNet2DConditionModel: `down.0.blocks.1.conv_1.weight` and
-    so on.
+    """Name in a UNet2DModel or UNet2DConditionModel of our U-Net's tensor `name`.
+
+    `down.0.blocks.1.conv_1.weight` → `down_blocks.0.resnets.1.conv1.weight`.
     """
     *path, leaf, kind = name.split(".")
     head = path[0] if path else leaf
@@ -83,7 +93,7 @@ def unet(name: str) -> str:
 
 
 def prior(name: str) -> str:
-    """Of a tensor of our Prior, in a PriorTransformer, with the component's name before it."""
+    """Name in a PriorTransformer of our Prior's tensor, prefixed with the component `prior.`."""
     if name in ("mean", "std"):
         return f"prior.clip_{name}"
     path = name.removeprefix("network.").split(".")
@@ -95,7 +105,7 @@ def prior(name: str) -> str:
 
 
 def text_tower(name: str) -> str:
-    """Of a tensor of our TextTower, in a CLIPTextModelWithProjection."""
+    """Name in a CLIPTextModelWithProjection of our TextTower's tensor."""
     path = name.removeprefix("encoder.").split(".")
     if path[0] == "projection":
         return "text_projection.weight"
@@ -110,9 +120,7 @@ def text_tower(name: str) -> str:
 
 
 def decoder(name: str) -> str:
-    """Of a tensor of our Decoder, in a UNet2DConditionModel (`decoder.`) or UnCLIPTextProjModel
-    (`text_proj.`).
-    """
+    """Name in the UNet2DConditionModel (`decoder.`) or UnCLIPTextProjModel (`text_proj.`) of our tensor."""
     if name == "null_embed":
         return "text_proj.learned_classifier_free_guidance_embeddings"
     part, _, rest = name.removeprefix("network.").partition(".")
@@ -120,6 +128,6 @@ def decoder(name: str) -> str:
 
 
 def upsampler(name: str) -> str:
-    """Of a tensor of our Upsampler, in one of the two UNet2DModels: `super_res_last` takes the last step."""
+    """Name in one of the two UNet2DModels of our Upsampler's tensor; `super_res_last` takes the last step."""
     part, _, rest = name.removeprefix("network.").partition(".")
     return f"{'super_res_last' if part == 'expert' else 'super_res_first'}.{unet(rest)}"
