@@ -501,7 +501,7 @@ def test_an_earlier_stages_picture_that_exists_is_kept(refuses_to_draw: Any) -> 
         ("{seed.real.x}.png", "a pattern knows"),
         ("{seed[0]}.png", "a pattern knows"),
         ("{seed:q}.png", "a pattern knows"),
-        ("same-{prompt}.png", "several pictures would get one name"),
+        ("same-{prompt}.png", "several pictures would have the same name"),
     ],
 )
 def test_a_wrong_output_pattern_is_explained(refuses_to_draw: Any, output: str, says: str) -> None:
