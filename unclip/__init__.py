@@ -1,4 +1,4 @@
-"""unclip, the open DALL·E 2: text-to-image with a CLIP, a prior, a decoder and upsamplers, and their training.
+"""unclip, the open DALL·E 2: text-to-image with a CLIP, a prior, a decoder and upsamplers, and training.
 
     from unclip import Pipeline
     Pipeline.from_pretrained("mini")("a shiba inu wearing a beret").images[0].save("shiba.png")

@@ -29,8 +29,9 @@ def edit(
 ) -> None:
     """Repaint a part of a picture.
 
-    Without a mask, the picture's transparent pixels are painted, or all of it with --strength. Without --size,
-    the result has the smallest size that holds the picture.
+    Without a mask, the picture's transparent pixels are painted, or all of it with --strength.
+
+    Without --size, the result has the smallest size that holds the picture.
 
     \b
     unclip edit shiba.png "a shiba inu wearing a crown" --mask hat.png

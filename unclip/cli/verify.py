@@ -66,7 +66,8 @@ def _watermark(findings: Findings) -> str:
     if findings.watermark is None:
         return "not looked for (over 64 megapixels)"
     score, threshold = findings.watermark
-    return f"{'found' if findings.watermark.found else 'not found'} (score {score:.1f}, threshold {threshold:.1f})"
+    found = "found" if findings.watermark.found else "not found"
+    return f"{found} (score {score:.1f}, threshold {threshold:.1f})"
 
 
 def _credentials(findings: Findings) -> str:

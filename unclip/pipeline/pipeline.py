@@ -111,9 +111,10 @@ class Pipeline:
                 raise CheckpointError(
                     f"{folder}/{name}: was trained for CLIP {trained_for}, this model has {clip.identity}"
                 )
+        base: type[BasePrior] = BasePrior  # type: ignore[type-abstract]
         pipeline = cls(
             clip,
-            None if index.prior is None else _role(stages[index.prior], BasePrior, folder / index.prior),  # type: ignore[type-abstract]
+            None if index.prior is None else _role(stages[index.prior], base, folder / index.prior),
             None if index.decoder is None else _role(stages[index.decoder], Decoder, folder / index.decoder),
             sorted((_role(stages[n], Upsampler, folder / n) for n in index.upsamplers), key=lambda u: u.size),
             folder=folder,

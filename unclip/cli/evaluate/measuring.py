@@ -84,7 +84,7 @@ def features_option(default: str) -> Callable[[Callable[..., Any]], Callable[...
         "--features",
         default=default,
         show_default=True,
-        help="Features: a reference of a CLIP (see --clip of `clip`); inception[:WEIGHTS]; for `is` also judge.",
+        help="Encoder: reference of a CLIP (see --clip of `clip`); inception[:WEIGHTS]; for `is` also judge.",
     )
 
 
