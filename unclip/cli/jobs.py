@@ -96,8 +96,8 @@ class JobRecord:
         from unclip.files import read_json
 
         kept = {"preset": "balanced", **read_json(self.path)}  # older records have no preset
-        asked = {**self.request, "seed": kept.get("seed") if seed is None else seed}
-        for key, value in asked.items():
+        wanted = {**self.request, "seed": kept.get("seed") if seed is None else seed}
+        for key, value in wanted.items():
             if kept.get(key) != value:
                 raise RequestError(
                     f"{self.path}: the pictures there were asked for with {key} {kept.get(key)!r}, now it "

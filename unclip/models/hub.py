@@ -55,20 +55,20 @@ def fetch(ref: str, token: str | None = None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision or None, token=token, allow_patterns=PATTERNS))
     except GatedRepoError:
-        said = "its owner wants to be asked: accept the terms on the Hub, then give a token (HF_TOKEN)"
+        reason = "a gated repository: accept the terms on the Hub, then give a token (HF_TOKEN)"
     except RepositoryNotFoundError:
-        said = f"the Hub has no such model, or shows it to others only (HF_TOKEN){_nearest(name)}"
+        reason = f"the Hub has no such model, or it is private (HF_TOKEN){_nearest(name)}"
     except RevisionNotFoundError:
-        said = f"has no revision {revision!r}"
+        reason = f"has no revision {revision!r}"
     except (LocalEntryNotFoundError, ConnectionError, TimeoutError):
         why = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
-        said = f"not in the cache, and the Hub cannot be reached{why}{_nearest(name)}"
+        reason = f"not in the cache, and the Hub cannot be reached{why}{_nearest(name)}"
     except HFValidationError:
-        said = f"is no Hub id, which is owner/name{_nearest(name)}"
+        reason = f"is not a Hub id (owner/name){_nearest(name)}"
     except Exception as error:  # broken connection, full disk: the client's libraries raise many types
         why = " ".join(str(error).split())[:200] or repr(error)
-        said = f"fetching it failed, and goes on if tried again ({why})"
-    raise CheckpointError(f"{name}: {said}")
+        reason = f"fetching it failed, and goes on if tried again ({why})"
+    raise CheckpointError(f"{name}: {reason}")
 
 
 def _nearest(name: str) -> str:

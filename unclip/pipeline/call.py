@@ -202,7 +202,7 @@ class Call:
         self,
         made: Mapping[int, Tensor],
         z_i: Tensor,
-        asked: Sequence[Mapping[str, Any]],
+        arguments: Sequence[Mapping[str, Any]],
         painted: Tensor | None = None,
     ) -> Generation:
         """The verb's result: images with their settings, watermarked unless disabled.
@@ -211,7 +211,7 @@ class Call:
 
         Args:
             made: pictures [B, 3, H, W] by side in pixels.
-            asked: the verb and its arguments, one per image, for the settings.
+            arguments: the verb and its arguments, one per image, for the settings.
             painted: True where the model painted, [H, W] of the largest; all other pixels stay bit for bit.
         """
         if self.size not in made:
@@ -220,15 +220,15 @@ class Call:
         kept = [side for side in made if side != self.size] if self.options.keep_stages else []
         masks = {side: None if painted is None else resized_mask(painted, side) for side in kept}
         stages = {side: self._images(made[side], masks[side]) for side in kept}
-        settings = self._settings(asked)
-        for image, how in zip(images, settings, strict=True):
-            image.info["unclip"] = how
+        settings = self._settings(arguments)
+        for image, own in zip(images, settings, strict=True):
+            image.info["unclip"] = own
         return Generation(images, self.seeds, settings, self.seconds, z_i, stages, painted)
 
     def _images(self, batch: Tensor, painted: Tensor | None) -> list[Image.Image]:
         return [to_pil(one, marked=self.options.watermark, painted=painted) for one in batch]
 
-    def _settings(self, asked: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def _settings(self, arguments: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The settings that reproduce each image, as written into its file."""
         last = self.model.sizes[-1]
         extra: dict[str, Any] = {"lanczos_from": last} if self.size > last else {}
@@ -241,7 +241,7 @@ class Call:
         }
         return [
             {**one, "seed": seed, "model": self.model.name, "size": self.size, **extra, "stages": used}
-            for one, seed in zip(asked, self.seeds, strict=True)
+            for one, seed in zip(arguments, self.seeds, strict=True)
         ]
 
     @contextmanager

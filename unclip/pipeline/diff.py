@@ -61,5 +61,5 @@ def diff(
         z_d = F.normalize(towards.float(), dim=0)[None] * z_i.norm(dim=1, keepdim=True)
         z = torch.cat([slerp(z_i, z_d, one) for one in thetas])
         made = call.upsample(redraw(call, z, found.noise.expand(len(thetas), -1, -1, -1)))
-    asked = [{"verb": "diff", "before": base, "after": target, "theta": one} for one in thetas]
-    return call.finish(made, z, asked)
+    arguments = [{"verb": "diff", "before": base, "after": target, "theta": one} for one in thetas]
+    return call.finish(made, z, arguments)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final, Unpack
+from typing import Any, Final, Unpack
 
 import torch
 from PIL import Image
@@ -71,9 +71,9 @@ def edit(
         z_i = call.sample_prior(*texts)
         paint = resized_mask(paint, call.size).to(model.device)
         made = paint_over(call, z_i, texts, picture, paint, strength, repeats)
-    how = {"verb": "edit", "prompt": caption, "negative": call.negative}
-    how |= {"strength": strength, "repeats": repeats}
-    return call.finish(made, z_i, [how] * num_images, paint)
+    arguments: dict[str, Any] = {"verb": "edit", "prompt": caption, "negative": call.negative}
+    arguments |= {"strength": strength, "repeats": repeats}
+    return call.finish(made, z_i, [arguments] * num_images, paint)
 
 
 def _what_to_paint(

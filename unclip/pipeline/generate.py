@@ -89,8 +89,8 @@ def decode(
     with torch.inference_mode():
         z_i = image_embeds.to(model.device, torch.float32)
         made = call.upsample(call.decode(z_i, *call.encode(captions)))
-    asked = [{"verb": "decode", "prompt": caption, "negative": call.negative} for caption in captions]
-    return call.finish(made, z_i, asked)
+    arguments = [{"verb": "decode", "prompt": caption, "negative": call.negative} for caption in captions]
+    return call.finish(made, z_i, arguments)
 
 
 def upsample(

@@ -61,11 +61,11 @@ def interpolate(
         z = torch.cat([slerp(z_i[a][None], z_i[b][None], theta) for a, b, theta in way])
         x = [] if fixed_noise else [slerp(x_T[a][None], x_T[b][None], theta) for a, b, theta in way]
         made = call.upsample(redraw(call, z, torch.cat(x) if x else None))
-    asked = [
+    arguments = [
         {"verb": "interpolate", "from": _name(keys[a]), "to": _name(keys[b]), "theta": theta}
         for a, b, theta in way
     ]
-    return call.finish(made, z, asked)
+    return call.finish(made, z, arguments)
 
 
 def _ends(

@@ -59,8 +59,8 @@ def mix(
         z_i = weighted_mean(torch.stack(each), shares, straight=by == "sum")
         made = call.upsample(call.decode(z_i, *call.encode([""] * num_images)))
     names = [key if isinstance(key, str) else "a picture" for key in keys]
-    how = {"verb": "mix", "keys": names, "weights": shares, "by": by, "negative": call.negative}
-    return call.finish(made, z_i, [how] * num_images)
+    arguments = {"verb": "mix", "keys": names, "weights": shares, "by": by, "negative": call.negative}
+    return call.finish(made, z_i, [arguments] * num_images)
 
 
 def _shares(weights: Sequence[float], count: int) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import ceil, hypot
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from PIL import Image
@@ -77,9 +77,9 @@ def outpaint(
             _paint_canvas(call, i, z_i, (text, null), canvas, known, window, repeats)
             for i in range(num_images)
         ]
-    how = {"verb": "outpaint", "prompt": caption, "negative": call.negative}
-    how |= {"to": f"{width}x{height}", "repeats": repeats}
-    return call.finish({size: torch.stack(painted)}, z_i, [how] * num_images, ~known)
+    arguments: dict[str, Any] = {"verb": "outpaint", "prompt": caption, "negative": call.negative}
+    arguments |= {"to": f"{width}x{height}", "repeats": repeats}
+    return call.finish({size: torch.stack(painted)}, z_i, [arguments] * num_images, ~known)
 
 
 def _paint_canvas(

@@ -61,8 +61,8 @@ def _for_clip(pipeline: Pipeline, role: str, stage: BasePrior | DiffusionStage) 
     clip, recorded = pipeline._clip, stage.config.clip
     if clip is None or recorded in (None, clip.identity):
         return stage
-    twin = copy(stage)
-    twin.config = stage.config.model_copy(update={"clip": None})
+    rebound = copy(stage)
+    rebound.config = stage.config.model_copy(update={"clip": None})
     if not same_clip(recorded, clip):
         log.warning(
             "%s: its %s was trained with CLIP %s; it is saved with %s",
@@ -72,7 +72,7 @@ def _for_clip(pipeline: Pipeline, role: str, stage: BasePrior | DiffusionStage) 
             clip.identity,
         )
     try:
-        twin.for_clip(clip)
+        rebound.for_clip(clip)
     except ConfigError as error:
         raise CheckpointError(f"{role}: cannot be saved with this CLIP ({error})") from None
-    return twin
+    return rebound

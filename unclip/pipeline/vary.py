@@ -55,5 +55,5 @@ def vary(
             z_i = found.image_embeds.repeat_interleave(num_images, dim=0)
             x = redraw(call, z_i, found.noise.repeat_interleave(num_images, dim=0))
         made = call.upsample(x)
-    how = {"verb": "vary", **({"fresh_noise": True} if fresh_noise else {"eta": eta})}
-    return call.finish(made, z_i, [how] * len(seeds))
+    arguments = {"verb": "vary", **({"fresh_noise": True} if fresh_noise else {"eta": eta})}
+    return call.finish(made, z_i, [arguments] * len(seeds))
