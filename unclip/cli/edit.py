@@ -14,7 +14,11 @@ from unclip.cli.outputs import read_picture, run
 @click.argument("image", type=PATH)
 @click.argument("prompt")
 @click.option("--mask", type=PATH, help="Mask: painted where transparent or, if fully opaque, where white.")
-@click.option("--strength", type=float, help="Initial noise of the painted part, 0 to 1. Default: 1.")
+@click.option(
+    "--strength",
+    type=float,
+    help="Initial noise of the painted part, above 0, at most 1. Default with a mask: 1.",
+)
 @repeats
 @num_images()
 @image_options()

@@ -12,7 +12,7 @@ import click
 @click.argument("ref", required=False, metavar="[FILE | MODEL | RUN]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(ref: str | None, as_json: bool) -> None:
-    """Show a picture's settings, a model's parts or a run's progress; by default, the version and samplers."""
+    """Show a picture's settings, a model's parts or a run's progress; by default, the version."""
     if ref is None:
         tree = _program()
     elif Path(ref).is_file() or ref.lower().endswith(".png"):

@@ -136,16 +136,16 @@ def _split(values: Sequence[str]) -> list[str]:
 
 _OPTIONS = {
     "output": click.option(
-        "-o",
-        "--output",
-        help="PNG, JPEG or WebP file, folder, or pattern with {prompt}, {seed}, {index}. Default: here.",
+        "-o", "--output", help="PNG, JPEG or WebP file, folder, or pattern with {prompt}, {seed}, {index}."
     ),
     "overwrite": overwrite_option,
     "seed": click.option(
         "--seed", type=int, help="Seed of the first image; later images use seed + 1, + 2 …. Default: random."
     ),
     "size": click.option(
-        "--size", type=int, help="Side of the images in pixels. Default: the model's largest."
+        "--size",
+        type=int,
+        help="Side of the images in pixels. Default: the largest; of an edit, the picture's.",
     ),
     "model": click.option(
         "--model",
@@ -157,7 +157,7 @@ _OPTIONS = {
         "--steps",
         multiple=True,
         metavar="[STAGE=]N",
-        help="Denoising steps of a stage (without STAGE: the decoder), or a preset. Default: the preset's.",
+        help="Denoising steps of STAGE (default: decoder), or a preset. Default: the command's or preset's.",
     ),
     "preset": click.option(
         "--preset",
@@ -168,13 +168,13 @@ _OPTIONS = {
         "--guidance",
         multiple=True,
         metavar="[STAGE=]X",
-        help="Guidance scale of a stage (without STAGE: the decoder). Default: the model's.",
+        help="Guidance scale of STAGE (default: decoder). Default: the command's or model's.",
     ),
     "sampler": click.option(
         "--sampler",
         multiple=True,
         metavar="[STAGE=]NAME",
-        help="ddpm, ddim, dpmpp_2m … of a stage (without STAGE: the decoder). Default: the preset's.",
+        help="ddpm, ddim, dpmpp_2m … of STAGE (default: decoder). Default: the command's or preset's.",
     ),
     "negative": click.option("--negative", default="", help="Negative prompt. Default: none."),
     "device": device_option,
