@@ -25,11 +25,9 @@ _ATTENTION = {
     "context_v": "add_v_proj",
     "out": "to_out.0",
 }
-# U-Net: layers outside of the blocks, the middle, the kinds of block of a level, and its resampler.
-_AROUND = {"time": "time_embedding", "conv_in": "conv_in", "norm": "conv_norm_out", "conv_out": "conv_out"}
-_MIDDLE = {"middle_1": "resnets.0", "middle_attention": "attentions.0", "middle_2": "resnets.1"}
-_BESIDE = {"blocks": "resnets", "attention": "attentions"}
-_RESAMPLER = {"down": "downsamplers.0", "up": "upsamplers.0"}
+# U-Net: layers outside of the blocks, and the residual blocks in the middle.
+_OUTER = {"conv_in": "conv_in", "norm": "conv_norm_out", "conv_out": "conv_out"}
+_MIDDLE = {"middle_1": "resnets.0", "middle_2": "resnets.1"}
 
 # Prior: layers outside of the transformer.
 _PRIOR = {
@@ -52,7 +50,8 @@ _BLOCK = {
     "up": "ff.net.0.proj",
     "down": "ff.net.2",
 }
-# CLIP's text encoder: transformer block, as transformers names it.
+# CLIP's text encoder, as transformers names it: embedding tables, and transformer block.
+_EMBEDDINGS = {"tokens": "token_embedding", "positions": "position_embedding"}
 _TEXT = {
     "norm_1": "layer_norm1",
     "q": "self_attn.q_proj",
@@ -78,45 +77,50 @@ def unet(name: str) -> str:
 
     `down.0.blocks.1.conv_1.weight` → `down_blocks.0.resnets.1.conv1.weight`.
     """
-    *path, leaf, kind = name.split(".")
-    head = path[0] if path else leaf
-    if head in _AROUND:
-        return ".".join([_AROUND[head], *path[1:], *([leaf] if path else []), kind])
-    if head in _MIDDLE:
-        table = _ATTENTION if head == "middle_attention" else _RESIDUAL
-        return f"mid_block.{_MIDDLE[head]}.{table[leaf]}.{kind}"
-    level = f"{head}_blocks.{path[1]}"
-    if path[2] == "resampler":
-        return f"{level}.{_RESAMPLER[head]}.{_RESIDUAL[leaf]}.{kind}"
-    table = _ATTENTION if path[2] == "attention" else _RESIDUAL
-    return f"{level}.{_BESIDE[path[2]]}.{path[3]}.{table[leaf]}.{kind}"
+    match name.split("."):
+        case ["conv_in" | "norm" | "conv_out" as layer, kind]:
+            return f"{_OUTER[layer]}.{kind}"
+        case ["time", linear, kind]:
+            return f"time_embedding.{linear}.{kind}"
+        case ["middle_1" | "middle_2" as block, leaf, kind]:
+            return f"mid_block.{_MIDDLE[block]}.{_RESIDUAL[leaf]}.{kind}"
+        case ["middle_attention", leaf, kind]:
+            return f"mid_block.attentions.0.{_ATTENTION[leaf]}.{kind}"
+        case [side, level, "blocks", i, leaf, kind]:
+            return f"{side}_blocks.{level}.resnets.{i}.{_RESIDUAL[leaf]}.{kind}"
+        case [side, level, "attention", i, leaf, kind]:
+            return f"{side}_blocks.{level}.attentions.{i}.{_ATTENTION[leaf]}.{kind}"
+        case [side, level, "resampler", leaf, kind]:
+            return f"{side}_blocks.{level}.{side}samplers.0.{_RESIDUAL[leaf]}.{kind}"
+    raise AssertionError(name)
 
 
 def prior(name: str) -> str:
     """Name in a PriorTransformer of our Prior's tensor, prefixed with the component `prior.`."""
     if name in ("mean", "std"):
         return f"prior.clip_{name}"
-    path = name.removeprefix("network.").split(".")
-    if path[0] != "body":
-        return ".".join(["prior", _PRIOR[path[0]], *path[1:]])
-    if path[1] == "norm":
-        return f"prior.norm_out.{path[2]}"
-    return f"prior.transformer_blocks.{path[2]}.{_BLOCK[path[3]]}.{path[4]}"
+    match name.removeprefix("network.").split("."):
+        case ["body", "norm", kind]:
+            return f"prior.norm_out.{kind}"
+        case ["body", "blocks", i, leaf, kind]:
+            return f"prior.transformer_blocks.{i}.{_BLOCK[leaf]}.{kind}"
+        case [layer, *rest]:
+            return ".".join(["prior", _PRIOR[layer], *rest])
+    raise AssertionError(name)
 
 
 def text_tower(name: str) -> str:
     """Name in a CLIPTextModelWithProjection of our TextTower's tensor."""
-    path = name.removeprefix("encoder.").split(".")
-    if path[0] == "projection":
-        return "text_projection.weight"
-    if path[0] != "body":
-        return {
-            "tokens": "text_model.embeddings.token_embedding",
-            "positions": "text_model.embeddings.position_embedding",
-        }[path[0]] + ".weight"
-    if path[1] == "norm":
-        return f"text_model.final_layer_norm.{path[2]}"
-    return f"text_model.encoder.layers.{path[2]}.{_TEXT[path[3]]}.{path[4]}"
+    match name.removeprefix("encoder.").split("."):
+        case ["projection", *_]:
+            return "text_projection.weight"
+        case ["tokens" | "positions" as table, *_]:
+            return f"text_model.embeddings.{_EMBEDDINGS[table]}.weight"
+        case ["body", "norm", kind]:
+            return f"text_model.final_layer_norm.{kind}"
+        case ["body", "blocks", i, leaf, kind]:
+            return f"text_model.encoder.layers.{i}.{_TEXT[leaf]}.{kind}"
+    raise AssertionError(name)
 
 
 def decoder(name: str) -> str:
