@@ -102,15 +102,10 @@ class Pipeline:
         clip = None if found.clip is None else load_clip(found.clip)
         stored = None if offload else torch.float32  # offloaded weights stay mapped, in their file's dtype
         stages = {name: load_stage(folder / name, dtype=stored) for name in index.stages}
-        for stage in stages.values():
+        for name, stage in stages.items():
             if not isinstance(stage, DiffusionStage):
                 stage.float()  # such a stage is never offloaded
-        for name, stage in stages.items():
-            trained_for = stage.config.clip
-            if clip is not None and trained_for is not None and not same_clip(trained_for, clip):
-                raise CheckpointError(
-                    f"{folder}/{name}: was trained for CLIP {trained_for}, this model has {clip.identity}"
-                )
+            _check_clip(stage, clip, folder / name)
         base: type[BasePrior] = BasePrior  # type: ignore[type-abstract]
         pipeline = cls(
             clip,
@@ -244,6 +239,12 @@ class Pipeline:
     diff = diff
     edit = edit
     outpaint = outpaint
+
+
+def _check_clip(stage: Stage, clip: Clip | None, folder: Path) -> None:
+    recorded = stage.config.clip
+    if clip is not None and recorded is not None and not same_clip(recorded, clip):
+        raise CheckpointError(f"{folder}: was trained for CLIP {recorded}, this model has {clip.identity}")
 
 
 def _role(stage: Stage, kind: type[S], folder: Path) -> S:
