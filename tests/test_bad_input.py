@@ -169,7 +169,7 @@ def test_missing_and_foreign_tensors_are_named(refused: Any, copy: Path) -> None
         ({"kind": "piror"}, "no stage 'piror'"),
         ({"kind": "../../evil"}, "no stage"),
         ({"kind": ".."}, "no stage"),
-        ({"kind": 5}, "says no kind of stage"),
+        ({"kind": 5}, "names no kind of stage"),
         ({"width": "wide"}, "width"),
         ({"wings": 2}, "wings: Extra inputs"),
         ({"width": 64}, "tensor"),
@@ -501,7 +501,7 @@ def test_an_earlier_stages_picture_that_exists_is_kept(refuses_to_draw: Any) -> 
         ("{seed.real.x}.png", "a pattern knows"),
         ("{seed[0]}.png", "a pattern knows"),
         ("{seed:q}.png", "a pattern knows"),
-        ("same-{prompt}.png", "several pictures would get one name"),
+        ("same-{prompt}.png", "several pictures would have the same name"),
     ],
 )
 def test_a_wrong_output_pattern_is_explained(refuses_to_draw: Any, output: str, says: str) -> None:

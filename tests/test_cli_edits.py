@@ -159,7 +159,7 @@ def test_every_verb_marks_what_it_makes_unless_it_is_told_not_to(run: Any) -> No
             "--output a.bmp: give a folder, or a name that ends in .png, .jpg",
         ),
         (["vary", "in.png", "-o", "{name}.png"], "a pattern knows {prompt}, {seed} and {index} only"),
-        (["interpolate", "in.png", "a fox", "-o", "{seed}.png"], "several pictures would get one name"),
+        (["interpolate", "in.png", "a fox", "-o", "{seed}.png"], "several pictures would have the same name"),
         (["vary", "in.png", "--steps", "prior=fast"], "prior: steps"),
         (
             ["edit", "in.png", "a fox", "--size", "100", "--strength", "0.5"],

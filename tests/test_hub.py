@@ -156,7 +156,7 @@ def test_a_folder_has_no_revision(tiny_model: Path) -> None:
 def test_a_token_opens_what_is_private(fake: Hub) -> None:
     fake.token = "hf_secret"
     line = refused(MODEL)
-    assert line == f"{MODEL}: the Hub has no such model, or shows it to others only (HF_TOKEN)"
+    assert line == f"{MODEL}: the Hub has no such model, or it is private (HF_TOKEN)"
     assert locate(MODEL, token="hf_secret").is_dir()
     assert {said for line, said in fake.seen if "/resolve/" in line} == {"Bearer hf_secret"}
 
@@ -198,7 +198,7 @@ def test_offline_with_nothing_cached_is_one_clear_line(fake: Hub, monkeypatch: p
 
 @pytest.mark.parametrize("ref", ["a b/c", "owner/..name", "owner/name--x"])
 def test_what_can_be_no_id_is_refused_without_asking(fake: Hub, ref: str) -> None:
-    assert "is no Hub id, which is owner/name" in refused(ref)
+    assert "is not a Hub id (owner/name)" in refused(ref)
     assert fake.seen == []
 
 

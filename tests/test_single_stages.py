@@ -73,10 +73,14 @@ def test_a_decoder_by_itself_varies_pictures(tiny_model: Path, pipe: Pipeline) -
 @pytest.mark.parametrize(
     ("part", "call", "says"),
     [
-        ("prior", lambda p: p.generate(PROMPT), "prior: has no decoder, so it draws no pictures"),
+        ("prior", lambda p: p.generate(PROMPT), "prior: has no decoder, so it cannot make pictures"),
         ("prior", lambda p: p.decode(torch.zeros(1, 32)), "prior: has no decoder"),
         ("prior", lambda p: p.upsample([]), "prior: has no upsampler"),
-        ("decoder", lambda p: p.generate(PROMPT), "decoder: has no prior, so it draws nothing from a prompt"),
+        (
+            "decoder",
+            lambda p: p.generate(PROMPT),
+            "decoder: has no prior, so it cannot generate from a prompt",
+        ),
         ("decoder", lambda p: p.sample_prior(PROMPT), "decoder: has no prior"),
         ("decoder", lambda p: p.decode(torch.zeros(1, 31)), r"shape \(1, 31\): decoder decodes \[N, 32\]"),
         ("decoder", lambda p: p.decode(torch.zeros(2, 32), ["a"]), "1 prompts for 2 embeddings"),
@@ -97,7 +101,7 @@ def test_what_there_is_nothing_to_do_for_is_refused(pipe: Pipeline, tiny_model: 
         pipe.upsample(picture, size=256)
     with pytest.raises(RequestError, match="size 64: upsampler-256 makes pictures of 256, 1024 pixels"):
         single(tiny_model, "upsampler-256").upsample(picture, size=64)
-    with pytest.raises(CheckpointError, match="clip: is a clip by itself, of which no pipeline is made"):
+    with pytest.raises(CheckpointError, match="clip: is a clip by itself, which makes no pipeline"):
         single(tiny_model, "clip")
 
 
@@ -106,7 +110,7 @@ def test_what_there_is_nothing_to_do_for_is_refused(pipe: Pipeline, tiny_model: 
     [
         (
             '{"model_type": "llama"}',
-            "strange: neither a model nor a stage of one; its config.json says no kind of stage",
+            "strange: neither a model nor a stage; its config.json names no kind of stage",
         ),
         ('{"_class_name": "AutoencoderKL"}', "is a AutoencoderKL, not a PriorTransformer"),
         ('{"kind": "poem"}', "no stage 'poem'; there are clip, decoder"),
@@ -165,5 +169,5 @@ def test_the_commands_say_what_a_stage_lacks(tiny_model: Path) -> None:
     ):
         done = CliRunner().invoke(cli, command)
         assert isinstance(done.exception, RequestError)
-        assert str(done.exception).endswith("has no decoder, so it draws no pictures")
+        assert str(done.exception).endswith("has no decoder, so it cannot make pictures")
     assert "parameters: " in CliRunner().invoke(cli, ["info", prior]).output

@@ -59,7 +59,7 @@ def test_every_combination_is_a_row_and_a_row_of_pictures(tiny_model: Path, tmp_
     ("arguments", "said"),
     [
         (["--stage", "painter"], "no stage 'painter'; tiny has prior, decoder, upsampler-256"),
-        (["--steps", "1,two"], "--steps 1,two: wants values with commas between"),
+        (["--steps", "1,two"], "--steps 1,two: separate the values with commas"),
         (["--sampler", "eulr"], "no sampler 'eulr'"),
         (["--guidance", "-1"], "greater than or equal to 0"),
         (["--count", "1"], "--count must be at least 2"),

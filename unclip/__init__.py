@@ -1,9 +1,9 @@
-"""unclip, the open DALL·E 2: captions → CLIP embeddings → pictures, and the trainer that makes the models.
+"""unclip, the open DALL·E 2: text-to-image with a CLIP, a prior, a decoder and upsamplers, and training.
 
     from unclip import Pipeline
     Pipeline.from_pretrained("mini")("a shiba inu wearing a beret").images[0].save("shiba.png")
 
-The names below are imported when they are first used (PEP 562), so that `import unclip` costs nothing.
+Public names are imported on first use (PEP 562), so that `import unclip` does not import torch.
 """
 
 from __future__ import annotations

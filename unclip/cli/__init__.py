@@ -1,7 +1,7 @@
-"""The command line: options → one API call → print or save.
+"""The command line: one module per command, each of which parses options and makes one API call.
 
-This package imports click and the errors only; everything heavy is imported inside the commands, so that
-`--help` answers at once.
+Only light modules are imported at the top; commands import torch and the like themselves, so that `--help` is
+fast.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import sys
 
 import click
 
+from unclip.cli.assemble import assemble
+from unclip.cli.calibrate import calibrate
 from unclip.cli.convert import convert
 from unclip.cli.data import data
 from unclip.cli.diff import diff
@@ -21,10 +23,10 @@ from unclip.cli.info import info
 from unclip.cli.interpolate import interpolate
 from unclip.cli.mix import mix
 from unclip.cli.outpaint import outpaint
-from unclip.cli.pixels import sample
 from unclip.cli.provenance import provenance
+from unclip.cli.sample import sample
 from unclip.cli.serve import serve
-from unclip.cli.training import assemble, calibrate, train
+from unclip.cli.train import train
 from unclip.cli.vary import vary
 from unclip.cli.verify import verify
 from unclip.errors import UnclipError
@@ -33,7 +35,7 @@ from unclip.errors import UnclipError
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="unclip", prog_name="unclip")
 def cli() -> None:
-    """unclip, the open DALL·E 2: pictures from captions, and the trainer that makes the models.
+    """unclip, the open DALL·E 2: generate pictures from captions, and train the models.
 
     \b
     unclip generate "a shiba inu wearing a beret"
@@ -64,7 +66,7 @@ for _command in (
 
 
 def main() -> None:
-    """The entry point: errors become one line and an exit code."""
+    """Entry point: print errors as one line and exit with their code."""
     try:
         code = cli.main(standalone_mode=False)
     except UnclipError as error:
@@ -78,11 +80,11 @@ def main() -> None:
         click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
         code = error.exit_code
     except BrokenPipeError:
-        # Whoever read our output has had enough; python would complain once more while it flushes.
+        # The reader of a pipe has closed it; without this, python fails again when it flushes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
-        # A full disk, a folder that may not be written to: the world's fault, not the program's.
+        # A full disk or a folder without write permission is no bug: no traceback.
         where = f"{error.filename}: " if error.filename else ""
         click.echo(f"error: {where}{error.strerror or error}", err=True)
         code = 1

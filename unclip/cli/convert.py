@@ -6,26 +6,26 @@ from pathlib import Path
 
 import click
 
-from unclip.errors import RequestError
+from unclip.cli.options import PATH, overwrite_option
+from unclip.cli.outputs import refuse_existing
 
 
 @click.command()
 @click.argument("source")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=PATH)
 @click.option(
     "--parity",
     is_flag=True,
-    help="Clamp the prior as diffusers does, at ±5, not as Karlo's own code, at ±10; run in float32 everywhere.",
+    help="Match diffusers: clamp the prior at ±5 and run in float32. Default: ±10, as Karlo's own code.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a model folder that exists.")
+@overwrite_option
 def convert(source: str, out: Path, parity: bool, overwrite: bool) -> None:
-    """Turn Karlo, or a single stage of it, into our layout.
+    """Convert Karlo, or a single stage of it, to a model folder.
 
     SOURCE is a folder in diffusers' layout or a Hub id, the folder of one of its networks, a
     PriorTransformer's (Karlo's, Kandinsky 2.2's), a folder of Karlo's own .ckpt files, or one of them.
     """
-    if out.exists() and not overwrite:
-        raise RequestError(f"{out}: exists already and is kept; --overwrite replaces it")
+    refuse_existing(out, overwrite)
     from unclip.models.convert import convert as write
     from unclip.models.resolve import locate
 

@@ -15,11 +15,13 @@ from unclip.errors import RequestError
 @click.argument("image", type=PATH)
 @click.argument("before")
 @click.argument("after")
-@click.option("--theta", default="0.25:0.5", show_default=True, help="How far to go: X, or FROM:TO.")
-@num_images(default=4, help="Images from FROM to TO.")
+@click.option(
+    "--theta", default="0.25:0.5", show_default=True, help="Strength of the edit, 0 to 1: X, or FROM:TO."
+)
+@num_images(default=4, help="Number of images from FROM to TO.")
 @image_options()
 def diff(common: ImageOptions, image: Path, before: str, after: str, theta: str, num_images: int) -> None:
-    """Turn a picture of BEFORE into one of AFTER. BEFORE may be its caption, "a photo", or "".
+    """Edit a picture along the difference of two captions. BEFORE: its caption, "a photo" or "".
 
     \b
     unclip diff shiba.png "a shiba inu in summer" "a shiba inu in the snow" --theta 0.25:0.5

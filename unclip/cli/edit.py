@@ -13,8 +13,12 @@ from unclip.cli.outputs import read_picture, run
 @click.command()
 @click.argument("image", type=PATH)
 @click.argument("prompt")
-@click.option("--mask", type=PATH, help="Painted where transparent or, if nothing of it is, where white.")
-@click.option("--strength", type=float, help="Above 0, at most 1: how much of the painted part is new.")
+@click.option("--mask", type=PATH, help="Mask: painted where transparent or, if fully opaque, where white.")
+@click.option(
+    "--strength",
+    type=float,
+    help="Initial noise of the painted part, above 0, at most 1. Default with a mask: 1.",
+)
 @repeats
 @num_images()
 @image_options()
@@ -27,8 +31,9 @@ def edit(
     repeats: int | None,
     num_images: int,
 ) -> None:
-    """Paint a part of a picture anew. Without a mask its transparent pixels are painted, or all of it by
-    --strength.
+    """Repaint a part of a picture.
+
+    Without a mask, the picture's transparent pixels are painted, or all of it with --strength.
 
     Without --size, the result has the smallest size that holds the picture.
 
@@ -36,13 +41,13 @@ def edit(
     unclip edit shiba.png "a shiba inu wearing a crown" --mask hat.png
     unclip edit shiba.png "a watercolour of a shiba inu" --strength 0.5
     """
-    source, over = read_picture(image), None if mask is None else read_picture(mask)
+    source, painted = read_picture(image), None if mask is None else read_picture(mask)
     run(
         common,
         "edit",
         num_images,
         lambda pipe, options: pipe.edit(
-            source, prompt, over, num_images, strength=strength, repeats=repeats, options=options
+            source, prompt, painted, num_images, strength=strength, repeats=repeats, options=options
         ),
         captions=[prompt],
     )

@@ -15,15 +15,15 @@ from unclip.cli.options import PATH, ImageOptions, image_options, num_images
 @click.option(
     "--prompts-file",
     type=PATH,
-    help="More prompts, one per line. With -o FOLDER, the same command again goes on after a stop.",
+    help="File of more prompts, one per line. With -o FOLDER, run again to resume.",
 )
-@num_images(help="Images of each prompt.")
+@num_images(help="Number of images of each prompt.")
 @click.option("--grid", is_flag=True, help="Write one contact sheet instead of single images.")
 @image_options()
 def generate(
     common: ImageOptions, prompts: tuple[str, ...], prompts_file: Path | None, num_images: int, grid: bool
 ) -> None:
-    """Make images of captions.
+    """Generate images from captions.
 
     \b
     unclip generate "a shiba inu wearing a beret" -n 4 --seed 7

@@ -10,11 +10,9 @@ import click
 
 @click.command()
 @click.argument("ref", required=False, metavar="[FILE | MODEL | RUN]")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(ref: str | None, as_json: bool) -> None:
-    """Say how a picture was made, what a model is, how far a run is, or (without an argument) what this
-    program can do.
-    """
+    """Show a picture's settings, a model's parts or a run's progress; by default, the version."""
     if ref is None:
         tree = _program()
     elif Path(ref).is_file() or ref.lower().endswith(".png"):

@@ -12,7 +12,7 @@ from unclip.cli.outputs import check_extra_outputs, read_key, run, write_animati
 
 @click.command()
 @click.argument("keys", nargs=-1, required=True, metavar="A B...")
-@click.option("--frames", default=16, show_default=True, help="Frames of each part of the way.")
+@click.option("--frames", default=16, show_default=True, help="Number of frames per segment.")
 @click.option("--fixed-noise", is_flag=True, help="Use one random x_T for all frames.")
 @click.option("--animation", type=PATH, help="Also write an animation: .gif, .webp or .mp4.")
 @click.option("--strip", type=PATH, help="Also write all frames side by side, as a PNG.")
@@ -25,7 +25,7 @@ def interpolate(
     animation: Path | None,
     strip: Path | None,
 ) -> None:
-    """Go from one picture to the next; whatever is no file is a prompt. More than two make a loop.
+    """Interpolate between pictures (files) or prompts (other words). More than two make a loop.
 
     \b
     unclip interpolate shiba.png "a cat in space" --frames 16 --animation way.gif -o frames/

@@ -1,4 +1,4 @@
-"""`unclip generate`'s work: many prompts as one job, shared by processes and resumed after a stop."""
+"""Jobs of `unclip generate`: many prompts, split among processes and resumed after a stop."""
 
 from __future__ import annotations
 
@@ -27,18 +27,14 @@ from unclip.pipeline.options import check_prompt
 if TYPE_CHECKING:
     from PIL import Image
 
-BATCH = (
-    8  # images that pass the prior and the decoder together; each batch is saved before the next one begins
-)
+BATCH = 8  # images per batch of prior and decoder; each batch is saved before the next one begins
 NAME = "{prompt}-{seed}.png"
-MOST = 10_000  # images of one command: a slip of the finger should not fill a disk
-RECORD = "unclip-generate.json"  # lies beside a job's pictures and says what was asked for
+MOST = 10_000  # images per command, so that a typing error does not fill a disk
+RECORD = "unclip-generate.json"  # file beside a job's images with the request
 
 
 class Share:
-    """This process's share of the work; under `accelerate launch` there are others, here or on other
-    machines.
-    """
+    """This process's share of the work among the processes of `accelerate launch`."""
 
     def __init__(self) -> None:
         self.rank, self.processes, self.device = 0, 1, None
@@ -50,31 +46,27 @@ class Share:
             self.device = str(self._state.device)
 
     def batches(self, count: int, size: int) -> list[Sequence[int]]:
-        """Which of `count` pictures are this process's to draw, batch by batch.
+        """The indices of this process's images, out of `count`, in batches of `size`.
 
-        Whole batches are dealt out, so that a picture has the same company however many processes there are:
-            beside
-        others, its last bits are others.
+        Batches do not depend on the number of processes, because an image's last bits depend on its batch.
         """
         every: list[Sequence[int]] = [
             range(start, min(start + size, count)) for start in range(0, count, size)
         ]
         return every[self.rank :: self.processes]
 
-    def agree(self, seed: int, going_on: bool) -> tuple[int, bool]:
-        """What the first process says."""
+    def broadcast(self, seed: int, resumed: bool) -> tuple[int, bool]:
+        """The first process's values, on every process."""
         if self.processes == 1:
-            return seed, going_on
+            return seed, resumed
         from accelerate.utils import broadcast_object_list
 
-        said: list[Any] = broadcast_object_list([seed, going_on])
-        return said[0], said[1]
+        values: list[Any] = broadcast_object_list([seed, resumed])
+        return values[0], values[1]
 
     @contextmanager
     def first_process_first(self) -> Iterator[None]:
-        """The first process of each machine passes through before the others: what it fetches or converts,
-        they find.
-        """
+        """Run the body on each machine's first process before the others, which then find its downloads."""
         if self.processes == 1:
             yield
             return
@@ -83,30 +75,29 @@ class Share:
 
 
 class JobRecord:
-    """The file beside a job's images that says what was asked for.
+    """The file beside a job's images that records the request.
 
     Args:
-        path: where it is, or will be.
-        request: what decides the images, without the seed, as JSON knows it.
+        path: path of the file, which need not exist.
+        request: everything but the seed that determines the images, as JSON.
     """
 
     def __init__(self, path: Path, request: dict[str, Any]) -> None:
         self.path, self.request = path, request
 
-    def begun(self, seed: int | None) -> int | None:
-        """The first seed of an earlier run of the same request, which is to be resumed; None if there was
-        none.
+    def earlier_seed(self, seed: int | None) -> int | None:
+        """The first seed of an earlier run of this request, to be resumed; None without an earlier run.
 
         Raises:
-            RequestError: the images there are another request's.
+            RequestError: the images there belong to another request.
         """
         if not self.path.is_file():
             return None
         from unclip.files import read_json
 
-        kept = {"preset": "balanced", **read_json(self.path)}  # which older records do not name
-        asked = {**self.request, "seed": kept.get("seed") if seed is None else seed}
-        for key, value in asked.items():
+        kept = {"preset": "balanced", **read_json(self.path)}  # older records have no preset
+        wanted = {**self.request, "seed": kept.get("seed") if seed is None else seed}
+        for key, value in wanted.items():
             if kept.get(key) != value:
                 raise RequestError(
                     f"{self.path}: the pictures there were asked for with {key} {kept.get(key)!r}, now it "
@@ -116,7 +107,7 @@ class JobRecord:
         return int(kept["seed"])
 
     def begin(self, seed: int) -> None:
-        """Write the record: from now on, images that are there are this job's."""
+        """Write the record; from now on, existing images count as this job's."""
         from unclip.files import write_json
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,15 +117,16 @@ class JobRecord:
 
 
 def fingerprint(captions: Sequence[str]) -> str:
-    """A list of prompts, for a record: how many, and a digest."""
-    return f"{len(captions)}: {hashlib.sha256(chr(10).join(captions).encode(errors='surrogatepass')).hexdigest()[:16]}"
+    """Number and digest of a list of prompts, for a record."""
+    text = "\n".join(captions).encode(errors="surrogatepass")
+    return f"{len(captions)}: {hashlib.sha256(text).hexdigest()[:16]}"
 
 
 def read_captions(prompts: Sequence[str], file: Path | None) -> list[str]:
-    """The prompts of the command line and of a file, one per line.
+    """The prompts of the command line and of a file with one per line.
 
     Raises:
-        RequestError: there is none, one is empty, or the file cannot be read.
+        RequestError: no prompt, an empty one, or an unreadable file.
     """
     captions = list(prompts)
     if file is not None:
@@ -161,8 +153,7 @@ def generate_all(
 
     Args:
         grid: write one contact sheet instead.
-        from_file: whether the captions came from a file; into a folder, they are then a job that can be
-            resumed.
+        from_file: whether the captions came from a file; into a folder, the job can then be resumed.
     """
     total = len(captions) * num_images
     if num_images < 1 or (num_images if from_file else total) > MOST:
@@ -171,14 +162,12 @@ def generate_all(
         )
     share, pattern = Share(), _pattern(common, total, grid=grid, numbered=from_file)
     if grid and share.processes > 1:
-        raise RequestError(
-            "--grid: a sheet is one picture and one process's work; leave out accelerate launch"
-        )
+        raise RequestError("--grid: one process makes the sheet; leave out accelerate launch")
     record = None
     if from_file and common.output is not None and not grid and "{" in pattern:
         record = _record(common, captions, num_images, pattern)
-    begun = None if record is None or common.overwrite else record.begun(common.seed)
-    first, resumed = share.agree(common.first_seed() if begun is None else begun, begun is not None)
+    earlier = None if record is None or common.overwrite else record.earlier_seed(common.seed)
+    first, resumed = share.broadcast(common.first_seed() if earlier is None else earlier, earlier is not None)
     pairs = [(caption, first + i) for caption in captions for i in range(num_images)]
     paths = image_paths(pattern, pairs[:1] if grid else pairs)
     batches = share.batches(total, BATCH)
@@ -200,11 +189,10 @@ def generate_all(
     settings: list[dict[str, Any]] = []
     for batch in batches:
         part = [pairs[i] for i in batch]
-        with progress(
-            common.quiet, f"{batch[0] + 1}–{batch[-1] + 1} of {total}" if total > BATCH else ""
-        ) as on_step:
+        label = f"{batch[0] + 1}–{batch[-1] + 1} of {total}" if total > BATCH else ""
+        with progress(common.quiet, label) as on_step:
             options = common.sampling([seed for _, seed in part], on_step)
-            # A sheet is one picture, so it carries one watermark and not one in each of its parts.
+            # A sheet gets one watermark as a whole, not one per image.
             options = replace(options, watermark=options.watermark and not grid)
             made = pipe.generate([caption for caption, _ in part], options=options)
         if grid:
@@ -218,10 +206,10 @@ def generate_all(
 
 
 def _pattern(common: ImageOptions, total: int, *, grid: bool, numbered: bool) -> str:
-    """The pattern of the images' names."""
+    """The pattern of the file names."""
     if grid:
         return path_pattern(common.output, NAME if common.output else NAME.replace(".", "-grid."), 1)
-    # Of thousands of captions some begin alike, and some are the same.
+    # An index in the name, because captions of a file may share a beginning or be equal.
     name = f"{{index:0{len(str(total - 1))}}}-{NAME}" if numbered and common.output else NAME
     return path_pattern(common.output, name, total)
 

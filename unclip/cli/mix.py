@@ -19,7 +19,7 @@ from unclip.errors import RequestError
     type=click.Choice(["slerp", "sum"]),
     default="slerp",
     show_default=True,
-    help="Mean on the sphere, or sum.",
+    help="Weighted mean on the sphere, or weighted sum.",
 )
 @num_images()
 @image_options()
@@ -30,7 +30,7 @@ def mix(
     by: Literal["slerp", "sum"],
     num_images: int,
 ) -> None:
-    """Make an image of several prompts at once; whatever is a file is a picture.
+    """Make an image of several prompts or pictures (files) at once.
 
     \b
     unclip mix "a fox wearing a crown" "a panda in the snow" --weights 2,1

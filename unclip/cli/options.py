@@ -1,6 +1,6 @@
-"""Options that all commands which make images share, as one decorator and one object.
+"""Shared options: those of all commands that make images as one object, and single ones for others.
 
-Imports nothing heavy: `unclip --help` must answer at once.
+Imports nothing heavy, so that `unclip --help` is fast.
 """
 
 from __future__ import annotations
@@ -21,15 +21,30 @@ from unclip.pipeline.presets import PRESETS
 if TYPE_CHECKING:
     from unclip.pipeline import OnStep, Pipeline
 
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
 PATH = click.Path(path_type=Path)
+CLIP_HELP = "CLIP: mini, a run or folder of the CLIP stage, a model, openclip:NAME/TAG or hf:NAME."
+
+device_option = click.option("--device", help="cpu, cuda, cuda:1 or mps. Default: the best one available.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
+
+
+def add_options(*options: Decorator) -> Decorator:
+    """One decorator for several options, in the order of the help."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """What `image_options` read from the command line; each field is the option of its name.
-
-    An option that a command does not have keeps its default.
-    """
+    """Values of `image_options` from the command line; a command without an option gets its default."""
 
     model: str
     device: str | None
@@ -52,15 +67,13 @@ class ImageOptions:
 
     @property
     def chosen_preset(self) -> str:
-        """The last preset that was named, by --preset or in --steps."""
+        """The preset of --preset, or the last one named in --steps; "balanced" by default."""
         named = [value for value in _split(self.steps) if value in PRESETS]
         return self.preset or (named[-1] if named else "balanced")
 
     @property
     def stages(self) -> dict[str, dict[str, Any]]:
-        """`--steps prior=8 --steps 30` as {"prior": {"steps": "8"}, "decoder": {"steps": "30"}}; stages check
-        the values.
-        """
+        """Changes by stage: `--steps prior=8,30` → {"prior": {"steps": "8"}, "decoder": {"steps": "30"}}."""
         numbers = [value for value in _split(self.steps) if value not in PRESETS]
         changes: dict[str, dict[str, Any]] = {}
         for name, values in (
@@ -74,11 +87,11 @@ class ImageOptions:
         return changes
 
     def first_seed(self) -> int:
-        """The seed of the first image: the one given, or a random one."""
+        """The seed of the first image: --seed, or a random one."""
         return secrets.randbelow(2**31) if self.seed is None else self.seed
 
     def sampling(self, seed: int | Sequence[int], on_step: OnStep | None = None) -> SamplingOptions:
-        """The options as the verbs of a pipeline take them."""
+        """The options as the pipeline's verbs take them."""
         return SamplingOptions(
             seed,
             self.size,
@@ -91,10 +104,10 @@ class ImageOptions:
         )
 
     def load(self, device: str | None = None) -> Pipeline:
-        """The model, on `device` if --device is not given.
+        """Load the model, on `device` unless --device is given.
 
         Raises:
-            RequestError: it makes no images of --size.
+            RequestError: the model makes no images of --size.
         """
         import torch
 
@@ -123,66 +136,66 @@ def _split(values: Sequence[str]) -> list[str]:
 
 _OPTIONS = {
     "output": click.option(
-        "-o",
-        "--output",
-        help="A PNG, JPEG or WebP file, a folder, or a pattern with {prompt}, {seed} and {index}.",
+        "-o", "--output", help="PNG, JPEG or WebP file, folder, or pattern with {prompt}, {seed}, {index}."
     ),
-    "overwrite": click.option("--overwrite", is_flag=True, help="Replace files that exist."),
+    "overwrite": overwrite_option,
     "seed": click.option(
         "--seed", type=int, help="Seed of the first image; later images use seed + 1, + 2 …. Default: random."
     ),
     "size": click.option(
-        "--size", type=int, help="Side in pixels at which the chain stops. Default: the largest."
+        "--size",
+        type=int,
+        help="Side of the images in pixels. Default: the largest; of an edit, the picture's.",
     ),
     "model": click.option(
         "--model",
         default="mini",
         show_default=True,
-        help="The bundled mini, a folder, or a Hub id owner/name.",
+        help="Model: the bundled mini, a folder, or a Hub id owner/name.",
     ),
     "steps": click.option(
         "--steps",
         multiple=True,
         metavar="[STAGE=]N",
-        help="Denoising steps; without a stage, the decoder's. Or a preset's name.",
+        help="Denoising steps of STAGE (default: decoder), or a preset. Default: the command's or preset's.",
     ),
     "preset": click.option(
         "--preset",
         type=click.Choice(list(PRESETS)),
-        help="Steps and samplers of all stages. Default: balanced.",
+        help="Steps and samplers of all stages. Default: balanced, the model's own.",
     ),
     "guidance": click.option(
         "--guidance",
         multiple=True,
         metavar="[STAGE=]X",
-        help="Guidance scale; without a stage, the decoder's.",
+        help="Guidance scale of STAGE (default: decoder). Default: the command's or model's.",
     ),
     "sampler": click.option(
         "--sampler",
         multiple=True,
         metavar="[STAGE=]NAME",
-        help="ddpm, ddim, dpmpp_2m …; without a stage, the decoder's.",
+        help="ddpm, ddim, dpmpp_2m … of STAGE (default: decoder). Default: the command's or preset's.",
     ),
-    "negative": click.option("--negative", default="", help="Caption that guidance leads away from."),
-    "device": click.option("--device", help="cpu, cuda, cuda:1 or mps. Default: the best one there is."),
+    "negative": click.option("--negative", default="", help="Negative prompt. Default: none."),
+    "device": device_option,
     "dtype": click.option(
         "--dtype",
         type=click.Choice(["float32", "bfloat16", "float16"]),
-        help="Precision of the networks. Default: float32; bfloat16 for Karlo where the device is quick in it.",
+        help="Precision of the networks. Default: float32; bfloat16 for Karlo where it is fast.",
     ),
     "offload": click.option(
-        "--offload", is_flag=True, help="Keep one stage in memory at a time; slower to start each."
+        "--offload", is_flag=True, help="Keep one stage in memory at a time; loads each stage when it runs."
     ),
     "save_stages": click.option(
-        "--save-stages", is_flag=True, help="Write the smaller images of the earlier stages, too."
+        "--save-stages", is_flag=True, help="Also write the smaller images of the earlier stages."
     ),
     "no_watermark": click.option(
-        "--no-watermark",
-        is_flag=True,
-        help="Leave out the invisible mark that says a model made the picture.",
+        "--no-watermark", is_flag=True, help="Leave out the invisible watermark of generated pictures."
     ),
     "no_metadata": click.option(
-        "--no-metadata", is_flag=True, help="Leave out the settings, and what says so in the file."
+        "--no-metadata",
+        is_flag=True,
+        help="Leave out the settings and the mark of generated pictures in the file.",
     ),
     "as_json": click.option(
         "--json", "as_json", is_flag=True, help="Print one line of JSON per image instead of its path."
@@ -191,11 +204,11 @@ _OPTIONS = {
 }
 
 
-def image_options(*, without: Sequence[str] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command the shared options; it receives them as its first argument, an `ImageOptions`.
+def image_options(*, without: Sequence[str] = ()) -> Decorator:
+    """Add the shared options to a command, which receives them as its first argument, an `ImageOptions`.
 
     Args:
-        without: options that the command has no use for.
+        without: names of options that the command does not support.
     """
     names = [name for name in _OPTIONS if name not in without]
 
@@ -204,23 +217,18 @@ def image_options(*, without: Sequence[str] = ()) -> Callable[[Callable[..., Any
         def run(**given: Any) -> Any:
             return command(ImageOptions(**{name: given.pop(name) for name in names}), **given)
 
-        decorated: Callable[..., Any] = run
-        for name in reversed(names):
-            decorated = _OPTIONS[name](decorated)
-        return decorated
+        return add_options(*(_OPTIONS[name] for name in names))(run)
 
     return decorate
 
 
-def num_images(
-    default: int = 1, help: str = "Number of images."
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The option -n."""
+def num_images(default: int = 1, help: str = "Number of images.") -> Decorator:
+    """The option --num-images."""
     return click.option("-n", "--num-images", default=default, show_default=True, help=help)
 
 
 repeats = click.option(
     "--repeats",
     type=int,
-    help="Repeats of each of the decoder's steps: more fit better. Default: 4; 1 if it was trained to inpaint.",
+    help="Repeats of each decoder step; more blend better. Default: 4; 1 for an inpainting decoder.",
 )

@@ -14,14 +14,14 @@ from unclip.errors import RequestError
 @click.command()
 @click.argument("image", type=PATH)
 @click.argument("prompt")
-@click.option("--to", required=True, metavar="WxH", help="Width and height of the larger picture, in pixels.")
+@click.option("--to", required=True, metavar="WxH", help="Width and height of the canvas in pixels.")
 @repeats
 @num_images()
 @image_options(without=("size", "save_stages"))
 def outpaint(
     common: ImageOptions, image: Path, prompt: str, to: str, repeats: int | None, num_images: int
 ) -> None:
-    """Paint what is around a picture.
+    """Extend a picture to a larger canvas.
 
     \b
     unclip outpaint shiba.png "a shiba inu on the beach" --to 1536x1024

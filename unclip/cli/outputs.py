@@ -1,6 +1,4 @@
-"""Where a command's images go, and what it prints: paths, checks before the work, files, JSON and progress
-bars.
-"""
+"""Outputs of the commands: paths, checks before the work, files, JSON and progress bars."""
 
 from __future__ import annotations
 
@@ -35,14 +33,13 @@ def run(
     captions: Sequence[str] = (),
     one_seed: bool = False,
 ) -> Generation:
-    """Load the model, call a verb, write its images and print their paths. Finds out first whether they can
-    be kept.
+    """Check the outputs, load the model, call a verb, write its images and print their paths.
 
     Args:
-        name: of an image, in the names of the files.
-        count: images that the verb makes.
-        captions: what the user wrote, for warnings and for {prompt} in names.
-        one_seed: whether all images have one seed.
+        name: stem of the default file names.
+        count: number of images that the verb makes.
+        captions: the user's captions, for warnings and for {prompt} in file names.
+        one_seed: whether all images share one seed.
     """
     if count < 1:
         raise RequestError(f"{count} images: there must be at least 1")
@@ -63,7 +60,7 @@ def run(
 
 
 def path_pattern(output: str | None, name: str, total: int) -> str:
-    """The pattern of the images' names that --output asks for; `name` is the default, with its suffix."""
+    """The pattern of the file names for --output; `name` is the default pattern."""
     if output is None:
         return name
     if "{" in output:
@@ -75,7 +72,7 @@ def path_pattern(output: str | None, name: str, total: int) -> str:
 
 
 def image_paths(pattern: str, pairs: Sequence[tuple[str, int]]) -> list[Path]:
-    """The path of each image, given its caption and its seed."""
+    """The path of each image, given (caption, seed) pairs."""
     try:
         paths = [Path(pattern.format(prompt=_slug(c), seed=s, index=i)) for i, (c, s) in enumerate(pairs)]
     except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
@@ -86,20 +83,26 @@ def image_paths(pattern: str, pairs: Sequence[tuple[str, int]]) -> list[Path]:
         raise RequestError(f"--output {pattern}: give a folder, or a name that ends in {', '.join(SUFFIXES)}")
     if len(set(paths)) < len(paths):
         raise RequestError(
-            f"--output {pattern}: several pictures would get one name; use {{seed}} or {{index}} in it"
+            f"--output {pattern}: several pictures would have the same name; use {{seed}} or {{index}} in it"
         )
     return paths
 
 
 def _slug(caption: str) -> str:
-    """A caption as part of a file name."""
+    """The caption as part of a file name."""
     name = "-".join("".join(c if c.isalnum() else " " for c in caption).split())[:60]
-    # File systems count bytes, and a letter can take four of them.
+    # File systems limit bytes, and a character can take four.
     return name.encode()[:180].decode(errors="ignore").strip("-") or "picture"
 
 
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """RequestError if a file or folder exists and --overwrite is not given."""
+    if path.exists() and not overwrite:
+        raise RequestError(f"{path}: exists already and is kept; --overwrite replaces it")
+
+
 def check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
-    """Find out before the work, not after it, whether the images can be kept.
+    """Check before the work that the images can be written.
 
     Raises:
         RequestError: a file exists, or its folder cannot be written to.
@@ -107,11 +110,9 @@ def check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
     for path in paths:
         if path.is_dir():
             raise RequestError(f"{path}: is a folder")
-        if path.exists() and not overwrite:
-            raise RequestError(f"{path}: exists already and is kept; --overwrite replaces it")
+        refuse_existing(path, overwrite)
     for folder in {path.parent for path in paths}:
-        # Folders are made with the first picture, so that a request refused for another reason leaves none
-        # behind.
+        # Folders are made with the first picture, so that a refused request leaves none behind.
         there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
         if not there.is_dir():
             raise RequestError(f"{folder}: cannot be made ({there} is a file)")
@@ -124,7 +125,7 @@ def check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
 def check_stage_outputs(
     common: ImageOptions, pipe: Pipeline, paths: Sequence[Path], *, overwrite: bool = False
 ) -> None:
-    """The same for the images of earlier stages, if --save-stages asks for them."""
+    """`check_outputs` for the images of earlier stages, with --save-stages."""
     if common.save_stages:
         smaller = [side for side in pipe.sizes if side < (common.size or pipe.sizes[-1])]
         check_outputs(
@@ -137,11 +138,11 @@ def _stage_path(path: Path, side: int) -> Path:
 
 
 def write(common: ImageOptions, made: Generation, number: int, path: Path) -> None:
-    """Write an image, and those of earlier stages, and print its path or its line of JSON."""
-    told = not common.no_metadata
+    """Write an image and those of its earlier stages; print its path or a line of JSON."""
+    metadata = not common.no_metadata
     for side in made.stages:
-        made.save(number, _stage_path(path, side), size=side, metadata=told)
-    made.save(number, path, metadata=told)  # last: where it is, all of them are
+        made.save(number, _stage_path(path, side), size=side, metadata=metadata)
+    made.save(number, path, metadata=metadata)  # last, so that a resumed job finds all stages of it
     settings = made.settings[number]
     prompt = {"prompt": settings["prompt"]} if "prompt" in settings else {}
     seconds = {role: round(s / len(made.images), 3) for role, s in made.seconds.items()}
@@ -149,7 +150,7 @@ def write(common: ImageOptions, made: Generation, number: int, path: Path) -> No
 
 
 def say(common: ImageOptions, path: Path, **more: Any) -> None:
-    """Print the path of a file, or with --json a line of JSON that says more."""
+    """Print a file's path, or with --json a line of JSON with `more` fields."""
     click.echo(json.dumps({"path": str(path), **more}, ensure_ascii=False) if common.as_json else str(path))
 
 
@@ -162,9 +163,7 @@ def write_sheet(
     columns: int | None = None,
     **more: Any,
 ) -> None:
-    """Write a contact sheet: one picture, with one watermark over all of it. With --json, `more` is printed,
-    too.
-    """
+    """Write a contact sheet with one watermark over all of it; `more` are fields of the JSON line."""
     from unclip.images import grid, mark, save_picture
 
     sheet = grid(images, columns)
@@ -177,7 +176,7 @@ def write_sheet(
 
 
 def check_extra_outputs(common: ImageOptions, animation: Path | None, strip: Path | None) -> None:
-    """Find out before the work whether an animation and a strip can be written."""
+    """Check before the work that an animation and a strip can be written."""
     from unclip.images import check_animation
 
     for extra, kinds in ((animation, ANIMATIONS), (strip, (".png",))):
@@ -202,7 +201,7 @@ def write_animation(common: ImageOptions, made: Generation, path: Path, *, bounc
 
 
 def read_key(key: str) -> Image.Image | str:
-    """The picture in the file of that name, or else a prompt."""
+    """Read a key: the picture if it names a file, else the prompt itself."""
     if Path(key).is_file():
         return read_picture(Path(key))
     if Path(key).suffix.lower() in (*SUFFIXES, ".gif"):
@@ -211,14 +210,14 @@ def read_key(key: str) -> Image.Image | str:
 
 
 def read_picture(path: Path) -> Image.Image:
-    """A picture file, or a RequestError that names it."""
+    """Read a picture file; RequestError if it is not one."""
     from unclip.images import open_picture
 
     return open_picture(path)
 
 
 def warn(pipe: Pipeline, captions: Sequence[str]) -> None:
-    """Say on standard error which words of the captions the model does not read or never saw."""
+    """Warn on standard error of captions that are truncated or hold unknown words."""
     for caption in dict.fromkeys(captions):
         _, cut = pipe.clip.truncate(caption)
         if cut:
@@ -237,7 +236,7 @@ def warn(pipe: Pipeline, captions: Sequence[str]) -> None:
 
 @contextmanager
 def progress(quiet: bool, label: str = "") -> Iterator[OnStep | None]:
-    """A bar per stage on a terminal, none in a pipe."""
+    """A progress bar per stage, on a terminal only."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
@@ -257,3 +256,17 @@ def progress(quiet: bool, label: str = "") -> Iterator[OnStep | None]:
     finally:
         for bar in bars.values():
             bar.close()
+
+
+@contextmanager
+def progress_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar of a known length, on a terminal only; call it with (done, total)."""
+    from tqdm import tqdm
+
+    with tqdm(unit=unit, disable=not sys.stderr.isatty()) as bar:
+
+        def update(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield update

@@ -16,11 +16,9 @@ def provenance() -> None:
 
 @provenance.command()
 @click.argument("folder", type=_FOLDER)
-@click.option("--name", default="unclip", show_default=True, help="The organisation that signs.")
+@click.option("--name", default="unclip", show_default=True, help="Name of the signing organisation.")
 def init(folder: Path, name: str) -> None:
-    """Make a certificate of one's own in FOLDER. No list of trusted signers knows it: it shows who signed, no
-    more.
-    """
+    """Make a self-signed certificate in FOLDER. It names the signer, but is on no trust list."""
     from unclip.provenance.credentials import create
 
     create(folder, name)
@@ -30,14 +28,14 @@ def init(folder: Path, name: str) -> None:
 @provenance.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
 @click.option("--credentials", required=True, type=_FOLDER, help="Folder with certificates.pem and key.pem.")
-@click.option("--edited", is_flag=True, help="A model made only a part of each picture.")
+@click.option("--edited", is_flag=True, help="State that a model made only a part of each picture.")
 @click.option(
     "--assert-generated",
     is_flag=True,
-    help="Sign pictures without any mark as well: you state that a model made them. Without it they are refused.",
+    help="State that a model made pictures without any mark, too. Default: they are refused.",
 )
 def sign(files: tuple[Path, ...], credentials: Path, edited: bool, assert_generated: bool) -> None:
-    """Sign, in place, pictures that a model made. Programs that save them again drop the signature."""
+    """Sign generated pictures in place. Programs that save them again drop the signature."""
     from unclip.errors import RequestError
     from unclip.images import write
     from unclip.provenance.credentials import Signer

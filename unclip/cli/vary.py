@@ -13,8 +13,8 @@ from unclip.cli.outputs import read_picture, run
 @click.command()
 @click.argument("image", type=PATH)
 @num_images(help="Number of variations.")
-@click.option("--eta", default=1.0, show_default=True, help="0 gives the picture back, 1 differs most.")
-@click.option("--fresh-noise", is_flag=True, help="Start from noise alone instead of the picture's own x_T.")
+@click.option("--eta", default=1.0, show_default=True, help="Stochasticity: 0 reconstructs, 1 varies most.")
+@click.option("--fresh-noise", is_flag=True, help="Start from noise instead of the picture's x_T.")
 @image_options()
 def vary(common: ImageOptions, image: Path, num_images: int, eta: float, fresh_noise: bool) -> None:
     """Make variations of a picture.

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per file.")
 def verify(files: tuple[Path, ...], as_json: bool) -> None:
-    """Tell which marks pictures carry that say a model made them. No mark proves nothing: marks can be
-    removed.
-    """
+    """Look for marks that a model made the pictures. Marks can be removed: their absence proves nothing."""
     from unclip.provenance.verify import verify as look
 
     unreadable = 0
@@ -68,7 +66,8 @@ def _watermark(findings: Findings) -> str:
     if findings.watermark is None:
         return "not looked for (over 64 megapixels)"
     score, threshold = findings.watermark
-    return f"{'found' if findings.watermark.found else 'not found'} ({score:.1f}; from {threshold:.1f} on)"
+    found = "found" if findings.watermark.found else "not found"
+    return f"{found} (score {score:.1f}, threshold {threshold:.1f})"
 
 
 def _credentials(findings: Findings) -> str:
@@ -77,7 +76,7 @@ def _credentials(findings: Findings) -> str:
     if findings.manifest is None:
         return "a C2PA manifest"
     means = {
-        "Trusted": "signed by {}, whom C2PA's list trusts",
-        "Valid": "signed by {}, unchanged since; whether to trust the signer is yours to say",
+        "Trusted": "signed by {}, who is on C2PA's trust list",
+        "Valid": "signed by {}, unchanged since; the signer is on no trust list",
     }.get(findings.manifest.state, "of {}, but changed or damaged since it was signed")
     return f"a C2PA manifest {means.format(findings.manifest.issuer or 'somebody unnamed')}"

@@ -1,3 +1,1 @@
-"""Models on disk: their index, what a reference names, the Hub, conversion of other programs' files, and
-assembly.
-"""
+"""Models on disk: index, references, Hub downloads, conversion and assembly."""

@@ -1,4 +1,4 @@
-"""Joins trained stages into one model folder."""
+"""Assemble trained stages into a model folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unclip.models.resolve import find_clip, resolve, role_of
 from unclip.stages import load_stage
 from unclip.stages.base import Stage
 
-CLIP = "clip"  # folder of a model's own CLIP
+CLIP = "clip"  # subfolder of a CLIP that is saved with the model
 
 
 def assemble(
@@ -27,15 +27,14 @@ def assemble(
     dtype: torch.dtype | None = None,
     vocabulary: Sequence[str] | None = None,
 ) -> None:
-    """Writes the model folder `out` from trained stages.
+    """Write the model folder `out` from trained stages.
 
     Args:
-        runs: references of single stages: runs, whose newest checkpoint is taken, saved stages, mini/decoder,
-            ….
-        clip: reference of the CLIP if none of the runs is one. A public one is named in the model, another
-            one copied.
-        dtype: of the saved weights. None keeps each stage's own.
-        vocabulary: words that the model knows. None for an open vocabulary.
+        runs: references of single stages: runs (their newest checkpoint), saved stages, mini/decoder, ….
+        clip: reference of the CLIP if none of the runs is one. A public CLIP is saved by reference, any other
+            is copied.
+        dtype: dtype of the saved weights. None keeps each stage's.
+        vocabulary: the words that the model was trained on. None for an open vocabulary.
 
     Raises:
         CheckpointError: a stage is missing, given twice, or trained for another CLIP.
@@ -67,14 +66,13 @@ def assemble(
 
 
 def clip_to_save(reference: str) -> tuple[str | None, Path | None]:
-    """How a model folder keeps a CLIP: (reference, None) of a public one, (None, folder to copy) of another
-    one.
+    """How to save a CLIP in a model folder: (reference, None) if public, else (None, folder to copy).
 
     Args:
-        reference: as `read_clip` takes it.
+        reference: see `read_clip`.
 
     Raises:
-        CheckpointError: its weights are a single file or a pickle, which a model folder does not hold.
+        CheckpointError: its weights are a single file or a pickle, which a model folder cannot hold.
     """
     if not is_backend(reference):
         return None, Path(reference)
@@ -87,9 +85,7 @@ def clip_to_save(reference: str) -> tuple[str | None, Path | None]:
 
 
 def _identity(reference: str) -> str:
-    """The identity of a CLIP; a public one, whose weights may be gigabytes on the Hub, need not be there to
-    be named.
-    """
+    """The identity of a CLIP; a public one is not downloaded, its reference is its identity."""
     public = is_backend(reference) and local_weights(reference) is None
     return reference if public else read_clip(reference).identity
 

@@ -1,6 +1,6 @@
-"""Models on the Hub, through its own client: its cache, its token, downloads that go on where they broke off.
+"""Model downloads from the Hugging Face Hub with its own client, cache and resumable downloads.
 
-The client's environment variables hold here as everywhere: HF_TOKEN, HF_HOME, HF_HUB_OFFLINE.
+Honours the client's environment variables: HF_TOKEN, HF_HOME, HF_HUB_OFFLINE.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ from pathlib import Path
 
 from unclip.errors import CheckpointError
 
-# Repositories of models that unclip runs; a mistyped id is compared with them and with what is in the cache.
+# Known repositories; suggestions for a mistyped id come from these and from the cache.
 KNOWN = ("kakaobrain/karlo-v1-alpha", "kakaobrain/karlo-v1-alpha-image-variations")
 PATTERNS = ["*.json", "*.safetensors", "*.md", "*/merges.txt"]  # no pickle is ever fetched
 
 
 def is_id(ref: str) -> bool:
-    """Whether that can be a repository or a folder in it: owner/name or owner/name/folder, with @revision or
-    without.
+    """Whether `ref` has the form of a Hub id: owner/name or owner/name/folder, optionally with @revision.
 
-    A path of three parts whose first is a local folder is taken for a mistyped path.
+    A three-part path that begins with an existing local folder counts as a mistyped path.
     """
     parts = ref.partition("@")[0].split("/")
     path = ref.startswith((".", "/", "~")) or ".." in parts or (len(parts) == 3 and Path(parts[0]).is_dir())
@@ -27,23 +26,21 @@ def is_id(ref: str) -> bool:
 
 
 def split(ref: str) -> tuple[str, str]:
-    """owner/name/folder@revision → (owner/name@revision, folder), with "" for no folder."""
+    """Split owner/name/folder@revision into (owner/name@revision, folder); the folder may be ""."""
     path, at, revision = ref.partition("@")
     owner, name, *rest = path.split("/")
     return f"{owner}/{name}{at}{revision}", "/".join(rest)
 
 
 def fetch(ref: str, token: str | None = None) -> Path:
-    """The folder of a repository's files, fetched if they are not in the cache.
+    """Download a repository's files to the Hub's cache, if needed, and return their folder.
 
     Args:
         ref: owner/name, or owner/name@revision for a branch, a tag or a commit.
-        token: for repositories that not everybody may read; HF_TOKEN's, or that of `hf auth login`, if not
-            given.
+        token: access token for private and gated repositories. Default: HF_TOKEN, or that of `hf auth login`.
 
     Raises:
-        CheckpointError: there is no such repository or revision, or it is not in the cache and cannot be
-            fetched.
+        CheckpointError: no such repository or revision, or a failed download.
     """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
@@ -58,21 +55,20 @@ def fetch(ref: str, token: str | None = None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision or None, token=token, allow_patterns=PATTERNS))
     except GatedRepoError:
-        said = "its owner wants to be asked: accept the terms on the Hub, then give a token (HF_TOKEN)"
+        reason = "a gated repository: accept the terms on the Hub, then give a token (HF_TOKEN)"
     except RepositoryNotFoundError:
-        said = f"the Hub has no such model, or shows it to others only (HF_TOKEN){_nearest(name)}"
+        reason = f"the Hub has no such model, or it is private (HF_TOKEN){_nearest(name)}"
     except RevisionNotFoundError:
-        said = f"has no revision {revision!r}"
+        reason = f"has no revision {revision!r}"
     except (LocalEntryNotFoundError, ConnectionError, TimeoutError):
         why = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
-        said = f"not in the cache, and the Hub cannot be reached{why}{_nearest(name)}"
+        reason = f"not in the cache, and the Hub cannot be reached{why}{_nearest(name)}"
     except HFValidationError:
-        said = f"is no Hub id, which is owner/name{_nearest(name)}"
-    except (
-        Exception
-    ) as error:  # a connection that breaks, a disk that is full: its libraries raise what they like
-        said = f"fetching it failed, and goes on if tried again ({' '.join(str(error).split())[:200] or error!r})"
-    raise CheckpointError(f"{name}: {said}")
+        reason = f"is not a Hub id (owner/name){_nearest(name)}"
+    except Exception as error:  # broken connection, full disk: the client's libraries raise many types
+        why = " ".join(str(error).split())[:200] or repr(error)
+        reason = f"fetching it failed, and goes on if tried again ({why})"
+    raise CheckpointError(f"{name}: {reason}")
 
 
 def _nearest(name: str) -> str:

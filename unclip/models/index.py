@@ -1,4 +1,4 @@
-"""The index of a model folder, `model_index.json`: one class writes it, and the same class reads it."""
+"""The index of a model folder, `model_index.json`: its format, reader and writer."""
 
 from __future__ import annotations
 
@@ -30,21 +30,20 @@ Precision = Annotated[
 
 
 class ModelIndex(Config):
-    """What a model consists of. Paths are relative to the model's folder and never lead out of it.
+    """The parts of a model. Paths are relative to the model's folder and stay inside it.
 
-    Keys that this version does not know are kept, so that loading and saving a model loses nothing.
+    Unknown keys are kept, so that loading and saving a model loses nothing.
 
     Attributes:
         format: version of this file's layout.
-        name: of the model, for messages.
-        unclip: version of the program that wrote the folder. None if it did not say.
-        clip: folder of the CLIP, or the reference of a public one (`openclip:…`, `hf:…`). None for a model
-            without one.
-        prior, decoder: folders of these stages. None for a model without one.
-        upsamplers: folders of the upsamplers, the smallest pictures first.
+        name: name of the model, for messages.
+        unclip: version of the program that wrote the folder. None if not recorded.
+        clip: folder of the CLIP, or the reference of a public one (`openclip:…`, `hf:…`). None without one.
+        prior, decoder: folders of these stages. None if the model lacks the stage.
+        upsamplers: folders of the upsamplers, in ascending order of size.
         vocabulary: words that the model was trained on. None for an open vocabulary.
-        precision: dtype of the networks on devices that are quick in it; "quick" is its older name. None for
-            float32.
+        precision: dtype of the networks on devices where it is fast; "quick" is the older name of "bfloat16".
+            None for float32.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -69,11 +68,11 @@ class ModelIndex(Config):
         vocabulary: Sequence[str] | None = None,
         precision: Literal["bfloat16"] | None = None,
     ) -> Self:
-        """The index of a model that this version writes.
+        """Build the index of a new model.
 
         Args:
             stages: folder of each stage by its role: "prior", "decoder", "upsampler-SIZE".
-            clip: its folder or reference.
+            clip: folder or reference of the CLIP.
         """
         upsamplers = sorted(
             (r for r in stages if r.startswith("upsampler-")), key=lambda r: int(r.split("-")[1])
@@ -91,10 +90,10 @@ class ModelIndex(Config):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The index of a model folder.
+        """Read the index of a model folder.
 
         Raises:
-            CheckpointError: missing or damaged, of another format, or a path that leads out of the folder.
+            CheckpointError: missing or damaged, another format, or a path that leads out of the folder.
         """
         tree = read_json(folder / FILE)
         if tree.get("format") != FORMAT:
@@ -107,7 +106,7 @@ class ModelIndex(Config):
             raise CheckpointError(str(error)) from None
 
     def write(self, folder: Path) -> None:
-        """Writes `model_index.json` into the folder."""
+        """Write `model_index.json` into the folder."""
         optional = {key for key in ("unclip", "vocabulary", "precision") if getattr(self, key) is None}
         write_json(folder / FILE, self.model_dump(mode="json", exclude=optional))
 

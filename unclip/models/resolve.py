@@ -1,5 +1,4 @@
-"""What a reference names. Every option and key that takes a model, a stage or a CLIP asks here, and nothing
-else does.
+"""Resolve references of models, stages and CLIPs, for every option and config key that takes one.
 
 mini, mini/decoder                    the bundled model, one of its stages
 my-model, my-model/decoder            a model folder, one of its stages
@@ -31,14 +30,14 @@ RUN = "run.yaml"
 
 @dataclass(frozen=True)
 class Model:
-    """What a reference names: a whole model, or a stage by itself.
+    """A resolved reference: a whole model, or a single stage.
 
     Attributes:
         ref: the reference, for messages.
-        folder: the model's, or the stage's.
-        index: of the model; for a stage by itself, of that stage alone, with "." as its folder.
-        clip: reference of its CLIP, as `load_clip` takes it. None if it has none.
-        kind: of a stage by itself. None for a whole model.
+        folder: folder of the model or the stage.
+        index: index of the model; for a single stage, an index of that stage with "." as its folder.
+        clip: reference of its CLIP, see `load_clip`. None without a CLIP.
+        kind: kind of a single stage. None for a whole model.
     """
 
     ref: str
@@ -48,7 +47,7 @@ class Model:
     kind: str | None = None
 
     def stage(self, role: str) -> Path:
-        """Folder of the stage in a role; of a stage by itself, its own folder, whatever its kind.
+        """Folder of the stage with a role; for a single stage, its own folder whatever the role.
 
         Args:
             role: "clip", "prior", "decoder" or "upsampler-SIZE".
@@ -65,7 +64,7 @@ class Model:
 
     @property
     def roles(self) -> dict[str, str]:
-        """Folder of each part by its role, a CLIP of its own among them."""
+        """Folder of each part by its role, including a CLIP saved with the model."""
         index = self.index
         clip = {"clip": index.clip} if index.clip and (self.folder / index.clip).is_dir() else {}
         single = {role: name for role in ("prior", "decoder") if (name := getattr(index, role)) is not None}
@@ -76,14 +75,13 @@ class Model:
 
 
 def resolve(ref: str, *, revision: str | None = None, token: str | None = None) -> Model:
-    """The model or the stage that `ref` names; other programs' files are converted first, into the user's
-    cache.
+    """Resolve `ref` to a model or a stage; other programs' files are converted into the cache folder.
 
     Args:
         revision, token: see `locate`.
 
     Raises:
-        CheckpointError: nothing there, something else there, or an index that this version does not read.
+        CheckpointError: no model there, or an index of another format.
     """
     folder = locate(ref, revision=revision, token=token)
     folder = folder if encoders.is_clip(folder) else converted(folder)
@@ -95,18 +93,17 @@ def resolve(ref: str, *, revision: str | None = None, token: str | None = None) 
 
 
 def load_clip(ref: str) -> Clip:
-    """The CLIP that `ref` names: one of another library (`openclip:…`, `hf:…`), a saved CLIP stage or a
-    model's CLIP.
+    """Load a CLIP: one of another library (`openclip:…`, `hf:…`), a saved CLIP stage or a model's CLIP.
 
     Raises:
-        CheckpointError: nothing there, or a model or stage without a CLIP.
+        CheckpointError: no model there, or a model or stage without a CLIP.
         ConfigError: an unknown library.
     """
     return read_clip(find_clip(ref))
 
 
 def find_clip(ref: str) -> str:
-    """The CLIP that `ref` names as `read_clip` takes it: a folder, or `backend:name`."""
+    """Resolve `ref` to a CLIP's folder or `backend:name`, as `read_clip` takes it."""
     if encoders.is_backend(ref):
         return ref
     model = resolve(ref)
@@ -114,15 +111,12 @@ def find_clip(ref: str) -> str:
         raise CheckpointError(
             f"{ref}: comes without a CLIP; name the folder of one, or openclip:NAME/TAG, or hf:NAME"
         )
-    return (
-        model.clip if model.clip == str(model.folder / (model.index.clip or ".")) else find_clip(model.clip)
-    )
+    own = model.clip == str(model.folder / (model.index.clip or "."))
+    return model.clip if own else find_clip(model.clip)
 
 
 def clip_identity(ref: str) -> str:
-    """The identity of the CLIP that `ref` names. Its weights are read only if neither its name nor a
-    config.json says it.
-    """
+    """The identity of a CLIP; its weights are read only if neither reference nor config.json records it."""
     found = find_clip(ref)
     if encoders.is_backend(found) and encoders.local_weights(found) is None:
         return found
@@ -132,22 +126,20 @@ def clip_identity(ref: str) -> str:
 
 
 def locate(ref: str, *, revision: str | None = None, token: str | None = None) -> Path:
-    """The folder (or the .ckpt file) that `ref` names, fetched from the Hub if need be. Nothing in it is
-    converted.
+    """Find the folder or .ckpt file of `ref`, downloaded from the Hub if needed, without conversion.
 
     Args:
-        revision: of a Hub repository; `ref` may say it, too, as owner/name@revision.
+        revision: branch, tag or commit of a Hub repository; also as owner/name@revision in `ref`.
         token: see `hub.fetch`.
+
+    Raises:
+        CheckpointError: no model there.
     """
     if not ref:
         raise CheckpointError("an empty reference names no model; give mini, a folder or a Hub id owner/name")
     path, parts = Path(ref), Path(ref).parts
-    bundled = (
-        bool(parts)
-        and ".." not in parts
-        and (files.BUNDLED / parts[0] / FILE).is_file()
-        and parts[0].isidentifier()
-    )
+    named = bool(parts) and ".." not in parts and parts[0].isidentifier()
+    bundled = named and (files.BUNDLED / parts[0] / FILE).is_file()
     if revision is not None and (bundled or path.exists()):
         raise CheckpointError(f"{ref}: is a folder; a revision is a Hub repository's")
     if bundled:
@@ -175,21 +167,19 @@ def locate(ref: str, *, revision: str | None = None, token: str | None = None) -
 
 
 def role_of(kind: type[Stage], size: object = None) -> str | None:
-    """Role of a stage in a model: "clip", "prior", "decoder", "upsampler-SIZE"; None if models have no place
-    for it.
-    """
+    """Role of a stage in a model: "clip", "prior", "decoder", "upsampler-SIZE"; None for other stages."""
     return f"upsampler-{size}" if kind.role == "upsampler" else kind.role
 
 
 def _is_model(folder: Path) -> bool:
-    """Whether a model, a stage or a run may be there: ours, diffusers' or Karlo's; or a CLIP."""
+    """Whether the folder may hold a model, stage or run (ours, diffusers' or Karlo's) or a CLIP."""
     names = (FILE, "config.json", "open_clip_config.json")
     found = any((folder / name).is_file() for name in names)
     return found or any(path for pattern in ("*.ckpt", "step-*") for path in folder.glob(pattern))
 
 
 def _part(model: Path, part: str, name: str) -> Path:
-    """A model's folder, or one of its stages'."""
+    """The folder of a model, or of its stage `part`."""
     if part and not (model / part / "config.json").is_file():
         there = sorted(path.parent.name for path in model.glob("*/config.json"))
         raise CheckpointError(f"{name}: has no {part}; its stages are {', '.join(there) or 'none'}")
@@ -213,7 +203,7 @@ def _single(ref: str, folder: Path, name: str) -> Model:
     kind = tree.get("kind")
     if not isinstance(kind, str):
         raise CheckpointError(
-            f"{folder}: neither a model nor a stage of one; its config.json says no kind of stage"
+            f"{folder}: neither a model nor a stage; its config.json names no kind of stage"
         )
     role = role_of(stage_class(kind), tree.get("size"))
     index = ModelIndex.of(name, {} if role is None else {role: "."}, clip=None)
@@ -221,7 +211,7 @@ def _single(ref: str, folder: Path, name: str) -> Model:
 
 
 def _clip_beside(folder: Path) -> str | None:
-    """Reference of the CLIP of the model that a stage's folder is part of, or of the run that saved it."""
+    """Reference of the CLIP of the model or the run that a stage's folder belongs to."""
     parent = folder.absolute().parent
     if (parent / FILE).is_file() and "_class_name" not in read_json(parent / FILE):
         clip = ModelIndex.read(parent).clip

@@ -1,7 +1,7 @@
-"""From captions and pictures to pictures: the pipeline, its options, and a file for each verb.
+"""The pipeline, its sampling options, and one module per verb.
 
-The names below are imported when they are first used (PEP 562): the command line reads
-`unclip.pipeline.presets` and must not wait for torch.
+Public names are imported on first use (PEP 562): the command line reads `unclip.pipeline.presets` without
+importing torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_SEED", "Generation", "OnStep", "Pipeline", "SamplingOptions", "check_prompt"]
 
-_HOMES = {"Generation": "generation", "Pipeline": "pipeline"}  # all others: options
+# All other public names live in unclip.pipeline.options.
+_HOMES = {"Generation": "generation", "Pipeline": "pipeline"}
 
 
 def __getattr__(name: str) -> object:

@@ -1,5 +1,4 @@
-"""One call of a pipeline: the stages it runs, the seeds of its images, and where images leave the pipeline,
-marked.
+"""One call of a pipeline: its stages' sampling, the seeds, and the watermarked output images.
 
 Every verb is a few lines on top of this.
 """
@@ -31,15 +30,15 @@ from unclip.stages.diffusion import DiffusionStage
 from unclip.stages.prior_base import BasePrior
 from unclip.stages.upsampler import Upsampler
 
-LARGEST = 1024  # pixels of a side: DALL·E 2's
-TOGETHER = 4 * 256**2  # pixels that an upsampler makes at a time: more are no quicker, and memory stays flat
+LARGEST = 1024  # side in pixels of DALL·E 2's images
+TOGETHER = 4 * 256**2  # pixels per batch of an upsampler: larger batches are no faster and need more memory
 
 DEFAULTS = SamplingOptions()
-WITHOUT = {"prior": "so it draws nothing from a prompt", "decoder": "so it draws no pictures"}
+WITHOUT = {"prior": "so it cannot generate from a prompt", "decoder": "so it cannot make pictures"}
 
 
 class Model(Protocol):
-    """What a call needs of a pipeline: its stages and its name."""
+    """The part of `Pipeline` that a call uses: its stages and its name."""
 
     prior: BasePrior | None
     upsamplers: tuple[Upsampler, ...]
@@ -49,19 +48,19 @@ class Model(Protocol):
 
     @property
     def clip(self) -> Clip:
-        """The CLIP; a RequestError where the model has none."""
+        """The CLIP; RequestError if the model has none."""
 
     @property
     def decoder(self) -> Decoder:
-        """The decoder; a RequestError where the model has none."""
+        """The decoder; RequestError if the model has none."""
 
     @property
     def stages(self) -> dict[str, BasePrior | DiffusionStage]:
-        """The stages that it has by role, in the order of the chain."""
+        """The stages by role, in the order of sampling."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Sides in pixels at which a generation can end."""
+        """Sides in pixels of the images that the stages make."""
 
 
 class Call:
@@ -69,13 +68,13 @@ class Call:
 
     Args:
         seeds: one per image.
-        options: what the verb was asked for.
-        defaults: the verb's own sampling by stage, which presets and options replace.
-        forced: the verb's own sampling by stage, which only the options' `stages` replace.
-        needs: the stages without which the verb can do nothing: a pipeline may be a stage by itself.
+        options: the user's options.
+        defaults: the verb's sampling defaults by stage; presets and options override them.
+        forced: the verb's sampling settings by stage; only the options' `stages` override them.
+        needs: roles of the stages that the verb requires; a pipeline may consist of one stage.
 
     Raises:
-        RequestError: a size, stage or field of its sampling that does not exist.
+        RequestError: a required stage is missing, or an unknown size, stage or sampling field.
     """
 
     def __init__(
@@ -106,14 +105,14 @@ class Call:
         )
 
     def _sampling(self, layers: Sequence[StageChanges]) -> dict[str, SamplingConfig]:
-        """The sampling of each stage that runs: its own, changed layer by layer."""
+        """Each running stage's sampling config, with the layers of changes applied in order."""
         stages = self.model.stages
         for role in layers[-1]:
             if role not in stages:
                 raise RequestError(f"options for {role!r}: the stages are {', '.join(stages)}")
         chosen = {}
-        beyond = {f"upsampler-{u.size}" for u in self.model.upsamplers if u not in self.chain}
-        for role in (role for role in stages if role not in beyond):
+        unused = {f"upsampler-{u.size}" for u in self.model.upsamplers if u not in self.chain}
+        for role in (role for role in stages if role not in unused):
             changes = {name: value for layer in layers for name, value in layer.get(role, {}).items()}
             try:
                 chosen[role] = stages[role].config.sampling.updated(changes)
@@ -125,25 +124,23 @@ class Call:
         return chosen
 
     def encode(self, captions: Sequence[str]) -> tuple[Text, Text]:
-        """Captions and what guidance leads away from, encoded as one batch so that both have one length."""
+        """The captions and the null text, encoded as one batch so that both have the same length."""
         with self.timed("clip"):
             both = self.model.clip.encode_text([*captions, self.negative])
         return both.rows(None, -1), both.rows(-1, None).repeat(len(captions))
 
     def encode_images(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """z_i [N, D] of whole pictures of any sizes; each is encoded by itself, so that none depends on the
-        others.
-        """
-        whole = [on_white(plain(one)) for one in pictures]
+        """z_i [N, D] of pictures of any size, encoded one by one so that none depends on its batch."""
+        opaque = [on_white(plain(one)) for one in pictures]
         with self.timed("clip"):
-            return torch.cat([encode_pictures(self.model.clip, [one]) for one in whole]).float()
+            return torch.cat([encode_pictures(self.model.clip, [one]) for one in opaque]).float()
 
     def noise(self, role: str) -> SeededNoise:
-        """The noise of a stage, image by image."""
+        """The seeded noise of a stage, one seed per image."""
         return SeededNoise(self.seeds, role)
 
     def run(self, role: str, steps: Iterator[Step], total: int) -> Tensor:
-        """Takes all of a stage's steps; `total` is their number."""
+        """Run all `total` steps of a stage and return the last step's x."""
         with self.timed(role):
             for number, step in enumerate(steps, start=1):
                 if self.options.on_step:
@@ -151,10 +148,10 @@ class Call:
         return step.x
 
     def sample_prior(self, text: Text, null: Text) -> Tensor:
-        """z_i [B, D] of the captions, by the prior.
+        """Sample z_i [B, D] of the captions from the prior.
 
         Raises:
-            RequestError: the model has none.
+            RequestError: the model has no prior.
         """
         prior = self.model.prior
         if prior is None:
@@ -171,10 +168,10 @@ class Call:
         *,
         name: str = "decoder",
     ) -> Tensor:
-        """What the decoder's walk ends in, [B, 3, h, h]: pictures, or for an inversion x_T.
+        """Run the decoder along a trajectory to its end [B, 3, h, h]: pictures, or x_T of an inversion.
 
         Args:
-            name: of the walk, for `on_step` and the seconds.
+            name: label for `on_step` and the timings.
         """
         decoder, used = self.model.decoder, self.sampling["decoder"]
         steps = decoder.sample(z_i, text, null, used, self.noise("decoder"), trajectory)
@@ -183,24 +180,21 @@ class Call:
     def upsample(
         self, x: Tensor, trajectory_at: Callable[[int], Trajectory] = lambda side: FROM_NOISE
     ) -> dict[int, Tensor]:
-        """The pictures [B, 3, h, h] and those of every upsampler up to `size`, by side in pixels, in [−1, 1].
+        """Upsample x [B, 3, h, h] up to `size`; returns every resolution by its side in pixels, in [−1, 1].
 
         Args:
-            trajectory_at: the walk to pictures of a side; it must fit any number of pictures.
+            trajectory_at: the trajectory for images of a given side; must fit any batch size.
         """
         made = {x.shape[-1]: x.clamp(-1, 1)}
         for upsampler in self.chain:
-            role, low, trajectory = (
-                f"upsampler-{upsampler.size}",
-                made[x.shape[-1]],
-                trajectory_at(upsampler.size),
-            )
-            used, few = self.sampling[role], max(1, TOGETHER // upsampler.size**2)
+            role, low = f"upsampler-{upsampler.size}", made[x.shape[-1]]
+            trajectory, used = trajectory_at(upsampler.size), self.sampling[role]
             total = trajectory.length(upsampler.diffusion.schedule, used.steps)
+            batch = max(1, TOGETHER // upsampler.size**2)
             parts = []
-            for i in range(0, len(low), few):
-                noise = SeededNoise(self.seeds[i : i + few], role)
-                steps = upsampler.sample(low[i : i + few], used, noise, trajectory=trajectory)
+            for i in range(0, len(low), batch):
+                noise = SeededNoise(self.seeds[i : i + batch], role)
+                steps = upsampler.sample(low[i : i + batch], used, noise, trajectory=trajectory)
                 parts.append(self.run(role, steps, total))
             x = torch.cat(parts)
             made[upsampler.size] = x.clamp(-1, 1)
@@ -210,76 +204,76 @@ class Call:
         self,
         made: Mapping[int, Tensor],
         z_i: Tensor,
-        asked: Sequence[Mapping[str, Any]],
+        arguments: Sequence[Mapping[str, Any]],
         painted: Tensor | None = None,
     ) -> Generation:
-        """The images with their settings, watermarked unless the options say no. All images leave a pipeline
-        here.
+        """The verb's result: images with their settings, watermarked unless disabled.
+
+        This is the only place where images leave a pipeline.
 
         Args:
             made: pictures [B, 3, H, W] by side in pixels.
-            asked: the verb and its arguments, for the settings, per image.
+            arguments: the verb and its arguments, one per image, for the settings.
             painted: True where the model painted, [H, W] of the largest; all other pixels stay bit for bit.
         """
         if self.size not in made:
             made = {**made, self.size: lanczos(made[max(made)], self.size)}
         images = self._images(made[self.size], painted)
         kept = [side for side in made if side != self.size] if self.options.keep_stages else []
-        where = {side: None if painted is None else resized_mask(painted, side) for side in kept}
-        stages = {side: self._images(made[side], where[side]) for side in kept}
-        settings = self._settings(asked)
-        for image, how in zip(images, settings, strict=True):
-            image.info["unclip"] = how
+        masks = {side: None if painted is None else resized_mask(painted, side) for side in kept}
+        stages = {side: self._images(made[side], masks[side]) for side in kept}
+        settings = self._settings(arguments)
+        for image, own in zip(images, settings, strict=True):
+            image.info["unclip"] = own
         return Generation(images, self.seeds, settings, self.seconds, z_i, stages, painted)
 
     def _images(self, batch: Tensor, painted: Tensor | None) -> list[Image.Image]:
         return [to_pil(one, marked=self.options.watermark, painted=painted) for one in batch]
 
-    def _settings(self, asked: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """How each image was made, as written into its file."""
+    def _settings(self, arguments: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The settings that reproduce each image, as written into its file."""
         last = self.model.sizes[-1]
-        beyond: dict[str, Any] = {"lanczos_from": last} if self.size > last else {}
+        extra: dict[str, Any] = {"lanczos_from": last} if self.size > last else {}
         if self.model.dtype not in (None, torch.float32):
-            beyond["dtype"] = str(self.model.dtype).removeprefix("torch.")
+            extra["dtype"] = str(self.model.dtype).removeprefix("torch.")
         used = {
             role: self.sampling[role].model_dump(mode="json")
             for role in self.seconds
             if role in self.sampling
         }
         return [
-            {**one, "seed": seed, "model": self.model.name, "size": self.size, **beyond, "stages": used}
-            for one, seed in zip(asked, self.seeds, strict=True)
+            {**one, "seed": seed, "model": self.model.name, "size": self.size, **extra, "stages": used}
+            for one, seed in zip(arguments, self.seeds, strict=True)
         ]
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Adds what passes inside to the seconds of that name."""
+        """Add the time spent inside to `seconds[name]`."""
         started = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
 def reachable(model: Model) -> tuple[int, ...]:
-    """Sides in pixels that can be asked for: those of the stages, and 1024 where a model ends at a quarter of
-    it.
+    """Sides in pixels that a request may name: those of the stages, and 1024 for a model that ends at 256.
 
-    Those last pixels are Lanczos's: on photographs an upsampler that was not trained on any does worse
-    (docs/how-to/karlo.md).
+    The step to 1024 is Lanczos resampling: it is better on photographs than an upsampler that was not
+    trained on any (docs/how-to/karlo.md).
     """
     sides = model.sizes
     return (*sides, LARGEST) if sides[-1] < LARGEST <= 4 * sides[-1] else sides
 
 
 def middle_square(picture: Image.Image) -> Image.Image:
-    """The middle square of a picture: RGB, on white, turned as its EXIF says."""
+    """The middle square of a picture: RGB, on white, rotated as its EXIF says."""
     return centre_square(on_white(plain(picture)))
 
 
 def preset_for(model: Model, name: str) -> dict[str, dict[str, Any]]:
-    """The preset as this model can follow it.
+    """The preset's changes, adapted to this model.
 
-    Analytic-DPM becomes plain ancestral sampling where the variance was never measured, and an upsampler with
-    an expert for its last step keeps its own steps.
+    Analytic-DPM is replaced by ddpm for a stage without a measured x0 variance. An upsampler with a
+    last-step expert keeps its own steps.
     """
     changes = {role: dict(fields) for role, fields in find_preset(name).items()}
     for role, stage in model.stages.items():

@@ -1,4 +1,4 @@
-"""Text diffs: a picture changed along the difference of two captions (Ramesh et al. 2022, §3.3)."""
+"""Text diffs: edit a picture along the difference of two captions (Ramesh et al. 2022, §3.3)."""
 
 from __future__ import annotations
 
@@ -25,19 +25,18 @@ def diff(
     theta: float | Sequence[float] = (0.25, 0.5),
     **options: Unpack[OptionKeywords],
 ) -> Generation:
-    """Turn a picture from one caption towards another: z_i rotated towards z_t − z_t0 (Ramesh et al. 2022,
-    §3.3).
+    """Edit a picture by a text diff: rotate z_i towards z_t − z_t0 (Ramesh et al. 2022, §3.3).
 
-    z_d = norm(z_t − z_t0), and z_i is slerped to it by theta, with the picture's own x_T for all frames.
+    z_d = norm(z_t − z_t0); each image decodes slerp(z_i, z_d, theta) from the picture's own x_T.
 
     Args:
-        image: of any size. CLIP crops it by its own rule; x_T is of its middle square.
-        before: what the picture shows, or a neutral "a photo", or nothing ("").
-        after: what it should show.
-        theta: how far to go, each in [0, 1], one image per value; 0 gives the picture back. The paper goes to
-            0.25 to 0.5.
-        options: see `SamplingOptions`. One seed serves all images. The decoder takes 50 steps of DDIM without
-            guidance unless they say otherwise.
+        image: of any size. CLIP crops it by its own rule; x_T is inverted from its middle square.
+        before: caption of the picture, or a neutral "a photo", or "".
+        after: caption of the wanted picture.
+        theta: strength of the edit in [0, 1], one image per value; 0 reconstructs the picture. The paper
+            uses 0.25 to 0.5.
+        options: see `SamplingOptions`. All images share one seed. Default of the decoder: 50 steps of DDIM
+            without guidance.
 
     Raises:
         RequestError: a theta outside [0, 1], captions that mean the same, a picture that cannot be used, a
@@ -45,7 +44,7 @@ def diff(
     """
     thetas = [float(theta)] if isinstance(theta, int | float) else [float(one) for one in theta]
     if not thetas:
-        raise RequestError("no theta: say how far to go, 0.25 to 0.5 for instance")
+        raise RequestError("no theta: give at least one, between 0.25 and 0.5 for instance")
     for one in thetas:
         if not 0 <= one <= 1:
             raise RequestError(f"theta {one}: must be between 0 and 1")
@@ -58,9 +57,9 @@ def diff(
             raise RequestError("both captions mean the same to this model: there is no difference to follow")
         found = latents(call, [image])
         z_i = found.image_embeds
-        # As long as z_i: the decoder knows embeddings of that length only.
+        # Scaled to the length of z_i: the decoder was trained on embeddings of that length.
         z_d = F.normalize(towards.float(), dim=0)[None] * z_i.norm(dim=1, keepdim=True)
         z = torch.cat([slerp(z_i, z_d, one) for one in thetas])
         made = call.upsample(redraw(call, z, found.noise.expand(len(thetas), -1, -1, -1)))
-    asked = [{"verb": "diff", "before": base, "after": target, "theta": one} for one in thetas]
-    return call.finish(made, z, asked)
+    arguments = [{"verb": "diff", "before": base, "after": target, "theta": one} for one in thetas]
+    return call.finish(made, z, arguments)

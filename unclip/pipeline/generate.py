@@ -1,4 +1,4 @@
-"""From captions to images, whole or stage by stage (Ramesh et al. 2022, §2)."""
+"""Generate images from captions, at once or stage by stage (Ramesh et al. 2022, §2)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def generate(
 def sample_prior(
     model: Model, prompt: str | Sequence[str], *, num_images: int = 1, **options: Unpack[OptionKeywords]
 ) -> Tensor:
-    """Sample z_i [N, D] of each prompt from the prior: the first part of `generate`. On the CPU, in float32.
+    """Sample z_i [N, D] of each prompt from the prior, the first part of `generate`; float32 on the CPU.
 
     Args:
         prompt, num_images: as in `generate`.
@@ -63,13 +63,13 @@ def sample_prior(
 def decode(
     model: Model, image_embeds: Tensor, prompt: str | Sequence[str] = "", **options: Unpack[OptionKeywords]
 ) -> Generation:
-    """Decode embeddings to images: the second part of `generate`.
+    """Decode image embeddings, the second part of `generate`.
 
-    With the seed that `sample_prior` was given, the images are those that `generate` makes of that seed.
+    `sample_prior` and `decode` with the same seed give the images of `generate` with that seed.
 
     Args:
         image_embeds: z_i, [N, D], from `sample_prior` or CLIP.
-        prompt: captions that the decoder reads beside z_i, one for all or one each; "" for none.
+        prompt: captions for the decoder, one for all embeddings or one each; "" for none.
         options: see `SamplingOptions`.
 
     Raises:
@@ -89,18 +89,18 @@ def decode(
     with torch.inference_mode():
         z_i = image_embeds.to(model.device, torch.float32)
         made = call.upsample(call.decode(z_i, *call.encode(captions)))
-    asked = [{"verb": "decode", "prompt": caption, "negative": call.negative} for caption in captions]
-    return call.finish(made, z_i, asked)
+    arguments = [{"verb": "decode", "prompt": caption, "negative": call.negative} for caption in captions]
+    return call.finish(made, z_i, arguments)
 
 
 def upsample(
     model: Model, images: Image.Image | Sequence[Image.Image], **options: Unpack[OptionKeywords]
 ) -> Generation:
-    """Upsample pictures: the last part of `generate`.
+    """Upsample pictures, the last part of `generate`.
 
     Args:
-        images: the middle square of each is resized to the largest side that an upsampler starts from and it
-            fills.
+        images: each is cropped to its middle square and resized to the largest input size of an upsampler
+            that does not exceed the pictures.
         options: see `SamplingOptions`; `size` must be above that side.
 
     Raises:

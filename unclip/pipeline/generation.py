@@ -1,4 +1,4 @@
-"""What a verb of a pipeline returns."""
+"""The result of a pipeline's verb."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from unclip.provenance.metadata import Source
 
 @dataclass(frozen=True)
 class Generation:
-    """What a verb made, image by image in the order of the prompts.
+    """The images of one call, in the order of the prompts, and how they were made.
 
     Attributes:
-        images: PIL images; each carries its settings in `.info["unclip"]`, so that it can be sampled again.
+        images: PIL images; each has its settings in `.info["unclip"]`, which reproduce it.
         seeds: one per image.
         settings: one per image, as written into its file.
-        seconds: per stage, for the whole batch.
-        image_embeds: z_i, [N, D]; of no width where pictures were only upsampled.
-        stages: the images of the earlier stages by side in pixels (64, 256 …), where `keep_stages` asked for
-            them.
-        painted: for an edit, True where the model painted, [H, W]; None where it made all pixels.
+        seconds: time per stage, for the whole batch.
+        image_embeds: z_i, [N, D]; [N, 0] if pictures were only upsampled.
+        stages: the images of the earlier stages by side in pixels (64, 256 …); empty without `keep_stages`.
+        painted: for an edit, True where the model painted, [H, W]. None if it made all pixels.
     """
 
     images: list[Image.Image]
@@ -38,22 +37,20 @@ class Generation:
 
     @property
     def source(self) -> Source:
-        """What the images' metadata say of their pixels: all of them generated, or a part of a given
-        picture.
-        """
+        """IPTC's digital source type: all pixels generated, or only a part of a given picture."""
         return "trainedAlgorithmicMedia" if self.painted is None else "compositeWithTrainedAlgorithmicMedia"
 
     def save(self, number: int, path: str | Path, *, size: int | None = None, metadata: bool = True) -> None:
-        """Writes an image as PNG, JPEG or WebP, whole or not at all.
+        """Write an image as PNG, JPEG or WebP, atomically.
 
         Args:
-            number: which image, from 0.
-            path: its suffix says the format.
-            size: write the image of an earlier stage instead, by its side in pixels.
+            number: index of the image, from 0.
+            path: its suffix sets the format.
+            size: side in pixels of an earlier stage's image to write instead.
             metadata: whether to write the settings and `source` into the file.
 
         Raises:
-            RequestError: the file cannot be written, or its suffix is of no known format.
+            RequestError: the file cannot be written, or its suffix is unknown.
         """
         image = self.images[number] if size is None else self.stages[size][number]
         if metadata:

@@ -1,8 +1,8 @@
-"""Interpolations: the way from one picture to another through (z_i, x_T) (Ramesh et al. 2022, §3.2)."""
+"""Interpolate between pictures through their latents (z_i, x_T) (Ramesh et al. 2022, §3.2)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Unpack
@@ -27,17 +27,17 @@ def interpolate(
     fixed_noise: bool = False,
     **options: Unpack[OptionKeywords],
 ) -> Generation:
-    """Generate frames from the first key to the next ones, by slerp of z_i and x_T (Ramesh et al. 2022,
-    §3.2).
+    """Generate frames between pictures or prompts by slerp of z_i and x_T (Ramesh et al. 2022, §3.2).
 
     Args:
-        keys: pictures, or prompts, whose z_i the prior samples and whose x_T is noise. Two make a
-            path that ends in both; more make a loop back to the first.
-        frames: of each part of the way; both ends of a path are frames, each key of a loop begins its part.
-        fixed_noise: one random x_T for all frames, instead of the way between the keys' own. The ends are
-            then variations of the pictures and not the pictures.
-        options: see `SamplingOptions`. One seed serves all frames. The decoder takes 50 steps of DDIM without
-            guidance unless they say otherwise.
+        keys: pictures or prompts. A prompt's z_i is sampled from the prior, its x_T is noise. Two keys make
+            a path that includes both ends; more make a loop back to the first.
+        frames: number of frames per segment. A path's frames include both ends; a loop's segment includes
+            its first key only.
+        fixed_noise: use one random x_T for all frames instead of interpolating the keys' x_T. The ends are
+            then variations of the pictures.
+        options: see `SamplingOptions`. All frames share one seed. Default of the decoder: 50 steps of DDIM
+            without guidance.
 
     Raises:
         RequestError: fewer than two keys or frames, a picture that cannot be used, a model without an image
@@ -53,23 +53,19 @@ def interpolate(
     parts = list(pairwise([*range(len(keys)), 0] if loop else range(len(keys))))
     chosen = collect(options)
     first = choose_seeds(1, chosen.seed)[0]
-    # One seed for all frames: the upsamplers' noise must not flicker.
+    # One seed for all frames, so that the upsamplers' noise does not flicker.
     call = Call(model, [first] * (len(parts) * frames), chosen, defaults=STEPS, forced=DDIM)
     with torch.inference_mode():
         z_i, x_T = _ends(call, keys, captions, first)
         way = [(a, b, theta) for a, b in parts for theta in thetas]
         z = torch.cat([slerp(z_i[a][None], z_i[b][None], theta) for a, b, theta in way])
-        x = (
-            None
-            if fixed_noise
-            else torch.cat([slerp(x_T[a][None], x_T[b][None], theta) for a, b, theta in way])
-        )
-        made = call.upsample(redraw(call, z, x))
-    asked = [
+        x = [] if fixed_noise else [slerp(x_T[a][None], x_T[b][None], theta) for a, b, theta in way]
+        made = call.upsample(redraw(call, z, torch.cat(x) if x else None))
+    arguments = [
         {"verb": "interpolate", "from": _name(keys[a]), "to": _name(keys[b]), "theta": theta}
         for a, b, theta in way
     ]
-    return call.finish(made, z, asked)
+    return call.finish(made, z, arguments)
 
 
 def _ends(
@@ -77,29 +73,21 @@ def _ends(
 ) -> tuple[Tensor, Tensor]:
     """(z_i [K, D], x_T [K, 3, h, h]) of the keys."""
     pictures = [key for key in keys if not isinstance(key, str)]
-    found = latents(call, pictures) if pictures else None
+    inverted = latents(call, pictures) if pictures else None
+    latent_of_picture = (
+        iter(zip(inverted.image_embeds, inverted.noise, strict=True)) if inverted else iter(())
+    )
+    latent_of_prompt: Iterator[tuple[Tensor, Tensor]] = iter(())
     if captions:
-        part = Call(
-            call.model,
-            [seed + i for i in range(len(captions))],
-            replace(call.options, size=call.model.sizes[0]),
-        )
+        seeds = [seed + i for i in range(len(captions))]
+        part = Call(call.model, seeds, replace(call.options, size=call.model.sizes[0]))
         sampled = part.sample_prior(*part.encode(captions))
         side = call.model.decoder.size
         noise = part.noise("decoder")(torch.empty(len(captions), 3, side, side, device=call.model.device))
         call.seconds["prior"] = part.seconds["prior"]
-    z_i, x_T, pictures_seen, prompts_seen = [], [], 0, 0
-    for key in keys:
-        if isinstance(key, str):
-            z_i.append(sampled[prompts_seen])
-            x_T.append(noise[prompts_seen])
-            prompts_seen += 1
-        else:
-            assert found is not None
-            z_i.append(found.image_embeds[pictures_seen])
-            x_T.append(found.noise[pictures_seen])
-            pictures_seen += 1
-    return torch.stack(z_i), torch.stack(x_T)
+        latent_of_prompt = iter(zip(sampled, noise, strict=True))
+    both = [next(latent_of_prompt if isinstance(key, str) else latent_of_picture) for key in keys]
+    return torch.stack([z_i for z_i, _ in both]), torch.stack([x_T for _, x_T in both])
 
 
 def _name(key: Image.Image | str) -> str:

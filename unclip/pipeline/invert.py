@@ -1,4 +1,4 @@
-"""A picture as its bipartite latent (z_i, x_T), and back (Ramesh et al. 2022, §3)."""
+"""Invert a picture to its bipartite latent (z_i, x_T), and decode it again (Ramesh et al. 2022, §3)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unclip.images import resize, to_tensor
 from unclip.pipeline.call import Call, Model, middle_square
 from unclip.pipeline.options import OptionKeywords, StageChanges, collect
 
-# Only DDIM can be run backwards. The paper tells of no guidance here, and guidance needs more steps.
+# Only DDIM can be inverted. Without guidance, as in the paper: guidance needs more steps for the same error.
 DDIM: Final[StageChanges] = {"decoder": {"sampler": "ddim", "guidance": 1.0}}
 STEPS: Final[StageChanges] = {"decoder": {"steps": 50}}
 
@@ -26,9 +26,8 @@ class Inversion:
     """The latents of pictures.
 
     Attributes:
-        image_embeds: z_i, CLIP's embedding of each, [N, D].
-        noise: x_T, from which DDIM at eta = 0 and z_i lead back to it, [N, 3, h, h] with h the decoder's
-            size.
+        image_embeds: z_i, CLIP's image embeddings, [N, D].
+        noise: x_T, [N, 3, h, h] with h the decoder's size; DDIM with eta = 0 decodes it to the picture.
     """
 
     image_embeds: Tensor
@@ -42,15 +41,14 @@ def invert(
     evaluations: int = 2,
     **options: Unpack[OptionKeywords],
 ) -> Inversion:
-    """Find the latents (z_i, x_T) of pictures, by DDIM inversion of the decoder given z_i (Ramesh et al.
-    2022, §3).
+    """Find the latents (z_i, x_T) of pictures by DDIM inversion of the decoder (Ramesh et al. 2022, §3).
 
     Args:
-        image: one or several of any size. CLIP crops each by its own rule; x_T is of its middle square.
-        evaluations: of the decoder per step. 1 is the usual inversion; each further one removes most of the
-            error.
-        options: see `SamplingOptions`. The decoder takes 50 steps of DDIM without guidance unless they say
-            otherwise.
+        image: one or several of any size. CLIP crops each by its own rule; x_T is inverted from its middle
+            square.
+        evaluations: decoder evaluations per step. 1 is the usual inversion; each further one is a fixed-point
+            iteration that removes most of the remaining error.
+        options: see `SamplingOptions`. Default of the decoder: 50 steps of DDIM without guidance.
 
     Raises:
         RequestError: a picture that cannot be used, another sampler than DDIM, a model without an image
@@ -64,7 +62,7 @@ def invert(
 
 
 def latents(call: Call, images: Sequence[Image.Image], evaluations: int = 2) -> Inversion:
-    """`invert` within a call."""
+    """The inversion of pictures within a call; see `invert`."""
     if not images:
         raise RequestError("nothing to invert: give a picture")
     if evaluations < 1:
@@ -76,17 +74,12 @@ def latents(call: Call, images: Sequence[Image.Image], evaluations: int = 2) -> 
     x = torch.cat(
         [resize(to_tensor(middle_square(one))[None].to(z_i.device), decoder.size) for one in images]
     )
-    # The noise is of the call's images, which can be more than its pictures; an inversion draws none.
-    steps = decoder.sample(
-        z_i,
-        *call.encode([""] * len(z_i)),
-        used,
-        call.noise("decoder"),
-        Trajectory(start=x, evaluations=evaluations),
-    )
+    # There may be more seeds than pictures here, but an inversion draws no noise.
+    trajectory = Trajectory(start=x, evaluations=evaluations)
+    steps = decoder.sample(z_i, *call.encode([""] * len(z_i)), used, call.noise("decoder"), trajectory)
     return Inversion(z_i, call.run("inversion", steps, used.steps))
 
 
 def redraw(call: Call, z_i: Tensor, x_T: Tensor | None) -> Tensor:
-    """The decoder's pictures [B, 3, h, h] of given latents; x_T is noise if None."""
+    """Decode latents to pictures [B, 3, h, h]; with x_T None, from the seeds' noise."""
     return call.decode(z_i, *call.encode([""] * len(z_i)), Trajectory(start=x_T))

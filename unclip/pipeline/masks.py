@@ -1,4 +1,4 @@
-"""Masks: which pixels of a picture are to be painted, and which are kept."""
+"""Masks: which pixels of a picture the model paints and which it keeps."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from unclip.diffusion.inpainting import Known
 from unclip.errors import RequestError
 from unclip.images import plain
 
-HALF = 128  # of 255: from here on a pixel is white, or opaque
+THRESHOLD = 128  # grey or alpha value, of 255, from which a pixel counts as white or opaque
 
 
 def read_mask(image: Image.Image, mask: Image.Image | None) -> Tensor | None:
-    """True where to paint, [H, W]; None if neither the mask nor the picture says anything.
+    """The mask [H, W], True where to paint; None without a mask and without transparent pixels.
 
-    Two conventions: a mask with transparent pixels (OpenAI's) is painted where it is transparent, any other
-        (diffusers')
-    where it is white. Without a mask the picture's own transparent pixels are painted.
+    A mask with transparent pixels marks the area to paint as transparent (OpenAI's convention), any other
+    mask as white (diffusers'). Without a mask, the picture's own transparent pixels are painted.
 
     Args:
-        image: as `images.plain` gives it.
+        image: RGB or RGBA, from `images.plain`.
 
     Raises:
-        RequestError: the mask has another size, or keeps everything.
+        RequestError: the mask has another size than the picture, or marks no pixel.
     """
     if mask is None:
         return _transparent(image) if image.mode == "RGBA" else None
@@ -34,22 +33,24 @@ def read_mask(image: Image.Image, mask: Image.Image | None) -> Tensor | None:
     if mask.size != image.size:
         raise RequestError(
             f"the mask has {mask.width} × {mask.height} pixels, the picture {image.width} × {image.height}; "
-            "they must be of one size"
+            "make them the same size"
         )
     paint = (
-        _transparent(mask) if mask.mode == "RGBA" else torch.from_numpy(np.asarray(mask.convert("L")) >= HALF)
+        _transparent(mask)
+        if mask.mode == "RGBA"
+        else torch.from_numpy(np.asarray(mask.convert("L")) >= THRESHOLD)
     )
     if not paint.any():
-        raise RequestError("the mask keeps everything: make white, or transparent, what is to be painted")
+        raise RequestError("the mask keeps everything: make the area to paint white or transparent")
     return paint
 
 
 def _transparent(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.asarray(image.getchannel("A")) < HALF)
+    return torch.from_numpy(np.asarray(image.getchannel("A")) < THRESHOLD)
 
 
 def resized_mask(paint: Tensor, size: int) -> Tensor:
-    """The mask at another side; a pixel is painted if any part of it is."""
+    """The mask resized to `size` × `size`; a pixel is painted if any part of it is."""
     if len(paint) == size:
         return paint
     as_picture = paint.float()[None, None]
@@ -59,8 +60,7 @@ def resized_mask(paint: Tensor, size: int) -> Tensor:
 
 
 def known_at(side: int, picture: Tensor, paint: Tensor) -> Known:
-    """What is kept of the picture at a smaller side: cells of which every pixel is, each the mean of its
-    pixels.
+    """The kept part of a picture at a smaller side: the cells without any painted pixel, as means.
 
     Args:
         picture: [1, 3, H, H]. paint: True where to paint, [H, H].
@@ -69,7 +69,6 @@ def known_at(side: int, picture: Tensor, paint: Tensor) -> Known:
         return Known(picture, ~paint)
     kept = (~paint).to(picture)[None, None]
     share = F.adaptive_avg_pool2d(kept, side)
-    # Kept pixels only: what lies below the mask (black, white, what is to go) must not bleed into the cells
-    # beside it.
+    # Mean over kept pixels only: masked content must not bleed into neighbouring cells.
     mean = F.adaptive_avg_pool2d(picture * kept, side) / share.clamp(min=1e-6)
     return Known(torch.where(share > 0, mean, F.adaptive_avg_pool2d(picture, side)), (share > 1 - 1e-6)[0, 0])

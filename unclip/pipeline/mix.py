@@ -1,4 +1,4 @@
-"""Mixing: one image of several prompts or pictures, each with its weight, by way of their z_i."""
+"""Mix prompts and pictures: decode the weighted mean of their z_i."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def mix(
     by: Literal["slerp", "sum"] = "slerp",
     **options: Unpack[OptionKeywords],
 ) -> Generation:
-    """Generate images of several prompts at once: the weighted mean of their z_i, decoded.
+    """Generate images of several prompts or pictures at once, from the weighted mean of their z_i.
 
-    The prior samples each prompt's z_i with the image's own seed, so that all the weight on one prompt gives
-    the z_i that `generate` samples of it. The decoder reads no caption, because none describes the mean.
+    Each prompt's z_i is sampled with the image's seed, so that a prompt with all the weight has the z_i of
+    `generate`. The decoder reads no caption, because none describes the mean.
 
     Args:
-        keys: prompts, or pictures, whose z_i is CLIP's embedding.
-        weights: one per key, not negative, of any sum. Default: equal.
-        num_images: images of the mix.
-        by: "slerp" for the mean along great circles (of two keys, `slerp` between them), "sum" for the
-            weighted sum, scaled to the length of a z_i.
+        keys: prompts or pictures. A picture's z_i is its CLIP embedding.
+        weights: one per key, non-negative, normalised to sum 1. Default: equal.
+        num_images: number of images.
+        by: "slerp" for the mean on the sphere (of two keys, `slerp` between them), "sum" for the weighted
+            sum, scaled to the length of a z_i.
         options: see `SamplingOptions`.
 
     Raises:
-        RequestError: fewer than two keys, weights that do not fit them, keys that are opposite, a picture
-            that cannot be used, a model without an image encoder or a prior where one is needed.
+        RequestError: fewer than two keys, a wrong number of weights, opposite keys, a picture that cannot be
+            used, or a model without the image encoder or prior that the keys need.
     """
     if len(keys) < 2:
         raise RequestError("a mix needs at least two prompts or pictures")
@@ -59,12 +59,12 @@ def mix(
         z_i = weighted_mean(torch.stack(each), shares, straight=by == "sum")
         made = call.upsample(call.decode(z_i, *call.encode([""] * num_images)))
     names = [key if isinstance(key, str) else "a picture" for key in keys]
-    how = {"verb": "mix", "keys": names, "weights": shares, "by": by, "negative": call.negative}
-    return call.finish(made, z_i, [how] * num_images)
+    arguments = {"verb": "mix", "keys": names, "weights": shares, "by": by, "negative": call.negative}
+    return call.finish(made, z_i, [arguments] * num_images)
 
 
 def _shares(weights: Sequence[float], count: int) -> list[float]:
-    """The weights, with a sum of one."""
+    """The weights, normalised to sum 1."""
     if len(weights) != count:
         raise RequestError(f"{len(weights)} weights for {count} prompts: give one for each")
     for weight in weights:

@@ -1,4 +1,4 @@
-"""The options that all verbs of a pipeline share: one frozen object, and the keywords that fill it."""
+"""Sampling options shared by all verbs of a pipeline, and checks of prompts and seeds."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ Seed = int | Sequence[int] | None
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How a verb of a pipeline samples, and what it returns.
+    """Sampling options of a pipeline's verbs.
 
     Every verb takes these as keywords, or as one object: `pipe.vary(image, seed=3, size=256)` is
-    `pipe.vary(image, options=SamplingOptions(seed=3, size=256))`. Keywords beside an object replace its
-    fields. A verb ignores the fields of an object that it has no use for; as a keyword they are refused.
+    `pipe.vary(image, options=SamplingOptions(seed=3, size=256))`. Keywords override the object's fields. A
+    verb ignores fields of the object that it does not use, and refuses them as keywords.
 
     Attributes:
         seed: seed of the first image of each prompt or picture; the following images use seed + 1, seed + 2,
             …. Or a list with one seed per image, which can also be given as `seeds`. Default: random.
-        size: side in pixels at which to stop, one of `Pipeline.sizes`. Default: the largest; for an edit, the
+        size: side of the images in pixels, one of `Pipeline.sizes`. Default: the largest; for an edit, the
             smallest that is not below the picture's.
         preset: steps and samplers of all stages: "fast", "balanced" (the model's own) or "paper" (DALL·E
             2's).
         stages: changes to the preset, fields of `SamplingConfig` by stage: {"prior": {"steps": 10},
             "decoder": {…}}. As a keyword this is `options`.
-        negative: caption that guidance leads away from.
+        negative: negative prompt, which guidance leads away from. Default: none.
         keep_stages: whether to return the images of the earlier stages, too.
-        watermark: whether to mark the pixels as generated, invisibly (docs/how-to/provenance.md). Kept pixels
-            of an edit are never changed.
+        watermark: whether to add the invisible watermark (docs/how-to/provenance.md). Kept pixels of an edit
+            are never changed.
         on_step: called after every step with the stage, the step's number from 1, the number of steps and the
             step; may raise `Cancelled`.
     """
@@ -54,7 +54,7 @@ class SamplingOptions:
     on_step: OnStep | None = None
 
     def with_stage(self, stage: str, **changes: Any) -> SamplingOptions:
-        """With some fields of a stage's sampling changed."""
+        """A copy with some sampling fields of one stage changed."""
         return replace(self, stages={**self.stages, stage: {**self.stages.get(stage, {}), **changes}})
 
 
@@ -76,14 +76,14 @@ class OptionKeywords(TypedDict, total=False):
 
 
 def collect(keywords: OptionKeywords, *, verb: str = "", unused: Sequence[str] = ()) -> SamplingOptions:
-    """The options that a verb's keywords make.
+    """Build a verb's `SamplingOptions` from its keywords.
 
     Args:
-        verb: its name, for messages.
-        unused: fields that it has no use for.
+        verb: name of the verb, for messages.
+        unused: fields that the verb does not use and refuses as keywords.
 
     Raises:
-        RequestError: a keyword that the verb has no use for, or both `seed` and `seeds`.
+        RequestError: an unused keyword, or both `seed` and `seeds`.
     """
     given: dict[str, Any] = dict(keywords)
     options, seeds = given.pop("options", None), given.pop("seeds", None)
@@ -100,32 +100,23 @@ def collect(keywords: OptionKeywords, *, verb: str = "", unused: Sequence[str] =
 
 
 def check_prompt(prompt: str) -> str:
-    """The prompt, stripped; empty ones and control characters are refused."""
+    """The prompt, stripped; RequestError if it is empty or holds control characters."""
     stripped = prompt.strip()
     if not stripped:
         raise RequestError("the prompt is empty; say what the picture should show")
-    bad = next(
-        (
-            c
-            for c in stripped
-            if (ord(c) < 32 and c not in "\t\n\r") or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF
-        ),
-        None,
-    )
-    if bad is not None:
-        raise RequestError(f"the prompt holds the control character U+{ord(bad):04X}; leave it out")
+    for code in map(ord, stripped):
+        if (code < 32 and chr(code) not in "\t\n\r") or code == 127 or 0xD800 <= code <= 0xDFFF:
+            raise RequestError(f"the prompt holds the control character U+{code:04X}; leave it out")
     return stripped
 
 
 def check_negative(negative: str) -> str:
-    """The negative prompt, which may be empty."""
+    """The negative prompt, stripped; it may be empty."""
     return check_prompt(negative) if negative.strip() else ""
 
 
 def choose_seeds(num_images: int, seed: Seed = None, *, prompts: int = 1) -> list[int]:
-    """One seed per picture: those given, or counting up from the one given (or a random one) for each
-    prompt.
-    """
+    """One seed per image: the given list, or seed, seed + 1, … for each prompt from one (default: random)."""
     if num_images < 1 or prompts < 1:
         raise RequestError("nothing to generate: give a prompt, and a number of images of at least 1")
     if seed is None or isinstance(seed, int):

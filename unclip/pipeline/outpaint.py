@@ -1,15 +1,16 @@
-"""Outpainting: a larger canvas around a picture, painted window by window."""
+"""Outpainting: extend a picture to a larger canvas, window by window."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from math import ceil, hypot
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from unclip.clip import Text
 from unclip.errors import RequestError
 from unclip.images import LARGEST, plain, resize, to_tensor
 from unclip.pipeline.call import Call, Model
@@ -29,19 +30,19 @@ def outpaint(
     repeats: int | None = None,
     **options: Unpack[OptionKeywords],
 ) -> Generation:
-    """Extend a picture to a larger canvas around it, painted to go with it; its own pixels stay bit for bit.
+    """Extend a picture to a larger canvas around it; the picture's own pixels stay bit for bit.
 
-    Square windows as large as the picture go from it outwards; each is an edit (see `edit`) that keeps what
-    is there. They overlap by three quarters: a model puts what a prompt names into the middle, which is then
-        never free.
+    Square windows about as large as the picture are painted from the middle outwards; each is an edit (see
+    `edit`) that keeps the pixels already there. Windows overlap by three quarters: models put the prompt's
+    subject in the middle, so no window may have a free middle.
 
     Args:
         image: of any shape. Its transparent pixels are painted, too.
-        prompt: of the whole picture.
-        to: (width, height) of the canvas in pixels, not below the picture's.
-        num_images: canvases.
+        prompt: caption of the whole canvas.
+        to: (width, height) of the canvas in pixels, each at least the picture's.
+        num_images: number of canvases.
         repeats: as in `edit`.
-        options: see `SamplingOptions`. The decoder's sampler is ddpm unless they say otherwise.
+        options: see `SamplingOptions`. Default sampler of the decoder: ddpm.
 
     Raises:
         RequestError: a canvas too small, too large or no larger than an opaque picture.
@@ -63,50 +64,63 @@ def outpaint(
         raise RequestError(
             f"to {width}x{height}: that is the picture itself, and nothing of it is transparent"
         )
-    # As large as the picture: in a larger window it would be a detail, and its subject painted once more
-    # around it. But from half the canvas on, or a small picture would take hundreds.
+    # A window as large as the picture: in a larger one the model would paint the subject again around it. At
+    # least half the canvas, or a small picture would need hundreds of windows.
     window = min(width, height, model.sizes[-1], max(*image.size, model.sizes[0], min(width, height) // 2))
     size = next(side for side in model.sizes if side >= window)
-    results: list[Tensor] = []
     chosen = replace(chosen, size=size, keep_stages=False)
     call = Call(model, choose_seeds(num_images, chosen.seed), chosen, forced=SINGLE_STEPS)
     with torch.inference_mode():
         text, null = call.encode([caption] * num_images)
         z_i = call.sample_prior(text, null)
-        for i, first in enumerate(call.seeds):
-            painted, there = canvas.clone(), known.clone()
-            for number, (left, top) in enumerate(_windows(width, height, window)):
-                box = (slice(top, top + window), slice(left, left + window))
-                missing = ~there[box]
-                if not missing.any():
-                    continue
-                # Noise of its own for every window, or the same thing would appear in each.
-                part = Call(model, [(first + number) % MAX_SEED], chosen, forced=SINGLE_STEPS)
-                part.seconds = call.seconds
-                view = painted[:, *box]  # writes go through to the canvas
-                seen, paint = (
-                    resize(view[None], size).to(model.device),
-                    resized_mask(missing, size).to(model.device),
-                )
-                texts = text.rows(i, i + 1), null.rows(i, i + 1)
-                made = paint_over(part, z_i[i : i + 1], texts, seen, paint, 1.0, repeats)[size]
-                view.copy_(torch.where(missing, resize(made, window)[0].to(view), view))
-                there[box] = True
-            results.append(painted)
-    how = {
-        "verb": "outpaint",
-        "prompt": caption,
-        "negative": call.negative,
-        "to": f"{width}x{height}",
-        "repeats": repeats,
-    }
-    return call.finish({size: torch.stack(results)}, z_i, [how] * num_images, ~known)
+        painted = [
+            _paint_canvas(call, i, z_i, (text, null), canvas, known, window, repeats)
+            for i in range(num_images)
+        ]
+    arguments: dict[str, Any] = {"verb": "outpaint", "prompt": caption, "negative": call.negative}
+    arguments |= {"to": f"{width}x{height}", "repeats": repeats}
+    return call.finish({size: torch.stack(painted)}, z_i, [arguments] * num_images, ~known)
+
+
+def _paint_canvas(
+    call: Call,
+    i: int,
+    z_i: Tensor,
+    texts: tuple[Text, Text],
+    canvas: Tensor,
+    known: Tensor,
+    window: int,
+    repeats: int,
+) -> Tensor:
+    """Canvas [3, H, W] of image i, with every unknown pixel painted.
+
+    Args:
+        texts: the captions, and the null text of guidance.
+        canvas: [3, H, W]; known: True where it holds the picture, [H, W].
+        window: side of the windows in pixels.
+    """
+    device, size = call.model.device, call.size
+    painted, done = canvas.clone(), known.clone()
+    z, text, null = z_i[i : i + 1], texts[0].rows(i, i + 1), texts[1].rows(i, i + 1)
+    for number, (left, top) in enumerate(_windows(canvas.shape[2], canvas.shape[1], window)):
+        box = (slice(top, top + window), slice(left, left + window))
+        missing = ~done[box]
+        if not missing.any():
+            continue
+        # A seed per window: with the same noise, the same things would appear in each.
+        seed = (call.seeds[i] + number) % MAX_SEED
+        part = Call(call.model, [seed], call.options, forced=SINGLE_STEPS)
+        part.seconds = call.seconds
+        view = painted[:, *box]  # a view: writes go through to the canvas
+        seen, paint = resize(view[None], size).to(device), resized_mask(missing, size).to(device)
+        made = paint_over(part, z, (text, null), seen, paint, 1.0, repeats)[size]
+        view.copy_(torch.where(missing, resize(made, window)[0].to(view), view))
+        done[box] = True
+    return painted
 
 
 def _canvas(image: Image.Image, width: int, height: int) -> tuple[Tensor, Tensor]:
-    """The picture in the middle of a grey canvas [3, height, width], and True where it is opaque [height,
-    width].
-    """
+    """The picture on a grey canvas [3, H, W], centred, and the mask [H, W] of its opaque pixels."""
     left, top = (width - image.width) // 2, (height - image.height) // 2
     box = (slice(top, top + image.height), slice(left, left + image.width))
     canvas = torch.zeros(3, height, width)
@@ -118,9 +132,7 @@ def _canvas(image: Image.Image, width: int, height: int) -> tuple[Tensor, Tensor
 
 
 def _windows(width: int, height: int, side: int) -> list[tuple[int, int]]:
-    """(left, top) of squares that cover the canvas and overlap by three quarters or more, from the middle
-    outwards.
-    """
+    """(left, top) of the windows that cover the canvas, overlapping by ≥ 3/4, from the middle outwards."""
 
     def places(length: int) -> list[int]:
         count = ceil((length - side) / (side / 4)) + 1

@@ -1,6 +1,4 @@
-"""Presets of the sampling: how many steps, by which sampler. Imports nothing heavy, so that the command line
-may read it.
-"""
+"""Presets: steps and samplers of all stages. Imports nothing heavy: the command line reads this at start."""
 
 from __future__ import annotations
 
@@ -8,8 +6,8 @@ from typing import Any
 
 from unclip.errors import RequestError
 
-# `fast` has the sampler that is nearest to many steps (docs/explanation/samplers.md); `balanced` is the
-# model's own; `paper` is DALL·E 2's (Ramesh et al. 2022, table 3), whose decoder learned its variance.
+# fast: the most accurate sampler at few steps (docs/explanation/samplers.md). balanced: the model's own
+# settings. paper: DALL·E 2's (Ramesh et al. 2022, table 3).
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "fast": {"prior": {"steps": 10, "sampler": "unipc"}, "decoder": {"steps": 12, "sampler": "unipc"}},
     "balanced": {},
@@ -23,10 +21,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def find_preset(name: str) -> dict[str, dict[str, Any]]:
-    """The preset's changes to the stages' sampling, by role; a model may lack some of the roles.
+    """The preset's changes to sampling configs by role; a model need not have every role.
 
     Raises:
-        RequestError: there is no such preset.
+        RequestError: unknown preset.
     """
     if name not in PRESETS:
         raise RequestError(f"no preset {name!r}; there are {', '.join(PRESETS)}")

@@ -1,4 +1,4 @@
-"""The path between two latents, and the middle of several."""
+"""Spherical interpolation between two latents, and the weighted mean of several on the sphere."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from torch import Tensor
 
 from unclip.errors import RequestError
 
-STRAIGHT = 1e-4  # radians; below, the arc is a line to float precision
-ROUNDS = 60  # of the mean on the sphere, each of which takes away most of what is left
+STRAIGHT = 1e-4  # radians; a shorter arc is a line to float precision
+ROUNDS = 60  # iterations of the mean on the sphere, which converges linearly
 
 
 def slerp(a: Tensor, b: Tensor, theta: float) -> Tensor:
-    """From a (theta = 0) to b (theta = 1) along the great circle, the lengths blended in proportion (Shoemake
-    1985).
+    """Spherical interpolation from a (theta = 0) to b (theta = 1), lengths interpolated linearly.
+
+    Shoemake 1985, "Animating rotation with quaternion curves".
 
     Args:
         a, b: [B, ...]; each row is one vector.
 
     Raises:
-        RequestError: opposite vectors, between which no path is the shortest.
+        RequestError: opposite vectors, which have no unique shortest path.
     """
     rows_a, rows_b = a.flatten(1).double(), b.flatten(1).double()
     length_a, length_b = rows_a.norm(dim=1, keepdim=True), rows_b.norm(dim=1, keepdim=True)
     unit_a, unit_b = rows_a / length_a.clamp(min=1e-12), rows_b / length_b.clamp(min=1e-12)
-    # Half-angle form: acos of a dot product is blind near 0 and π.
+    # Half-angle form (Kahan): acos of the dot product loses precision near 0 and π.
     angle = 2 * torch.atan2(
         (unit_a - unit_b).norm(dim=1, keepdim=True), (unit_a + unit_b).norm(dim=1, keepdim=True)
     )
@@ -43,17 +44,17 @@ def slerp(a: Tensor, b: Tensor, theta: float) -> Tensor:
 
 
 def weighted_mean(rows: Tensor, weights: Sequence[float], *, straight: bool = False) -> Tensor:
-    """The mean [B, ...] of K latents [K, B, ...] on the sphere, their lengths blended in proportion.
+    """The weighted mean [B, ...] of K latents [K, B, ...] on the sphere, lengths averaged linearly.
 
-    The point from which the weighted arcs to all of them cancel out (Buss & Fillmore 2001, algorithm A1); of
-    two it is where `slerp` is at the second one's weight. Their order says nothing.
+    The point at which the weighted tangents to all latents sum to zero (Buss & Fillmore 2001, algorithm
+    A1). Of two latents it equals `slerp` at the second one's weight. Independent of their order.
 
     Args:
-        weights: K numbers of at least 0 whose sum is 1.
-        straight: the direction of the plain weighted sum instead.
+        weights: K non-negative numbers whose sum is 1.
+        straight: use the direction of the plain weighted sum instead.
 
     Raises:
-        RequestError: they are opposite, so that no middle is nearer than others.
+        RequestError: the latents are opposite and have no unique mean.
     """
     share = torch.tensor(weights, dtype=torch.float64, device=rows.device)[:, None, None]
     vectors = rows.flatten(2).double()
@@ -70,7 +71,7 @@ def weighted_mean(rows: Tensor, weights: Sequence[float], *, straight: bool = Fa
             cosine = (units * middle).sum(2, keepdim=True)
             away = units - cosine * middle
             sine = away.norm(dim=2, keepdim=True)
-            # The arc to each unit as a tangent at the middle: its angle, in its direction.
+            # Log map: the tangent at the middle towards each unit vector, as long as the angle between them.
             tangent = (share * torch.atan2(sine, cosine) * away / sine.clamp(min=1e-12)).sum(0)
             angle = tangent.norm(dim=1, keepdim=True)
             middle = F.normalize(angle.cos() * middle + angle.sin() * tangent / angle.clamp(min=1e-12), dim=1)

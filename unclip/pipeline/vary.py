@@ -1,4 +1,4 @@
-"""Variations: other images of what CLIP sees in a picture (Ramesh et al. 2022, §3.1)."""
+"""Variations: decode a picture's CLIP embedding with other noise (Ramesh et al. 2022, §3.1)."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def vary(
     fresh_noise: bool = False,
     **options: Unpack[OptionKeywords],
 ) -> Generation:
-    """Generate variations of a picture: the same z_i, decoded with noise of their own (Ramesh et al. 2022,
-    §3.1).
+    """Generate variations of a picture: decode its z_i with fresh noise (Ramesh et al. 2022, §3.1).
 
     Args:
-        image: one or several of any size. CLIP crops each by its own rule; x_T is of its middle square.
-        num_images: variations of each.
-        eta: in [0, 1], DDIM's share of fresh noise on the way from the picture's own x_T. 0 gives the picture
-            back; the more, the more differs of what z_i does not hold.
+        image: one or several of any size. CLIP crops each by its own rule; x_T is inverted from its middle
+            square.
+        num_images: number of variations of each picture.
+        eta: DDIM's stochasticity in [0, 1], starting from the picture's x_T. 0 reconstructs the picture; a
+            larger eta changes more of what z_i does not encode.
         fresh_noise: start from noise instead of x_T, as OpenAI's product did; `eta` is then ignored.
-        options: see `SamplingOptions`. The decoder takes 50 steps of DDIM without guidance unless they say
-            otherwise; with `fresh_noise` it is sampled as in `generate`.
+        options: see `SamplingOptions`. Default of the decoder: 50 steps of DDIM without guidance; with
+            `fresh_noise`, as in `generate`.
 
     Raises:
         RequestError: a picture that cannot be used, an impossible eta or size, a model without an image
@@ -55,5 +55,5 @@ def vary(
             z_i = found.image_embeds.repeat_interleave(num_images, dim=0)
             x = redraw(call, z_i, found.noise.repeat_interleave(num_images, dim=0))
         made = call.upsample(x)
-    how = {"verb": "vary", **({"fresh_noise": True} if fresh_noise else {"eta": eta})}
-    return call.finish(made, z_i, [how] * len(seeds))
+    arguments = {"verb": "vary", **({"fresh_noise": True} if fresh_noise else {"eta": eta})}
+    return call.finish(made, z_i, [arguments] * len(seeds))

@@ -1,5 +1,6 @@
-"""Other programs' weights → our folders, by renaming alone: Karlo as diffusers keeps it or as published,
-single priors.
+"""Convert other programs' weights to model folders by renaming tensors.
+
+Reads Karlo in diffusers' layout or as its own checkpoints, and single priors (Karlo's, Kandinsky 2.2's).
 """
 
 from __future__ import annotations
@@ -18,22 +19,21 @@ from unclip.stages.prior import Prior
 from unclip.stages.upsampler import Upsampler
 from unclip.version import __version__
 
-LAYOUT = 2  # of what is written: what an older one left in the cache is made again
+LAYOUT = 2  # version of the written folders; cached folders of an older one are converted again
 
 
 def convert(source: Path, out: Path, *, parity: bool = False) -> None:
-    """Writes a foreign model as a folder of ours, one stage in memory at a time.
+    """Convert another program's model or stage to a folder, with one stage in memory at a time.
 
     Args:
-        source: a diffusers pipeline of unCLIP's shape, or a folder of Karlo's own checkpoints → a model
-            folder; the folder of one of its networks or a PriorTransformer's, or one of those checkpoints → a
-            stage's folder.
-        out: replaced, if a model folder or a stage is there.
-        parity: clamp the prior's x0 as diffusers does, where Karlo's own code clamps at ±10, and run in
-            float32 everywhere.
+        source: a diffusers unCLIP pipeline or a folder of Karlo's checkpoints, written as a model folder; or
+            the folder of one network (a PriorTransformer for instance) or one checkpoint, written as a stage.
+        out: the folder to write; an existing model folder or stage is replaced.
+        parity: clamp the prior's x0 as diffusers does (Karlo's own code clamps at ±10), and run in float32
+            on every device.
 
     Raises:
-        CheckpointError: another kind of model, missing or damaged files; nothing is written then.
+        CheckpointError: an unsupported model, or missing or damaged files. Nothing is written then.
     """
     if (source / FILE).is_file():
         _pipeline(source, out, parity=parity)
@@ -45,11 +45,9 @@ def convert(source: Path, out: Path, *, parity: bool = False) -> None:
 
 
 def converted(source: Path) -> Path:
-    """A model's or a stage's folder of ours: `source` itself, or a model folder made of it, kept in the
-    user's cache.
+    """The folder to load for `source`: itself if it is ours, else its conversion in the cache folder.
 
-    Of one of diffusers' networks, or of one of Karlo's checkpoints, that is a model of its stage and the
-    stage's CLIP alone.
+    One of diffusers' networks or of Karlo's checkpoints becomes a model of that stage and its CLIP.
     """
     if _is_ours(source):
         return source
@@ -57,17 +55,14 @@ def converted(source: Path) -> Path:
     folder = source if whole else source.parent
     digest = hashlib.sha256(f"{__version__} {LAYOUT} {source.name}".encode())
     for path in sorted(_read_for(source)):
-        # Of gigabytes of weights, size and time must do; a config is small enough to read.
+        # Weights are gigabytes, so only their size and time are hashed; configs are hashed whole.
         status = path.stat()
         digest.update(f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}\n".encode())
         if path.suffix == ".json":
             digest.update(path.read_bytes())
     name = folder.parent.parent.name if folder.parent.name == "snapshots" else folder.resolve().name
-    target = (
-        files.cache_folder()
-        / "converted"
-        / f"{name}{'' if whole else '-' + source.stem}-{digest.hexdigest()[:12]}"
-    )
+    part = "" if whole else f"-{source.stem}"
+    target = files.cache_folder() / "converted" / f"{name}{part}-{digest.hexdigest()[:12]}"
     if not (target / FILE).is_file():
         convert(source, target) if whole else _single(source, target)
     return target
@@ -85,7 +80,7 @@ def _is_whole(source: Path) -> bool:
 
 
 def _read_for(source: Path) -> list[Path]:
-    """The files that are read for a model, or for a stage by itself: some of those beside it belong to it."""
+    """The files that the conversion reads; a single stage also needs some of the files beside it."""
     if source.is_file():
         return [source, *source.parent.glob("*_stats.th")]
     parts = {source.name, *diffusers_stages.COMPONENTS}
@@ -100,7 +95,7 @@ def _stage(source: Path, *, parity: bool) -> Stage:
 
 
 def _single(source: Path, out: Path) -> None:
-    """A model folder of one stage, and of the CLIP beside it, if it reads one."""
+    """Write a model folder of one stage and, unless it is an upsampler, the CLIP beside it."""
     stage, parts = _stage(source, parity=False), source.absolute().parent
     role = f"upsampler-{stage.size}" if isinstance(stage, Upsampler) else stage.config.kind
     clip = identity = karlo_ckpt.CLIP if source.is_file() and not isinstance(stage, Upsampler) else None
@@ -127,7 +122,7 @@ def _pipeline(source: Path, out: Path, *, parity: bool) -> None:
         if from_captions:
             prior = diffusers_stages.read_prior(source / "prior", source / "prior_scheduler", parity=parity)
             _save(prior, folder / "prior", clip)
-            del prior  # the decoder is as large again
+            del prior  # frees memory for the decoder, which is as large
         decoder = diffusers_stages.read_decoder(source)
         _save(decoder, folder / "decoder", clip)
         del decoder
@@ -153,9 +148,8 @@ def _checkpoints(source: Path, out: Path) -> None:
         missing = [role for role in ("prior", "decoder", karlo_ckpt.UPSAMPLER) if role not in roles]
         if missing:
             raise CheckpointError(f"{source}: none of its .ckpt files is Karlo's {missing[0]}")
-        ModelIndex.of(out.name, {r: r for r in roles}, clip=karlo_ckpt.CLIP, precision="bfloat16").write(
-            folder
-        )
+        index = ModelIndex.of(out.name, {r: r for r in roles}, clip=karlo_ckpt.CLIP, precision="bfloat16")
+        index.write(folder)
 
 
 def _save(stage: Stage, folder: Path, clip: str | None) -> None:

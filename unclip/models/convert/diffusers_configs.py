@@ -1,5 +1,6 @@
-"""diffusers' configs, as far as we can follow them: what a field may say is in its type, so that pydantic
-refuses the rest.
+"""Supported diffusers configs: field types hold the supported values, and pydantic refuses all others.
+
+Classes and fields are named as in diffusers and transformers.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from unclip.files import read_json
 
 
 class Foreign(Config):
-    """A config of another program: keys that we do not know are none of our business."""
+    """A config of another program; unknown keys are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class PriorTransformer(Foreign):
-    """Karlo's and Kandinsky 2.2's prior; its defaults are Karlo's."""
+    """The prior of Karlo and Kandinsky 2.2. Defaults are Karlo's."""
 
     num_attention_heads: int = Field(32, ge=1)
     attention_head_dim: int = Field(64, ge=1)
@@ -40,7 +41,7 @@ class PriorTransformer(Foreign):
 
 
 class UNet(Foreign):
-    """What the two kinds of U-Net have in common."""
+    """Fields common to the decoder's and the upsampler's U-Net."""
 
     sample_size: int | None = Field(None, ge=1)
     layers_per_block: int = Field(2, ge=1)
@@ -57,7 +58,7 @@ class UNet(Foreign):
 
 
 class UNet2DModel(UNet):
-    """One of the two networks of the upsampler."""
+    """One of the upsampler's two networks (all steps but the last; the last step)."""
 
     in_channels: Literal[6]
     out_channels: Literal[3]
@@ -88,7 +89,7 @@ class UNet2DConditionModel(UNet):
 
 
 class UnCLIPTextProjModel(Foreign):
-    """How z_i and the caption condition the decoder."""
+    """The projections of z_i and the caption that condition the decoder."""
 
     clip_embeddings_dim: int = Field(768, ge=1)
     clip_extra_context_tokens: Literal[4] = 4
@@ -97,7 +98,7 @@ class UnCLIPTextProjModel(Foreign):
 
 
 class CLIPTextModelWithProjection(Foreign):
-    """The text encoder, which is transformers' and has its defaults."""
+    """CLIP's text encoder. Defaults are those of transformers."""
 
     vocab_size: int = Field(49_408, ge=1)
     hidden_size: int = Field(512, ge=1)
@@ -111,7 +112,7 @@ class CLIPTextModelWithProjection(Foreign):
 
 
 class UnCLIPScheduler(Foreign):
-    """A diffusion process; the steps are those of our `ddpm` on our schedule's grid."""
+    """The diffusion process; its steps equal our `ddpm` on our schedule's timesteps."""
 
     num_train_timesteps: int = Field(1000, ge=2)
     variance_type: Literal["fixed_small_log", "learned_range"] = "fixed_small_log"
@@ -125,13 +126,13 @@ F = TypeVar("F", bound=Foreign)
 
 
 def read_config(kind: type[F], path: Path) -> F:
-    """A config file that must be of that class.
+    """Read a config file of class `kind`.
 
     Raises:
-        CheckpointError: it is missing, of another class, or asks for what we cannot do.
+        CheckpointError: missing, another class, or an unsupported value.
     """
     tree = read_json(path)
-    names = tree.get("architectures")  # transformers' way to say it
+    names = tree.get("architectures")  # transformers' key for the class
     found = names[0] if isinstance(names, list) and names else tree.get("_class_name")
     if found != kind.__name__:
         raise CheckpointError(f"{path}: is a {found or 'config without _class_name'}, not a {kind.__name__}")

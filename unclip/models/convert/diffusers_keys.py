@@ -1,9 +1,12 @@
-"""What each of our tensors is called in diffusers' files: the conversion is renaming, nothing else."""
+"""Key map of the conversion from diffusers: our tensor names → diffusers' (or transformers') names.
+
+Each table maps the name of a module to theirs. Keys of the block tables are the part of a tensor's name
+before `weight` or `bias`.
+"""
 
 from __future__ import annotations
 
-# Of a residual block, an attention block, and the network around them; the key is the name's part next to
-# last.
+# U-Net: residual block.
 _RESIDUAL = {
     "norm_1": "norm1",
     "conv_1": "conv1",
@@ -12,6 +15,7 @@ _RESIDUAL = {
     "conv_2": "conv2",
     "skip": "conv_shortcut",
 }
+# U-Net: attention block.
 _ATTENTION = {
     "norm": "group_norm",
     "q": "to_q",
@@ -21,11 +25,11 @@ _ATTENTION = {
     "context_v": "add_v_proj",
     "out": "to_out.0",
 }
-_AROUND = {"time": "time_embedding", "conv_in": "conv_in", "norm": "conv_norm_out", "conv_out": "conv_out"}
-_MIDDLE = {"middle_1": "resnets.0", "middle_attention": "attentions.0", "middle_2": "resnets.1"}
-_BESIDE = {"blocks": "resnets", "attention": "attentions"}
-_RESAMPLER = {"down": "downsamplers.0", "up": "upsamplers.0"}
+# U-Net: layers outside of the blocks, and the residual blocks in the middle.
+_OUTER = {"conv_in": "conv_in", "norm": "conv_norm_out", "conv_out": "conv_out"}
+_MIDDLE = {"middle_1": "resnets.0", "middle_2": "resnets.1"}
 
+# Prior: layers outside of the transformer.
 _PRIOR = {
     "text": "encoder_hidden_states_proj",
     "text_embed": "embedding_proj",
@@ -35,6 +39,7 @@ _PRIOR = {
     "positions": "positional_embedding",
     "out_proj": "proj_to_clip_embeddings",
 }
+# Prior: transformer block.
 _BLOCK = {
     "norm_1": "norm1",
     "q": "attn1.to_q",
@@ -45,6 +50,8 @@ _BLOCK = {
     "up": "ff.net.0.proj",
     "down": "ff.net.2",
 }
+# CLIP's text encoder, as transformers names it: embedding tables, and transformer block.
+_EMBEDDINGS = {"tokens": "token_embedding", "positions": "position_embedding"}
 _TEXT = {
     "norm_1": "layer_norm1",
     "q": "self_attn.q_proj",
@@ -55,6 +62,7 @@ _TEXT = {
     "up": "mlp.fc1",
     "down": "mlp.fc2",
 }
+# Decoder: projections of z_i and the caption.
 _CONDITION = {
     "embed_to_time": "clip_image_embeddings_project_to_time_embeddings",
     "text_to_time": "embedding_proj",
@@ -65,54 +73,58 @@ _CONDITION = {
 
 
 def unet(name: str) -> str:
-    """Of a tensor of our U-Net, in a UNet2DModel or UNet2DConditionModel: `down.0.blocks.1.conv_1.weight` and
-    so on.
+    """Name in a UNet2DModel or UNet2DConditionModel of our U-Net's tensor `name`.
+
+    `down.0.blocks.1.conv_1.weight` → `down_blocks.0.resnets.1.conv1.weight`.
     """
-    *path, leaf, kind = name.split(".")
-    head = path[0] if path else leaf
-    if head in _AROUND:
-        return ".".join([_AROUND[head], *path[1:], *([leaf] if path else []), kind])
-    if head in _MIDDLE:
-        table = _ATTENTION if head == "middle_attention" else _RESIDUAL
-        return f"mid_block.{_MIDDLE[head]}.{table[leaf]}.{kind}"
-    level = f"{head}_blocks.{path[1]}"
-    if path[2] == "resampler":
-        return f"{level}.{_RESAMPLER[head]}.{_RESIDUAL[leaf]}.{kind}"
-    table = _ATTENTION if path[2] == "attention" else _RESIDUAL
-    return f"{level}.{_BESIDE[path[2]]}.{path[3]}.{table[leaf]}.{kind}"
+    match name.split("."):
+        case ["conv_in" | "norm" | "conv_out" as layer, kind]:
+            return f"{_OUTER[layer]}.{kind}"
+        case ["time", linear, kind]:
+            return f"time_embedding.{linear}.{kind}"
+        case ["middle_1" | "middle_2" as block, leaf, kind]:
+            return f"mid_block.{_MIDDLE[block]}.{_RESIDUAL[leaf]}.{kind}"
+        case ["middle_attention", leaf, kind]:
+            return f"mid_block.attentions.0.{_ATTENTION[leaf]}.{kind}"
+        case [side, level, "blocks", i, leaf, kind]:
+            return f"{side}_blocks.{level}.resnets.{i}.{_RESIDUAL[leaf]}.{kind}"
+        case [side, level, "attention", i, leaf, kind]:
+            return f"{side}_blocks.{level}.attentions.{i}.{_ATTENTION[leaf]}.{kind}"
+        case [side, level, "resampler", leaf, kind]:
+            return f"{side}_blocks.{level}.{side}samplers.0.{_RESIDUAL[leaf]}.{kind}"
+    raise AssertionError(name)
 
 
 def prior(name: str) -> str:
-    """Of a tensor of our Prior, in a PriorTransformer, with the component's name before it."""
+    """Name in a PriorTransformer of our Prior's tensor, prefixed with the component `prior.`."""
     if name in ("mean", "std"):
         return f"prior.clip_{name}"
-    path = name.removeprefix("network.").split(".")
-    if path[0] != "body":
-        return ".".join(["prior", _PRIOR[path[0]], *path[1:]])
-    if path[1] == "norm":
-        return f"prior.norm_out.{path[2]}"
-    return f"prior.transformer_blocks.{path[2]}.{_BLOCK[path[3]]}.{path[4]}"
+    match name.removeprefix("network.").split("."):
+        case ["body", "norm", kind]:
+            return f"prior.norm_out.{kind}"
+        case ["body", "blocks", i, leaf, kind]:
+            return f"prior.transformer_blocks.{i}.{_BLOCK[leaf]}.{kind}"
+        case [layer, *rest]:
+            return ".".join(["prior", _PRIOR[layer], *rest])
+    raise AssertionError(name)
 
 
 def text_tower(name: str) -> str:
-    """Of a tensor of our TextTower, in a CLIPTextModelWithProjection."""
-    path = name.removeprefix("encoder.").split(".")
-    if path[0] == "projection":
-        return "text_projection.weight"
-    if path[0] != "body":
-        return {
-            "tokens": "text_model.embeddings.token_embedding",
-            "positions": "text_model.embeddings.position_embedding",
-        }[path[0]] + ".weight"
-    if path[1] == "norm":
-        return f"text_model.final_layer_norm.{path[2]}"
-    return f"text_model.encoder.layers.{path[2]}.{_TEXT[path[3]]}.{path[4]}"
+    """Name in a CLIPTextModelWithProjection of our TextTower's tensor."""
+    match name.removeprefix("encoder.").split("."):
+        case ["projection", *_]:
+            return "text_projection.weight"
+        case ["tokens" | "positions" as table, *_]:
+            return f"text_model.embeddings.{_EMBEDDINGS[table]}.weight"
+        case ["body", "norm", kind]:
+            return f"text_model.final_layer_norm.{kind}"
+        case ["body", "blocks", i, leaf, kind]:
+            return f"text_model.encoder.layers.{i}.{_TEXT[leaf]}.{kind}"
+    raise AssertionError(name)
 
 
 def decoder(name: str) -> str:
-    """Of a tensor of our Decoder, in a UNet2DConditionModel (`decoder.`) or UnCLIPTextProjModel
-    (`text_proj.`).
-    """
+    """Name in the UNet2DConditionModel (`decoder.`) or UnCLIPTextProjModel (`text_proj.`) of our tensor."""
     if name == "null_embed":
         return "text_proj.learned_classifier_free_guidance_embeddings"
     part, _, rest = name.removeprefix("network.").partition(".")
@@ -120,6 +132,6 @@ def decoder(name: str) -> str:
 
 
 def upsampler(name: str) -> str:
-    """Of a tensor of our Upsampler, in one of the two UNet2DModels: `super_res_last` takes the last step."""
+    """Name in one of the two UNet2DModels of our Upsampler's tensor; `super_res_last` takes the last step."""
     part, _, rest = name.removeprefix("network.").partition(".")
     return f"{'super_res_last' if part == 'expert' else 'super_res_first'}.{unet(rest)}"

@@ -1,4 +1,4 @@
-"""diffusers' folders → our stages. Pipelines of unCLIP's shape, and single components of them."""
+"""Read stages from diffusers' folders: unCLIP pipelines and their single components."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from unclip.stages.prior import Prior
 from unclip.stages.upsampler import Upsampler
 
 PIPELINES = ("UnCLIPPipeline", "UnCLIPImageVariationPipeline")
-# What of a pipeline's folders is read for one of its networks.
+# Components beside a network that its conversion may read.
 COMPONENTS = (
     "decoder",
     "decoder_scheduler",
@@ -34,10 +34,10 @@ COMPONENTS = (
     "feature_extractor",
 )
 
-# x0 of the prior stays within this in Karlo's own code, and in Kandinsky's; diffusers' Karlo says 5.
+# Clamp of the prior's x0 in Karlo's own code and in Kandinsky's; diffusers' config of Karlo has 5.
 PRIOR_CLAMP = 10.0
 
-# Karlo's numbers, which diffusers has as defaults of its pipelines' calls.
+# Karlo's sampling settings, which are the defaults of diffusers' unCLIP pipelines.
 SAMPLING = {
     "prior": {"steps": 25, "guidance": 4.0},
     "decoder": {"steps": 25, "guidance": 8.0},
@@ -46,11 +46,11 @@ SAMPLING = {
 
 
 def read_prior(folder: Path, scheduler: Path | None = None, *, parity: bool = False) -> Prior:
-    """A PriorTransformer.
+    """Read a PriorTransformer.
 
     Args:
-        scheduler: folder of its UnCLIPScheduler; Karlo's and Kandinsky's numbers without one.
-        parity: clamp as the scheduler says, where Karlo's own code clamps at ±10.
+        scheduler: folder of its UnCLIPScheduler. Default: Karlo's and Kandinsky's diffusion process.
+        parity: clamp x0 as the scheduler's config says; Karlo's own code clamps at ±10.
     """
     theirs = diffusers_configs.read_config(diffusers_configs.PriorTransformer, folder / "config.json")
     diffusion: dict[str, Any] = _diffusion(scheduler) if scheduler else {"predict": "x0"}
@@ -77,11 +77,13 @@ def read_prior(folder: Path, scheduler: Path | None = None, *, parity: bool = Fa
 
 
 def read_stage(folder: Path, *, parity: bool = False) -> Stage:
-    """The stage that one of a pipeline's networks belongs to, by the network's folder; `parity` as in
-    `read_prior`.
+    """Read the stage of one of a pipeline's networks, given the network's folder.
 
-    A PriorTransformer is a prior by itself. What else the decoder and the upsampler consist of is beside the
-    network.
+    A PriorTransformer is a whole prior; the other parts of decoder and upsampler are read from the folders
+    beside it.
+
+    Args:
+        parity: see `read_prior`.
     """
     kind = files.read_json(folder / "config.json").get("_class_name")
     if kind == "UNet2DConditionModel":
@@ -92,13 +94,13 @@ def read_stage(folder: Path, *, parity: bool = False) -> Stage:
 
 
 def is_prior(folder: Path) -> bool:
-    """Whether a PriorTransformer is there."""
+    """Whether the folder holds a PriorTransformer."""
     config = folder / "config.json"
     return config.is_file() and files.read_json(config).get("_class_name") == "PriorTransformer"
 
 
 def read_decoder(source: Path) -> Decoder:
-    """A pipeline's UNet2DConditionModel and the UnCLIPTextProjModel before it."""
+    """Read the decoder: a pipeline's UNet2DConditionModel and UnCLIPTextProjModel."""
     folder, projection, scheduler = source / "decoder", source / "text_proj", source / "decoder_scheduler"
     theirs = diffusers_configs.read_config(diffusers_configs.UNet2DConditionModel, folder / "config.json")
     condition = diffusers_configs.read_config(
@@ -143,12 +145,8 @@ def read_decoder(source: Path) -> Decoder:
 
 
 def read_upsampler(source: Path) -> Upsampler:
-    """A pipeline's two UNet2DModels of one shape, the second of which takes the last step."""
-    first, last, scheduler = (
-        source / "super_res_first",
-        source / "super_res_last",
-        source / "super_res_scheduler",
-    )
+    """Read the upsampler: a pipeline's two UNet2DModels of one shape, the second for the last step."""
+    first, last = source / "super_res_first", source / "super_res_last"
     low = diffusers_configs.read_config(
         diffusers_configs.UNet2DConditionModel, source / "decoder" / "config.json"
     ).sample_size
@@ -169,37 +167,32 @@ def read_upsampler(source: Path) -> Upsampler:
             "unet": _unet(theirs, first),
             "catmull_rom": True,
             "expert": True,
-            "diffusion": _diffusion(scheduler),
+            "diffusion": _diffusion(source / "super_res_scheduler"),
             "sampling": SAMPLING["upsampler"],
         },
     )
     with torch.device("meta"):
         stage = Upsampler(config)
-    return filled(
-        stage,
-        diffusers_keys.upsampler,
-        {**_prefixed(first.name, first), **_prefixed(last.name, last)},
-        first.parent,
-    )
+    weights = {**_prefixed(first.name, first), **_prefixed(last.name, last)}
+    return filled(stage, diffusers_keys.upsampler, weights, source)
 
 
 def copy_clip(source: Path, out: Path, *, pictures: bool) -> str:
-    """The text encoder and its tokenizer, and with `pictures` the image encoder, into a new folder; returns
-    its identity.
+    """Convert a pipeline's CLIP into a new folder and return its identity.
 
-    The text encoder alone names the CLIP: both of Karlo's repositories have the same, only one the image
-        encoder.
+    The identity is the text encoder's: both of Karlo's repositories have it, only one has the image encoder.
+
+    Args:
+        pictures: also copy the image encoder.
     """
-    from unclip.clip.converted import TextTower, TextTowerConfig
-    from unclip.clip.hf import save_tokenizer  # heavy, and a single stage needs none of it
+    from unclip.clip.converted import TextTower, TextTowerConfig  # heavy; not needed for a single stage
+    from unclip.clip.hf import save_tokenizer
     from unclip.clip.identity import weights_identity
 
     text, pixels = source / "text_encoder", source / "image_encoder"
     weights = read_component(text)
     identity = weights_identity("clip", weights)
-    weights.pop(
-        "text_model.embeddings.position_ids", None
-    )  # 0, 1, 2, … in what older versions of transformers wrote
+    weights.pop("text_model.embeddings.position_ids", None)  # a constant that older transformers saved
     theirs = diffusers_configs.read_config(
         diffusers_configs.CLIPTextModelWithProjection, text / "config.json"
     )

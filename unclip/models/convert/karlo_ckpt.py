@@ -1,7 +1,7 @@
-"""Karlo's own checkpoints (github.com/kakaobrain/karlo), one `.ckpt` per stage → our stages.
+"""Read stages from Karlo's own checkpoints (github.com/kakaobrain/karlo), one `.ckpt` per stage.
 
-They say nothing of their shape, so it is read off the tensors. Queries, keys and values lie fused in them,
-head by head.
+They hold no config, so it is inferred from the tensors' shapes. Queries, keys and values are fused and
+interleaved by head.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from unclip.stages.diffusion import DiffusionStage
 from unclip.stages.prior import Prior
 from unclip.stages.upsampler import Upsampler
 
-CLIP = "openclip:ViT-L-14/openai"  # Karlo's CLIP is OpenAI's as it was published, and none of these files
-HEAD = 64  # channels per attention head, which no tensor's shape tells
-SIZE, FACTOR = 64, 4  # of the decoder's pictures in pixels; of the upsampler
+CLIP = "openclip:ViT-L-14/openai"  # Karlo uses OpenAI's CLIP, which is not among its checkpoints
+HEAD = 64  # channels per attention head, which cannot be inferred from the tensors
+SIZE, FACTOR = 64, 4  # side of the decoder's images in pixels; factor of the upsampler
 UPSAMPLER = f"upsampler-{FACTOR * SIZE}"
 
+# Fused projections and their parts.
 _FUSED = {"c_qkv": "qkv", "qkv": "qkv", "encoder_kv": "kv"}
 
+# The tables below map names of our modules to Karlo's. U-Net: residual block.
 _RESIDUAL = {
     "norm_1": "in_layers.0",
     "conv_1": "in_layers.2",
@@ -38,6 +40,7 @@ _RESIDUAL = {
     "conv_2": "out_layers.3",
     "skip": "skip_connection",
 }
+# U-Net: attention block.
 _ATTENTION = {
     "norm": "norm",
     "q": "qkv.q",
@@ -47,7 +50,9 @@ _ATTENTION = {
     "context_v": "encoder_kv.v",
     "out": "proj_out",
 }
+# Timestep embedding of all stages.
 _TIME = {"linear_1": "time_embed.0", "linear_2": "time_embed.2"}
+# Prior: layers outside of the transformer.
 _PRIOR = {
     "text": "text_enc_proj",
     "text_embed": "text_emb_proj",
@@ -56,6 +61,7 @@ _PRIOR = {
     "positions": "positional_embedding",
     "out_proj": "out_proj",
 }
+# Prior: transformer block.
 _BLOCK = {
     "norm_1": "ln_1",
     "q": "attn.c_qkv.q",
@@ -66,6 +72,7 @@ _BLOCK = {
     "up": "mlp.c_fc",
     "down": "mlp.c_proj",
 }
+# Decoder: projections of z_i and the caption.
 _CONDITION = {
     "embed_to_time": "clip_emb",
     "text_to_time": "text_feat_proj",
@@ -76,11 +83,10 @@ _CONDITION = {
 
 
 def read_checkpoint(path: Path) -> DiffusionStage:
-    """The stage in a `.ckpt`; its tensors tell which it is. A prior's statistics lie in a `*_stats.th` beside
-    it.
+    """Read the stage in a `.ckpt`; a prior also needs the embedding statistics `*_stats.th` beside it.
 
     Raises:
-        CheckpointError: damaged, another program's, or a pickle of more than tensors.
+        CheckpointError: damaged, not Karlo's, or a pickle of more than tensors.
     """
     tree = read_pickle(path)
     weights = _unfused(tensors(tree.get("state_dict") if isinstance(tree, dict) else None, path), path)
@@ -130,9 +136,7 @@ def _prior(weights: dict[str, Tensor], path: Path) -> Prior:
 def _decoder(weights: dict[str, Tensor], path: Path) -> Decoder:
     context_width, token_width = weights["model.text_seq_proj.0.weight"].shape
     if weights["model.clip_tok_proj.weight"].shape[0] != EXTRA_TOKENS * context_width:
-        raise CheckpointError(
-            f"{path}: model.clip_tok_proj makes another number of tokens than {EXTRA_TOKENS}"
-        )
+        raise CheckpointError(f"{path}: model.clip_tok_proj does not make {EXTRA_TOKENS} tokens")
     config = parse_checkpoint(
         Decoder.Config,
         path,
@@ -154,7 +158,9 @@ def _decoder(weights: dict[str, Tensor], path: Path) -> Decoder:
         if ours == "null_embed":
             return "model.cf_param"
         part, _, rest = ours.removeprefix("network.").partition(".")
-        return f"model.{_unet_name(rest, config.unet) if part == 'unet' else f'{_CONDITION[part]}.{rest}'}"
+        return (
+            f"model.{_unet_name(rest, config.unet)}" if part == "unet" else f"model.{_CONDITION[part]}.{rest}"
+        )
 
     return filled(stage, name, weights, path)
 
@@ -177,15 +183,14 @@ def _upsampler(weights: dict[str, Tensor], path: Path) -> Upsampler:
 
     def name(ours: str) -> str:
         part, _, rest = ours.removeprefix("network.").partition(".")
-        return f"{'model_last_step' if part == 'expert' else 'model_first_steps'}.{_unet_name(rest, config.unet)}"
+        network = "model_last_step" if part == "expert" else "model_first_steps"
+        return f"{network}.{_unet_name(rest, config.unet)}"
 
     return filled(stage, name, weights, path)
 
 
 def _unfused(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Each fused projection taken apart (`…qkv.weight` → `…qkv.q.weight` …), convolutions of width one as
-    matrices.
-    """
+    """Split fused projections (`…qkv.weight` → `…qkv.q.weight` …); 1 × 1 convolutions become matrices."""
     apart = {}
     for name, tensor in weights.items():
         module, _, kind = name.rpartition(".")
@@ -197,24 +202,23 @@ def _unfused(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
             continue
         if len(tensor) % (len(parts) * HEAD):
             raise CheckpointError(f"{path}: tensor {name} is not made of heads of {HEAD} channels")
-        heads = tensor.reshape(
-            -1, len(parts), HEAD, *tensor.shape[1:]
-        )  # first q, k and v of one head, then of the next
+        # Rows are ordered by head, then by q, k, v.
+        heads = tensor.reshape(-1, len(parts), HEAD, *tensor.shape[1:])
         apart.update({f"{module}.{part}.{kind}": heads[:, i].flatten(0, 1) for i, part in enumerate(parts)})
     return apart
 
 
 def _shape(weights: dict[str, Tensor], prefix: str) -> dict[str, Any]:
-    """A U-Net's numbers. Its `input_blocks` are one list; a level begins where the channels widen for the
-    first time.
+    """Infer a U-Net's config from its tensors.
+
+    `input_blocks` is one flat list of blocks; the first change of width shows the number of blocks per level.
     """
     widths: list[int] = []
     while (name := f"{prefix}.input_blocks.{len(widths) + 1}.0.in_layers.2.weight") in weights:
         widths.append(len(weights[name]))
     channels = len(weights[f"{prefix}.input_blocks.0.0.weight"])
-    rows = next(
-        (i for i, width in enumerate(widths) if width != channels), len(widths) + 1
-    )  # depth, and a resampler
+    # Blocks per level: `depth` residual blocks and a resampler.
+    rows = next((i for i, width in enumerate(widths) if width != channels), len(widths) + 1)
     levels = range(0, len(widths), rows)
     return {
         "channels": channels,
@@ -245,7 +249,7 @@ def _prior_name(ours: str) -> str:
 
 
 def _unet_name(ours: str, config: UNetConfig) -> str:
-    """`down.1.blocks.0.conv_1.weight` → `input_blocks.5.0.in_layers.2.weight`, and so on."""
+    """Name of our U-Net's tensor: `down.1.blocks.0.conv_1.weight` → `input_blocks.5.0.in_layers.2.weight`."""
     rows = config.depth + 1
     match ours.split("."):
         case ["conv_in", kind]:
@@ -268,7 +272,7 @@ def _unet_name(ours: str, config: UNetConfig) -> str:
             return f"{_row(side, int(level) * rows + int(i))}.1.{_ATTENTION[leaf]}.{kind}"
         case ["down", level, "resampler", leaf, kind]:
             return f"{_row('down', int(level) * rows + config.depth)}.0.{_RESIDUAL[leaf]}.{kind}"
-        case ["up", level, "resampler", leaf, kind]:  # in one row with the level's last block
+        case ["up", level, "resampler", leaf, kind]:  # shares a row with the level's last block
             attends = len(config.multipliers) - 1 - int(level) in config.attention
             return f"{_row('up', int(level) * rows + config.depth)}.{1 + attends}.{_RESIDUAL[leaf]}.{kind}"
     raise AssertionError(ours)

@@ -1,6 +1,4 @@
-"""Weights as other programs keep them: safetensors, whole or in shards, and pickles of nothing but
-tensors.
-"""
+"""Read other programs' weights: safetensors, whole or in shards, and pickles of plain tensors."""
 
 from __future__ import annotations
 
@@ -18,11 +16,11 @@ from unclip.errors import CheckpointError
 
 M = TypeVar("M", bound=nn.Module)
 
-STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")  # diffusers', and transformers' two
+STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")  # file stems of diffusers and transformers
 
 
 def read_component(folder: Path) -> dict[str, Tensor]:
-    """The tensors of one component's folder, mapped from disk where the format allows it."""
+    """The tensors of a component's folder; safetensors are memory-mapped."""
     for stem in STEMS:
         if (folder / f"{stem}.safetensors").is_file():
             return files.read_weights(folder / f"{stem}.safetensors")
@@ -37,12 +35,14 @@ def read_component(folder: Path) -> dict[str, Tensor]:
 
 
 def read_pickle(path: Path) -> Any:
-    """What torch.save wrote, if that is plain containers of tensors: whatever else a pickle names is not even
-    imported.
+    """Load a torch.save file of plain containers of tensors; no other class is imported (`weights_only`).
+
+    Raises:
+        CheckpointError: missing, damaged, or a pickle of anything else.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickles of other versions: what cannot be read says so below
+            warnings.simplefilter("ignore")  # about other torch versions; real failures are reported below
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
@@ -57,20 +57,23 @@ def read_pickle(path: Path) -> Any:
 
 
 def tensors(tree: Any, path: Path) -> dict[str, Tensor]:
-    """The tree, if it maps names to tensors."""
+    """The tree as a state dict; CheckpointError if it does not map names to tensors."""
     if not isinstance(tree, dict) or not all(isinstance(value, Tensor) for value in tree.values()):
         raise CheckpointError(f"{path}: expected names and tensors")
     return tree
 
 
 def filled(module: M, name: Callable[[str], str], weights: dict[str, Tensor], where: Path) -> M:
-    """The stage or network with the tensors that `name` says; none may be missing, left over, or of another
-    shape.
+    """Fill a module from another program's state dict, whose tensors must match it one to one.
 
     Args:
         module: on the meta device.
-        name: our tensor's name → theirs.
-        weights: theirs; emptied on the way.
+        name: maps our tensor's name to theirs.
+        weights: their state dict; emptied.
+        where: the source, for messages.
+
+    Raises:
+        CheckpointError: a tensor is missing, left over, or of another shape.
     """
     state = {}
     for ours, wanted in module.state_dict().items():
@@ -78,7 +81,7 @@ def filled(module: M, name: Callable[[str], str], weights: dict[str, Tensor], wh
         if theirs not in weights:
             raise CheckpointError(f"{where}: tensor {theirs} is missing")
         tensor = weights.pop(theirs)
-        row = tensor.shape == (1, *wanted.shape)  # theirs keeps the embeddings' mean and deviation as one row
+        row = tensor.shape == (1, *wanted.shape)  # the embeddings' mean and std, stored as [1, D]
         if tensor.shape != wanted.shape and not row:
             raise CheckpointError(
                 f"{where}: tensor {theirs} has shape {tuple(tensor.shape)}, its config.json asks for "

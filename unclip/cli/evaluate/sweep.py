@@ -7,27 +7,21 @@ from typing import Any
 
 import click
 
+from unclip.cli.evaluate.measuring import held_out_options
+from unclip.cli.options import PATH
 from unclip.errors import RequestError
 
 
 @click.command()
-@click.option("--model", default="mini", show_default=True, help="The bundled mini, a folder, or a Hub id.")
 @click.option(
-    "--stage", default="decoder", show_default=True, help="prior, decoder, upsampler-256, …: which is varied."
+    "--stage", default="decoder", show_default=True, help="Stage to vary: prior, decoder, upsampler-256, …."
 )
-@click.option("--guidance", help="Scales, as 1,2,4. [default: the stage's own]")
-@click.option("--steps", help="Numbers of steps, as 5,10,25. [default: the stage's own]")
-@click.option("--sampler", help="Names, as ddim,dpmpp_2m. [default: the stage's own]")
-@click.option(
-    "--count", default=64, show_default=True, help="Held-out captions, one picture each at every point."
-)
-@click.option("--seed", default=0, show_default=True, help="Of the captions and the pictures.")
-@click.option("--batch", default=32, show_default=True, help="Pictures made together.")
-@click.option("--resamples", default=100, show_default=True, help="Of the bootstrap; 0 for no interval.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder for sweep.csv, plot.png, sheet.png."
-)
-@click.option("--device", help="cpu, cuda, … [default: the best one there is]")
+@click.option("--guidance", help="Guidance scales, as 1,2,4. Default: the stage's.")
+@click.option("--steps", help="Numbers of steps, as 5,10,25. Default: the stage's.")
+@click.option("--sampler", help="Samplers, as ddim,dpmpp_2m. Default: the stage's.")
+@held_out_options(count=64)
+@click.option("--resamples", default=100, show_default=True, help="Bootstrap resamples; 0 for no interval.")
+@click.option("--out", type=PATH, required=True, help="Folder for sweep.csv, plot.png and sheet.png.")
 def sweep(
     model: str,
     stage: str,
@@ -41,7 +35,7 @@ def sweep(
     out: Path,
     device: str | None,
 ) -> None:
-    """Quality against guidance, steps and sampler: every combination of the values given.
+    """Measure quality for every combination of the given guidance scales, steps and samplers.
 
     \b
     unclip evaluate sweep --guidance 1,2,3,4 --steps 5,10,25 --out sweep
@@ -61,7 +55,7 @@ def sweep(
 
     def keep(point: measuring.Point) -> None:
         points.append(point)
-        measuring.write_csv(points, out / "sweep.csv")  # what is done survives an interruption
+        measuring.write_csv(points, out / "sweep.csv")  # after each point, so that an interruption loses none
         figures = ", ".join(f"{name} {value[0]:.4g}" for name, value in point.values().items())
         click.echo(f"{point.sampler}, {point.steps} steps, guidance {point.guidance:g}: {figures}")
 
@@ -85,4 +79,4 @@ def _list(name: str, text: str | None, kind: type[Any]) -> list[Any]:
     try:
         return [kind(part.strip()) for part in text.split(",")]
     except ValueError:
-        raise RequestError(f"--{name} {text}: wants values with commas between, as --{name} 1,2,4") from None
+        raise RequestError(f"--{name} {text}: separate the values with commas, as --{name} 1,2,4") from None

@@ -1,0 +1,26 @@
+"""`unclip evaluate spectrum`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from unclip.cli.evaluate.measuring import held_out_options
+from unclip.cli.options import json_option
+
+
+@click.command()
+@held_out_options(count=32, batch=8)
+@json_option
+def spectrum(model: str, count: int, seed: int, batch: int, as_json: bool, device: str | None) -> None:
+    """Energy by octave of spatial frequency, over that of renderings of the same scenes: blur, stripes, grain.
+
+    The last column is the power at the frequency of each stage's patches over the power around it, with the
+    renderings' value in brackets.
+    """
+    from unclip.menagerie.spectrum import spectra, table
+    from unclip.pipeline import Pipeline
+
+    found = spectra(Pipeline.from_pretrained(model, device=device), count=count, seed=seed, batch=batch)
+    click.echo(json.dumps([one.to_dict() for one in found]) if as_json else table(found))
