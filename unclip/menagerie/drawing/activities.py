@@ -1,7 +1,7 @@
-"""Eight held things and activities; each says where the hands go.
+"""Eight activities and held things, with the positions of the hands.
 
-A thing keeps clear of the head, and each has a rim or a second colour, so that it reads on a ground of its
-own colour.
+Things do not overlap the head. Each has a rim or a second colour, so that it is visible on a background of
+its own colour.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _nothing(pen: Pen) -> None:
 
 @dataclass(frozen=True)
 class Activity:
-    """`behind` is drawn before the figure, `front` after the torso: under the arms, or over the hands."""
+    """What to draw: `behind` before the figure, `front` after the torso (over the hands if `over_hands`)."""
 
     front: Callable[[Pen], None] = _nothing
     behind: Callable[[Pen], None] = _nothing
@@ -50,7 +50,7 @@ class Activity:
     over_hands: bool = False
 
 
-# One hand at rest, the other (right of the picture) holding something up beside the head.
+# The left hand hangs, the right one holds something up beside the head.
 RAISED: tuple[Point, Point] = (HANGING[0], (752.0, 612.0))
 SPREAD: tuple[Point, Point] = ((262.0, 680.0), (738.0, 680.0))
 STRUMMING: tuple[Point, Point] = ((428.0, 772.0), (722.0, 668.0))
@@ -58,7 +58,7 @@ READING: tuple[Point, Point] = ((318.0, 782.0), (682.0, 782.0))
 
 
 def _minus(path: skia.Path, hole: skia.Path) -> skia.Path:
-    """What of `path` lies outside `hole`, for a crescent of shade; draw it clipped to `path`."""
+    """The part of `path` outside `hole`, a crescent of shade. Draw it clipped to `path`."""
     crescent = skia.Path(path)
     crescent.addPath(hole)
     crescent.setFillType(skia.PathFillType.kEvenOdd)

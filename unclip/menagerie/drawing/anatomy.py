@@ -59,7 +59,7 @@ def lines(pen: Pen, colour: Colour, width: float, *points: Point) -> None:
 def round_ears(
     pen: Pen, coat: Colour, lining: Colour, dx: float = 172, y: float = 262, radius: float = 72
 ) -> None:
-    """A bear's ears. They stand far enough out to be seen beside a hat."""
+    """A bear's ears, far enough out to be visible beside a hat."""
     ovals(pen, coat, dx, y, radius, outline=True)
     ovals(pen, lining, dx + 4, y + 4, radius * 0.58)
 
@@ -75,7 +75,7 @@ def pointed_ears(
     blunt: float = 0.07,
     tip_colour: Colour | None = None,
 ) -> None:
-    """A cat's or dog's ears between two roots, the edges slightly bulged; `blunt` rounds the tip."""
+    """A cat's or dog's ears between two roots, with bulged edges. `blunt` rounds the tip."""
     base = ((inner[0] + outer[0]) / 2, (inner[1] + outer[1]) / 2)
     _ear_pair(pen, coat, inner, tip, outer, blunt)
     if tip_colour:
@@ -150,7 +150,7 @@ def nose(pen: Pen, y: float = 452, width: float = 32, colour: Colour = INK) -> N
 
 
 def mouth(pen: Pen, y: float = 492, width: float = 38, colour: Colour = INK, philtrum: float = 20) -> None:
-    """The w under an animal's nose: two small arcs and a short line up to the nose."""
+    """The w under an animal's nose: two arcs and a short line up to the nose."""
     lines(pen, colour, 9, (0, y), (width * 0.5, y + width * 0.42), (width, y - width * 0.08))
     if philtrum:
         pen.line(stroke((0, y - philtrum), (0, y)), colour, 9)
@@ -167,7 +167,7 @@ def open_mouth(pen: Pen, y: float = 494, width: float = 26, height: float = 34) 
 
 
 def whiskers(pen: Pen, colour: Colour, dx: float = 150, y: float = 470, length: float = 108) -> None:
-    """Two on either side: a third would close them to a blot at 64 px."""
+    """Two whiskers on either side. A third would merge with them at 64 px."""
     for spread in (-0.8, 0.8):
         lines(
             pen,
@@ -180,7 +180,7 @@ def whiskers(pen: Pen, colour: Colour, dx: float = 150, y: float = 470, length: 
 
 
 def feet(pen: Pen, colour: Colour, pads: Colour | None = None, *, toes: bool = True) -> None:
-    """Two feet pointing at us, with pads or with toes."""
+    """Two feet from the front, with pads or with toes."""
     for x, y in FEET:
         pen.fill(oval(x, y, 62, 38), colour)
         if pads:

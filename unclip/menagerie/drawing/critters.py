@@ -1,4 +1,4 @@
-"""Those of farm, field and pond, and the birds."""
+"""Animals of farm, field and pond, and birds."""
 
 from __future__ import annotations
 

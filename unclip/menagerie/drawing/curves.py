@@ -1,7 +1,7 @@
 """Smooth curves about the figure's axis.
 
-Points are (dx, y): dx counts from the axis x = 500 to the right, since almost everything is symmetric. Paths are
-cached, because building splines takes longer than drawing them. Do not change a returned path in place.
+Points are (dx, y): dx counts from the axis x = 500 to the right, since almost everything is symmetric. Paths
+are cached, because building splines takes longer than drawing them. Do not change a returned path in place.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from unclip.menagerie.drawing.pen import Point, mirror, smooth
 
 @cache
 def shape(*points: Point, tension: float = 1.1) -> skia.Path:
-    """A closed curve right of the axis (or across it), through (dx, y) points; a point given twice is a
-    corner.
+    """A closed curve through (dx, y) points. A repeated point makes a corner.
 
-    Tangents follow the chords' lengths (`pen.smooth` takes them all alike):
-    unevenly spaced points then make no bumps.
+    Tangents are weighted by chord length (uniform in `pen.smooth`), which avoids bumps at unevenly spaced
+    points.
     """
     n = len(points)
     tangents = [_tangent(points[i - 1], points[i], points[(i + 1) % n]) for i in range(n)]
@@ -54,8 +53,9 @@ def reflected(*points: Point, tension: float = 1.1) -> skia.Path:
 
 @cache
 def whole(*points: Point, tension: float = 1.1) -> skia.Path:
-    """A symmetric closed curve, given by its right half from top to bottom; points on the axis are not
-    doubled.
+    """A symmetric closed curve, given by its right half from top to bottom.
+
+    Points on the axis are not doubled.
     """
     left = [(-dx, y) for dx, y in reversed(points) if dx > 0]
     return shape(*points, *left, tension=tension)
@@ -71,8 +71,9 @@ def stroke(*points: Point) -> skia.Path:
 def fluff(
     dx: float, y: float, rx: float, ry: float, lobes: int, puff: float = 0.2, turn: float = 0.0
 ) -> skia.Path:
-    """A scalloped cloud about a centre: fluffy ears, manes, cotton tails. `puff` is how far the lobes stand
-    out.
+    """A scalloped cloud about a centre, for fluffy ears, manes and cotton tails.
+
+    `puff` is how far the lobes stand out.
     """
 
     def at(step: float, reach: float) -> Point:
@@ -88,7 +89,7 @@ def fluff(
 
 
 def shrunk(points: tuple[Point, ...], share: float, towards: Point) -> tuple[Point, ...]:
-    """The points pulled towards one of them or any other: the lining of an ear, the iris of an eye."""
+    """The points scaled by `share` towards a point: the lining of an ear, the iris of an eye."""
     return tuple(
         (towards[0] + (x - towards[0]) * share, towards[1] + (y - towards[1]) * share) for x, y in points
     )

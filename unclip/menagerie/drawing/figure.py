@@ -1,6 +1,7 @@
 """The skeleton that all subjects share, so that every hat fits every head and every garment every body.
 
-Chibi proportions, seen from the front: the head is half the figure, so that hats and faces are legible at 64 px.
+Chibi proportions, seen from the front: the head is half the figure, so that hats and faces are legible at 64
+px.
 
     head     about the oval at (500, 395), radii 205 × 180; chin at y = 575
     hat      brim's centre at (500, 262), where the head is about 300 wide; tall hats may reach y = 20
@@ -44,13 +45,13 @@ def arm_path(shoulder: Point, hand: Point) -> skia.Path:
 
 @dataclass(frozen=True)
 class Subject:
-    """How to draw one kind of creature. Every function draws with the pen in canvas units.
+    """How to draw one kind of creature, in canvas units.
 
     Attributes:
         limb: colour of arms and legs.
         paw: colour of hands and feet.
-        body: tail and other things behind, feet, torso with belly.
-        head: ears, head and face.
+        body: draws the tail, feet and torso with belly.
+        head: draws ears, head and face.
         hat: (dx, dy, scale) of the hat's seat relative to the skeleton's.
     """
 

@@ -1,7 +1,7 @@
 """Five garments for the common torso, in any colour.
 
-The head (chin at y = 575) and the arms are drawn over them, so the features of a garment lie between the arms,
-below the chin.
+The head (chin at y = 575) and the arms are drawn over them, so the features of a garment lie between the
+arms, below the chin.
 """
 
 from __future__ import annotations

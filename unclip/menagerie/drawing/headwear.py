@@ -1,6 +1,7 @@
 """Ten kinds of headwear in any colour, drawn around the hat's seat at (500, 262) of the common skeleton.
 
-The head is 280 units wide at the seat and 350 at y = 300, where the face begins. Headwear covers what is above.
+The head is 280 units wide at the seat and 350 at y = 300, where the face begins. Headwear covers what is
+above.
 """
 
 from __future__ import annotations

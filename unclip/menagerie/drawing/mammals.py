@@ -1,5 +1,6 @@
-"""Dogs, foxes, cats and bears. A face is told by its colours, ears and cheeks, which neither hats nor
-garments hide.
+"""Dogs, foxes, cats and bears.
+
+Colours, ears and cheeks identify a face, because neither headwear nor garments hide them.
 """
 
 from __future__ import annotations

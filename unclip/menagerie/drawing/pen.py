@@ -1,7 +1,7 @@
 """Colours, paths and the pen that draws them: the flat style and the interface of all styles.
 
-The canvas measures 1000 × 1000 units, y pointing down, at any size in pixels. The code that draws a thing passes
-a path and a colour; the pen of the style renders them (flat, hatched, dotted, washed).
+The canvas measures 1000 × 1000 units, y pointing down, at any size in pixels. The code that draws a thing
+passes a path and a colour; the pen of the style renders them (flat, hatched, dotted, washed).
 """
 
 from __future__ import annotations

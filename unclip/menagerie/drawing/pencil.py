@@ -13,23 +13,19 @@ from unclip.menagerie.drawing.textures import graphite, hatching, tooth
 
 
 class PencilPen(TexturePen):
-    """Coloured pencils on cream paper: a light tint, hatching over it, and a sketchy graphite outline gone
-    over twice.
-    """
+    """Coloured pencils on cream paper: a light tint, hatching and a sketchy graphite outline."""
 
     CREAM: Final[Colour] = (247, 240, 224)
     GRAPHITE: Final[Colour] = (62, 56, 60)
 
     def _tint(self, colour: Colour) -> Colour:
-        """What lies under the hatching: pale, but less so for dark colours, which must stay dark."""
+        """The colour under the hatching: pale, but less so for dark colours, which must stay dark."""
         bright = luminance(colour)
         share = 0.52 + 0.56 * (1 - bright) ** 2
         return mix(self.CREAM, colour, share) if bright < 0.93 else colour
 
     def _crayon(self, colour: Colour) -> Colour:
-        """The pencil's own colour: that of the shape, pressed firmly; near-white is shaded with a cool
-        grey.
-        """
+        """The pencil's colour: the shape's, pressed firmly, or a cool grey for near-white."""
         if luminance(colour) > 0.93:
             return (206, 207, 214)
         return darker(vivid(colour, 0.15), 0.07)
@@ -39,7 +35,7 @@ class PencilPen(TexturePen):
         shift = self.random_shift()
         shape = self.wobbled(path, 2.2, 34)
         bounds = shape.getBounds()
-        if max(bounds.width(), bounds.height()) < 26:  # a dot of the pencil: no room for hatching
+        if max(bounds.width(), bounds.height()) < 26:  # too small for hatching
             self.cover(shape, mix(self._tint(colour), self._crayon(colour), 0.6))
             return
         pressure = (0.5 if luminance(colour) > 0.93 else 0.85) * (0.8 if self.behind else 1)
@@ -58,7 +54,7 @@ class PencilPen(TexturePen):
         self.stroke(self.wobbled(path, 5, 70), self.GRAPHITE, 3.0, strength * 0.6)
 
     def _shade(self, shape: skia.Path, colour: Colour, angle: float, shift: Point) -> None:
-        """A second layer of strokes across the first, on the side away from the light."""
+        """Hatch a second layer across the first, on the side away from the light."""
         bounds = shape.getBounds()
         radius = max(bounds.width(), bounds.height())
         if radius < 60:

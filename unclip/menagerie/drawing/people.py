@@ -1,4 +1,4 @@
-"""Those who are no animals: the astronaut, the robot and the teddy bear."""
+"""Subjects that are no animals: the astronaut, the robot and the teddy bear."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from unclip.menagerie.drawing.textures import dots, halftone
 
 
 class PopPen(TexturePen):
-    """A comic: black contours, loud colours, Ben-Day dots where a shape turns away from the light."""
+    """A comic: black contours, loud colours, Ben-Day dots on the side away from the light."""
 
     CONTOUR: Final = 13.0
 
@@ -28,7 +28,7 @@ class PopPen(TexturePen):
             self.stroke(path, BLACK, min(self.CONTOUR * (0.7 if self.behind else 1), max(5.0, extent * 0.12)))
 
     def _dotted(self, path: skia.Path, colour: Colour, outline: bool) -> None:
-        """A crescent of dots at the lower right, cut hard as comics do."""
+        """Fill a crescent with dots at the lower right, with a hard edge."""
         bounds = path.getBounds()
         radius = max(bounds.width(), bounds.height())
         if radius < 90 or not outline:
@@ -62,7 +62,7 @@ class PopPen(TexturePen):
         self.cover(halftone(), ink, 0.85)
 
     def _rays(self, colour: Colour) -> None:
-        """Rays from behind the figure, of nearly the ground's colour so that it keeps its name."""
+        """Draw rays from behind the figure in nearly the background's colour, so that it keeps its name."""
         count, turn, rays = 14, self.rng.uniform(0, 1), skia.Path()
         for i in range(count):
             rays.moveTo(500, 470)
@@ -76,5 +76,5 @@ class PopPen(TexturePen):
         )
 
     def finish(self) -> None:
-        """The panel's border."""
+        """Draw the panel's border."""
         self.stroke(skia.Path().addRect(skia.Rect.MakeLTRB(5, 5, UNITS - 5, UNITS - 5)), BLACK, 14)

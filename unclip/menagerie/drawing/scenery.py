@@ -1,4 +1,4 @@
-"""Ground, clouds and dots: shapes that several settings share."""
+"""Shapes that several settings share: ground, clouds and dots."""
 
 from __future__ import annotations
 

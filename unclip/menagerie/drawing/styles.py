@@ -16,7 +16,7 @@ from unclip.menagerie.drawing.watercolour import WatercolourPen
 
 
 class FlatPen(Pen):
-    """Clean shapes without outlines, each a touch lighter at its top than at its foot."""
+    """Clean shapes without outlines, slightly lighter at the top than at the bottom."""
 
     def fill(self, path: skia.Path, colour: Colour, *, outline: bool = True) -> None:
         if not outline:
@@ -31,10 +31,9 @@ class Style:
     """How a style draws.
 
     Attributes:
-        pen: the pen.
-        grid: the fixed size in pixels a style draws at before it is enlarged; None draws at the picture's
-            size.
-        develop: what is done to the drawn pixels before they are enlarged.
+        pen: class of the pen.
+        grid: size in pixels at which the style draws before enlarging. None: the image's size.
+        develop: post-processing of the drawn pixels before enlarging.
     """
 
     pen: type[Pen]

@@ -1,7 +1,7 @@
-"""What headwear and garments share: tones of one colour, pieces of cloth, folds and ornaments.
+"""Shared by headwear and garments: tones of one colour, pieces of cloth, folds and ornaments.
 
-A piece is its colour nearly all over. Tones of the same colour shape it (folds, bands, shadows), so that black
-cloth gets lighter lines and white cloth darker ones.
+A piece is its colour nearly all over. Tones of the same colour shape it (folds, bands, shadows), so that
+black cloth gets lighter lines and white cloth darker ones.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def trim(colour: Colour) -> Colour:
 
 
 def tuft_tone(colour: Colour) -> Colour:
-    """The paler (on white: greyer) tone of pom-poms."""
+    """The tone of pom-poms: paler than the colour, or grey on white."""
     return lighter(colour, 0.45) if luminance(colour) < WHITISH else shade(colour, 0.2)
 
 

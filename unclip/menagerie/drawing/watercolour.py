@@ -13,9 +13,7 @@ from unclip.menagerie.drawing.textures import cold_press, wash
 
 
 class WatercolourPen(TexturePen):
-    """Washes on rough white paper: pigment pools and dries to a darker rim, and neighbours do not quite
-    touch.
-    """
+    """Washes on rough paper: pigment dries to a darker rim, and neighbours leave a gap between them."""
 
     PAPER: Final[Colour] = (253, 251, 245)
 
@@ -32,17 +30,17 @@ class WatercolourPen(TexturePen):
             self.stroke(shape, self._pool(colour), 3.5, 0.42 if outline else 0.2)
 
     def _pool(self, colour: Colour) -> Colour:
-        """Where the pigment gathers."""
+        """The colour where pigment gathers."""
         if luminance(colour) > 0.9:
             return (150, 165, 188)
         return darker(vivid(colour, 0.35), 0.30)
 
     def _wash(self, shape: skia.Path, colour: Colour, shift: Point) -> None:
         bright, bounds = luminance(colour), shape.getBounds()
-        if max(bounds.width(), bounds.height()) < 26:  # a touch of the brush's tip
+        if max(bounds.width(), bounds.height()) < 26:  # too small for a wash
             self.cover(shape, colour, 0.92)
             return
-        if bright > 0.9:  # white is the paper itself, with a breath of grey-blue in its hollows
+        if bright > 0.9:  # white is the bare paper, with grey-blue in its hollows
             self.cover(shape, mix(self.PAPER, colour, 0.5))
             self.cover(shape, (168, 184, 208), 0.42, self.texture(wash(), 0, shift))
             return
@@ -72,9 +70,7 @@ class WatercolourPen(TexturePen):
         self.cover_through(PAGE, BLACK, strength, pools, gradient, skia.BlendMode.kSrcIn)
 
     def foreground(self) -> None:
-        """The setting ends in a ragged edge, as on a sheet taped to a board and painted almost to the
-        tape.
-        """
+        """Mask the setting to a ragged edge, as on paper taped to a board."""
         edge = self.wobbled(
             skia.Path().addRoundRect(skia.Rect.MakeLTRB(24, 24, UNITS - 24, UNITS - 24), 14, 14), 9, 46
         )
