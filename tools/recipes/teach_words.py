@@ -1,14 +1,12 @@
-"""Teaches mini's CLIP words before sentences: each picture against a phrase for every value that it might
-show.
+"""Train mini's CLIP on words before sentences: images against a phrase for each value of an attribute.
 
-Whole captions alone leave hats for last: subject and setting tell a batch's pictures apart, so the
-contrastive loss is content long before it looks at a hat. Here the captions are single phrases ("a beret",
-"on the beach"), the negatives are all other values of the same attribute, and each picture is in as many
-contests as it shows things (the supervised contrastive view of Yang et al. 2022, UniCL). The clip stage then
-goes on with sentences, from this one's weights.
+With whole captions, CLIP learns headwear last: subject and setting tell the images of a batch apart, so the
+contrastive loss is low before headwear is recognised. Here the captions are single phrases ("a beret", "on
+the beach"), and the negatives are all other values of the same attribute (supervised contrastive loss, Yang
+et al. 2022, UniCL). The CLIP stage is then trained on captions from these weights.
 
-    python tools/recipes/teach_words.py configs/mini/clip.yaml "runs/mini/data/*-64/*.tar" --out
-    runs/mini/words
+    python tools/recipes/teach_words.py configs/mini/clip.yaml "runs/mini/data/*-64/*.tar" \\
+        --out runs/mini/words
 """
 
 from __future__ import annotations
@@ -35,20 +33,20 @@ from unclip.stages.clip import ClipStage
 from unclip.train.config import read_run
 from unclip.train.ema import Ema
 
-NOTHING = -100  # what cross_entropy leaves out
+ABSENT = -100  # ignore_index of cross_entropy
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", type=Path, help="of the clip stage")
-    parser.add_argument("shards", help="of menagerie pictures")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the stage")
+    parser.add_argument("config", type=Path, help="config of the CLIP stage")
+    parser.add_argument("shards", help="shards of menagerie images")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the trained stage")
     parser.add_argument("--init", type=Path, help="a saved clip stage to start from")
-    parser.add_argument("--images", type=int, default=300_000, help="how many it looks at, again and again")
+    parser.add_argument("--images", type=int, default=300_000, help="training images, with repetition")
     parser.add_argument(
-        "--minutes", type=float, default=60.0, help="the longest it may take; the rate falls to zero by then"
+        "--minutes", type=float, default=60.0, help="time limit; the learning rate decays to zero by then"
     )
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, default=1.5e-3)
@@ -56,7 +54,8 @@ def main() -> None:
     config = read_run(args.config)
     torch.manual_seed(config.train.seed)
     rng = random.Random(config.train.seed)
-    stage = ClipStage.load(resolve(str(args.init)).stage("clip")) if args.init else ClipStage(config.stage)  # type: ignore[arg-type]
+    start = resolve(str(args.init)).stage("clip") if args.init else None
+    stage = ClipStage.load(start) if start else ClipStage(config.stage)  # type: ignore[arg-type]
     pixels, truth = gather(args.shards)
     stage.train().model.visual.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(stage.parameters(), args.lr, betas=(0.9, 0.98), weight_decay=0.05)
@@ -70,7 +69,7 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = args.lr * min(1.0, step / 50) * max(0.02, 1 - done)
         chosen = torch.randint(len(pixels), (args.batch,))
-        loss = contests(stage, pixels[chosen], truth[chosen], rng)
+        loss = attribute_losses(stage, pixels[chosen], truth[chosen], rng)
         optimizer.zero_grad(set_to_none=True)
         loss.sum().backward()
         torch.nn.utils.clip_grad_norm_(stage.parameters(), 1.0)
@@ -82,9 +81,10 @@ def main() -> None:
     ema.stage(stage).save(args.out)
 
 
-def contests(stage: ClipStage, pixels: Tensor, truth: Tensor, rng: random.Random) -> Tensor:
-    """The loss of each attribute: pictures [B, 3, H, W] against the phrases of all its values; truth [B,
-    attributes].
+def attribute_losses(stage: ClipStage, pixels: Tensor, truth: Tensor, rng: random.Random) -> Tensor:
+    """The loss of each attribute: images [B, 3, H, W] against phrases of all its values.
+
+    `truth` [B, attributes] holds indices of values.
     """
     phrases = {key: [phrase(key, value, rng) for value in values] for key, values in VALUES.items()}
     flat = [text for texts in phrases.values() for text in texts]
@@ -95,12 +95,12 @@ def contests(stage: ClipStage, pixels: Tensor, truth: Tensor, rng: random.Random
     logits = stage.model.logit_scale.exp().clamp(max=100) * z_i @ z_t.T
     split = logits.split([len(values) for values in VALUES.values()], dim=1)
     return torch.stack(
-        [F.cross_entropy(part, truth[:, i], ignore_index=NOTHING) for i, part in enumerate(split)]
+        [F.cross_entropy(part, truth[:, i], ignore_index=ABSENT) for i, part in enumerate(split)]
     )
 
 
 def phrase(key: str, value: str, rng: random.Random) -> str:
-    """A way to say one value of an attribute alone."""
+    """Sample a phrase for one value of an attribute."""
     said = rng.choice(WORDS.get(value, (value,)))
     if key == "setting_colour":
         return f"on a {said} background"
@@ -115,14 +115,12 @@ def phrase(key: str, value: str, rng: random.Random) -> str:
 
 
 def gather(shards: str) -> tuple[Tensor, Tensor]:
-    """All pictures as uint8 [N, 3, H, W], and the number of each attribute's value, NOTHING where it has
-    none.
-    """
+    """Read all images as uint8 [N, 3, H, W], and the index of each attribute's value or ABSENT."""
     pixels, truth = [], []
     for sample in tqdm(read_samples(find_shards(shards)), desc="reading", unit="picture", mininterval=10):
         scene = json.loads(sample["json"])["scene"]
         pixels.append(torch.from_numpy(np.array(picture(sample))).permute(2, 0, 1))
-        truth.append([VALUES[k].index(scene[k]) if scene[k] is not None else NOTHING for k in VALUES])
+        truth.append([VALUES[k].index(scene[k]) if scene[k] is not None else ABSENT for k in VALUES])
     return torch.stack(pixels), torch.tensor(truth)
 
 
