@@ -1,6 +1,4 @@
-"""docs/explanation/lecture.md against the code: each name is there, each quoted line is in it, each command
-makes its figure.
-"""
+"""docs/explanation/lecture.md against the code: names, quoted lines and commands of figures."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Edits, variations and streams, as the official client asks for them, and pictures that no client should
-send.
-"""
+"""Edits, variations and streams of the official client, and images that no client should send."""
 
 from __future__ import annotations
 
