@@ -1,6 +1,4 @@
-"""What tests/test_distributed.py launches: trains the runs of a JSON file one after the other, reporting
-every step.
-"""
+"""Train the runs of a JSON file and report each step, as a program for test_distributed.py."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Imports every module of unclip: all of them work with the base dependencies, or ask for a package of an
-extra by name.
+"""Import every module of unclip with the base dependencies only.
+
+A module that needs an extra must raise an error that names it.
 
 Run it where only the base dependencies are installed, as `.ci/minimal` does: `python
 tests/minimal_imports.py`.

@@ -1,4 +1,4 @@
-"""The house's own rules: who imports whom, how long a file may be, what `unclip --help` may load."""
+"""Rules of the code base: import levels, sizes of files, and what `unclip --help` loads."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Whatever goes wrong ends in one clear line on stderr, a non-zero exit code, no traceback, and nothing
-half-written.
-"""
+"""Errors: one clear line on stderr, a non-zero exit code, no traceback, no partial output."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The chains of 2015 against what is known in closed form: marginals, posteriors, and bounds that the truth
-attains.
-"""
+"""The chains of Sohl-Dickstein et al. 2015 against closed forms: marginals, posteriors and bounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checking: every fault of a shard is found and counted, and the rest measured."""
+"""Checking of shards: each fault is found and counted, and valid samples are measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line, verb by verb: what each option does to files, standard output and standard error."""
+"""The command line: the effect of each option on files, standard output and standard error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verbs that work on pictures: files in, files out, and what is refused."""
+"""The commands that edit images: files in, files out, and refused input."""
 
 from __future__ import annotations
 

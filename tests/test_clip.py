@@ -1,4 +1,4 @@
-"""The frozen encoders: our reading of open_clip's and transformers' models agrees with theirs."""
+"""Frozen encoders: our implementation agrees with open_clip and transformers."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What CLIP sees: its own size and crop rule for every stage and command, whether z_i is stored or made of
-pictures.
-"""
+"""CLIP's input: its own size and crop for every stage and command, with stored or computed z_i."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Every YAML in configs/ is a run whose stage can be built; the big ones have the published shapes and
-numbers.
-"""
+"""Every config in configs/ builds a stage, and the large ones have the published shapes."""
 
 from __future__ import annotations
 

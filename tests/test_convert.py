@@ -1,6 +1,4 @@
-"""Karlo's published configs → our stages on the meta device: their counts, and that configs/karlo has the
-same shapes.
-"""
+"""Conversion of Karlo's configs: parameter counts on the meta device, and the shapes of configs/karlo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Content credentials: made, signed with, read, and seen to break when a file is changed."""
+"""Content credentials: created, signed, read, and invalid after a change of the file."""
 
 from __future__ import annotations
 

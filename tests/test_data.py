@@ -1,4 +1,4 @@
-"""Shards in, batches out: what is drawn, in which order it is read, and what is skipped."""
+"""Data loading: sampling, reading order and skipped samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files to deploy the server with: linted, and held to the command line and to what is there."""
+"""Deployment files: linted, and consistent with the command line and the repository."""
 
 from __future__ import annotations
 

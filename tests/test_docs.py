@@ -1,6 +1,4 @@
-"""The README's and the docs' code runs, on a tiny model in place of mini; every command that they show
-exists.
-"""
+"""Code and commands of the README and the docs run or exist, on a tiny model in place of mini."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The hands-on half: inversion, variations, interpolations, text diffs, edits and outpainting, on the tiny
-model.
-"""
+"""Inversion, variations, interpolations, text diffs, edits and outpainting on the tiny model."""
 
 from __future__ import annotations
 

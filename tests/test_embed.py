@@ -1,4 +1,4 @@
-"""Embedding: what is stored is what CLIP says, a kill loses nothing, and training from it runs no CLIP."""
+"""Embedding: stored values equal CLIP's, interrupted jobs resume, and training needs no CLIP."""
 
 from __future__ import annotations
 

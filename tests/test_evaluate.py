@@ -1,4 +1,4 @@
-"""Truth to the caption: the judge, the interval, and painters whose score is known beforehand."""
+"""Caption fidelity: the judge, the confidence interval, and painters with a known score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong while a run trains: bad steps, signals, a full disk, another number of processes."""
+"""Faults in training: bad steps, signals, a full disk, another number of processes."""
 
 from __future__ import annotations
 

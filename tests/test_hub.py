@@ -1,6 +1,4 @@
-"""Models from the Hub: its own client, before a Hub on loopback that can be slow of speech, strict or
-gone.
-"""
+"""Models from the Hub: its client against a Hub on loopback that is slow, strict or gone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures at the edges: conversions, resizing, sheets, and PNGs that know how they were made."""
+"""Images: conversions, resizing, contact sheets, and provenance in PNG files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A decoder trained to fill in what is missing: how it begins, what it learns from, and how edits use it."""
+"""The inpainting decoder: initialisation, training and edits."""
 
 from __future__ import annotations
 

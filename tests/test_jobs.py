@@ -1,6 +1,4 @@
-"""Many prompts as one job: split over processes, gone on with after a kill, the same pictures however many
-draw them.
-"""
+"""Jobs of many prompts: split over processes, resumed after a kill, with the same images."""
 
 from __future__ import annotations
 

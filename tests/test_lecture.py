@@ -1,6 +1,4 @@
-"""docs/explanation/lecture.md against the code: each name is there, each quoted line is in it, each command
-makes its figure.
-"""
+"""docs/explanation/lecture.md against the code: names, quoted lines and commands of figures."""
 
 from __future__ import annotations
 
@@ -49,13 +47,15 @@ def test_each_formula_is_the_line_of_code_it_says(line: str, name: str, path: st
     assert line in [code.strip() for code in inspect.getsource(found).splitlines()]
 
 
-def test_every_figure_has_its_command_and_every_command_its_figure() -> None:
+def test_every_figure_has_its_command_and_every_command_its_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tools/figures")
     tool = runpy.run_path(str(ROOT / "tools/figures/lecture.py"))
     assert sorted(set(COMMANDS)) == sorted(tool["FIGURES"])
     assert sorted(re.findall(r"images/lecture/([\w-]+)\.webp", PAGE)) == sorted(tool["FIGURES"])
 
 
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tools/figures")
     monkeypatch.setattr(sys, "argv", ["lecture.py", "--training", "2", "--out", str(tmp_path), *arguments])
     runpy.run_path(str(ROOT / "tools/figures/lecture.py"), run_name="__main__")
 

@@ -1,6 +1,4 @@
-"""Every picture says that a model made it: all verbs, from Python, the command line, the server and its
-page.
-"""
+"""Every image is marked as generated: by all commands, from Python, the server and its page."""
 
 from __future__ import annotations
 

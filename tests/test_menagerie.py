@@ -1,4 +1,4 @@
-"""The drawn world: what is sampled, what is held out, how it is said, and that everything can be painted."""
+"""The menagerie: sampling, held-out scenes, captions and rendering."""
 
 from __future__ import annotations
 

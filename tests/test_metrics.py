@@ -1,4 +1,4 @@
-"""Measures of pictures: closed forms, intervals, and from files to a report."""
+"""Metrics of images: closed forms, intervals, and the path from files to a report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The networks: what attends to what, which shapes fit, and that they are the published sizes."""
+"""Networks: attention masks, shapes and published sizes."""
 
 from __future__ import annotations
 

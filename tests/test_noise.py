@@ -1,4 +1,4 @@
-"""One seed, one picture: in any batch, apart between stages and candidates."""
+"""Seeded noise: one seed gives one image in any batch, independent between stages and candidates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One set of options for all verbs: as keywords, as an object, and what each verb has no use for."""
+"""Sampling options of all methods: as keywords, as an object, and unsupported ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packing: what becomes a sample, what is left out and why, and that a kill changes nothing."""
+"""Packing: which files become samples, which are left out and why, and resumption after a kill."""
 
 from __future__ import annotations
 

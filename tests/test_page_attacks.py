@@ -1,4 +1,4 @@
-"""Attacks on the page: foreign files, foreign URLs, memory and disk, spoken to Gradio's own routes."""
+"""Attacks on the page through Gradio's own routes: foreign files, foreign URLs, memory and disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole chain on a tiny random model: determinism, options, saving, and what does not belong together."""
+"""The pipeline on a tiny random model: determinism, options, saving and mismatched stages."""
 
 from __future__ import annotations
 

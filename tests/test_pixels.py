@@ -1,6 +1,4 @@
-"""Small pictures with classes: what is learned of labels, and bits per dimension against those of a known
-density.
-"""
+"""Small images with classes: label conditioning, and bits per dimension against a known density."""
 
 from __future__ import annotations
 

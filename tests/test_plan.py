@@ -1,4 +1,4 @@
-"""What --dry-run says: counts against closed forms, on the meta device."""
+"""--dry-run: counts against closed forms, on the meta device."""
 
 from __future__ import annotations
 

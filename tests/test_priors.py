@@ -1,4 +1,4 @@
-"""The two priors that are no diffusion, alone and in the diffusion prior's place."""
+"""The autoregressive and the one-pass prior, alone and in a pipeline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Marks of generated pictures: the watermark and what it survives, metadata, and what finds both again."""
+"""Marks of generated images: robustness of the watermark, metadata and their detection."""
 
 from __future__ import annotations
 

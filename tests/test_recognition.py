@@ -1,4 +1,4 @@
-"""What a CLIP recognises: by names, and by a linear layer."""
+"""Recognition by CLIP: zero-shot by names, and linear probes."""
 
 from __future__ import annotations
 

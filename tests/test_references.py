@@ -1,4 +1,4 @@
-"""What a reference names, for every option and key that takes one; one identity is one set of weights."""
+"""References of models in every option and key. One identity is one set of weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captions found by pictures and pictures by captions: closed forms, parts of captions, and the command."""
+"""Retrieval of captions by images and images by captions: closed forms and the command."""
 
 from __future__ import annotations
 

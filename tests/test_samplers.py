@@ -1,4 +1,4 @@
-"""The samplers on data so simple that the best denoiser, and where it must lead, are known in closed form."""
+"""Samplers on data whose optimal denoiser and result are known in closed form."""
 
 from __future__ import annotations
 

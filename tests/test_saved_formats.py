@@ -1,4 +1,4 @@
-"""What earlier versions saved still loads, and gives the numbers that it gave.
+"""Files saved by earlier versions load and give the same numbers.
 
 `fixtures/saved-VERSION.tar.xz` holds models, stages, runs, shards, configs and pictures as that version wrote
 them, the results it had with them (reference.json), and the program that made all this (make.py). An archive

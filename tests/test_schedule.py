@@ -1,4 +1,4 @@
-"""The noise tables against their closed forms, and the posterior against the exact Gaussian one."""
+"""Noise schedules against closed forms, and the posterior against the exact Gaussian one."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Continuous-time diffusion on Gaussians and mixtures, whose score, marginals and likelihood are known in
-closed form.
-"""
+"""SDEs on Gaussians and mixtures with known score, marginals and likelihood."""
 
 from __future__ import annotations
 

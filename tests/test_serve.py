@@ -1,6 +1,4 @@
-"""The server, spoken to as its clients do: the official package, and plain HTTP for what that would never
-send.
-"""
+"""The server: requests of the official client, and plain HTTP for what it would never send."""
 
 from __future__ import annotations
 

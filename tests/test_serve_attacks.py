@@ -1,6 +1,4 @@
-"""Attacks on the server: other sites' pages, greedy clients, idle connections, full disks, keys that are
-none.
-"""
+"""Attacks on the server: other sites' pages, greedy clients, idle connections, full disks, bad keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document: it says of the image routes what they take, and they take what it says."""
+"""The OpenAPI document agrees with what the image routes accept."""
 
 from __future__ import annotations
 

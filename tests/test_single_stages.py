@@ -1,6 +1,4 @@
-"""A stage by itself as a pipeline: it does its own part of the way, to the same bits, and refuses the rest in
-a line.
-"""
+"""Single stages as pipelines: the same bits as in the whole chain, and clear errors for the rest."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The stages: what is saved is what is loaded, what is dropped is dropped, and sampling gives what it
-promises.
-"""
+"""Stages: saving and loading, conditioning dropout, and sampling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps on a model of random weights, whose pictures still depend on how they are sampled."""
+"""Sweeps on a model of random weights, whose images still depend on the sampling options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop: what it writes, that it resumes bit for bit, and how it refuses what cannot be right."""
+"""The training loop: its files, bit-exact resumption and refused configs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys that make a run quicker, smaller or better watched: each changes what it says, and nothing else."""
+"""Config keys for speed, memory and logging: each has its effect and no other."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Every verb walks its stages one way: offloaded or not, in each precision, from whatever precision the file
-has.
-"""
+"""All methods run stages the same way: offloaded or not, in each precision, from any stored precision."""
 
 from __future__ import annotations
 

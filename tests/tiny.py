@@ -1,4 +1,4 @@
-"""A complete model of random weights: everything real but the training, small enough to build in a second."""
+"""A complete model of random weights, small enough to build in a second."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Runs that train in a second: the smallest stage of every kind, its config, and what two checkpoints have in
-common.
-"""
+"""Runs that train in a second: the smallest stage of each kind, and comparison of checkpoints."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""A converted model's text encoder beside transformers', which wrote it: the same ids, the same states, the
-same z_t.
-"""
+"""A converted text encoder against transformers': the same ids, states and z_t."""
 
 from __future__ import annotations
 

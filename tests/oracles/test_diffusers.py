@@ -1,6 +1,4 @@
-"""Our samplers step by step beside diffusers' schedulers, on the same tables, times, model outputs and
-noise.
-"""
+"""Samplers step by step against diffusers' schedulers, on the same tables, times, outputs and noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The measures against torch-fidelity's, of the same features."""
+"""Metrics against torch-fidelity's on the same features."""
 
 from __future__ import annotations
 

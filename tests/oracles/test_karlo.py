@@ -1,6 +1,4 @@
-"""Karlo in small: diffusers' own modules with random weights, saved by diffusers, converted, and run side by
-side.
-"""
+"""Karlo in small: diffusers' modules with random weights, converted and run side by side with ours."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Karlo's own checkpoints in small: diffusers' modules, their tensors named and fused as Karlo has them, and
-ours beside.
-"""
+"""Karlo's own checkpoint format in small: converted, and compared with diffusers' modules."""
 
 from __future__ import annotations
 

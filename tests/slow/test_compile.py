@@ -1,4 +1,4 @@
-"""torch.compile changes no result beyond rounding. It needs a C++ compiler."""
+"""torch.compile changes results by rounding only. Needs a C++ compiler."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""configs/emoji on the emoji themselves, each stage for a few steps and with a narrow network: it reads them
-and it learns.
-"""
+"""configs/emoji on the emoji, with narrow networks: each stage reads the data and learns."""
 
 from __future__ import annotations
 

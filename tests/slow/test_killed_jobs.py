@@ -1,4 +1,4 @@
-"""A job of many prompts under `accelerate launch`, killed on the way."""
+"""A job of many prompts under `accelerate launch`, killed and resumed."""
 
 from __future__ import annotations
 

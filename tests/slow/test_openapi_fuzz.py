@@ -1,4 +1,4 @@
-"""schemathesis asks the image routes what the OpenAPI document allows, and what it does not."""
+"""schemathesis on the image routes: requests that the OpenAPI document allows, and others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page in a real browser, headless: every verb, drawn with a tiny random model."""
+"""The page in a headless browser: every tab, with a tiny random model."""
 
 from __future__ import annotations
 

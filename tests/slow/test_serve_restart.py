@@ -1,4 +1,4 @@
-"""The server as a process: killed and started again, and told to end."""
+"""The server as a process: killed, restarted and terminated."""
 
 from __future__ import annotations
 

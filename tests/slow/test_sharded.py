@@ -1,4 +1,4 @@
-"""Four processes, and weights that are sharded among two: the loss curve of one process."""
+"""Four processes, and weights sharded among two: the loss curve of one process."""
 
 from __future__ import annotations
 

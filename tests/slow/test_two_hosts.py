@@ -1,4 +1,4 @@
-"""Two hosts, each with a network address of its own: Linux network namespaces joined by a cable (veth)."""
+"""Two hosts with their own addresses: Linux network namespaces joined by a veth pair."""
 
 from __future__ import annotations
 

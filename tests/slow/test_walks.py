@@ -1,7 +1,6 @@
-"""The long ways of the docs, as a reader goes them: their own commands, on two processes, from a folder with
-nothing in it.
+"""The docs' long guides, run by their own commands on two processes from an empty folder.
 
-Only the lengths are cut, by what docs/how-to/data.md itself advises for a trial.
+Only the lengths are cut, as docs/how-to/data.md advises for a trial.
 """
 
 from __future__ import annotations

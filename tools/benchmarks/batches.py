@@ -1,11 +1,10 @@
-"""What drawing pictures together gains: of a worker as a whole, and stage by stage.
+"""Throughput of batched generation: of a worker as a whole, and of each stage.
 
     python tools/benchmarks/batches.py --size 256
     OMP_NUM_THREADS=1 python tools/benchmarks/batches.py --workers 2
 
-Both ways take turns in one process. Seconds of the processor tell of the work, whatever else the machine
-does, but with several threads they count those that only wait, too; all else is by the clock, and wants a
-quiet machine.
+Both run in turn in one process. CPU seconds are independent of other load, but with several threads they also
+count waiting threads. All other figures are wall-clock time, so run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ FEW = (("decoder", "steps", 2), ("prior", "steps", 2))
 
 
 def workers(pipes: list[Pipeline], size: int, most: int, rounds: int) -> None:
-    """A queue whose workers draw so many requests together against one whose workers draw them one by one."""
+    """Compare a queue whose workers batch requests with one whose workers process them one by one."""
     pictures = most * len(pipes)
     requests = [GenerationRequest(PROMPT, 1, size, "b64_json", seed=seed) for seed in range(pictures)]
     taken: dict[int, list[tuple[float, float]]] = {1: [], most: []}
@@ -55,9 +54,7 @@ def workers(pipes: list[Pipeline], size: int, most: int, rounds: int) -> None:
 
 
 def stages(pipe: Pipeline, size: int, most: int, rounds: int) -> None:
-    """How quick each stage's network is with the inputs of one picture, and of as many as it draws at a
-    time.
-    """
+    """Throughput of each stage's network for one image and for a batch."""
     print("| stage | GFLOP a picture | alone, GFLOP/s | together, GFLOP/s |\n|---|---|---|---|")
     called: dict[str, list[tuple[Any, Any]]] = {}
     networks = {role: stage.network for role, stage in pipe.stages.items()}

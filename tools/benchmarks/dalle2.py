@@ -1,4 +1,4 @@
-"""Training steps of the prior and the decoder beside DALLE2-pytorch's: images per second and peak memory.
+"""Training speed and memory of the prior and the decoder, compared with DALLE2-pytorch's.
 
 Both sides have the same widths and depths at every resolution, the same batch, precision and optimizer, and
 run in turn on one thread each. Time is CPU seconds of the process, so that what else the machine does counts
@@ -56,8 +56,7 @@ CONDITION = 128  # width of the tokens that the decoder attends to
 
 
 class Case(NamedTuple):
-    """One comparison; `reads` is the length to which DALLE2-pytorch pads captions (256 unless it is told
-    otherwise).
+    """One comparison. `reads` is the length to which DALLE2-pytorch pads captions (256 by default).
 
     Our batches are as long as their longest caption: 20 tokens are a usual one, 77 the longest that CLIP
         takes.
@@ -171,7 +170,7 @@ def theirs(case: Case) -> tuple[nn.Module, Loss]:
 
 
 def held() -> int:
-    """Bytes of memory this process holds."""
+    """Resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -179,15 +178,16 @@ BUILD = {"ours": ours, "theirs": theirs}
 
 
 def flops(loss: Loss) -> int:
-    """Of a forward and backward pass. torch's counter does not know the CPU's fused attention."""
+    """FLOPs of a forward and backward pass. torch's counter does not know the CPU's fused attention."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         loss().backward()
     return int(counter.get_total_flops())
 
 
 def serve(side: str, case: Case, precision: str) -> None:
-    """A side's process. It answers every line it is sent with a step's seconds and the memory's peak so far,
-    and the line `sizes` with its parameters and the FLOPs for one image.
+    """One side's process. Each input line runs a training step and prints its seconds and peak memory.
+
+    The line `sizes` prints the number of parameters and the FLOPs per image.
     """
     torch.set_num_threads(1)
     build = BUILD[side]
@@ -216,7 +216,7 @@ def serve(side: str, case: Case, precision: str) -> None:
 
 @contextmanager
 def process(python: str, side: str, case: Case, precision: str) -> Iterator[Callable[[str], Any]]:
-    """A side's process; what is yielded sends it a line and returns the answer."""
+    """Start one side's process. Yields a function that sends a line and returns the answer."""
     command = [python, __file__, "--serve", json.dumps([side, case, precision])]
     environment = {**os.environ, "PYTHONPATH": str(ROOT) if side == "ours" else ""}
     with subprocess.Popen(

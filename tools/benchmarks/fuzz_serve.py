@@ -1,327 +1,25 @@
-"""Sends a server what no client should, and counts what it answers: every answer must be a well-formed 4xx.
+"""Send invalid requests to a server. Every answer must be a well-formed 4xx.
 
     python tools/benchmarks/fuzz_serve.py --count 10000
 
-Starts `unclip serve` by itself, and compares its memory and open files after the fuzz with those before.
+Starts `unclip serve`, and compares its memory and open files after the fuzz with those before.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import os
-import random
-import socket
-import struct
-import subprocess
 import sys
 import time
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any, NamedTuple
 
-from PIL import Image
-
-KEY = "sk-fuzz"
-TIMEOUT = 30.0  # seconds for an answer
-
-
-class Case(NamedTuple):
-    """Bytes to send. `broken` ones are no whole HTTP request, so that a server may also just hang up."""
-
-    kind: str
-    sent: bytes
-    broken: bool = False
-
-
-# --- what is sent ---
-
-
-def request(path: str, body: bytes, content_type: str, method: str = "POST", more: str = "") -> bytes:
-    head = (
-        f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {KEY}\r\n"
-        f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n{more}\r\n"
-    )
-    return head.encode("utf-8", "surrogateescape") + body
-
-
-def part(name: str, value: bytes, filename: str | None = None, kind: str = "") -> bytes:
-    file = "" if filename is None else f'; filename="{filename}"'
-    head = f'--x\r\nContent-Disposition: form-data; name="{name}"{file}\r\n{kind}\r\n'
-    return head.encode("utf-8", "surrogateescape") + value + b"\r\n"
-
-
-def form(path: str, *parts: bytes, end: bytes = b"--x--\r\n") -> bytes:
-    return request(path, b"".join(parts) + end, "multipart/form-data; boundary=x")
-
-
-def encoded(image: Image.Image, format: str, **how: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format, **how)
-    return file.getvalue()
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def bomb(width: int, height: int) -> bytes:
-    """A PNG that says it is that large."""
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0))
-    return (
-        b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1 << 20), 9)) + chunk(b"IEND", b"")
-    )
-
-
-PIXELS = Image.radial_gradient("L").resize((64, 64))
-PICTURES = {kind: encoded(PIXELS.convert("RGB"), kind) for kind in ("PNG", "JPEG", "WEBP")}
-FILM = encoded(PIXELS, "WEBP", save_all=True, append_images=[PIXELS.rotate(90)], duration=50)
-GIF = encoded(PIXELS, "GIF", save_all=True, append_images=[PIXELS.rotate(90)])
-SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><image href="http://127.0.0.1:9/x"/></svg>'
-TEXT = b"\x89PNG\r\n\x1a\n" + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50 << 20), 9))
-MISFIT = encoded(
-    Image.new("L", (9, 8), 255), "PNG"
-)  # a mask of no picture's size: what decodes is refused, too
-
-
-def damaged(rng: random.Random) -> bytes:
-    """A picture cut off, changed in places, lengthened, or never one."""
-    data = bytearray(rng.choice([*PICTURES.values(), FILM]))
-    how = rng.randrange(7)
-    if how == 0:
-        return bytes(data[: rng.randrange(len(data))])
-    if how == 1:
-        for _ in range(rng.randrange(1, 20)):
-            data[rng.randrange(len(data))] = rng.randrange(256)
-        return bytes(data)
-    if how == 2:  # polyglots
-        return rng.choice(
-            [bytes(data) + b"PK\3\4<script>alert(1)</script>", b"GIF89a" + bytes(data), SVG + bytes(data)]
-        )
-    if how == 3:
-        return bomb(
-            rng.choice([1, 4096, 65_535, 100_000, 2**31 - 1]), rng.choice([1, 9, 4096, 100_000, 2**31 - 1])
-        )
-    if how == 4:
-        return rng.choice([SVG, GIF, TEXT, b"", b"%PDF-1.4", b"P6 99999 99999 255\n"])
-    if how == 5:
-        at = rng.randrange(len(data))
-        return bytes(data[:at]) + rng.randbytes(rng.randrange(100)) + bytes(data[at:])
-    return rng.choice([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"RIFF\x99\0\0\0WEBPVP8L"]) + rng.randbytes(
-        200
-    )
-
-
-def picture_case(rng: random.Random) -> Case:
-    name = rng.choice(["a.png", "../../etc/passwd", "a\0.png", "x" * 300, "ü.png"])
-    parts = [
-        part("prompt", b"a cat"),
-        part(rng.choice(["image", "image[]"]), damaged(rng), name),
-        part("mask", MISFIT, "m"),
-    ]
-    rng.shuffle(parts)
-    return Case("picture", form("/v1/images/edits", *parts))
-
-
-VALUES = [
-    "",
-    "0",
-    "-1",
-    "11",
-    "1e9",
-    "NaN",
-    "\0",
-    "9" * 400,
-    "a" * 2000,
-    "256x",
-    "0x0",
-    "url\0",
-    "null",
-    "[]",
-    "🐶",
-    "\udcff",
-]
-
-
-def multipart_case(rng: random.Random) -> Case:
-    """Forms whose pictures are fine and whose shape, or another field, is not."""
-    path = rng.choice(["/v1/images/edits", "/v1/images/variations", "/images/variations"])
-    good = part("image", PICTURES["PNG"], "a.png")
-    how = rng.randrange(9)
-    if how == 0:
-        body = good + part("n", b"1") + b"--x--\r\n"
-        return Case(
-            "multipart", request(path, body[: rng.randrange(len(good))], "multipart/form-data; boundary=x")
-        )
-    if how == 1:
-        kinds = [
-            "multipart/form-data",
-            "multipart/form-data; boundary=",
-            "multipart/form-data; boundary=y",
-            "text/plain",
-        ]
-        kinds += [
-            "multipart/mixed; boundary=x",
-            "application/x-www-form-urlencoded",
-            "multipart/form-data; boundary=" + "b" * 500,
-        ]
-        return Case("multipart", request(path, good + b"--x--\r\n", rng.choice(kinds)))
-    if how == 2:
-        name = rng.choice(["n", "size", "response_format", "seed", "steps", "guidance_scale"])
-        wrong = {
-            "n": "11",
-            "size": "0x0",
-            "response_format": "gif",
-            "seed": "-1",
-            "steps": "0",
-            "guidance_scale": "99",
-        }
-        odd = rng.choice(VALUES) if name in ("size", "response_format") else wrong[name]
-        return Case(
-            "multipart",
-            form(path, good, part("prompt", b"x"), part(name, odd.encode("utf-8", "surrogateescape"))),
-        )
-    if how == 3:
-        return Case("multipart", form(path, *[part(f"f{i}", b"1") for i in range(rng.choice([65, 1000]))]))
-    if how == 4:
-        return Case(
-            "multipart", form(path, *[part("image", b"", f"{i}.png") for i in range(rng.choice([17, 200]))])
-        )
-    if how == 5:
-        return Case(
-            "multipart", form(path, b"--x\r\n" + rng.randbytes(rng.randrange(2000)) + b"\r\n\r\n", good)
-        )
-    if how == 6:
-        return Case(
-            "multipart",
-            form(path, part("prompt", b"p" * rng.choice([1001, 70_000])), part("image", b"", "a")),
-        )
-    if how == 7:
-        return Case(
-            "multipart",
-            form(path, part("image", rng.choice([b"http://127.0.0.1:9/a.png", b"file:///etc/passwd"]))),
-        )
-    broken = bytearray(part("image", b"no picture", "a.png") + part("mask", MISFIT, "m"))
-    for _ in range(rng.randrange(1, 30)):
-        broken[rng.randrange(len(broken))] = rng.randrange(256)
-    return Case("multipart", request(path, bytes(broken), "multipart/form-data; boundary=x"))
-
-
-def json_case(rng: random.Random) -> Case:
-    whole = json.dumps({"prompt": "a cat", "n": 1, "size": "256x256"}).encode()
-    odd: Any = rng.choice([None, True, 0, -1, 11, 1e300, "", "x" * 1001, [], {}, [[]], "\0", "0x0", "\ud800"])
-    field = rng.choice(["prompt", "n", "size", "response_format", "seed", "steps", "guidance_scale", "model"])
-    fine = {
-        ("n", None),
-        ("size", None),
-        ("response_format", None),
-        ("seed", None),
-        ("model", None),
-    }  # and are left out
-    body = rng.choice(
-        [
-            whole[: rng.randrange(len(whole))],
-            rng.randbytes(50),
-            b"[" * rng.randrange(1, 200_000),
-            b'{"prompt": ' * 5000,
-            json.dumps(
-                {"prompt": "x", "n": 11, field: odd} if (field, odd) not in fine else {"n": 1}
-            ).encode(),
-            b'{"prompt": "x", "n": ' + b"9" * 5000 + b"}",
-            b'{"prompt": "\\u0000"}',
-            b"\xff\xfe" + whole,
-        ]
-        if not isinstance(odd, list | dict)
-        else [json.dumps({"n": 11, "prompt": odd}).encode()]
-    )
-    return Case(
-        "json",
-        request(rng.choice(["/v1/images/generations", "/images/generations"]), body, "application/json"),
-    )
-
-
-def header_case(rng: random.Random) -> Case:
-    """Paths, keys, methods and headers that lead nowhere."""
-    how = rng.randrange(8)
-    if how == 0:
-        names = [
-            "../.key",
-            "..%2f.key",
-            "%2e%2e/%2e%2e/etc/passwd",
-            "img-" + "0" * 32 + ".png",
-            ".key",
-            "a" * 5000,
-            "%00",
-        ]
-        query = rng.choice(["", "?exp=9999999999&sig=0", "?exp=%00&sig=%ff", "?exp=" + "9" * 900])
-        return Case("header", request(f"/v1/files/images/{rng.choice(names)}{query}", b"", "", "GET"))
-    if how == 1:
-        sent = request("/v1/models", b"", "", "GET").replace(
-            KEY.encode(), rng.choice([b"", b"sk-x", b"\xff\xfe", b"k" * 9000])
-        )
-        return Case("header", sent)
-    if how == 2:
-        return Case(
-            "header",
-            request("/v1/images/edits", b"", "", rng.choice(["GET", "PUT", "DELETE", "PATCH", "TRACE"])),
-        )
-    if how == 3:
-        return Case(
-            "header", b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: " + b"a" * 100_000 + b"\r\n\r\n", broken=True
-        )
-    if how == 4:
-        sent = request("/v1/images/generations", b"{}", "application/json")
-        length = rng.choice([b"-1", b"x", b"99999999999999999999", b"5"])
-        return Case("header", sent.replace(b"Length: 2", b"Length: " + length), broken=True)
-    if how == 5:
-        head = b"POST /v1/images/edits HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-        return Case(
-            "header", head + rng.choice([b"zz\r\n", b"5\r\nab", b"-1\r\n", b"ffffffff\r\na"]), broken=True
-        )
-    if how == 6:
-        return Case("header", rng.randbytes(rng.randrange(1, 500)) + b"\r\n\r\n", broken=True)
-    return Case(
-        "header",
-        request(
-            rng.choice(["/", "/v1", "/docs", "/v2/models", "//", "/v1/images"]) + "/none", b"", "", "GET"
-        ),
-    )
-
-
-KINDS: tuple[Callable[[random.Random], Case], ...] = (multipart_case, picture_case, json_case, header_case)
-
-
-def cases(count: int, seed: int = 0) -> Iterator[Case]:
-    """As many of each kind."""
-    for i in range(count):
-        yield KINDS[i % len(KINDS)](random.Random(f"{seed}/{i}"))
-
-
-# --- what is answered ---
-
-
-def send(port: int, case: Case) -> bytes:
-    with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as connection:
-        answer = b""
-        try:
-            connection.sendall(case.sent)
-            connection.shutdown(socket.SHUT_WR) if case.broken else None
-        except OSError:
-            pass  # the server has seen enough; what it said is still to be read
-        try:
-            while more := connection.recv(65536):
-                answer += more
-        except ConnectionResetError:
-            pass
-    return answer
+from fuzz_cases import Case, cases
+from server_process import request, send, serving, usage
 
 
 def verdict(case: Case, answer: bytes) -> str:
-    """What came back in a word; what should not have begins with "BAD"."""
+    """The outcome in a word. Failures begin with "BAD"."""
     if not answer:
         return "closed" if case.broken else "BAD: no answer"
     head, _, body = answer.partition(b"\r\n\r\n")
@@ -331,7 +29,7 @@ def verdict(case: Case, answer: bytes) -> str:
     if b"Traceback" in answer or b'File "' in answer:
         return "BAD: a traceback"
     if case.broken and b"Invalid HTTP request" in body:
-        return status  # from the parser of HTTP itself, for whom there is no request to answer
+        return status  # from the HTTP parser, before there is a request
     try:
         well = set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
     except (ValueError, KeyError, TypeError):
@@ -339,53 +37,21 @@ def verdict(case: Case, answer: bytes) -> str:
     return status if well else f"BAD: {status} without an envelope"
 
 
-# --- the server ---
-
-
-@contextmanager
-def serving(*arguments: str) -> Iterator[tuple[int, int]]:
-    """`unclip serve`, by its port and process id."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "unclip", "serve", "--port", str(port), "--api-key", KEY, *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(3000):
-            time.sleep(0.1)
-            try:
-                if b'"ready":true' in send(port, Case("", request("/health/ready", b"", "", "GET"))):
-                    break
-            except OSError:
-                continue
-        yield port, process.pid
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def usage(pid: int) -> tuple[float, int]:
-    """MiB of memory and open files."""
-    with open(f"/proc/{pid}/statm") as file:
-        pages = int(file.read().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len(os.listdir(f"/proc/{pid}/fd"))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--count", type=int, default=10_000, help="requests of a round")
-    parser.add_argument("--rounds", type=int, default=1, help="memory is told after each")
+    parser.add_argument("--count", type=int, default=10_000, help="requests per round")
+    parser.add_argument("--rounds", type=int, default=1, help="memory is reported after each")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--clients", type=int, default=8, help="at a time")
+    parser.add_argument("--clients", type=int, default=8, help="concurrent requests")
     options = parser.parse_args()
     with serving() as (port, pid), ThreadPoolExecutor(options.clients) as pool:
 
         def ask(case: Case) -> tuple[Case, str]:
-            return case, verdict(case, send(port, case))
+            return case, verdict(case, send(port, case.sent, half_close=case.broken))
 
-        list(pool.map(ask, cases(400, seed=-1)))  # what is loaded and cached once
+        list(pool.map(ask, cases(400, seed=-1)))  # warm-up
         used = [usage(pid)]
         started = time.perf_counter()
         answers: Counter[tuple[str, str]] = Counter()
@@ -397,7 +63,7 @@ def main() -> None:
             time.sleep(2)
             used.append(usage(pid))
         seconds = time.perf_counter() - started
-        fine = b'"status":"ok"' in send(port, Case("", request("/health", b"", "", "GET")))
+        fine = b'"status":"ok"' in send(port, request("/health", b"", "", "GET"))
     bad = sum(n for (_, said), n in answers.items() if said.startswith("BAD"))
     for (kind, said), n in sorted(answers.items()):
         print(f"{kind:10} {said:30} {n:6,}")

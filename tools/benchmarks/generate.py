@@ -1,4 +1,4 @@
-"""Times what a user waits for, each as a whole fresh process, and prints a table.
+"""Latency and peak memory of commands, each in a fresh process, as a table.
 
 python tools/benchmarks/generate.py --runs 5
 """

@@ -1,14 +1,14 @@
-"""Karlo at its full size, here and in diffusers, on the same random weights: seconds per step, load, memory.
+"""Karlo at full size in unclip and diffusers: seconds per step, load time and memory.
 
     python tools/benchmarks/karlo.py make /big/disk/karlo    # once: 14 GB in diffusers' layout, 14 GB in ours
     python tools/benchmarks/karlo.py run /big/disk/karlo     # all of it, then the table
     python tools/benchmarks/karlo.py run /big/disk/karlo --case theirs-float32 --part decoder
     python tools/benchmarks/karlo.py table /big/disk/karlo   # of what was measured before
 
-Every part of every case is measured in a process of its own, with files that are not in the page cache:
-`load` is from the start of Python to the end of the prior's first step, the others are evaluations of one
-network as a picture with guidance needs them, of which the quickest counts. Seconds are the processor's, of
-all threads together: with OMP_NUM_THREADS=1 they hold on a machine that does other things, too.
+Each part of each case runs in its own process, with files that are not in the page cache. `load` lasts from
+the start of Python to the end of the prior's first step. The other parts are evaluations of one network with
+guidance; the minimum counts. Seconds are CPU seconds of all threads, so set OMP_NUM_THREADS=1 on a busy
+machine.
 """
 
 from __future__ import annotations
@@ -29,72 +29,46 @@ from torch import Tensor
 
 from unclip.clip.torchvision_schemas import declare_missing_schemas
 
-declare_missing_schemas()  # before diffusers is imported
+declare_missing_schemas()  # before importing diffusers
 
 WHOLE = {"prior": 25, "decoder": 25, "upsampler": 7}  # Karlo's own
 FAST = {"prior": 10, "decoder": 12, "upsampler": 7}  # --steps fast
 CASES = ("theirs-float32", "ours-float32", "ours-bfloat16")
 PARTS = ("load", *WHOLE)
-NAMES = {
-    "prior": "prior",
-    "decoder": "decoder",
-    "upsampler": "super_res_first",
-}  # of the files in diffusers' layout
+NAMES = {"prior": "prior", "decoder": "decoder", "upsampler": "super_res_first"}  # in diffusers' layout
 CALLS = {"prior": 3, "decoder": 1, "upsampler": 1}
 PROMPT = "a shiba inu wearing a beret"
-# tokens of a caption like Karlo's own example; diffusers pads it to 77, we to the longest of the batch
-LENGTH = 12
+LENGTH = 12  # tokens of a caption; diffusers pads to 77, we to the longest of the batch
 GIB = 2**30
 
 
 def make(folder: Path) -> None:
-    """Random weights in both layouts, one network in memory at a time."""
-    import diffusers
-    import transformers
-    from parity_karlo import build_decoder, build_prior, build_projection, build_upsampler
+    """Save random weights in both layouts, with one network in memory at a time."""
+    from karlo_networks import (
+        build_decoder,
+        build_prior,
+        build_projection,
+        build_text_encoder,
+        build_upsampler,
+    )
 
     from unclip.models.convert import convert
 
     theirs = folder / "theirs"
-    (theirs / "tokenizer").mkdir(parents=True)
-    letters = [
-        chr(c) for c in range(ord("a"), ord("z") + 1)
-    ]  # tokens of their own: no vocabulary need be fetched
-    words = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
-    (theirs / "tokenizer/vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (theirs / "tokenizer/merges.txt").write_text("#version: 0.2\n")
-    (theirs / "tokenizer/tokenizer_config.json").write_text('{"model_max_length": 77}')
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(theirs / "tokenizer")
-    tokenizer.save_pretrained(theirs / "tokenizer")
-    end = tokenizer.eos_token_id
-
-    def text_encoder() -> Any:
-        return transformers.CLIPTextModelWithProjection(
-            transformers.CLIPTextConfig(
-                hidden_size=768,
-                intermediate_size=3072,
-                projection_dim=768,
-                num_hidden_layers=12,
-                num_attention_heads=12,
-                bos_token_id=end - 1,
-                eos_token_id=end,
-                pad_token_id=end,
-            )
-        )
-
+    end = save_tokenizer(theirs / "tokenizer")
     builders: dict[str, Callable[[], Any]] = {
         "prior": build_prior,
         "decoder": build_decoder,
         "text_proj": build_projection,
         "super_res_first": build_upsampler,
         "super_res_last": build_upsampler,
-        "text_encoder": text_encoder,
+        "text_encoder": lambda: build_text_encoder(end),
     }
     index: dict[str, Any] = {"_class_name": "UnCLIPPipeline", "tokenizer": ["transformers", "CLIPTokenizer"]}
     for name, build in builders.items():
         torch.manual_seed(len(index))
         module = build()
-        if name == "prior":  # zeros in diffusers' hands, so that nothing of z_i would be left
+        if name == "prior":  # diffusers' zeros would erase z_i
             module.clip_mean.data.normal_(std=0.1)
             module.clip_std.data.uniform_(0.3, 0.4)
         module.save_pretrained(theirs / name, max_shard_size="20GB")
@@ -104,6 +78,32 @@ def make(folder: Path) -> None:
         if name == "text_proj":  # published as "unclip", which diffusers would take for this package
             library = type(module).__module__
         index[name] = [library, type(module).__name__]
+    index |= save_schedulers(theirs)
+    (theirs / "model_index.json").write_text(json.dumps(index))
+    convert(theirs, folder / "ours", parity=True)
+    forget(folder)
+
+
+def save_tokenizer(folder: Path) -> int:
+    """Save a tokenizer of single letters, which needs no download. Returns the id of its end token."""
+    import transformers
+
+    folder.mkdir(parents=True)
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    words = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer_config.json").write_text('{"model_max_length": 77}')
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return int(tokenizer.eos_token_id)
+
+
+def save_schedulers(folder: Path) -> dict[str, list[str]]:
+    """Save Karlo's three schedulers. Returns their entries of model_index.json."""
+    import diffusers
+
+    index = {}
     for name, variance, predict, bound in (
         ("prior_scheduler", "fixed_small_log", "sample", 5.0),
         ("decoder_scheduler", "learned_range", "epsilon", 1.0),
@@ -112,15 +112,13 @@ def make(folder: Path) -> None:
         scheduler = diffusers.UnCLIPScheduler(
             variance_type=variance, prediction_type=predict, clip_sample_range=bound, num_train_timesteps=1000
         )
-        scheduler.save_pretrained(theirs / name)
+        scheduler.save_pretrained(folder / name)
         index[name] = ["diffusers", "UnCLIPScheduler"]
-    (theirs / "model_index.json").write_text(json.dumps(index))
-    convert(theirs, folder / "ours", parity=True)
-    forget(folder)
+    return index
 
 
 def forget(folder: Path) -> None:
-    """Takes the folder's weights out of the page cache, where they would crowd out everything else."""
+    """Remove the folder's weights from the page cache."""
     for path in folder.rglob("*.safetensors"):
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -128,13 +126,13 @@ def forget(folder: Path) -> None:
 
 
 def draw(*shape: int) -> Tensor:
-    """Some input."""
+    """Deterministic normal input."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 @contextmanager
 def theirs(folder: Path, part: str, dtype: torch.dtype) -> Iterator[Callable[[], object]]:
-    """One evaluation, with the network loaded as the pipeline loads it."""
+    """One evaluation of diffusers' network, loaded as its pipeline loads it."""
     import diffusers
 
     kinds = {"prior": "PriorTransformer", "decoder": "UNet2DConditionModel", "upsampler": "UNet2DModel"}
@@ -157,7 +155,7 @@ def theirs(folder: Path, part: str, dtype: torch.dtype) -> Iterator[Callable[[],
 
 @contextmanager
 def ours(folder: Path, part: str, dtype: torch.dtype) -> Iterator[Callable[[], object]]:
-    """One evaluation within the model that --offload loads, with the stage in place."""
+    """One evaluation of our network in a model loaded with offload=True."""
     from unclip import Pipeline
 
     pipe = Pipeline.from_pretrained(str(folder / "ours"), device="cpu", dtype=dtype, offload=True)
@@ -179,11 +177,11 @@ def ours(folder: Path, part: str, dtype: torch.dtype) -> Iterator[Callable[[], o
 
 
 class FirstStep(Exception):
-    """The prior has been evaluated once."""
+    """Raised after the first evaluation of the prior."""
 
 
 def load(folder: Path, side: str, dtype: torch.dtype) -> None:
-    """From disk to the end of the first step of a picture."""
+    """Load the model and run until the first step of the prior has ended."""
 
     def stop(*_: object) -> None:
         raise FirstStep
@@ -205,7 +203,7 @@ def load(folder: Path, side: str, dtype: torch.dtype) -> None:
 
 
 def measure(folder: Path, case: str, part: str, started: float) -> dict[str, Any]:
-    """One part in this process, and what it took."""
+    """Measure one part in this process."""
     side, _, name = case.partition("-")
     dtype: torch.dtype = getattr(torch, name)
     seconds = []
@@ -232,7 +230,7 @@ def measure(folder: Path, case: str, part: str, started: float) -> dict[str, Any
 
 
 def run(folder: Path, cases: Sequence[str], parts: Sequence[str]) -> None:
-    """Each in a fresh process, theirs and ours in turn; the results are added to FOLDER/results.jsonl."""
+    """Measure each part and case in a fresh process. Appends the results to FOLDER/results.jsonl."""
     for part in parts:
         for case in cases:
             forget(folder)
@@ -246,7 +244,7 @@ def run(folder: Path, cases: Sequence[str], parts: Sequence[str]) -> None:
 
 
 def table(folder: Path) -> None:
-    """The newest result of each part, and whole pictures by the step."""
+    """Print the newest result of each part, and the time of whole images by their number of steps."""
     lines = (folder / "results.jsonl").read_text().splitlines()
     results = {(result["case"], result["part"]): result for result in map(json.loads, lines)}
     weights = {path: path.stat().st_size for path in (folder / "theirs").rglob("*.safetensors")}
@@ -274,7 +272,7 @@ def table(folder: Path) -> None:
 
 
 def main() -> None:
-    """Makes the weights, measures or prints."""
+    """Make the weights, measure or print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -282,8 +280,8 @@ def main() -> None:
         "verb", choices=["make", "run", "table", "measure"], help="measure is one part in this process"
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--case", action="append", choices=CASES, help="these alone")
-    parser.add_argument("--part", action="append", choices=PARTS, help="these alone")
+    parser.add_argument("--case", action="append", choices=CASES, help="only these")
+    parser.add_argument("--part", action="append", choices=PARTS, help="only these")
     parser.add_argument("--started", type=float, default=time.time(), help="when the process was asked for")
     options = parser.parse_args()
     if options.verb == "make":

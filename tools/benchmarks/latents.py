@@ -1,4 +1,4 @@
-"""Measures the verbs that work on pictures, on held-out renderings, and prints tables.
+"""Quality of inversion, interpolation, text diffs and edits on held-out renderings, as tables.
 
 python tools/benchmarks/latents.py --count 16
 """
@@ -58,7 +58,7 @@ def inversion(pipe: Pipeline, scenes: list[Scene]) -> None:
 
 
 def ends(pipe: Pipeline, scenes: list[Scene]) -> None:
-    """How near an interpolation's two ends are to the pictures it goes between."""
+    """PSNR of an interpolation's two ends against the input images."""
     images = [draw(scene, pipe.decoder.size) for scene in scenes]
     quality = []
     for i, pair in enumerate(zip(images[::2], images[1::2], strict=True)):
@@ -71,7 +71,7 @@ def ends(pipe: Pipeline, scenes: list[Scene]) -> None:
 
 
 def diffs(pipe: Pipeline, scenes: list[Scene]) -> None:
-    """Whether the judge reads what the target names, and still the subject; base: the picture's caption."""
+    """Share of text diffs in which the judge reads the target attribute and the unchanged subject."""
     judge = load_judge()
     print("\n| changed | theta | target read | subject kept |\n| --- | ---: | ---: | ---: |")
     for key, values in (("setting", SETTINGS[1:]), ("style", STYLES)):
@@ -92,11 +92,12 @@ def diffs(pipe: Pipeline, scenes: list[Scene]) -> None:
 
 def sentence(scene: Scene) -> str:
     where = f"on a {scene.setting_colour} background" if scene.setting == "plain" else WORDS[scene.setting][0]
-    return f"{WORDS[scene.style][0]} a {scene.subject} wearing a {scene.headwear_colour} {scene.headwear} {where}"
+    wearing = f"wearing a {scene.headwear_colour} {scene.headwear}"
+    return f"{WORDS[scene.style][0]} a {scene.subject} {wearing} {where}"
 
 
 def seams(pipe: Pipeline, scenes: list[Scene]) -> None:
-    """How much larger the step across the mask's border is than the steps inside what was painted."""
+    """Ratio of the gradient across the mask's border to the gradient inside the edited area."""
     print(
         "\n| repeats | step across the border : inside | renderings, at the same place |\n| ---: | ---: | "
         "---: |"

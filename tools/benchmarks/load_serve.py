@@ -1,11 +1,11 @@
-"""Many clients at once against a server: what it answers, how fast, and what it keeps of its memory.
+"""Load test of the server: status codes, latency, throughput and memory with many clients.
 
     python tools/benchmarks/load_serve.py --clients 200 --seconds 60
     OMP_NUM_THREADS=1 python tools/benchmarks/load_serve.py -- --devices cpu,cpu
 
-Starts `unclip serve` and lets so many official clients ask for pictures, one after the other, until the time
-is over. Each request must succeed in the end, with the picture of its own seed: some are asked for again
-afterwards, alone, and compared.
+Starts `unclip serve`. Each official client requests images one after the other until the time is over. Each
+request must succeed in the end, with the image of its own seed: some are requested again, alone, and
+compared.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 import openai
-from fuzz_serve import KEY, serving, usage
 from PIL import Image
+from server_process import KEY, serving, usage
 
 PROMPT = "a shiba inu wearing a red beret"
 PATIENCE = 1000  # retries of the official client, each after what Retry-After says
@@ -36,7 +36,7 @@ AGAIN = 5  # pictures that are asked for again
 
 @dataclass
 class Seen:
-    """What the clients and those who watch saw.
+    """Observations of the clients and the monitor.
 
     Attributes:
         pictures: seed → file. waits: seconds from a request to its picture, retries included.
@@ -53,7 +53,7 @@ class Seen:
 async def client(
     api: openai.AsyncOpenAI, number: int, end: float, fields: dict[str, int], seen: Seen
 ) -> None:
-    """Asks for one picture after the other, each with a seed of its own."""
+    """Request one image after the other, each with its own seed."""
     for seed in range(number * 10_000, (number + 1) * 10_000):
         if time.time() >= end:
             return
@@ -73,9 +73,7 @@ async def client(
 
 
 async def load(port: int, clients: int, seconds: float, fields: dict[str, int], seen: Seen) -> np.ndarray:
-    """Lets the clients ask, then asks for some of their pictures again, alone: how far apart they are, value
-    by value.
-    """
+    """Run the clients, then request some images again, one by one. Returns the pixel differences."""
     async with openai.AsyncOpenAI(
         api_key=KEY, base_url=f"http://127.0.0.1:{port}/v1", max_retries=PATIENCE, timeout=3600
     ) as api:
@@ -106,7 +104,7 @@ def get(port: int, path: str) -> bytes:
 
 
 def watch(port: int, pid: int, over: threading.Event, seen: Seen) -> None:
-    """Asks for /health ten times a second, and once a second how much memory the server holds."""
+    """Request /health ten times a second, and read the server's memory once a second."""
     started = time.time()
     while not over.wait(0.1):
         before = time.perf_counter()
@@ -118,7 +116,7 @@ def watch(port: int, pid: int, over: threading.Event, seen: Seen) -> None:
 
 
 def measure(clients: int, seconds: float, fields: dict[str, int], arguments: list[str]) -> bool:
-    """Prints what came of it, and whether it is as it should be."""
+    """Run the load test and print its results. Returns whether all is as required."""
     seen, over = Seen(), threading.Event()
     with serving(*arguments) as (port, pid):
         watcher = threading.Thread(target=watch, args=(port, pid, over, seen))
@@ -173,10 +171,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--clients", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=60, help="for which a client asks again")
-    parser.add_argument("--steps", type=int, default=2, help="of the decoder and of the prior")
+    parser.add_argument("--seconds", type=float, default=60, help="duration of the load")
+    parser.add_argument("--steps", type=int, default=2, help="steps of the decoder and of the prior")
     parser.add_argument("--model", default="mini")
-    parser.add_argument("more", nargs="*", help="for unclip serve, after --")
+    parser.add_argument("more", nargs="*", help="arguments of unclip serve, after --")
     options = parser.parse_args()
     fields = {"steps": options.steps, "prior_steps": options.steps}
     arguments = ["--model", options.model, *options.more]

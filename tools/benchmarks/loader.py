@@ -1,5 +1,6 @@
-"""Images per second of the training loader against bare JPEG decode + resize in as many processes: what the
-disk and the batching cost. 1 is the machine's limit.
+"""Images per second of the training loader relative to bare JPEG decoding and resizing.
+
+The ratio shows the cost of disk access and batching. 1 is the limit of the machine.
 
     python tools/benchmarks/loader.py --workers 2
 """

@@ -1,10 +1,8 @@
-"""Files per second that the search for marks looks at, in one process: header alone, and what comes with
-decoding.
+"""Files per second of the search for watermarks and metadata, in one process.
 
     python tools/benchmarks/marks.py --count 2000
 
-The pictures are the menagerie's as JPEG and PNG, unmarked: the dear case, for a mark that is found ends the
-search.
+The files are unmarked renderings as JPEG and PNG. This is the slow case, because the search ends at a mark.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Has real clients speak to a real server, each in an environment of its own, for they cannot live in one.
+"""Run real clients against a real server, each in its own virtual environment.
 
     python tools/benchmarks/real_clients.py --size 256
     python tools/benchmarks/real_clients.py litellm --environments ~/.cache/unclip-clients
 
-Installs what `CLIENTS` names with pip, so it needs a package index; the environments are kept where
---environments says.
+Installs the packages of `CLIENTS` with pip. Environments are kept in --environments, if given.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import venv
 from pathlib import Path
 from typing import NamedTuple
 
-from fuzz_serve import KEY, serving
+from server_process import KEY, serving
 
 PROGRAMS = Path(__file__).parent / "clients"
 

@@ -1,8 +1,7 @@
-"""PSNR and gradient energy of the upsamplers against bicubic, on held-out renderings; and on photographs,
-beside Lanczos.
+"""PSNR and gradient energy of the upsamplers, against bicubic and Lanczos, on renderings and photographs.
 
 python tools/benchmarks/sharpness.py --model mini --count 24
-python tools/benchmarks/sharpness.py --model mini --count 8 --photographs     # those that scikit-image ships
+python tools/benchmarks/sharpness.py --model mini --count 8 --photographs     # those of scikit-image
 """
 
 from __future__ import annotations
@@ -33,37 +32,35 @@ PHOTOGRAPHS = (
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
-    """Of two pictures in [−1, 1], in dB."""
+    """PSNR of two images in [−1, 1], in dB."""
     return float(10 * torch.log10(4 / ((a.clamp(-1, 1) - b) ** 2).mean()))
 
 
 def edges(image: Tensor) -> float:
-    """Mean squared difference of neighbouring pixels: what an enlarged blur lacks."""
+    """Gradient energy: mean squared difference of neighbouring pixels."""
     return float(image.diff(dim=-1).square().mean() + image.diff(dim=-2).square().mean())
 
 
 def renderings(size: int, count: int) -> dict[str, Tensor]:
-    """Held-out pictures of the menagerie, [1, 3, size, size] each."""
+    """Held-out renderings, [1, 3, size, size] each."""
     return {f"rendering {i}": to_tensor(draw(sample(77, i, held_out=True), size))[None] for i in range(count)}
 
 
 def photographs(size: int) -> dict[str, Tensor]:
-    """scikit-image's photographs in colour: middle squares, not enlarged, [1, 3, side, side] with side ≤
-    size.
-    """
+    """scikit-image's colour photographs as centre squares [1, 3, side, side] with side ≤ size."""
     import skimage.data
 
     found = {}
     for name in PHOTOGRAPHS:
         square = centre_square(open_picture(Path(skimage.data.__file__).parent / name))
-        # A large one is halved, which also takes away what the camera and JPEG have done to single pixels.
+        # Halving large photographs removes demosaicing and JPEG artefacts.
         side = min(square.width // (2 if square.width >= 800 else 1), size) // 64 * 64
         found[Path(name).stem] = resize(to_tensor(square)[None], side)
     return found
 
 
 def compare(upsampler: Upsampler, pictures: dict[str, Tensor]) -> dict[str, dict[str, float]]:
-    """Every picture made four times smaller, and larger again in each of the ways."""
+    """Downscale each image by the upsampler's factor and enlarge it with each method."""
     rows = {}
     for i, (name, high) in enumerate(pictures.items()):
         side = high.shape[-1]
@@ -84,7 +81,7 @@ def compare(upsampler: Upsampler, pictures: dict[str, Tensor]) -> dict[str, dict
 
 
 def mean(rows: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Of every column."""
+    """The mean of each column."""
     return {key: sum(row[key] for row in rows.values()) / len(rows) for key in next(iter(rows.values()))}
 
 

@@ -1,9 +1,8 @@
-"""Times the forward and backward pass of a config's stage with our group normalisation and with torch's, in
-turn.
+"""Time forward and backward of a stage with our group normalisation and with torch's.
 
     python tools/benchmarks/step.py configs/mini/decoder.yaml
 
-CPU seconds of this process, so that what else the machine does counts little.
+Times are CPU seconds of this process, which depend little on other load. Both sides run in turn.
 """
 
 from __future__ import annotations

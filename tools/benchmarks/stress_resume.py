@@ -1,6 +1,6 @@
-"""Kills a training run with SIGKILL at random moments, half of them while a checkpoint is being written, and
-proves that nothing is lost but the steps since the last checkpoint: the run ends in the same bits as one that
-was never killed.
+"""Kill a training run at random moments, and check that it ends in the same bits as an unkilled run.
+
+Half of the kills (SIGKILL) happen while a checkpoint is being written.
 
     python tools/benchmarks/stress_resume.py --kills 50 --workers 2
 """
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def stress(work: Path, kills: int, workers: int, rng: random.Random) -> None:
-    """Trains once under fire and once in peace, as far as the first came, and compares."""
+    """Train with kills and, for the same number of steps, without; compare the checkpoints."""
     list(write_shards(work / "shards", count=40, size=64))
     shards, whole, run = f"{work}/shards/*.tar", work / "whole", work / "killed"
     start = lasted(spawn(tiny_run(shards, 1, workers), work / "first"))
@@ -101,9 +101,7 @@ def tiny_run(shards: str, steps: int, workers: int) -> RunConfig:
 
 
 def spawn(config: RunConfig, run: Path) -> int:
-    """Trains in a process of its own, forked from this one, which has imported everything and drawn
-    nothing.
-    """
+    """Train in a forked process, which inherits all imports and no random state."""
     process = os.fork()
     if not process:
         try:
@@ -116,7 +114,7 @@ def spawn(config: RunConfig, run: Path) -> int:
 
 
 def lasted(process: int) -> float:
-    """Seconds until it has ended well."""
+    """Wait for a successful exit. Returns the seconds."""
     started = time.monotonic()
     _, status = os.waitpid(process, 0)
     if status:
@@ -125,27 +123,23 @@ def lasted(process: int) -> float:
 
 
 def pause(seconds: float, run: Path) -> None:
-    """Waits so long, or less if the run makes two checkpoints meanwhile: where the machine is busy, times
-    measured before tell little.
-    """
+    """Sleep, but at most until the run has saved two checkpoints, since timings vary on a busy machine."""
     deadline, old = time.monotonic() + seconds, step_folders(run)
     while time.monotonic() < deadline and len(set(step_folders(run)) - set(old)) < 2:
         time.sleep(0.002)
 
 
 def unfinished(run: Path) -> set[tuple[str, int]]:
-    """Checkpoints that are not whole: being written, or left so by a kill until the next run sweeps them
-    away.
-    """
+    """Checkpoints being written, or left unfinished by a kill until the next run removes them."""
     found = set()
     for path in run.glob(".step-*.tmp"):
-        with suppress(FileNotFoundError):  # it is whole by now
+        with suppress(FileNotFoundError):  # renamed in the meantime
             found.add((path.name, path.stat().st_mtime_ns))
     return found
 
 
 def wait_for_write(run: Path, left: set[tuple[str, int]], process: int) -> bool:
-    """Waits until a checkpoint is being written that is not one of those left."""
+    """Wait until a new checkpoint is being written."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not os.waitid(
         os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT
@@ -157,7 +151,7 @@ def wait_for_write(run: Path, left: set[tuple[str, int]], process: int) -> bool:
 
 
 def differences(a: Path, b: Path) -> list[str]:
-    """Files of two checkpoints that are not the same in name and bytes."""
+    """Names of files that differ between two checkpoints."""
     names = {
         str(path.relative_to(folder)) for folder in (a, b) for path in folder.rglob("*") if path.is_file()
     }

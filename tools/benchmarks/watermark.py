@@ -1,11 +1,9 @@
-"""Measures what the watermark survives, on pictures of a model and on photographs, and prints the table of
-the docs.
+"""Robustness of the watermark on generated images and photographs.
 
     python tools/benchmarks/watermark.py --count 200 --model mini --size 256
     python tools/benchmarks/watermark.py --count 40 --parts
 
-The photographs are those that come with scikit-image (pip install scikit-image), drawings and small ones left
-out.
+The photographs come with scikit-image (pip install scikit-image), without drawings and small images.
 """
 
 from __future__ import annotations
@@ -66,7 +64,7 @@ CHANGES = {
 
 
 def generated(model: str, count: int, size: int) -> Iterator[tuple[Image.Image, Image.Image]]:
-    """Pictures of held-out captions, without the watermark and with it."""
+    """Images of held-out captions, without and with the watermark."""
     pipe = Pipeline.from_pretrained(model)
     captions = [caption(sample(1, i, held_out=True), rng_for("watermark", 1, i)).text for i in range(count)]
     for start in range(0, count, BATCH):
@@ -115,9 +113,7 @@ def table(pictures: Iterator[tuple[Image.Image, Image.Image]], name: str) -> str
 
 
 def parts(count: int, size: int) -> str:
-    """How much of a picture must be painted for the mark to be found: a square of it, elsewhere in each
-    rendering.
-    """
+    """Detection rate when only a square share of each rendering is watermarked."""
     pictures = [draw(sample(5, i), size) for i in range(count)]
     lines = [f"| painted share of {count} renderings | found |", "|---|---|"]
     for share in (0.1, 0.25, 0.4, 0.6, 0.8, 1.0):

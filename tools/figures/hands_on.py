@@ -1,5 +1,4 @@
-"""Makes the pictures of docs/how-to/edit.md and docs/explanation/probing.md, and prints the figures of the
-probes.
+"""Make the images of docs/how-to/edit.md and docs/explanation/probing.md, and print the probes' figures.
 
 python tools/figures/hands_on.py --out docs/images
 """
@@ -60,7 +59,7 @@ def write(rows: Sequence[Sequence[Image.Image]], path: Path) -> None:
 
 
 def hands_on(pipe: Pipeline) -> list[list[Image.Image]]:
-    """A row for each verb; the first picture of a row is what the verb was given."""
+    """A row for each command, which begins with the input image."""
     fox, panda = (
         pipe(prompt, seed=7, size=SIZE).images[0]
         for prompt in ("a fox wearing a red crown in the snow", "a panda wearing a blue top hat on the beach")
@@ -96,12 +95,12 @@ def hands_on(pipe: Pipeline) -> list[list[Image.Image]]:
 
 
 def halves(images: Sequence[Image.Image]) -> list[Image.Image]:
-    """Pictures twice as wide as high, as squares."""
+    """Split images twice as wide as high into squares."""
     return [i.crop((x, 0, x + i.height, i.height)) for i in images for x in (0, i.height)]
 
 
 def decoded(pipe: Pipeline, z_i: Tensor, seed: int = 1, size: int = SIZE) -> list[Image.Image]:
-    """z_i alone as pictures, all from one noise and without a caption."""
+    """Decode z_i without a caption, all from the same noise."""
     call = Call(pipe, [seed] * len(z_i), SamplingOptions(size=size))
     with torch.inference_mode():
         made = call.upsample(call.decode(z_i, *call.encode([""] * len(z_i))))
@@ -114,7 +113,7 @@ def embedded(pipe: Pipeline, images: Sequence[Image.Image]) -> Tensor:
 
 
 def components(pipe: Pipeline, count: int) -> list[list[Image.Image]]:
-    """A picture seen through ever more principal components of z_i (Ramesh et al. 2022, fig. 7); two rows."""
+    """Two images from more and more principal components of z_i (Ramesh et al. 2022, fig. 7)."""
     known = embedded(pipe, [draw(sample(SEED, i), 64) for i in range(count)])
     mean = known.mean(0)
     _, deviations, basis = torch.linalg.svd(known - mean, full_matrices=False)
@@ -132,9 +131,7 @@ def components(pipe: Pipeline, count: int) -> list[list[Image.Image]]:
 
 
 def typographic(pipe: Pipeline, count: int) -> list[Image.Image]:
-    """A word pasted onto a picture of something else: what CLIP then calls it, and what the decoder makes of
-    its z_i (fig. 6).
-    """
+    """Typographic attack (fig. 6): CLIP's zero-shot class of labelled images, and images decoded from z_i."""
     words = pipe.clip.encode_text([f"a {subject}" for subject in SUBJECTS]).embed.float()
     scenes = [sample(SEED + 2, i) for i in range(count)]
     others = [SUBJECTS[(SUBJECTS.index(scene.subject) + 7) % len(SUBJECTS)] for scene in scenes]
@@ -155,7 +152,7 @@ def typographic(pipe: Pipeline, count: int) -> list[Image.Image]:
 
 
 def label(image: Image.Image, word: str) -> Image.Image:
-    """The picture with a white label, and the word on it."""
+    """Paste a white label with a word onto the image."""
     labelled = image.copy()
     pen, side = ImageDraw.Draw(labelled), image.width
     box = (side // 8, int(side * 0.62), side - side // 8, int(side * 0.82))
@@ -167,7 +164,7 @@ def label(image: Image.Image, word: str) -> Image.Image:
 
 
 def binding(pipe: Pipeline, count: int) -> list[Image.Image]:
-    """Two colours in two places: whether z_i alone says which is where (the paper's fig. 14 and 15)."""
+    """Test whether z_i binds two colours to their places (the paper's fig. 14 and 15)."""
     judge = load_judge()
     scenes = [coloured(i) for i in range(count)]
     plain = [draw(scene, SIZE) for scene in scenes]
@@ -184,7 +181,7 @@ def binding(pipe: Pipeline, count: int) -> list[Image.Image]:
 
 
 def coloured(i: int) -> Scene:
-    """Headwear of one colour before a plain background of another, as photographed as the style allows."""
+    """A scene with headwear of one colour on a plain background of another."""
     scene = sample(SEED + 3, i, held_out=True)
     hat, ground = COLOURS[i % 4], COLOURS[(i + 1 + i // 4 % 3) % 4]
     return replace(scene, headwear_colour=hat, setting="plain", setting_colour=ground)

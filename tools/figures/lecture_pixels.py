@@ -1,10 +1,9 @@
-"""The lecture's pictures of a DDPM: samples, interpolation in x_T, progressive generation (Ho et al. 2020,
-§4.3 and 4.4).
+"""Figures of a DDPM: samples, interpolation in x_T and progressive generation (Ho et al. 2020, §4.3–4.4).
 
     python tools/figures/lecture_pixels.py runs/ddpm-digits docs/images/lecture
 
-The slide mixes two latents as (1 − λ) x + λ x′. Half way that is noise of 0.71 of the length that a model was
-trained on; slerp keeps it. Both rows are drawn, and their lengths are printed.
+The slide interpolates two latents as (1 − λ) x + λ x′. At λ = ½ the norm is 0.71 of that of training noise;
+slerp keeps it. The figure shows both, and the script prints the norms.
 """
 
 from __future__ import annotations

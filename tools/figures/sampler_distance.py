@@ -1,4 +1,4 @@
-"""How far few steps end from many, at equal noise: every sampler and number of steps, as a plot and a table.
+"""Distance of few steps from many at equal noise, for each sampler, as a plot and a table.
 
 python tools/figures/sampler_distance.py --count 4 --out docs/images/sampler-distance.webp
 """
@@ -31,7 +31,7 @@ MANY = 200  # steps of UniPC
 
 
 class Walks:
-    """The prior's and the decoder's walks for the same captions and the same noise."""
+    """The prior's and the decoder's sampling for the same captions and noise."""
 
     def __init__(self, pipe: Pipeline, captions: list[str]) -> None:
         text = pipe.clip.encode_text([*captions, ""])
@@ -39,7 +39,7 @@ class Walks:
         self.z_i = self.end("prior", "unipc", MANY)
 
     def end(self, role: str, sampler: str, steps: int, shift: int = 0) -> Tensor:
-        """Where a walk ends, [B, ...]; `shift` for other noise."""
+        """The final sample, [B, ...]. `shift` selects other noise."""
         noise = SeededNoise([i + shift for i in range(len(self.text.embed))], role)
         *_, last = self._steps(role, {"sampler": sampler, "steps": steps, "eta": 0.0, "candidates": 1}, noise)
         return last.x.clamp(-1, 1) * 127.5 if role == "decoder" else last.x
@@ -54,9 +54,7 @@ class Walks:
 
 
 def apart(role: str, a: Tensor, b: Tensor) -> float:
-    """The decoder's pictures: root mean square in levels of 255. The prior's z_i: relative to their
-    length.
-    """
+    """RMS difference of images in levels of 255 (decoder), or relative distance of z_i (prior)."""
     a, b = a.flatten(1), b.flatten(1)
     if role == "decoder":
         return float((a - b).square().mean(1).sqrt().mean())

@@ -1,13 +1,11 @@
-"""Carries a prior or decoder over to a new CLIP, so that what it learned is not lost when its CLIP is trained
-anew.
+"""Adapt a trained prior or decoder to a new CLIP by linear maps between the embeddings.
 
-The old CLIP's embeddings and token states are fitted as linear functions of the new one's, by least squares
-on captioned pictures, and the maps are multiplied into the layers that read them. The result is a start for
-training (`init=FOLDER`), not a finished stage.
+The old CLIP's embeddings and token states are fitted as affine functions of the new one's, by least squares
+on captioned images. The maps are multiplied into the layers that read them. Train the result further
+(`init=FOLDER`).
 
-    python tools/recipes/carry_over.py unclip/bundled/mini/decoder --old unclip/bundled/mini/clip --new
-    runs/mini/clip \\
-        "runs/mini/data/train-64/*.tar" --out runs/mini/decoder-start
+    python tools/recipes/carry_over.py unclip/bundled/mini/decoder "runs/mini/data/train-64/*.tar" \\
+        --old unclip/bundled/mini/clip --new runs/mini/clip --out runs/mini/decoder-start
 """
 
 from __future__ import annotations
@@ -34,11 +32,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("stage", help="reference of a prior or decoder")
-    parser.add_argument("shards", help="of captioned pictures")
-    parser.add_argument("--old", required=True, help="reference of the CLIP it was trained with")
-    parser.add_argument("--new", required=True, help="reference of the CLIP it is to be trained with")
+    parser.add_argument("shards", help="shards of captioned images")
+    parser.add_argument("--old", required=True, help="reference of the CLIP that it was trained with")
+    parser.add_argument("--new", required=True, help="reference of the new CLIP")
     parser.add_argument("--out", type=Path, required=True, help="folder for the result")
-    parser.add_argument("--count", type=int, default=8000, help="pictures that the maps are fitted on")
+    parser.add_argument("--count", type=int, default=8000, help="images to fit the maps on")
     args = parser.parse_args()
     stage, new = load_stage(resolve(args.stage).folder), load_clip(args.new)
     ours, theirs = (
@@ -59,7 +57,7 @@ def main() -> None:
         elif isinstance(stage, Prior) and isinstance(network, PriorNetwork):
             read_through(network.text, maps["tokens"])
             read_through(network.text_embed, maps["text_embed"])
-            # Its own data is whitened z_i: the maps are taken between the whitened spaces.
+            # The prior works on whitened z_i, so its maps are between whitened spaces.
             mean, std = theirs[0].mean(0), theirs[0].std(0).clamp(min=1e-4)
             old_mean, old_std = stage.mean.clone(), stage.std.clone()
             read_through(network.image_embed, whitened(maps["image_embed"], (mean, std), (old_mean, old_std)))
@@ -92,9 +90,7 @@ def features(clip: Clip, shards: str, count: int) -> tuple[Tensor, Tensor, Tenso
 
 
 def fit(x: Tensor, y: Tensor, name: str) -> Map:
-    """The affine map x → y of least squared error, with a little ridge; prints the share of variance it
-    explains.
-    """
+    """The affine map x → y of least squared error, with a small ridge. Prints the explained variance."""
     mean, middle = x.double().mean(0), y.double().mean(0)
     a, b = x.double() - mean, y.double() - middle
     ridge = 1e-3 * a.square().mean() * len(a) * torch.eye(a.shape[1], dtype=a.dtype)
@@ -104,24 +100,24 @@ def fit(x: Tensor, y: Tensor, name: str) -> Map:
 
 
 def apply(by: Map, x: Tensor) -> Tensor:
-    """x [N, from] → [N, to]."""
+    """Map x [N, from] → [N, to]."""
     return x @ by[0] + by[1]
 
 
 def read_through(layer: nn.Linear, by: Map) -> None:
-    """The layer reads what `by` maps to what it read before."""
+    """Compose a layer with a map of its input: layer(by(x))."""
     layer.bias.add_(layer.weight @ by[1])
     layer.weight.copy_(layer.weight @ by[0].T)
 
 
 def write_through(layer: nn.Linear, by: Map) -> None:
-    """The layer's output is mapped by `by`."""
+    """Compose a layer with a map of its output: by(layer(x))."""
     layer.bias.copy_(apply(by, layer.bias[None])[0])
     layer.weight.copy_(by[0].T @ layer.weight)
 
 
 def whitened(by: Map, source: Map, target: Map) -> Map:
-    """The same map between whitened spaces: source and target are (mean, deviation) of either side."""
+    """The same map between whitened spaces. `source` and `target` are (mean, standard deviation)."""
     weight = source[1][:, None] * by[0] / target[1]
     return weight, (source[0] @ by[0] + by[1] - target[0]) / target[1]
 

@@ -1,12 +1,10 @@
-"""Makes the bundled model `mini` from nothing: data, stages, bundle, figures, model card.
+"""Make the bundled model `mini`: data, stages, bundle, figures and model card.
 
-Unattended and resumable: every step is skipped when its result is there, and a stage's training resumes at
-its last checkpoint.
+Resumable: finished steps are skipped, and training resumes at its last checkpoint.
 
-    python tools/recipes/make_mini.py --work runs/mini                  # everything
-    python tools/recipes/make_mini.py --work runs/mini --minutes 60     # stop training after an hour; call
-    again to go on python tools/recipes/make_mini.py --work runs/trial --trial         # every step in small:
-    some minutes, and no bundle replaced
+    python tools/recipes/make_mini.py --work runs/mini                # everything
+    python tools/recipes/make_mini.py --work runs/mini --minutes 60   # at most an hour; run again to resume
+    python tools/recipes/make_mini.py --work runs/trial --trial       # all steps, small; keeps the bundle
 """
 
 from __future__ import annotations
@@ -20,12 +18,12 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLS = Path(__file__).resolve().parent
+TOOLS = ROOT / "tools"
 CONFIGS = ROOT / "configs/mini"
 BUNDLE = ROOT / "unclip/bundled/mini"
 LIMIT = 40 * 2**20  # bytes
 
-# name of the set: (pictures, their side in pixels, seed of the stream, siblings in a row)
+# name: (number of images, side in pixels, seed, siblings)
 SETS = {
     "train-64": (60_000, 64, 0, 1),
     "siblings-64": (30_000, 64, 5, 25),
@@ -33,9 +31,9 @@ SETS = {
     "train-1024": (1_000, 1024, 2, 1),
 }
 CLIP_STEPS = 2200  # of tools/recipes/teach_clip.py
-# The inpainting decoder goes on from the plain one and takes its place.
+# The inpainting decoder is initialised from the plain decoder and replaces it.
 STAGES = ("prior", "decoder", "inpaint", "upsampler-256", "upsampler-1024")
-# What a trial has of pictures, steps and captions.
+# sizes of a trial
 TRIAL_PICTURES = 50
 TRIAL_CLIP_STEPS = 4
 TRIAL = ("train.steps=4", "data.batch=8", "data.calibration=32")
@@ -47,7 +45,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path, default=ROOT / "runs/mini", help="folder of data and runs")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that draw")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that render")
     parser.add_argument("--minutes", type=float, help="stop the training after this long, resumably")
     parser.add_argument(
         "--further", action="store_true", help="start from the bundle as it is, and keep its CLIP"
@@ -57,47 +55,54 @@ def main() -> None:
         "--trial", action="store_true", help="do all in small, with the bundle in the work folder"
     )
     args = parser.parse_args()
-    work: Path = args.work.absolute()  # the programs below run in the checkout
+    work: Path = args.work.absolute()  # the commands run in the checkout
     bundle = work / "bundle" if args.trial else BUNDLE
+    draw_data(work, args.jobs, trial=args.trial)
+    train_stages(work, args.minutes, further=args.further, trial=args.trial)
+    # The bundle is replaced as a whole, so copy a CLIP that is kept.
+    if args.further:
+        shutil.copytree(BUNDLE / "clip", work / "clip", dirs_exist_ok=True)
+    runs = [work / stage for stage in ("clip", *STAGES) if stage != "decoder"]
+    unclip("assemble", *runs, "-o", bundle, "--name", "mini", "--half", "--world", "menagerie", "--overwrite")
+    size = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file())
+    if size > LIMIT:
+        sys.exit(f"the bundle has {size:,} bytes, {size - LIMIT:,} over the limit")
+    print(f"bundle: {size / 2**20:.1f} MiB")
+    count = min(args.count, TRIAL_COUNT) if args.trial else args.count
+    unclip("evaluate", "compose", "--model", bundle, "--count", count, "--out", work / "compose")
+    sharp = ("--count", TRIAL_COUNT) if args.trial else ()
+    run(
+        [TOOLS / "benchmarks/sharpness.py", "--model", bundle, *sharp, "--out", work / "sharpness.json"], None
+    )
+    run([TOOLS / "recipes/model_card.py", "--work", work, "--bundle", bundle], None)
+
+
+def draw_data(work: Path, jobs: int, *, trial: bool) -> None:
+    """Render the training sets that are missing."""
     for name, (count, size, seed, siblings) in SETS.items():
-        drawn = min(count, TRIAL_PICTURES) if args.trial else count
-        unclip(
-            "data",
-            "menagerie",
-            "--out",
-            work / "data" / name,
-            "--count",
-            drawn,
-            "--size",
-            size,
-            "--seed",
-            seed,
-            "--siblings",
-            siblings,
-            "--jobs",
-            args.jobs,
-        )
-    left = None if args.minutes is None else args.minutes * 60
-    if not args.further:
-        steps = TRIAL_CLIP_STEPS if args.trial else CLIP_STEPS
+        options = {
+            "--out": work / "data" / name,
+            "--count": min(count, TRIAL_PICTURES) if trial else count,
+            "--size": size,
+            "--seed": seed,
+            "--siblings": siblings,
+            "--jobs": jobs,
+        }
+        unclip("data", "menagerie", *(part for option in options.items() for part in option))
+
+
+def train_stages(work: Path, minutes: float | None, *, further: bool, trial: bool) -> None:
+    """Train the CLIP, then each stage, until `minutes` are over."""
+    left = None if minutes is None else minutes * 60
+    if not further:
+        command = [TOOLS / "recipes/teach_clip.py", CONFIGS / "clip.yaml", "--out", work / "clip"]
         shards = [f"--shards={work}/data/train-64/*.tar", f"--siblings={work}/data/siblings-64/*.tar"]
-        left = run(
-            [
-                TOOLS / "teach_clip.py",
-                CONFIGS / "clip.yaml",
-                *shards,
-                "--out",
-                work / "clip",
-                "--steps",
-                steps,
-            ],
-            left,
-        )
+        left = run([*command, *shards, "--steps", TRIAL_CLIP_STEPS if trial else CLIP_STEPS], left)
     for stage in STAGES:
-        overrides = [f"data.shards={work}/data/{data_of(stage)}/*.tar", *(TRIAL if args.trial else ())]
+        overrides = [f"data.shards={work}/data/{data_of(stage)}/*.tar", *(TRIAL if trial else ())]
         if stage in ("prior", "decoder", "inpaint"):
-            overrides.append(f"clip={BUNDLE if args.further else work}/clip")
-        if args.further:
+            overrides.append(f"clip={BUNDLE if further else work}/clip")
+        if further:
             if stage == "decoder":
                 continue
             overrides.append(f"init={BUNDLE}/{stage.replace('inpaint', 'decoder')}")
@@ -105,45 +110,31 @@ def main() -> None:
             overrides.append(f"init={work / 'decoder'}")
         config = CONFIGS / f"{stage}.yaml"
         left = run(["-m", "unclip", "train", config, "--out", work / stage, *overrides], left)
-    # The bundle is replaced whole, so a CLIP that is kept is set aside first.
-    if args.further:
-        shutil.copytree(BUNDLE / "clip", work / "clip", dirs_exist_ok=True)
-    runs = [work / stage for stage in ("clip", *STAGES) if stage != "decoder"]
-    unclip("assemble", *runs, "-o", bundle, "--name", "mini", "--half", "--world", "menagerie", "--overwrite")
-    size = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file())
-    if size > LIMIT:
-        sys.exit(f"the bundle has {size:,} bytes, {size - LIMIT:,} too many")
-    print(f"bundle: {size / 2**20:.1f} MiB")
-    count = min(args.count, TRIAL_COUNT) if args.trial else args.count
-    unclip("evaluate", "compose", "--model", bundle, "--count", count, "--out", work / "compose")
-    sharp = ("--count", TRIAL_COUNT) if args.trial else ()
-    run([TOOLS / "sharpness.py", "--model", bundle, *sharp, "--out", work / "sharpness.json"], None)
-    run([TOOLS / "model_card.py", "--work", work, "--bundle", bundle], None)
 
 
 def data_of(stage: str) -> str:
-    """The sets a stage is trained on, as a pattern of folders."""
+    """The training sets of a stage, as a pattern of folders."""
     sets = {"upsampler-256": "train-256", "upsampler-1024": "train-1024"}
     return sets.get(stage, "{train-64,siblings-64}")
 
 
 def run(command: list[object], left: float | None) -> float | None:
-    """Runs one Python program until it is done or out of time; returns the time left."""
+    """Run one Python program, for at most `left` seconds. Returns the seconds left."""
     started = time.monotonic()
     process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT)
     try:
         code = process.wait(left)
     except subprocess.TimeoutExpired:
-        process.terminate()  # the trainer writes a checkpoint and ends
+        process.terminate()  # the trainer saves a checkpoint and ends
         process.wait()
-        sys.exit("out of time; the same call goes on from the newest checkpoint")
+        sys.exit("out of time; run the same command again to resume")
     if code:
         sys.exit(code)
     return None if left is None else left - (time.monotonic() - started)
 
 
 def unclip(*arguments: object) -> None:
-    """Runs one command of this checkout."""
+    """Run one command of this checkout."""
     subprocess.run([sys.executable, "-m", "unclip", *map(str, arguments)], check=True, cwd=ROOT)
 
 

@@ -1,4 +1,7 @@
-"""Writes the bundle's model card from its configs, its training logs and its measured figures."""
+"""Write the bundle's model card from its configs, training logs and measured figures.
+
+python tools/recipes/model_card.py --work runs/mini --bundle unclip/bundled/mini
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from unclip.menagerie.compose import evaluate_compose, held_out_captions
 from unclip.menagerie.drawing import draw
 from unclip.pipeline import Pipeline
 
-# Each stage and the runs it came of, one going on from the other.
+# The runs of each stage, in the order of training.
 STAGES = {name: (name,) for name in ("clip", "prior", "decoder", "upsampler-256", "upsampler-1024")}
 STAGES["decoder"] = ("decoder", "inpaint")
 BATCH = 32
@@ -22,16 +25,18 @@ RESAMPLES = 200  # of the bootstrap
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--work",
         type=Path,
         required=True,
-        help="folder of the runs, with compose/ and sharpness.json, and seen.json where runs started from trained stages",
+        help="folder of the runs, compose/, sharpness.json and optionally seen.json",
     )
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument(
-        "--measure", type=int, metavar="COUNT", help="first paint so many held-out captions and measure them"
+        "--measure", type=int, metavar="COUNT", help="first generate and measure COUNT held-out captions"
     )
     args = parser.parse_args()
     if args.measure:
@@ -51,12 +56,10 @@ def main() -> None:
 
 
 def measure(bundle: Path, work: Path, count: int) -> None:
-    """Paints once; reads the pictures with the judge and with the model's CLIP. Writes quality.json, and
-    compose/ if need be.
+    """Write quality.json: the model's images and renderings, measured in the features of its CLIP.
 
-    What is in compose/ of more captions is more precise, and stays. It is `unclip evaluate compose`'s, of the
-    same captions. Renderings of other held-out scenes are measured beside them: what a perfect painter would
-    get of so many pictures.
+    Also writes compose/, unless a report of more captions is there. Renderings of other held-out scenes are
+    the reference: what a perfect model would get with as many images.
     """
     pipeline = Pipeline.from_pretrained(str(bundle))
     report = evaluate_compose(pipeline, count=count, batch=BATCH)
@@ -87,7 +90,7 @@ def measure(bundle: Path, work: Path, count: int) -> None:
 
 
 def quality(found: dict[str, Any]) -> str:
-    """The table of `measure`."""
+    """Format the table of `measure`."""
     rows = [f"| {key} | {found['painted'][key]} | {found['rendered'][key]} |" for key in found["painted"]]
     about = (
         f"`python tools/recipes/model_card.py --measure {found['count']} …`: the same pictures at "
@@ -102,7 +105,7 @@ def quality(found: dict[str, Any]) -> str:
 
 
 def stage_row(runs: list[Path], folder: Path, seen: int) -> str:
-    """A line of the table of stages; `seen` counts the images before these runs."""
+    """Format a row of the table of stages. `seen` is the number of images before these runs."""
     count = sum(t.numel() for t in read_weights(folder / "model.safetensors").values())
     last = [
         json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
@@ -114,21 +117,24 @@ def stage_row(runs: list[Path], folder: Path, seen: int) -> str:
 
 
 def truth(folder: Path) -> str:
-    """The table of `unclip evaluate compose`."""
+    """Format the table of `unclip evaluate compose`."""
     report = read_json(folder / "report.json")
     command = f"`unclip evaluate compose --count {report['count']} --seed {report['seed']}`"
     table = (folder / "report.md").read_text(encoding="utf-8").strip()
-    return f"\n## Truth to the caption\n\n{command}: held-out compositions, one picture each, read by the judge.\n\n{table}"
+    about = f"{command}: held-out compositions, one picture each, read by the judge."
+    return f"\n## Truth to the caption\n\n{about}\n\n{table}"
 
 
 def sharpness(figures: dict[str, Any]) -> str:
-    """The table of tools/benchmarks/sharpness.py."""
+    """Format the table of tools/benchmarks/sharpness.py."""
     rows = [
         f"| {name} | {f['psnr']:.2f} dB | {f['psnr_bicubic']:.2f} dB | {f['edges']:.2f} | "
         f"{f['edges_bicubic']:.2f} |"
         for name, f in figures.items()
     ]
-    title = "\n## Sharpness\n\n`python tools/benchmarks/sharpness.py`: held-out renderings; edges are the share of the rendering's gradient energy.\n"
+    command = "`python tools/benchmarks/sharpness.py`"
+    about = f"{command}: held-out renderings; edges are the share of the rendering's gradient energy."
+    title = f"\n## Sharpness\n\n{about}\n"
     return "\n".join(
         [title, "| | PSNR | bicubic | edges | bicubic |\n| --- | --- | --- | --- | --- |", *rows]
     )
@@ -136,14 +142,15 @@ def sharpness(figures: dict[str, Any]) -> str:
 
 HEAD = """# mini
 
-The model that unclip carries: DALL·E 2's design, small enough for a CPU. Trained by `tools/recipes/make_mini.py` on nothing but
-the menagerie, the world that the package draws itself; it knows that world only. Licence: Apache-2.0.
+The model that unclip carries: DALL·E 2's design, small enough for a CPU. Trained by
+`tools/recipes/make_mini.py` on nothing but the menagerie, the world that the package draws itself; it knows
+that world only. Licence: Apache-2.0.
 """
 TAIL = """
 ## Limits
 
-It knows 18 subjects, 10 kinds of headwear, 5 garments, 8 activities, 10 colours, 10 settings and 5 styles, and the words
-that `unclip info mini` lists. Of other words it makes something of its own world.
+It knows 18 subjects, 10 kinds of headwear, 5 garments, 8 activities, 10 colours, 10 settings and 5 styles, and
+the words that `unclip info mini` lists. Of other words it makes something of its own world.
 """
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""A procedural world of dressed-up creatures: what is in a picture, how it is said, and how it is drawn."""
+"""A procedural world of dressed-up creatures: scenes, their captions and their renderings."""

@@ -1,4 +1,4 @@
-"""Says a scene in words: templates with synonyms and varying order, naming any subset of its attributes."""
+"""Captions of scenes: templates with synonyms and varying order, for any subset of attributes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 from unclip.menagerie.scene import VALUES, Scene
 from unclip.vocabulary import prompt_words
 
-# Every way to say a value, the plainest first; a value that is missing here is said as it is called.
+# Synonyms of each value, the plainest first. A value that is missing here has only its own name.
 WORDS: Final[dict[str, tuple[str, ...]]] = {
     "shiba inu": ("shiba inu", "shiba", "shiba inu dog"),
     "corgi": ("corgi", "corgi dog", "welsh corgi"),
@@ -67,7 +67,7 @@ _OPENINGS: Final = ("", "", "", "a picture of ", "a photo of ", "an image of ", 
 
 @dataclass(frozen=True)
 class Caption:
-    """A sentence, and the attributes it names (keys of `scene.VALUES`)."""
+    """A sentence and the attributes that it names (keys of `scene.VALUES`)."""
 
     text: str
     named: frozenset[str]
@@ -76,14 +76,14 @@ class Caption:
 def caption(
     scene: Scene, rng: random.Random, *, always: frozenset[str] = frozenset(), brief: bool = False
 ) -> Caption:
-    """A random caption of the scene.
+    """Sample a caption of the scene.
 
     Args:
-        always: attributes it names for certain (where the scene has them); each other one is named by chance.
-        brief: name one or two attributes only, all equally often ("someone in a red beret"): a CLIP cannot
+        always: attributes that are always named if the scene has them. Others are named at random.
+        brief: name one or two attributes only, all equally often ("someone in a red beret"). A CLIP cannot
             tell such captions apart by the subject and setting alone.
     """
-    # In the scene's own order: that of a set changes from process to process, and the draws with it.
+    # In the scene's order: the order of a set changes between processes, and with it the random draws.
     has = [key for key, value in scene.attributes().items() if value is not None]
     if brief:
         named = {*rng.sample(has, rng.choice((1, 2))), *(key for key in has if key in always)}
@@ -97,7 +97,7 @@ def caption(
         if colour in named:
             named.add(thing)
     if scene.setting == "plain" and "setting" in named:
-        named.add("setting_colour")  # "on a plain background" alone is not something people say
+        named.add("setting_colour")  # people do not say "on a plain background"
     return Caption(_sentence(scene, named, rng), frozenset(named))
 
 
@@ -175,7 +175,7 @@ def _joined(parts: list[str], rng: random.Random) -> str:
 
 
 def vocabulary() -> frozenset[str]:
-    """Every word a caption can hold: what a model trained on the menagerie has seen."""
+    """Every word that a caption can contain."""
     sentences = [value for values in VALUES.values() for value in values]
     sentences += [way for ways in WORDS.values() for way in ways]
     sentences += [*_PLAIN, *_OPENINGS, *(way for ways in _STYLE_LAST.values() for way in ways)]

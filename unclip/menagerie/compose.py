@@ -1,5 +1,4 @@
-"""Truth to the caption: held-out captions are painted, the judge reads the pictures, and the truth is the
-scene.
+"""Caption fidelity: the share of attributes of held-out captions that the judge reads in pictures.
 
 The judge errs too, so the same judge also reads renderings of the same scenes: that is the ceiling.
 """

@@ -1,4 +1,4 @@
-"""Priors side by side, and the two baselines of the paper's §5.1 that do without one."""
+"""Comparison of priors with each other and with the two baselines without a prior (paper, §5.1)."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ SamplePrior = Callable[[Call, Text, Text], Tensor]
 
 @dataclass(frozen=True)
 class PriorReport:
-    """What one way to z_i reaches.
+    """Results of one source of z_i.
 
     Attributes:
         cosine: mean of cos(z_i, CLIP's embedding of the rendered scene); None without a z_i.
-        named: attributes of the decoded pictures that are as the caption names them.
-        seconds: per caption, of the prior alone.
+        named: share of named attributes that the decoded pictures show.
+        seconds: time of the prior per caption.
     """
 
     name: str
@@ -39,7 +39,7 @@ class PriorReport:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """Plain values for JSON."""
         return {
             "name": self.name,
             "cosine": self.cosine,
@@ -51,14 +51,14 @@ class PriorReport:
 def compare_priors(
     pipeline: Pipeline, others: Mapping[str, BasePrior], *, count: int = 256, seed: int = 0, batch: int = 32
 ) -> list[PriorReport]:
-    """The model's prior, other priors of the same CLIP, z_t in z_i's place, and the caption alone.
+    """Compare the model's prior, other priors of the same CLIP, z_t in place of z_i, and the caption alone.
 
     Args:
-        others: by the name to report them under.
-        count: held-out captions, one picture each. seed: of captions and pictures.
+        others: priors by the names to report.
+        count: number of held-out captions, one picture each. seed: seed of captions and pictures.
 
     Raises:
-        RequestError: a prior of another CLIP, or nothing to measure on.
+        RequestError: a prior of another CLIP, no prior in the model, or no captions.
     """
     if count < 1 or batch < 1:
         raise RequestError(f"{count} captions in batches of {batch}: there must be at least 1")
@@ -69,15 +69,15 @@ def compare_priors(
             )
     if pipeline.prior is None:
         raise RequestError(f"{pipeline.name}: has no prior to compare")
-    ways: dict[str, SamplePrior] = {pipeline.prior.config.kind: _by(pipeline.prior)}
-    ways |= {name: _by(prior.to(pipeline.device)) for name, prior in others.items()}
-    ways["no prior: z_t"] = lambda call, text, null: text.embed.float()
+    sources: dict[str, SamplePrior] = {pipeline.prior.config.kind: _sampling(pipeline.prior)}
+    sources |= {name: _sampling(prior.to(pipeline.device)) for name, prior in others.items()}
+    sources["no prior: z_t"] = lambda call, text, null: text.embed.float()
     asked = held_out_captions(count, seed)
-    reports = [_report(pipeline, name, sample, asked, batch) for name, sample in ways.items()]
+    reports = [_report(pipeline, name, sample, asked, batch) for name, sample in sources.items()]
     return [*reports, _report(pipeline, "no z_i: caption only", None, asked, batch)]
 
 
-def _by(prior: BasePrior) -> SamplePrior:
+def _sampling(prior: BasePrior) -> SamplePrior:
     def sample(call: Call, text: Text, null: Text) -> Tensor:
         used = prior.config.sampling
         return call.run("prior", prior.sample(text, null, used, call.noise("prior")), prior.length(used))
@@ -91,7 +91,7 @@ def _report(
 ) -> PriorReport:
     judge, decoder = load_judge(), pipeline.decoder
     cosines: list[Tensor] = []
-    right = of = 0
+    right = total = 0
     seconds = 0.0
     for start in range(0, len(asked), batch):
         part = asked[start : start + batch]
@@ -109,13 +109,13 @@ def _report(
         for one, reading in zip(part, readings, strict=True):
             truth = one.scene.attributes()
             right += sum(reading[key] == truth[key] for key in one.named)
-            of += len(one.named)
+            total += len(one.named)
     cosine = torch.cat(cosines).mean().item() if cosines else None
-    return PriorReport(name, cosine, Score(right, of), seconds / len(asked))
+    return PriorReport(name, cosine, Score(right, total), seconds / len(asked))
 
 
 def table(reports: Sequence[PriorReport]) -> str:
-    """For a terminal, or a model card."""
+    """Format reports as a Markdown table."""
     lines = [
         "| prior | cosine to z_i | named attributes right [95 %] | s per caption |",
         "| --- | ---: | ---: | ---: |",

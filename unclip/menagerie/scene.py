@@ -1,6 +1,6 @@
-"""What a picture of the menagerie shows: its attributes, how they are drawn at random, and what is held out.
+"""Scenes of the menagerie: their attributes, how they are sampled, and which ones are held out.
 
-A scene is pure data. `captions.py` says it in words, `drawing.py` paints it; both read the same names.
+A scene is pure data. `captions` describes it and `drawing` renders it, by the same names.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ SETTINGS: Final = (
 )
 STYLES: Final = ("flat illustration", "pencil drawing", "pixel art", "pop art", "watercolour")
 
-# The compositions no training picture shows and no training caption names, as (subject, headwear).
-# This is the only place that says so; every sampler of training data goes through `is_held_out`.
+# (subject, headwear) of the compositions that no training image shows and no training caption names.
+# Every sampler of training data checks `is_held_out`.
 HELD_OUT: Final = frozenset(
     {
         ("shiba inu", "beret"),
@@ -89,7 +89,7 @@ HELD_OUT: Final = frozenset(
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture's truth. `pose` seeds everything that is drawn but never named (jitter, tilt, textures)."""
+    """The content of one image. `pose` seeds what captions never name (jitter, tilt, textures)."""
 
     subject: str
     headwear: str | None
@@ -103,7 +103,7 @@ class Scene:
     pose: int
 
     def attributes(self) -> dict[str, str | None]:
-        """The named attributes, in the order in which a classifier reports them."""
+        """The attributes that captions can name, in the order of VALUES."""
         return {
             "subject": self.subject,
             "headwear": self.headwear,
@@ -131,43 +131,40 @@ VALUES: Final[dict[str, tuple[str, ...]]] = {
 
 
 def is_held_out(scene: Scene) -> bool:
-    """Whether the scene is a composition that training never sees."""
+    """Whether the scene is a composition that training never shows."""
     return (scene.subject, scene.headwear) in HELD_OUT
 
 
 def rng_for(*key: int | str) -> random.Random:
-    """A generator that depends on its key alone (not on Python's per-process string hashing)."""
+    """A generator seeded by its key alone, not by Python's per-process string hashing."""
     return random.Random("/".join(map(str, key)))
 
 
 def sample(seed: int, index: int, *, held_out: bool = False, siblings: int = 1) -> Scene:
-    """The scene number `index` of the stream `seed`: of the training world, or of the held-out one.
+    """Sample scene number `index` of the stream `seed`, from the training or the held-out compositions.
 
     Args:
-        siblings: so many scenes in a row share subject, setting, style and most of the rest. Contrastive
-            training needs such: what all have in common, nobody needs to look at to tell them apart.
+        siblings: number of consecutive scenes that share subject, setting, style and most of the rest. They
+            are hard negatives for contrastive training.
     """
     rng = rng_for("scene", seed, index, held_out)
-    first = index - index % siblings
-    eldest = sample(seed, first, held_out=held_out) if index > first else None
+    start = index - index % siblings
+    first_scene = sample(seed, start, held_out=held_out) if index > start else None
     while True:
         scene = _draw(rng, pair=rng.choice(sorted(HELD_OUT)) if held_out else None)
-        if eldest is not None:
-            scene = _sibling(scene, eldest, rng, rng_for("siblings", seed, first, held_out))
+        if first_scene is not None:
+            scene = _sibling(scene, first_scene, rng, rng_for("siblings", seed, start, held_out))
         if is_held_out(scene) == held_out:
             return scene
 
 
-def _sibling(scene: Scene, eldest: Scene, rng: random.Random, family: random.Random) -> Scene:
-    """The scene with what its family shares: all but two of what a figure wears and does, the same two for
-    all.
-    """
+def _sibling(scene: Scene, first_scene: Scene, rng: random.Random, family: random.Random) -> Scene:
+    """Give the scene what its family shares: all but two attributes of clothing and activity."""
     rest = ("headwear", "headwear_colour", "garment", "garment_colour", "activity")
     shared = ("subject", "setting", "setting_colour", "style", *family.sample(rest, len(rest) - 2))
-    scene = replace(scene, **{key: getattr(eldest, key) for key in shared})
-    headwear_colour = scene.headwear_colour or rng.choice(
-        COLOURS
-    )  # where the eldest wears none to have a colour
+    scene = replace(scene, **{key: getattr(first_scene, key) for key in shared})
+    # The first scene of the family may lack a garment, and then has no colour to share.
+    headwear_colour = scene.headwear_colour or rng.choice(COLOURS)
     garment_colour = scene.garment_colour or rng.choice(COLOURS)
     return replace(
         scene,

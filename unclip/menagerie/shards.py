@@ -30,12 +30,16 @@ def write_shards(
     siblings: int = 1,
     jobs: int = 1,
 ) -> Iterator[int]:
-    """Draws `count` scenes at size × size pixels into shards of 1,000; yields how many are done after each
-    shard.
+    """Render `count` scenes at size × size pixels into shards of 1,000 samples.
 
-    `held_out` and `siblings` choose the scenes, see `scene.sample`.
+    Yields the number of finished scenes after each shard. Existing shards are kept, so the same call resumes.
 
-    A shard that is already there is left alone, so the same call again goes on where it stopped.
+    Args:
+        held_out: see `scene.sample`. siblings: see `scene.sample`.
+        jobs: processes that render.
+
+    Raises:
+        DataError: a shard cannot be written.
     """
     out.mkdir(parents=True, exist_ok=True)
     shards = [

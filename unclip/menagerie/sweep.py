@@ -1,6 +1,4 @@
-"""Quality against guidance, steps and sampler of one stage, as in Figures 9 to 11 of the paper (Ramesh et al.
-2022).
-"""
+"""Sweeps of guidance, steps and sampler of one stage (Ramesh et al. 2022, figures 9 to 11)."""
 
 from __future__ import annotations
 
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from unclip.errors import RequestError
 from unclip.evaluate import metrics
@@ -20,7 +19,7 @@ from unclip.evaluate.features import clip_extractor, encode_texts, features_of
 from unclip.evaluate.metrics import Estimate
 from unclip.evaluate.report import ALL_NAMED, Score
 from unclip.images import grid
-from unclip.menagerie.compose import compose, held_out_captions
+from unclip.menagerie.compose import Paint, compose, held_out_captions
 from unclip.menagerie.drawing import draw
 from unclip.menagerie.judge.model import load_judge
 from unclip.menagerie.scene import VALUES
@@ -30,20 +29,20 @@ if TYPE_CHECKING:
 
     from unclip.pipeline import Pipeline
 
-SHOWN = 10  # pictures of each point on the contact sheet
-PLOTTED = ("cmmd", "clip", "named", "seconds")  # a row of the plot each
+SHOWN = 10  # pictures per point on the contact sheet
+PLOTTED = ("cmmd", "clip", "named", "seconds")  # the rows of the plot
 
 
 @dataclass(frozen=True)
 class Point:
-    """One way to sample, and what came of it.
+    """One way to sample, and its results.
 
     Attributes:
-        sampler, steps, guidance: of the stage.
-        figures: "cmmd" to renderings of the same scenes, "clip", the score with the captions, and "fid" where
-            there are more pictures than features.
-        named: attributes that are as the caption names them. whole: captions of which all are.
-        seconds: of that stage, per picture.
+        sampler, steps, guidance: of the stage. figures: "cmmd" against renderings of the same scenes, "clip"
+        (CLIP score with the captions), and "fid"
+            if there are more pictures than features.
+        named: share of named attributes that the pictures show. whole: share of captions that are shown in
+        full. seconds: time of the stage per picture.
     """
 
     sampler: str
@@ -56,7 +55,7 @@ class Point:
     pictures: tuple[Image.Image, ...] = field(default=(), compare=False, repr=False)
 
     def values(self) -> dict[str, tuple[float, float, float]]:
-        """Each figure with its 95 % interval, the shares in percent."""
+        """Each figure with its 95 % interval as (value, low, high), shares in percent."""
         found = {"named": self.named, "whole": self.whole}
         shares = {key: (one.rate, *one.interval) for key, one in found.items()}
         return {
@@ -84,61 +83,38 @@ def sweep(
     resamples: int = 100,
     on_point: Callable[[Point], None] = lambda point: None,
 ) -> list[Point]:
-    """Paints the same held-out captions with the same seeds in every combination of the given values.
+    """Sample the same held-out captions with the same seeds at every combination of the given values.
 
     Args:
-        stage: "prior", "decoder" or an upsampler, whose sampling changes; the pictures are as large as it
-            makes them.
-        samplers, steps, guidances: what to try; of what is not given the stage's own value alone.
-        count: captions of never-trained compositions, one picture each. seed: theirs.
-        resamples: of the bootstrap.
-        on_point: called as each is done.
+        stage: "prior", "decoder" or "upsampler-SIZE", whose sampling changes. It sets the size of the
+        pictures. samplers, steps, guidances: values to try. Default: the stage's own value. count: number of
+        held-out captions, one picture each. seed: seed of captions and pictures. resamples: bootstrap
+        resamples. on_point: called after each point.
 
     Raises:
-        RequestError: no such stage, or a value that it cannot have.
+        RequestError: unknown stage, or a value that it does not accept.
     """
-    stages = {
-        "prior": pipeline.prior,
-        "decoder": pipeline.decoder,
-        **{f"upsampler-{u.size}": u for u in pipeline.upsamplers},
-    }
-    swept = stages.get(stage)
+    swept = _stages(pipeline).get(stage)
     if swept is None:
-        raise RequestError(
-            f"no stage {stage!r}; {pipeline.name} has {', '.join(k for k, v in stages.items() if v)}"
-        )
+        known = ", ".join(name for name, one in _stages(pipeline).items() if one)
+        raise RequestError(f"no stage {stage!r}; {pipeline.name} has {known}")
     own = swept.config.sampling
-    ways = list(product(samplers or [own.sampler], steps or [own.steps], guidances or [own.guidance]))
+    ways = product(samplers or [own.sampler], steps or [own.steps], guidances or [own.guidance])
     size = int(stage.rpartition("-")[2]) if stage.startswith("upsampler") else pipeline.sizes[0]
     extractor, judge = clip_extractor(pipeline.clip), load_judge()
     asked = held_out_captions(count, seed)
     true = features_of([draw(one.scene, size) for one in asked], extractor, batch)
     texts = encode_texts(pipeline.clip, [one.text for one in asked], batch)
-    bootstrap = {"resamples": resamples, "seed": seed}
     points = []
-    for sampler, number, guidance in ways:
-        options = {stage: {"sampler": sampler, "steps": number, "guidance": guidance}}
-        seconds = []
-
-        def paint(captions: list[str], seeds: list[int]) -> list[Image.Image]:
-            made = pipeline.generate(captions, seeds=seeds, size=size, options=options, watermark=False)  # noqa: B023
-            seconds.append(made.seconds[stage])  # noqa: B023
-            return made.images
-
+    for way in ways:
+        seconds: list[float] = []
+        paint = _painter(pipeline, stage, way, size, seconds)
         report = compose(paint, judge, count=count, seed=seed, batch=batch)
         shown = features_of(report.pictures, extractor, batch)
-        figures = {
-            "cmmd": metrics.cmmd(shown, true, **bootstrap),
-            "clip": metrics.clip_score(shown, texts, **bootstrap),
-        }
-        if count > shown.shape[1]:
-            figures["fid"] = metrics.fid(shown, true, **bootstrap)
         named = [score for key, score in report.scores.items() if key in VALUES]
         point = Point(
-            sampler,
-            number,
-            guidance,
-            figures,
+            *way,
+            figures=_figures(shown, true, texts, resamples=resamples, seed=seed),
             named=Score(sum(one.right for one in named), sum(one.of for one in named)),
             whole=report.scores[ALL_NAMED],
             seconds=sum(seconds) / count,
@@ -149,8 +125,37 @@ def sweep(
     return points
 
 
+def _stages(pipeline: Pipeline) -> dict[str, Any]:
+    upsamplers = {f"upsampler-{one.size}": one for one in pipeline.upsamplers}
+    return {"prior": pipeline.prior, "decoder": pipeline.decoder, **upsamplers}
+
+
+def _painter(
+    pipeline: Pipeline, stage: str, way: tuple[str, int, float], size: int, seconds: list[float]
+) -> Paint:
+    """Sample with the given values of one stage, and append the time of that stage to `seconds`."""
+    options = {stage: dict(zip(("sampler", "steps", "guidance"), way))}
+
+    def paint(captions: list[str], seeds: list[int]) -> list[Image.Image]:
+        made = pipeline.generate(captions, seeds=seeds, size=size, options=options, watermark=False)
+        seconds.append(made.seconds[stage])
+        return made.images
+
+    return paint
+
+
+def _figures(shown: Tensor, true: Tensor, texts: Tensor, **bootstrap: int) -> dict[str, Estimate]:
+    figures = {
+        "cmmd": metrics.cmmd(shown, true, **bootstrap),
+        "clip": metrics.clip_score(shown, texts, **bootstrap),
+    }
+    if len(shown) > shown.shape[1]:
+        figures["fid"] = metrics.fid(shown, true, **bootstrap)
+    return figures
+
+
 def write_csv(points: Sequence[Point], path: Path) -> None:
-    """A row for each point: how it was sampled, then every figure with its 95 % interval."""
+    """Write a row per point: sampler, steps, guidance, then each figure with its 95 % interval."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
@@ -162,13 +167,14 @@ def write_csv(points: Sequence[Point], path: Path) -> None:
 
 
 def sheet(points: Sequence[Point]) -> Image.Image:
-    """A row of pictures for each point, the same captions in each, as in Figure 9."""
+    """A contact sheet: a row of pictures per point, with the same captions, as in figure 9 of the paper."""
     return grid([image for point in points for image in point.pictures], columns=len(points[0].pictures))
 
 
 def plot(points: Sequence[Point], path: Path) -> None:
-    """A row for each measure, a column for guidance and for steps where they vary, a line for each of the
-    other values.
+    """Plot a row per measure and a column for each of guidance and steps that varies.
+
+    Each line is one combination of the other values.
 
     Raises:
         RequestError: matplotlib is not installed.

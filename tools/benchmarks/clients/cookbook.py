@@ -1,6 +1,6 @@
-"""A program for DALL·E 2 as OpenAI's cookbook taught it: generate, vary, mask, edit. Runs with `openai` 1, 2 and 3.
+"""OpenAI's cookbook for DALL·E 2: generate, vary, mask, edit. Runs with `openai` 1, 2 and 3.
 
-It knows nothing of this server: OPENAI_BASE_URL says where it is.
+The environment variable OPENAI_BASE_URL names the server.
 """
 
 import io
@@ -38,15 +38,19 @@ mask = Image.new("RGBA", (width, height), (0, 0, 0, 255))
 mask.paste((0, 0, 0, 0), (0, height // 2, width, height))  # only what is transparent is painted
 mask.save("mask.png")
 edit = client.images.edit(
-    model="dall-e-2", image=open("generated.png", "rb"), mask=open("mask.png", "rb"), prompt="a raccoon in the snow", n=1,
-    size=SIZE, response_format="url",
-)  # fmt: skip
+    model="dall-e-2",
+    image=open("generated.png", "rb"),
+    mask=open("mask.png", "rb"),
+    prompt="a raccoon in the snow",
+    n=1,
+    size=SIZE,
+    response_format="url",
+)
 save(edit.data[0].url, "edited.png")
 top = (0, 0, width, height // 2)
 before, after = (
     Image.open(name).convert("RGB").crop(top).tobytes() for name in ("generated.png", "edited.png")
 )
-assert max(abs(a - b) for a, b in zip(before, after)) <= 24, (
-    "what the mask keeps has changed"
-)  # by more than a watermark
+difference = max(abs(a - b) for a, b in zip(before, after))
+assert difference <= 24, "pixels outside the mask have changed by more than a watermark"
 print(f"{len(client.models.list().data)} models, 1 picture, 2 variations, 1 edit")

@@ -1,4 +1,4 @@
-"""Renders scenes with Skia. Everything that imports `skia` is in this package.
+"""Rendering of scenes with Skia. Only this package imports `skia`.
 
 Importing it without Skia raises a RequestError that says how to install it.
 """

@@ -1,7 +1,7 @@
-"""Eight held things and activities; each says where the hands go.
+"""Eight activities and held things, with the positions of the hands.
 
-A thing keeps clear of the head, and each has a rim or a second colour, so that it reads on a ground of its
-own colour.
+Things do not overlap the head. Each has a rim or a second colour, so that it is visible on a background of
+its own colour.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from math import cos, pi, sin
 
 import skia
 
@@ -24,8 +23,10 @@ from unclip.menagerie.drawing.pen import (
     lighter,
     mix,
     oval,
+    points,
     polygon,
     smooth,
+    star,
 )
 
 WHITE: Colour = (255, 255, 255)
@@ -41,7 +42,7 @@ def _nothing(pen: Pen) -> None:
 
 @dataclass(frozen=True)
 class Activity:
-    """`behind` is drawn before the figure, `front` after the torso: under the arms, or over the hands."""
+    """What to draw: `behind` before the figure, `front` after the torso (over the hands if `over_hands`)."""
 
     front: Callable[[Pen], None] = _nothing
     behind: Callable[[Pen], None] = _nothing
@@ -49,21 +50,15 @@ class Activity:
     over_hands: bool = False
 
 
-# One hand at rest, the other (right of the picture) holding something up beside the head.
+# The left hand hangs, the right one holds something up beside the head.
 RAISED: tuple[Point, Point] = (HANGING[0], (752.0, 612.0))
 SPREAD: tuple[Point, Point] = ((262.0, 680.0), (738.0, 680.0))
 STRUMMING: tuple[Point, Point] = ((428.0, 772.0), (722.0, 668.0))
 READING: tuple[Point, Point] = ((318.0, 782.0), (682.0, 782.0))
 
 
-def _star(x: float, y: float, outer: float, inner: float, spikes: int = 5) -> skia.Path:
-    """A star with one spike straight up."""
-    corners = [(k * pi / spikes, inner if k % 2 else outer) for k in range(2 * spikes)]
-    return polygon(*((x + r * sin(a), y - r * cos(a)) for a, r in corners))
-
-
 def _minus(path: skia.Path, hole: skia.Path) -> skia.Path:
-    """What of `path` lies outside `hole`, for a crescent of shade; draw it clipped to `path`."""
+    """The part of `path` outside `hole`, a crescent of shade. Draw it clipped to `path`."""
     crescent = skia.Path(path)
     crescent.addPath(hole)
     crescent.setFillType(skia.PathFillType.kEvenOdd)
@@ -72,13 +67,9 @@ def _minus(path: skia.Path, hole: skia.Path) -> skia.Path:
 
 def _balloon(pen: Pen) -> None:
     red = PALETTE["red"]
-    pen.line(
-        smooth((838, 375), (806, 450), (814, 530), (752, 612), (770, 690), closed=False), (90, 76, 82), 9
-    )
+    pen.line(smooth(*points("838,375 806,450 814,530 752,612 770,690"), closed=False), (90, 76, 82), 9)
     pen.fill(polygon((838, 352), (866, 392), (810, 392)), darker(red, 0.35))
-    skin = smooth(
-        (838, 100), (918, 135), (950, 220), (912, 312), (838, 368), (764, 312), (726, 220), (758, 135)
-    )
+    skin = smooth(*points("838,100 918,135 950,220 912,312 838,368 764,312 726,220 758,135"))
     pen.fill(skin, red)
     with pen.within(skin):  # the shaded rim keeps a red balloon visible on red
         pen.tint(_minus(skin, oval(820, 218, 108, 138)), darker(red, 0.6), 0.55)
@@ -107,8 +98,8 @@ def _guitar(pen: Pen) -> None:
         for y in (764, 816):
             for x in (858, 886, 914):
                 pen.fill(oval(x, y, 9), CREAM, outline=False)
-        pen.fill(polygon((838, 772), (856, 760), (938, 766), (938, 814), (856, 820), (838, 808)), DARK_WOOD)
-        body = ((268, 790), (300, 694), (385, 684), (455, 716), (530, 700), (585, 740))
+        pen.fill(polygon(*points("838,772 856,760 938,766 938,814 856,820 838,808")), DARK_WOOD)
+        body = points("268,790 300,694 385,684 455,716 530,700 585,740")
         shape = (*body, (592, 790), *((x, 1580 - y) for x, y in reversed(body[1:])))
         pen.fill(smooth(*shape), DARK_WOOD)
         pen.fill(
@@ -123,7 +114,7 @@ def _guitar(pen: Pen) -> None:
 
 def _book(pen: Pen) -> None:
     cover: Colour = (38, 96, 176)
-    pen.fill(polygon((322, 668), (500, 700), (678, 668), (678, 842), (500, 878), (322, 842)), cover)
+    pen.fill(polygon(*points("322,668 500,700 678,668 678,842 500,878 322,842")), cover)
     for side in (-1, 1):
 
         def at(x: float, y: float, side: int = side) -> Point:
@@ -153,16 +144,7 @@ def _ice_cream(pen: Pen) -> None:
         pen.fill(oval(802, 408, 62), (150, 214, 178))
         pen.fill(
             smooth(
-                (688, 530),
-                (700, 468),
-                (770, 432),
-                (840, 468),
-                (852, 530),
-                (826, 566),
-                (800, 550),
-                (774, 576),
-                (744, 552),
-                (712, 564),
+                *points("688,530 700,468 770,432 840,468 852,530 826,566 800,550 774,576 744,552 712,564")
             ),
             (247, 128, 168),
         )
@@ -205,10 +187,10 @@ def _wand(pen: Pen) -> None:
     x, y = 836.0, 372.0
     pen.limb(polygon((728, 672), (x, y)), (52, 40, 84), 22)
     pen.line(polygon((806, 455), (x, y)), WHITE, 16)
-    pen.fill(_star(x, y, 118, 54), PALETTE["orange"])
-    pen.fill(_star(x, y, 92, 42), (255, 224, 70), outline=False)
+    pen.fill(star(x, y, 118, 54), PALETTE["orange"])
+    pen.fill(star(x, y, 92, 42), (255, 224, 70), outline=False)
     for sx, sy, size in ((928, 226, 44), (772, 216, 34), (925, 520, 40), (858, 575, 26)):
-        pen.fill(_star(sx, sy, size, size * 0.32, 4), (255, 224, 70))
+        pen.fill(star(sx, sy, size, size * 0.32, 4), (255, 224, 70))
 
 
 ACTIVITY_DRAWINGS: dict[str, Activity] = {

@@ -1,130 +1,32 @@
-"""The parts that creatures share: eyes, noses, ears, cheeks, feet.
-
-Positions are given as (dx, y), dx counted from the axis x = 500 to the right, since almost everything is
-symmetric. The shapes are cached: a picture is drawn in well under a millisecond only if its splines are not
-built anew each time. Cached paths are shared, so nobody may change one in place.
-"""
+"""The parts that creatures share: eyes, noses, ears, cheeks, feet, in the (dx, y) coordinates of `curves`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import cache
 
 import skia
 
+from unclip.menagerie.drawing.curves import reflected, shape, shrunk, stroke, whole
 from unclip.menagerie.drawing.figure import FEET, torso
-from unclip.menagerie.drawing.pen import INK, Colour, Pen, Point, darker, lighter, mirror, oval, smooth
+from unclip.menagerie.drawing.pen import INK, Colour, Pen, Point, darker, lighter, oval, points
 
-# Coats that several animals share.
 CREAM: Colour = (255, 243, 222)
 WHITE: Colour = (252, 250, 246)
 COAL: Colour = (52, 48, 58)
 PINK: Colour = (246, 172, 176)
-
-Part = Callable[[Pen], None]
-
 ROSE: Colour = (240, 112, 120)
 SHINE: Colour = (255, 255, 255)
 TONGUE: Colour = (238, 112, 128)
 
-
-# --- shapes
-# ------------------------------------------------------------------------------------------------------
-
-
-@cache
-def shape(*points: Point, tension: float = 1.1) -> skia.Path:
-    """A closed curve right of the axis (or across it), through (dx, y) points; a point given twice is a
-    corner.
-
-    Tangents follow the chords' lengths (`pen.smooth` takes them all alike):
-    unevenly spaced points then make no bumps.
-    """
-    n = len(points)
-    tangents = [_tangent(points[i - 1], points[i], points[(i + 1) % n]) for i in range(n)]
-    path = skia.Path()
-    path.moveTo(500 + points[0][0], points[0][1])
-    for i in range(n):
-        (ax, ay), (bx, by) = points[i], points[(i + 1) % n]
-        (ux, uy), (vx, vy) = tangents[i], tangents[(i + 1) % n]
-        reach = math.hypot(bx - ax, by - ay) * tension / 3
-        path.cubicTo(
-            500 + ax + ux * reach, ay + uy * reach, 500 + bx - vx * reach, by - vy * reach, 500 + bx, by
-        )
-    path.close()
-    return path
-
-
-def _tangent(before: Point, here: Point, after: Point) -> Point:
-    back, ahead = math.dist(before, here), math.dist(here, after)
-    if not back or not ahead:
-        return 0.0, 0.0
-    x = (here[0] - before[0]) / back * ahead + (after[0] - here[0]) / ahead * back
-    y = (here[1] - before[1]) / back * ahead + (after[1] - here[1]) / ahead * back
-    return x / (back + ahead), y / (back + ahead)
-
-
-@cache
-def reflected(*points: Point, tension: float = 1.1) -> skia.Path:
-    """The mirror image of `shape`."""
-    return mirror(shape(*points, tension=tension))
-
-
-@cache
-def whole(*points: Point, tension: float = 1.1) -> skia.Path:
-    """A symmetric closed curve, given by its right half from top to bottom; points on the axis are not
-    doubled.
-    """
-    left = [(-dx, y) for dx, y in reversed(points) if dx > 0]
-    return shape(*points, *left, tension=tension)
-
-
-@cache
-def stroke(*points: Point) -> skia.Path:
-    """An open curve through (dx, y) points: tails, smiles, seams."""
-    return smooth(*((500 + dx, y) for dx, y in points), closed=False, tension=0.55)
+# The common head, about the skeleton's oval, a little fuller in the cheeks.
+HEAD: tuple[Point, ...] = points("0,212 112,234 184,300 210,390 196,474 126,548 0,577")
 
 
 @cache
 def body_shape() -> skia.Path:
     """The common torso, built once."""
     return torso()
-
-
-@cache
-def fluff(
-    dx: float, y: float, rx: float, ry: float, lobes: int, puff: float = 0.2, turn: float = 0.0
-) -> skia.Path:
-    """A scalloped cloud about a centre: fluffy ears, manes, cotton tails. `puff` is how far the lobes stand
-    out.
-    """
-
-    def at(step: float, reach: float) -> Point:
-        angle = 2 * math.pi * step / lobes + turn
-        return 500 + dx + rx * reach * math.sin(angle), y - ry * reach * math.cos(angle)
-
-    path = skia.Path()
-    path.moveTo(*at(0, 1))
-    for i in range(lobes):
-        path.cubicTo(*at(i + 0.12, 1 + puff), *at(i + 0.88, 1 + puff), *at(i + 1, 1))
-    path.close()
-    return path
-
-
-def shrunk(points: tuple[Point, ...], share: float, towards: Point) -> tuple[Point, ...]:
-    """The points pulled towards one of them or any other: the lining of an ear, the iris of an eye."""
-    return tuple(
-        (towards[0] + (x - towards[0]) * share, towards[1] + (y - towards[1]) * share) for x, y in points
-    )
-
-
-# The common head, about the skeleton's oval, a little fuller in the cheeks.
-HEAD: tuple[Point, ...] = ((0, 212), (112, 234), (184, 300), (210, 390), (196, 474), (126, 548), (0, 577))
-
-
-# --- pairs
-# -------------------------------------------------------------------------------------------------------
 
 
 def both(pen: Pen, colour: Colour, *points: Point, outline: bool = True, tension: float = 1.1) -> None:
@@ -154,14 +56,10 @@ def lines(pen: Pen, colour: Colour, width: float, *points: Point) -> None:
     pen.line(stroke(*((-dx, y) for dx, y in points)), colour, width)
 
 
-# --- ears
-# --------------------------------------------------------------------------------------------------------
-
-
 def round_ears(
     pen: Pen, coat: Colour, lining: Colour, dx: float = 172, y: float = 262, radius: float = 72
 ) -> None:
-    """A bear's ears. They stand far enough out to be seen beside a hat."""
+    """A bear's ears, far enough out to be visible beside a hat."""
     ovals(pen, coat, dx, y, radius, outline=True)
     ovals(pen, lining, dx + 4, y + 4, radius * 0.58)
 
@@ -177,7 +75,7 @@ def pointed_ears(
     blunt: float = 0.07,
     tip_colour: Colour | None = None,
 ) -> None:
-    """A cat's or dog's ears between two roots, the edges slightly bulged; `blunt` rounds the tip."""
+    """A cat's or dog's ears between two roots, with bulged edges. `blunt` rounds the tip."""
     base = ((inner[0] + outer[0]) / 2, (inner[1] + outer[1]) / 2)
     _ear_pair(pen, coat, inner, tip, outer, blunt)
     if tip_colour:
@@ -209,10 +107,6 @@ def _ear(inner: Point, tip: Point, outer: Point, blunt: float, side: int) -> ski
     path.quadTo(*along(tip, outer, 0.45, 0.13), *along(tip, outer, 1, 0))
     path.close()
     return path
-
-
-# --- faces
-# -------------------------------------------------------------------------------------------------------
 
 
 def eyes(pen: Pen, dx: float = 92, y: float = 402, size: float = 29, colour: Colour = INK) -> None:
@@ -256,7 +150,7 @@ def nose(pen: Pen, y: float = 452, width: float = 32, colour: Colour = INK) -> N
 
 
 def mouth(pen: Pen, y: float = 492, width: float = 38, colour: Colour = INK, philtrum: float = 20) -> None:
-    """The w under an animal's nose: two small arcs and a short line up to the nose."""
+    """The w under an animal's nose: two arcs and a short line up to the nose."""
     lines(pen, colour, 9, (0, y), (width * 0.5, y + width * 0.42), (width, y - width * 0.08))
     if philtrum:
         pen.line(stroke((0, y - philtrum), (0, y)), colour, 9)
@@ -273,7 +167,7 @@ def open_mouth(pen: Pen, y: float = 494, width: float = 26, height: float = 34) 
 
 
 def whiskers(pen: Pen, colour: Colour, dx: float = 150, y: float = 470, length: float = 108) -> None:
-    """Two on either side: a third would close them to a blot at 64 px."""
+    """Two whiskers on either side. A third would merge with them at 64 px."""
     for spread in (-0.8, 0.8):
         lines(
             pen,
@@ -285,12 +179,8 @@ def whiskers(pen: Pen, colour: Colour, dx: float = 150, y: float = 470, length: 
         )
 
 
-# --- bodies
-# ------------------------------------------------------------------------------------------------------
-
-
 def feet(pen: Pen, colour: Colour, pads: Colour | None = None, *, toes: bool = True) -> None:
-    """Two feet pointing at us, with pads or with toes."""
+    """Two feet from the front, with pads or with toes."""
     for x, y in FEET:
         pen.fill(oval(x, y, 62, 38), colour)
         if pads:
@@ -304,10 +194,10 @@ def trunk(pen: Pen, coat: Colour, belly: Colour | None = None) -> None:
     """Torso and belly."""
     pen.fill(body_shape(), coat)
     if belly:
-        pen.fill(whole((0, 640), (70, 672), (96, 760), (62, 830), (0, 846)), belly, outline=False)
+        pen.fill(whole(*points("0,640 70,672 96,760 62,830 0,846")), belly, outline=False)
 
 
 def bib(pen: Pen, colour: Colour) -> None:
     """A light chest, tapering to the belly, with a ruff at the neck."""
     with pen.within(body_shape()):
-        pen.fill(whole((0, 540), (104, 590), (88, 690), (58, 790), (0, 830)), colour, outline=False)
+        pen.fill(whole(*points("0,540 104,590 88,690 58,790 0,830")), colour, outline=False)

@@ -1,4 +1,4 @@
-"""Those of farm, field and pond, and the birds."""
+"""Animals of farm, field and pond, and birds."""
 
 from __future__ import annotations
 
@@ -13,22 +13,17 @@ from unclip.menagerie.drawing.anatomy import (
     both,
     eyes,
     feet,
-    fluff,
     lines,
     mouth,
     nose,
     ovals,
-    shape,
-    shrunk,
-    stroke,
     trunk,
-    whole,
 )
+from unclip.menagerie.drawing.curves import fluff, shape, shrunk, stroke, whole
 from unclip.menagerie.drawing.figure import FEET, Subject
-from unclip.menagerie.drawing.pen import Colour, Pen, darker, lighter, oval
+from unclip.menagerie.drawing.pen import Colour, Pen, darker, lighter, oval, points
 
-# --- farm, field and forest
-# --------------------------------------------------------------------------------------
+# Farm, field and forest
 
 RABBIT: Colour = (240, 226, 220)
 PIG: Colour = (248, 170, 184)
@@ -46,25 +41,12 @@ def _rabbit_body(pen: Pen) -> None:
 
 def _rabbit_head(pen: Pen) -> None:
     # One ear stands, one lops; both lean far out, so that no hat hides them.
-    upright = (-62, 262), (-112, 156), (-186, 72), (-252, 62), (-280, 120), (-254, 214), (-172, 306)
-    lopped = (
-        (60, 262),
-        (118, 168),
-        (214, 112),
-        (300, 140),
-        (342, 240),
-        (340, 370),
-        (306, 398),
-        (262, 340),
-        (230, 262),
-        (172, 306),
-    )
+    upright = points("-62,262 -112,156 -186,72 -252,62 -280,120 -254,214 -172,306")
+    lopped = points("60,262 118,168 214,112 300,140 342,240 340,370 306,398 262,340 230,262 172,306")
     pen.fill(shape(*upright), RABBIT)
     pen.fill(shape(*shrunk(upright, 0.62, (-172, 180))), PINK, outline=False)
     pen.fill(shape(*lopped), RABBIT)
-    pen.fill(
-        shape((120, 226), (160, 176), (216, 150), (268, 170), (232, 196), (178, 250)), PINK, outline=False
-    )
+    pen.fill(shape(*points("120,226 160,176 216,150 268,170 232,196 178,250")), PINK, outline=False)
     pen.fill(whole(*HEAD), RABBIT)
     ovals(pen, WHITE, 44, 500, 62, 48)
     pen.fill(oval(500, 540, 46, 28), WHITE, outline=False)
@@ -77,13 +59,7 @@ def _rabbit_head(pen: Pen) -> None:
 
 
 def _pig_body(pen: Pen) -> None:
-    pen.limb(
-        stroke(
-            (110, 826), (200, 836), (268, 792), (254, 746), (216, 758), (226, 806), (286, 812), (318, 766)
-        ),
-        PIG,
-        26,
-    )
+    pen.limb(stroke(*points("110,826 200,836 268,792 254,746 216,758 226,806 286,812 318,766")), PIG, 26)
     feet(pen, SNOUT, toes=False)
     trunk(pen, PIG, lighter(PIG, 0.35))
 
@@ -91,19 +67,8 @@ def _pig_body(pen: Pen) -> None:
 def _pig_head(pen: Pen) -> None:
     pen.fill(whole(*HEAD), PIG)
     # The ears flop over the forehead's corners: drawn after the head.
-    both(
-        pen,
-        PIG,
-        (76, 240),
-        (150, 190),
-        (246, 192),
-        (274, 232),
-        (262, 320),
-        (240, 344),
-        (206, 318),
-        (160, 286),
-    )
-    both(pen, SNOUT, (150, 250), (186, 222), (234, 226), (246, 250), (242, 300), (210, 282), outline=False)
+    both(pen, PIG, *points("76,240 150,190 246,192 274,232 262,320 240,344 206,318 160,286"))
+    both(pen, SNOUT, *points("150,250 186,222 234,226 246,250 242,300 210,282"), outline=False)
     eyes(pen, 104, 394, 26)
     pen.fill(oval(500, 464, 82, 58), SNOUT, outline=False)
     pen.fill(oval(500, 456, 74, 48), lighter(SNOUT, 0.16), outline=False)
@@ -113,7 +78,7 @@ def _pig_head(pen: Pen) -> None:
 
 
 def _monkey_body(pen: Pen) -> None:
-    pen.limb(stroke((90, 815), (210, 850), (300, 790), (290, 690), (222, 690), (226, 748)), MONKEY, 34)
+    pen.limb(stroke(*points("90,815 210,850 300,790 290,690 222,690 226,748")), MONKEY, 34)
     feet(pen, PEACH)
     trunk(pen, MONKEY, PEACH)
 
@@ -121,8 +86,8 @@ def _monkey_body(pen: Pen) -> None:
 def _monkey_head(pen: Pen) -> None:
     ovals(pen, MONKEY, 224, 396, 78, 80, outline=True)
     ovals(pen, PEACH, 230, 398, 48, 52)
-    pen.fill(whole((0, 214), (98, 226), (174, 286), (204, 382), (196, 474), (134, 549), (0, 577)), MONKEY)
-    heart = (0, 330), (62, 294), (138, 320), (156, 396), (138, 440), (164, 496), (110, 556), (0, 576)
+    pen.fill(whole(*points("0,214 98,226 174,286 204,382 196,474 134,549 0,577")), MONKEY)
+    heart = points("0,330 62,294 138,320 156,396 138,440 164,496 110,556 0,576")
     pen.fill(whole(*heart), PEACH, outline=False)
     eyes(pen, 78, 392, 28)
     ovals(pen, (130, 70, 52), 13, 450, 6, 8)
@@ -149,7 +114,7 @@ def _frog_body(pen: Pen) -> None:
 def _frog_head(pen: Pen) -> None:
     # The eyes bulge beside the hat's brim instead of under it.
     ovals(pen, FROG, 170, 314, 82, 84, outline=True)
-    head = whole((0, 244), (108, 258), (190, 320), (228, 412), (214, 492), (140, 556), (0, 577))
+    head = whole(*points("0,244 108,258 190,320 228,412 214,492 140,556 0,577"))
     pen.fill(head, FROG)
     with pen.within(head):
         pen.fill(oval(500, 590, 180, 84), (228, 240, 176), outline=False)
@@ -157,12 +122,11 @@ def _frog_head(pen: Pen) -> None:
     ovals(pen, WHITE, 174, 322, 60)
     eyes(pen, 172, 328, 38)
     ovals(pen, darker(FROG, 0.45), 22, 412, 7, 9)
-    pen.line(stroke((-128, 456), (-104, 478), (0, 500), (104, 478), (128, 456)), (44, 84, 42), 11)
+    pen.line(stroke(*points("-128,456 -104,478 0,500 104,478 128,456")), (44, 84, 42), 11)
     blush(pen, 164, 448, 0.6)
 
 
-# --- birds
-# -------------------------------------------------------------------------------------------------------
+# Birds
 
 OWL: Colour = (150, 106, 84)
 DISC: Colour = (248, 226, 192)
@@ -186,8 +150,8 @@ def _owl_body(pen: Pen) -> None:
 
 
 def _owl_head(pen: Pen) -> None:
-    both(pen, darker(OWL, 0.25), (60, 244), (160, 210), (258, 146), (258, 146), (262, 240), (204, 350))
-    pen.fill(whole((0, 216), (110, 234), (190, 296), (218, 390), (202, 474), (128, 548), (0, 577)), OWL)
+    both(pen, darker(OWL, 0.25), *points("60,244 160,210 258,146 258,146 262,240 204,350"))
+    pen.fill(whole(*points("0,216 110,234 190,296 218,390 202,474 128,548 0,577")), OWL)
     for dx, y in ((0, 250), (-46, 262), (46, 262), (0, 296)):
         pen.line(stroke((dx - 14, y), (dx, y + 13), (dx + 14, y)), darker(OWL, 0.3), 9)
     ovals(pen, DISC, 92, 408, 110, 116)
@@ -209,7 +173,7 @@ def _penguin_body(pen: Pen) -> None:
         )
         pen.fill(shape(*toes, (dx, y + 36), (dx - 34, y + 22)), BEAK)
     trunk(pen, PENGUIN)
-    pen.fill(whole((0, 600), (86, 630), (112, 740), (84, 828), (0, 850)), WHITE, outline=False)
+    pen.fill(whole(*points("0,600 86,630 112,740 84,828 0,850")), WHITE, outline=False)
 
 
 def _penguin_head(pen: Pen) -> None:
@@ -217,11 +181,7 @@ def _penguin_head(pen: Pen) -> None:
     pen.fill(head, PENGUIN)
     with pen.within(head):
         ovals(pen, (255, 206, 84), 178, 474, 40, 66)
-        pen.fill(
-            whole((0, 356), (52, 312), (128, 322), (164, 396), (150, 478), (96, 536), (0, 556)),
-            WHITE,
-            outline=False,
-        )
+        pen.fill(whole(*points("0,356 52,312 128,322 164,396 150,478 96,536 0,556")), WHITE, outline=False)
     eyes(pen, 86, 406, 28)
     pen.fill(whole((0, 436), (44, 450), (46, 470), (0, 506)), BEAK, outline=False)
     pen.line(stroke((-42, 466), (0, 474), (42, 466)), darker(BEAK, 0.35), 7)

@@ -1,16 +1,15 @@
-"""The one skeleton all subjects share, so that every hat fits every head and every garment every body.
+"""The skeleton that all subjects share, so that every hat fits every head and every garment every body.
 
-Chibi proportions, seen from the front: the head is half the figure, so that hats and faces still read at 64
+Chibi proportions, seen from the front: the head is half the figure, so that hats and faces are legible at 64
 px.
 
     head     about the oval at (500, 395), radii 205 × 180; chin at y = 575
-    hat      sits with its brim's centre at (500, 262), where the head is about 300 wide; tall hats may reach
-    y = 20 torso    pear from the neck (500, 560) over shoulders x 392…608 at y = 620 to hips x 365…635 at y =
-    800, bottom 850 arms     from the shoulders (405, 640) and (595, 640), 74 thick, to the hands
+    hat      brim's centre at (500, 262), where the head is about 300 wide; tall hats may reach y = 20
+    torso    pear: neck (500, 560), shoulders x 392…608 at y = 620, hips x 365…635 at y = 800, bottom y = 850
+    arms     from the shoulders (405, 640) and (595, 640) to the hands, 74 thick
     feet     ovals at (435, 872) and (565, 872), 62 × 38; the ground is y = 905
 
-A subject with another head (a longer muzzle, a helmet) keeps the hat's seat; `Subject.hat` nudges it where it
-must.
+`Subject.hat` moves the hat's seat for a subject with another head (a longer muzzle, a helmet).
 """
 
 from __future__ import annotations
@@ -20,29 +19,18 @@ from dataclasses import dataclass
 
 import skia
 
-from unclip.menagerie.drawing.pen import Colour, Pen, Point, oval, smooth
+from unclip.menagerie.drawing.pen import Colour, Pen, Point, points, smooth
 
 NECK: Point = (500.0, 565.0)
 SHOULDERS: tuple[Point, Point] = ((405.0, 640.0), (595.0, 640.0))
 HANGING: tuple[Point, Point] = ((338.0, 765.0), (662.0, 765.0))
 FEET: tuple[Point, Point] = ((435.0, 872.0), (565.0, 872.0))
-GROUND = 905.0
 ARM = 74.0
 
 
 def torso() -> skia.Path:
     """The common torso, from neck to hips."""
-    return smooth(
-        (500, 552),
-        (602, 600),
-        (634, 720),
-        (628, 815),
-        (500, 858),
-        (372, 815),
-        (366, 720),
-        (398, 600),
-        tension=1.0,
-    )
+    return smooth(*points("500,552 602,600 634,720 628,815 500,858 372,815 366,720 398,600"), tension=1.0)
 
 
 def arm_path(shoulder: Point, hand: Point) -> skia.Path:
@@ -57,13 +45,13 @@ def arm_path(shoulder: Point, hand: Point) -> skia.Path:
 
 @dataclass(frozen=True)
 class Subject:
-    """How to draw one kind of creature. Every function draws with the pen in canvas units.
+    """How to draw one kind of creature, in canvas units.
 
     Attributes:
         limb: colour of arms and legs.
         paw: colour of hands and feet.
-        body: tail and other things behind, feet, torso with belly.
-        head: ears, head and face.
+        body: draws the tail, feet and torso with belly.
+        head: draws ears, head and face.
         hat: (dx, dy, scale) of the hat's seat relative to the skeleton's.
     """
 
@@ -72,11 +60,3 @@ class Subject:
     body: Callable[[Pen], None]
     head: Callable[[Pen], None]
     hat: tuple[float, float, float] = (0.0, 0.0, 1.0)
-
-
-def plain_body(pen: Pen, coat: Colour, belly: Colour, paw: Colour) -> None:
-    """Feet, torso and belly of an ordinary animal."""
-    for x, y in FEET:
-        pen.fill(oval(x, y, 62, 38), paw)
-    pen.fill(torso(), coat)
-    pen.fill(oval(500, 740, 82, 92), belly, outline=False)

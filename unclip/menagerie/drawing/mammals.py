@@ -1,5 +1,6 @@
-"""Dogs, foxes, cats and bears. A face is told by its colours, ears and cheeks, which neither hats nor
-garments hide.
+"""Dogs, foxes, cats and bears.
+
+Colours, ears and cheeks identify a face, because neither headwear nor garments hide them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from unclip.menagerie.drawing.anatomy import (
     both,
     eyes,
     feet,
-    fluff,
     lines,
     mouth,
     nose,
@@ -26,17 +26,14 @@ from unclip.menagerie.drawing.anatomy import (
     ovals,
     pointed_ears,
     round_ears,
-    shape,
-    stroke,
     trunk,
     whiskers,
-    whole,
 )
+from unclip.menagerie.drawing.curves import fluff, shape, stroke, whole
 from unclip.menagerie.drawing.figure import Subject
-from unclip.menagerie.drawing.pen import INK, Colour, Pen, Point, darker, lighter, oval
+from unclip.menagerie.drawing.pen import INK, Colour, Pen, Point, darker, lighter, oval, points
 
-# --- dogs and foxes
-# ----------------------------------------------------------------------------------------------
+# Dogs and foxes
 
 SHIBA: Colour = (222, 160, 96)
 CORGI: Colour = (238, 142, 50)
@@ -46,23 +43,8 @@ RUFF: Colour = (255, 242, 228)
 
 
 def _shiba_body(pen: Pen) -> None:
-    pen.fill(
-        shape(
-            (60, 830),
-            (170, 826),
-            (214, 806),
-            (300, 786),
-            (328, 704),
-            (276, 628),
-            (194, 640),
-            (160, 700),
-            (120, 760),
-        ),
-        SHIBA,
-    )
-    pen.line(
-        stroke((196, 792), (262, 774), (288, 712), (258, 668), (216, 680), (208, 720), (238, 736)), CREAM, 24
-    )
+    pen.fill(shape(*points("60,830 170,826 214,806 300,786 328,704 276,628 194,640 160,700 120,760")), SHIBA)
+    pen.line(stroke(*points("196,792 262,774 288,712 258,668 216,680 208,720 238,736")), CREAM, 24)
     feet(pen, CREAM)
     trunk(pen, SHIBA)
     bib(pen, CREAM)
@@ -70,12 +52,12 @@ def _shiba_body(pen: Pen) -> None:
 
 def _shiba_head(pen: Pen) -> None:
     pointed_ears(pen, SHIBA, (250, 214, 186), (76, 250), (236, 156), (202, 346), blunt=0.14)
-    head = whole((0, 216), (100, 228), (176, 296), (210, 388), (224, 474), (146, 552), (0, 578))
+    head = whole(*points("0,216 100,228 176,296 210,388 224,474 146,552 0,578"))
     pen.fill(head, SHIBA)
     with pen.within(head):
         ovals(pen, CREAM, 148, 500, 104, 86)
-        pen.fill(whole((0, 408), (48, 428), (92, 490), (80, 590), (0, 600)), CREAM, outline=False)
-        both(pen, CREAM, (54, 346), (74, 324), (106, 328), (108, 348), (80, 358), outline=False)
+        pen.fill(whole(*points("0,408 48,428 92,490 80,590 0,600")), CREAM, outline=False)
+        both(pen, CREAM, *points("54,346 74,324 106,328 108,348 80,358"), outline=False)
     eyes(pen, 96, 408, 28)
     open_mouth(pen, 496, 25, 40)
     nose(pen, 458, 33)
@@ -91,10 +73,10 @@ def _corgi_body(pen: Pen) -> None:
 
 def _corgi_head(pen: Pen) -> None:
     pointed_ears(pen, CORGI, (252, 190, 170), (44, 262), (272, 70), (212, 352), blunt=0.16)
-    head = whole((0, 218), (94, 232), (166, 296), (206, 386), (216, 474), (134, 552), (0, 580))
+    head = whole(*points("0,218 94,232 166,296 206,386 216,474 134,552 0,580"))
     pen.fill(head, CORGI)
     with pen.within(head):
-        blaze = whole((0, 190), (48, 210), (40, 320), (52, 396), (122, 446), (150, 520), (90, 590), (0, 600))
+        blaze = whole(*points("0,190 48,210 40,320 52,396 122,446 150,520 90,590 0,600"))
         pen.fill(blaze, WHITE, outline=False)
     eyes(pen, 104, 398, 28)
     pen.fill(whole((0, 500), (26, 502), (27, 546), (0, 566)), TONGUE, outline=False)
@@ -105,30 +87,14 @@ def _corgi_head(pen: Pen) -> None:
 
 
 def _fox_body(pen: Pen) -> None:
-    tail: tuple[Point, ...] = (
-        (70, 830),
-        (190, 846),
-        (290, 778),
-        (318, 670),
-        (268, 560),
-        (206, 650),
-        (170, 740),
-    )
+    tail: tuple[Point, ...] = points("70,830 190,846 290,778 318,670 268,560 206,650 170,740")
     pen.fill(shape(*tail), FOX)
     with pen.within(shape(*tail)):
         pen.fill(
             shape(
-                (150, 620),
-                (150, 620),
-                (208, 668),
-                (208, 668),
-                (248, 640),
-                (248, 640),
-                (290, 680),
-                (290, 680),
-                (360, 620),
-                (300, 520),
-                (200, 540),
+                *points(
+                    "150,620 150,620 208,668 208,668 248,640 248,640 290,680 290,680 360,620 300,520 200,540"
+                )
             ),
             RUFF,
             outline=False,
@@ -140,39 +106,18 @@ def _fox_body(pen: Pen) -> None:
 
 def _fox_head(pen: Pen) -> None:
     pointed_ears(pen, FOX, WHITE, (58, 256), (236, 92), (206, 350), tip_colour=SOCK)
-    ruff: tuple[Point, ...] = (
-        (288, 484),
-        (288, 484),
-        (240, 500),
-        (240, 500),
-        (244, 536),
-        (244, 536),
-        (180, 536),
-        (104, 566),
-    )
+    ruff: tuple[Point, ...] = points("288,484 288,484 240,500 240,500 244,536 244,536 180,536 104,566")
     head = whole((0, 218), (108, 236), (182, 304), (216, 400), *ruff, (0, 590))
     pen.fill(head, FOX)
     with pen.within(head):
-        both(
-            pen,
-            RUFF,
-            (0, 600),
-            (0, 530),
-            (40, 468),
-            (112, 424),
-            (196, 428),
-            (320, 470),
-            (260, 590),
-            outline=False,
-        )
+        both(pen, RUFF, *points("0,600 0,530 40,468 112,424 196,428 320,470 260,590"), outline=False)
     eyes(pen, 94, 406, 26)
     nose(pen, 504, 29)
     mouth(pen, 540, 28, philtrum=18)
     blush(pen, 152, 484)
 
 
-# --- cats
-# --------------------------------------------------------------------------------------------------------
+# Cats
 
 TUXEDO: Colour = (74, 70, 88)
 LION: Colour = (250, 200, 98)
@@ -180,7 +125,7 @@ MANE: Colour = (172, 84, 34)
 
 
 def _cat_body(pen: Pen) -> None:
-    pen.limb(stroke((90, 820), (220, 828), (268, 740), (236, 650), (286, 584)), TUXEDO, 46)
+    pen.limb(stroke(*points("90,820 220,828 268,740 236,650 286,584")), TUXEDO, 46)
     feet(pen, WHITE)
     trunk(pen, TUXEDO)
     bib(pen, WHITE)
@@ -188,10 +133,10 @@ def _cat_body(pen: Pen) -> None:
 
 def _cat_head(pen: Pen) -> None:
     pointed_ears(pen, TUXEDO, PINK, (60, 250), (232, 116), (206, 350))
-    head = whole((0, 218), (98, 230), (176, 292), (210, 386), (212, 472), (136, 550), (0, 577))
+    head = whole(*points("0,218 98,230 176,292 210,386 212,472 136,550 0,577"))
     pen.fill(head, TUXEDO)
     with pen.within(head):
-        pen.fill(whole((0, 370), (20, 420), (92, 462), (116, 520), (76, 590), (0, 596)), WHITE, outline=False)
+        pen.fill(whole(*points("0,370 20,420 92,462 116,520 76,590 0,596")), WHITE, outline=False)
     big_eyes(pen, 100, 398, 46, (164, 212, 84), (17, 36))
     whiskers(pen, (206, 200, 212), 152, 482)
     nose(pen, 464, 24, (240, 130, 142))
@@ -201,7 +146,7 @@ def _cat_head(pen: Pen) -> None:
 
 def _lion_body(pen: Pen) -> None:
     pen.limb(stroke((90, 820), (220, 836), (270, 760), (262, 670)), LION, 34)
-    pen.fill(shape((262, 580), (308, 640), (286, 700), (244, 702), (222, 640)), MANE)
+    pen.fill(shape(*points("262,580 308,640 286,700 244,702 222,640")), MANE)
     feet(pen, LION)
     trunk(pen, LION, CREAM)
 
@@ -210,7 +155,7 @@ def _lion_head(pen: Pen) -> None:
     pen.fill(fluff(0, 376, 262, 220, 14, 0.14, 0.22), MANE)
     pen.fill(fluff(0, 386, 222, 192, 13, 0.1), lighter(MANE, 0.16), outline=False)
     round_ears(pen, LION, (226, 142, 84), 184, 262, 50)
-    pen.fill(whole((0, 240), (96, 250), (160, 304), (186, 388), (178, 474), (118, 546), (0, 572)), LION)
+    pen.fill(whole(*points("0,240 96,250 160,304 186,388 178,474 118,546 0,572")), LION)
     ovals(pen, CREAM, 38, 500, 58, 46)
     pen.fill(oval(500, 532, 44, 34), CREAM, outline=False)
     eyes(pen, 88, 398, 28)
@@ -220,8 +165,7 @@ def _lion_head(pen: Pen) -> None:
     blush(pen, 132, 462, 0.5)
 
 
-# --- bears and their like
-# ----------------------------------------------------------------------------------------
+# Bears and their like
 
 BEAR: Colour = (118, 74, 48)
 KOALA: Colour = (158, 166, 182)
@@ -233,24 +177,13 @@ def _panda_body(pen: Pen) -> None:
     feet(pen, COAL, (120, 112, 122))
     trunk(pen, WHITE)
     with pen.within(body_shape()):
-        pen.fill(whole((0, 540), (160, 540), (170, 660), (70, 682), (0, 676)), COAL, outline=False)
+        pen.fill(whole(*points("0,540 160,540 170,660 70,682 0,676")), COAL, outline=False)
 
 
 def _panda_head(pen: Pen) -> None:
     round_ears(pen, COAL, (92, 86, 98), 174, 258, 76)
     pen.fill(whole(*HEAD), WHITE)
-    both(
-        pen,
-        COAL,
-        (52, 384),
-        (88, 350),
-        (130, 362),
-        (160, 412),
-        (146, 460),
-        (104, 466),
-        (62, 432),
-        outline=False,
-    )
+    both(pen, COAL, *points("52,384 88,350 130,362 160,412 146,460 104,466 62,432"), outline=False)
     ovals(pen, WHITE, 98, 402, 32, 36)
     eyes(pen, 97, 403, 25)
     nose(pen, 462, 30)
@@ -282,17 +215,17 @@ def _koala_head(pen: Pen) -> None:
     for side in (-1, 1):
         pen.fill(fluff(side * 216, 318, 100, 98, 8, 0.22), KOALA)
         pen.fill(fluff(side * 224, 326, 58, 58, 7, 0.24), (246, 226, 230), outline=False)
-    pen.fill(whole((0, 222), (100, 234), (176, 296), (206, 390), (196, 482), (124, 552), (0, 577)), KOALA)
+    pen.fill(whole(*points("0,222 100,234 176,296 206,390 196,482 124,552 0,577")), KOALA)
     pen.fill(oval(500, 540, 74, 34), (226, 228, 236), outline=False)
     eyes(pen, 102, 394, 25)
-    pen.fill(whole((0, 372), (36, 388), (48, 446), (36, 492), (0, 502)), (58, 56, 68), outline=False)
+    pen.fill(whole(*points("0,372 36,388 48,446 36,492 0,502")), (58, 56, 68), outline=False)
     pen.fill(oval(488, 404, 12, 20), (136, 136, 150), outline=False)
     lines(pen, INK, 9, (0, 534), (24, 532), (44, 518))
     blush(pen, 138, 468)
 
 
 def _raccoon_body(pen: Pen) -> None:
-    tail = (60, 830), (190, 846), (290, 780), (312, 670), (262, 580), (206, 650), (176, 740)
+    tail = points("60,830 190,846 290,780 312,670 262,580 206,650 176,740")
     pen.fill(shape(*tail), RACCOON)
     with pen.within(shape(*tail)):
         for band in (
@@ -312,20 +245,9 @@ def _raccoon_head(pen: Pen) -> None:
     head = whole((0, 218), (100, 230), (178, 300), (208, 384), *ruff, (0, 578))
     pen.fill(head, RACCOON)
     with pen.within(head):
-        both(pen, WHITE, (20, 392), (60, 330), (140, 318), (216, 380), (200, 420), (80, 400), outline=False)
-        pen.fill(whole((0, 424), (60, 444), (160, 500), (110, 590), (0, 596)), WHITE, outline=False)
-        both(
-            pen,
-            MASK,
-            (20, 400),
-            (80, 354),
-            (150, 366),
-            (236, 448),
-            (200, 482),
-            (120, 472),
-            (56, 446),
-            outline=False,
-        )
+        both(pen, WHITE, *points("20,392 60,330 140,318 216,380 200,420 80,400"), outline=False)
+        pen.fill(whole(*points("0,424 60,444 160,500 110,590 0,596")), WHITE, outline=False)
+        both(pen, MASK, *points("20,400 80,354 150,366 236,448 200,482 120,472 56,446"), outline=False)
         pen.fill(whole((0, 230), (30, 262), (22, 380), (0, 440)), darker(RACCOON, 0.45), outline=False)
     big_eyes(pen, 100, 410, 35, (190, 142, 92), (20, 25))
     nose(pen, 468, 32)

@@ -1,14 +1,16 @@
-"""The canvas every picture is drawn on, and the pen that puts shapes on it.
+"""Colours, paths and the pen that draws them: the flat style and the interface of all styles.
 
-The canvas measures 1000 × 1000 units, y pointing down, whatever the size in pixels. Whoever draws a thing
-says only *what* (a path, a colour); a style is a pen that decides *how* (flat, hatched, dotted, washed).
+The canvas measures 1000 × 1000 units, y pointing down, at any size in pixels. The code that draws a thing
+passes a path and a colour; the pen of the style renders them (flat, hatched, dotted, washed).
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 
 import skia
 
@@ -47,8 +49,16 @@ def lighter(colour: Colour, share: float = 0.35) -> Colour:
     return mix(colour, (255, 255, 255), share)
 
 
-# --- paths
-# -------------------------------------------------------------------------------------------------------
+def luminance(colour: Colour) -> float:
+    """The perceived lightness of a colour (Rec. 601), from 0 to 1."""
+    r, g, b = colour
+    return (0.299 * r + 0.587 * g + 0.114 * b) / 255
+
+
+@cache
+def points(text: str) -> tuple[Point, ...]:
+    """Points in the notation of SVG's `points` attribute: "x,y x,y …"."""
+    return tuple((float(x), float(y)) for x, _, y in (pair.partition(",") for pair in text.split()))
 
 
 def oval(x: float, y: float, rx: float, ry: float | None = None) -> skia.Path:
@@ -69,10 +79,17 @@ def polygon(*points: Point) -> skia.Path:
     return path
 
 
+def star(x: float, y: float, outer: float, inner: float, spikes: int = 5, angle: float = 0) -> skia.Path:
+    """A star with one spike straight up, turned clockwise by `angle` degrees."""
+    corners = []
+    for i in range(2 * spikes):
+        radius, turn = inner if i % 2 else outer, math.radians(angle + 180 * i / spikes - 90)
+        corners.append((x + radius * math.cos(turn), y + radius * math.sin(turn)))
+    return polygon(*corners)
+
+
 def smooth(*points: Point, closed: bool = True, tension: float = 0.5) -> skia.Path:
-    """A curve through all the points (cardinal spline as Bézier segments): the easy way to an organic
-    shape.
-    """
+    """A curve through all points: a cardinal spline as Bézier segments."""
     n = len(points)
 
     def at(i: int) -> Point:
@@ -95,22 +112,11 @@ def smooth(*points: Point, closed: bool = True, tension: float = 0.5) -> skia.Pa
     return path
 
 
-def svg(d: str) -> skia.Path:
-    """A path in SVG's own notation, in canvas units."""
-    return (
-        skia.Path.fromSVGString(d) if hasattr(skia.Path, "fromSVGString") else skia.ParsePath.FromSVGString(d)
-    )
-
-
 def mirror(path: skia.Path, axis: float = 500.0) -> skia.Path:
-    """The path reflected left to right about x = axis."""
+    """The path reflected about the vertical line x = axis."""
     copy = skia.Path(path)
     copy.transform(skia.Matrix().setScale(-1, 1).postTranslate(2 * axis, 0))
     return copy
-
-
-# --- pens
-# --------------------------------------------------------------------------------------------------------
 
 
 class Pen:
@@ -118,7 +124,7 @@ class Pen:
 
     Args:
         canvas: scaled so that the picture is 1000 × 1000 units.
-        rng: for textures; the picture's own, so that a scene is drawn the same every time.
+        rng: for textures. It is seeded by the scene, so that a scene is drawn the same every time.
         scale: pixels per unit.
     """
 
@@ -126,13 +132,11 @@ class Pen:
         self.canvas, self.rng, self.scale = canvas, rng, scale
 
     def fill(self, path: skia.Path, colour: Colour, *, outline: bool = True) -> None:
-        """A solid shape. `outline` is False for parts inside another shape (a belly, a blush, a
-        highlight).
-        """
+        """Fill a shape. `outline` is False for parts inside another shape (a belly, a highlight)."""
         self.canvas.drawPath(path, skia.Paint(AntiAlias=True, Color=skia.Color(*colour)))
 
     def line(self, path: skia.Path, colour: Colour, width: float) -> None:
-        """A stroke with round ends."""
+        """Stroke a path with round ends."""
         paint = skia.Paint(AntiAlias=True, Color=skia.Color(*colour), Style=skia.Paint.kStroke_Style)
         paint.setStrokeWidth(width)
         paint.setStrokeCap(skia.Paint.kRound_Cap)
@@ -140,9 +144,7 @@ class Pen:
         self.canvas.drawPath(path, paint)
 
     def limb(self, path: skia.Path, colour: Colour, width: float) -> None:
-        """A thick stroke that is a shape of its own (an arm, a tail): outlined where the style outlines
-        shapes.
-        """
+        """A thick stroke that counts as a shape (an arm, a tail), outlined if the style outlines shapes."""
         paint = skia.Paint(Style=skia.Paint.kStroke_Style, StrokeWidth=width, StrokeCap=skia.Paint.kRound_Cap)
         outline = skia.Path()
         paint.getFillPath(path, outline)
@@ -163,12 +165,10 @@ class Pen:
         self.canvas.drawPaint(skia.Paint(Shader=shader))
 
     def foreground(self) -> None:
-        """Called once between the setting and the figure: some styles draw what is behind with a lighter
-        hand.
-        """
+        """Called once between the setting and the figure: some styles draw the setting more lightly."""
 
     def finish(self) -> None:
-        """Called once when all is drawn: paper grain and the like."""
+        """Called once at the end: paper grain and borders."""
 
     @contextmanager
     def moved(
@@ -181,9 +181,7 @@ class Pen:
         about: Point = (500, 500),
         flip: bool = False,
     ) -> Iterator[None]:
-        """Everything drawn inside is scaled, turned by `angle` degrees and flipped about a point, then
-        shifted.
-        """
+        """Scale, rotate by `angle` degrees and flip about a point, then shift what is drawn inside."""
         self.canvas.save()
         self.canvas.translate(x + about[0], y + about[1])
         self.canvas.rotate(angle)
@@ -196,7 +194,7 @@ class Pen:
 
     @contextmanager
     def within(self, path: skia.Path) -> Iterator[None]:
-        """Everything drawn inside is clipped to the path (stripes on a shirt, a patch on a face)."""
+        """Clip what is drawn inside to the path (stripes on a shirt, a patch on a face)."""
         self.canvas.save()
         self.canvas.clipPath(path, doAntiAlias=True)
         try:

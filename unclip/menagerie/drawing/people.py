@@ -1,26 +1,13 @@
-"""Those who are no animals: the astronaut, the robot and the teddy bear."""
+"""Subjects that are no animals: the astronaut, the robot and the teddy bear."""
 
 from __future__ import annotations
 
-from unclip.menagerie.drawing.anatomy import (
-    HEAD,
-    blush,
-    eyes,
-    feet,
-    lines,
-    nose,
-    ovals,
-    round_ears,
-    shape,
-    stroke,
-    trunk,
-    whole,
-)
+from unclip.menagerie.drawing.anatomy import HEAD, blush, eyes, feet, lines, nose, ovals, round_ears, trunk
+from unclip.menagerie.drawing.curves import shape, stroke, whole
 from unclip.menagerie.drawing.figure import FEET, Subject
-from unclip.menagerie.drawing.pen import INK, PALETTE, Colour, Pen, box, darker, lighter, oval
+from unclip.menagerie.drawing.pen import INK, PALETTE, Colour, Pen, box, darker, lighter, oval, points
 
-# --- astronaut
-# ---------------------------------------------------------------------------------------------------
+# Astronaut
 
 SUIT: Colour = (236, 240, 246)
 GREY: Colour = (172, 182, 198)
@@ -44,40 +31,24 @@ def _astronaut_body(pen: Pen) -> None:
 
 def _astronaut_head(pen: Pen) -> None:
     ovals(pen, TRIM, 214, 404, 42, 62, outline=True)
-    pen.fill(whole((0, 204), (104, 218), (186, 280), (222, 388), (210, 480), (138, 560), (0, 588)), SUIT)
-    visor = whole((0, 274), (100, 284), (160, 330), (174, 412), (152, 492), (92, 530), (0, 540))
+    pen.fill(whole(*points("0,204 104,218 186,280 222,388 210,480 138,560 0,588")), SUIT)
+    visor = whole(*points("0,274 100,284 160,330 174,412 152,492 92,530 0,540"))
     with pen.within(visor):
         pen.fill(visor, (58, 92, 150), outline=False)
         pen.fill(oval(500, 432, 134, 122), SKIN, outline=False)
-        fringe = (
-            (-142, 450),
-            (-120, 396),
-            (-120, 396),
-            (-40, 380),
-            (40, 346),
-            (40, 346),
-            (72, 384),
-            (122, 400),
-            (122, 400),
-            (142, 450),
-            (180, 330),
-            (0, 240),
-            (-180, 330),
+        fringe = points(
+            "-142,450 -120,396 -120,396 -40,380 40,346 40,346 72,384 122,400 122,400 142,450 "
+            "180,330 0,240 -180,330"
         )
         pen.fill(shape(*fringe), HAIR, outline=False)
     eyes(pen, 62, 432, 22)
     lines(pen, (150, 70, 60), 9, (0, 500), (20, 498), (36, 486))
     blush(pen, 94, 474, 0.5)
-    pen.tint(
-        shape((-150, 430), (-146, 350), (-92, 298), (-60, 296), (-118, 360), (-126, 436)),
-        (255, 255, 255),
-        0.55,
-    )
+    pen.tint(shape(*points("-150,430 -146,350 -92,298 -60,296 -118,360 -126,436")), (255, 255, 255), 0.55)
     pen.line(visor, GREY, 16)
 
 
-# --- robot
-# -------------------------------------------------------------------------------------------------------
+# Robot
 
 STEEL: Colour = (136, 190, 204)
 SCREEN: Colour = (34, 44, 64)
@@ -111,12 +82,11 @@ def _robot_head(pen: Pen) -> None:
     for x in (422, 578):
         pen.fill(box(x - 31, 356, x + 31, 438, 30), GLOW, outline=False)
         pen.fill(oval(x + 10, 378, 11), (255, 255, 255), outline=False)
-    pen.line(stroke((-46, 470), (-26, 494), (0, 502), (26, 494), (46, 470)), GLOW, 13)
+    pen.line(stroke(*points("-46,470 -26,494 0,502 26,494 46,470")), GLOW, 13)
     ovals(pen, (236, 116, 150), 116, 470, 20, 12)
 
 
-# --- teddy bear
-# --------------------------------------------------------------------------------------------------
+# Teddy bear
 
 HONEY: Colour = (240, 196, 120)
 PLUSH: Colour = (255, 234, 194)
@@ -131,7 +101,7 @@ def _teddy_body(pen: Pen) -> None:
     for y in (640, 800):
         pen.line(stroke((-12, y), (12, y)), THREAD, 7)
     pen.line(stroke((0, 586), (0, 852)), THREAD, 5)
-    heart = whole((0, 696), (0, 696), (34, 668), (66, 690), (56, 736), (0, 786), (0, 786))
+    heart = whole(*points("0,696 0,696 34,668 66,690 56,736 0,786 0,786"))
     pen.fill(heart, PALETTE["red"], outline=False)
     for dx, y in ((-72, 690), (72, 690), (-40, 764), (40, 764)):
         pen.line(stroke((dx * 0.72, y), (dx, y + 4)), THREAD, 7)

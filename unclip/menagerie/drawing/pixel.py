@@ -13,23 +13,15 @@ from unclip.menagerie.drawing.pen import INK, UNITS, Colour, Pen, darker, mix
 
 Pixels = npt.NDArray[np.uint8]
 
-WHITE: Final[Colour] = (255, 255, 255)
-BLACK: Final[Colour] = (22, 18, 24)
-
-
 GRID: Final = 64  # divides 64, 256 and 1024; on 32 the eyes and the smaller hats fall apart
-FINE: Final = 3  # samples a side of each pixel; the commonest colour among them wins
+FINE: Final = 3  # samples per side of each pixel; the most frequent colour wins
 CELL: Final = UNITS / GRID
 
 
 def pixelate(array: Pixels) -> Pixels:
-    """Each FINE × FINE block becomes its commonest colour, so that edges stay hard and thin things do not
-    crumble.
-    """
+    """Replace each FINE × FINE block by its most frequent colour, which keeps edges hard."""
     n = array.shape[0] // FINE
-    coarse = (
-        array.astype(np.int64) >> 3
-    )  # nearby shades vote together, and the picture gets a console's palette
+    coarse = array.astype(np.int64) >> 3  # groups similar shades, and limits the palette to 15 bits
     codes = (coarse[..., 0] << 10) | (coarse[..., 1] << 5) | coarse[..., 2]
     votes = codes.reshape(n, FINE, n, FINE).transpose(0, 2, 1, 3).reshape(n * n, FINE * FINE)
     counts = (votes[:, :, None] == votes[:, None, :]).sum(-1)
@@ -46,7 +38,7 @@ class PixelPen(Pen):
         return skia.Paint(AntiAlias=False, Color=skia.Color(*colour))
 
     def _cells(self, bounds: skia.Rect) -> skia.Rect | None:
-        """The whole pixels that a small part covers on the page; None if it is too small to deserve one."""
+        """The whole pixels that a small part covers on the page. None if it is too small to draw."""
         matrix = self.canvas.getTotalMatrix()
         page = matrix.mapRect(bounds)
         cell = CELL * self.scale
@@ -85,7 +77,7 @@ class PixelPen(Pen):
         self.canvas.drawPath(path, paint)
 
     def backdrop(self, colours: Sequence[Colour]) -> None:
-        """Bands, with a checkered row where two meet."""
+        """Draw bands of colour, with a checkered row between two bands."""
         if len(colours) == 1:
             self.canvas.drawPaint(self._paint(colours[0]))
             return

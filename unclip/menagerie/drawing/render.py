@@ -20,9 +20,7 @@ from unclip.menagerie.scene import Scene, rng_for
 
 
 def draw(scene: Scene, size: int) -> Image.Image:
-    """The scene as an RGB picture of size × size pixels, anti-aliased; the same call gives the same
-    pixels.
-    """
+    """Render the scene as an RGB image of size × size pixels. Deterministic and anti-aliased."""
     style = PENS[scene.style]
     pixels = style.grid or size  # pixel art is drawn on its own small grid and enlarged
     surface = skia.Surface(pixels, pixels)

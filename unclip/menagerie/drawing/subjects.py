@@ -1,7 +1,6 @@
 """The eighteen creatures of the menagerie, by the names that captions use.
 
-`mammals`, `critters` and `people` (whoever is no animal) do the drawing, with the parts they share from
-`anatomy`.
+`mammals`, `critters` and `people` draw them, with shared parts from `anatomy`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What paper, pencil, water and print leave on a surface, as seamless tiles."""
+"""Seamless tiles of the textures of paper, pencil, watercolour and print."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from unclip.menagerie.drawing.pen import UNITS
 
 Field = npt.NDArray[np.float64]
 
-TILE: Final = (
-    512  # a texture tile's side, in texels and in canvas units alike: about one texel a pixel at 1024 px
-)
+TILE: Final = 512  # side of a texture tile in texels and canvas units: about one texel per pixel at 1024 px
 
 
 def _noise(seed: int, low: float, high: float, stretch: float = 1.0) -> Field:
-    """Seamless noise of mean 0 and deviation 1 with `low` to `high` waves a tile; `stretch` draws it out
-    along y.
+    """Seamless noise of mean 0 and standard deviation 1, with `low` to `high` waves per tile.
+
+    `stretch` elongates it along y.
     """
     white = np.random.default_rng(seed).standard_normal((TILE, TILE))
     fy, fx = np.meshgrid(np.fft.fftfreq(TILE) * TILE * stretch, np.fft.fftfreq(TILE) * TILE, indexing="ij")
@@ -36,10 +35,10 @@ Tile = tuple[skia.Image, ...]
 
 
 def _alpha(field: Field) -> Tile:
-    """An alpha-only tile, each level half the size of the one before.
+    """A mip pyramid of alpha-only tiles, each level half the size of the one before.
 
-    As a shader it takes on the paint's colour, so one tile serves all colours. The levels are plain averages,
-    so that a texture too fine to be seen becomes exactly the tone that it has in a larger picture.
+    A shader made of it has the paint's colour, so one tile serves all colours. The levels are plain averages,
+    so that a texture too fine to see has the same tone as in a larger picture.
     """
     field, levels = np.clip(field, 0, 1), []
     while field.shape[0] >= 8:
@@ -90,7 +89,7 @@ def cold_press() -> Tile:
 
 @cache
 def dots() -> Tile:
-    """A Ben-Day screen at 45°: a square lattice with one more dot in its middle."""
+    """A Ben-Day screen at 45°: a square lattice with an additional dot in the middle of each cell."""
     pitch = TILE / 16
     y, x = np.mgrid[:TILE, :TILE] + 0.5
     corner = np.hypot((x + pitch / 2) % pitch - pitch / 2, (y + pitch / 2) % pitch - pitch / 2)
@@ -100,7 +99,7 @@ def dots() -> Tile:
 
 @cache
 def halftone() -> skia.Path:
-    """Dots that grow from the middle of the page to its foot, as one path."""
+    """Dots that grow from the middle of the page to its bottom, as one path."""
     path, pitch = skia.Path(), 25.0
     for row in range(int(UNITS / pitch) + 2):
         y = row * pitch

@@ -1,1 +1,1 @@
-"""The judge: a classifier that reads the attributes of a menagerie scene from a picture."""
+"""The judge: a classifier of the attributes of menagerie scenes."""

@@ -8,7 +8,7 @@ from unclip.menagerie.judge.model import SIZE, load_judge
 
 
 def judge_extractor() -> Extractor:
-    """The bundled judge's logits of the subject, for an offline Inception Score of menagerie pictures."""
+    """The bundled judge's subject logits, for an offline Inception Score of menagerie pictures."""
     judge = load_judge()
     return Extractor(
         "judge", lambda pictures: judge(resize(stacked(pictures), SIZE))["subject"].float(), classifies=True

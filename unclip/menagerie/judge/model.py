@@ -1,7 +1,6 @@
-"""The judge: a small convolutional network that reads a scene's attributes off a 64 px picture.
+"""The judge: a small convolutional network that reads a scene's attributes from a 64 px picture.
 
-It is trained on rendered pictures only (`training.py`), so what it knows of generated ones it knows from the
-truth.
+It is trained on renderings only (`train`), so it learns nothing from generated pictures.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from unclip.files import BUNDLED, load_weights, new_folder, read_json, save_weig
 from unclip.images import resize, to_tensor
 from unclip.menagerie.scene import VALUES, Scene
 
-SIZE = 64  # pixels of a side
-NONE = "none"  # how the class of an absent thing is called on disk
+SIZE = 64  # pixels per side
+NONE = "none"  # name on disk of the class "absent"
 _ALWAYS_THERE = frozenset({"subject", "setting", "style"})
 
 Attributes = dict[str, str | None]
@@ -37,9 +36,9 @@ class JudgeConfig(Config):
     """The shape of a judge.
 
     Attributes:
-        channels: of each level; each level halves the resolution.
-        depth: residual blocks of each level.
-        classes: what each head tells apart, in order.
+        channels: channels of each level. Each level halves the resolution.
+        depth: residual blocks per level.
+        classes: the classes of each head, in order.
     """
 
     channels: tuple[int, ...] = (32, 64, 128)
@@ -52,7 +51,7 @@ class JudgeConfig(Config):
 
 
 class Residual(nn.Module):
-    """Two 3 × 3 convolutions beside the identity."""
+    """A residual block of two 3 × 3 convolutions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -67,7 +66,7 @@ class Residual(nn.Module):
 
 
 class Head(nn.Module):
-    """One attribute's classes, read from where in the picture it attends to."""
+    """The classifier of one attribute, with attention pooling."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -83,7 +82,7 @@ class Head(nn.Module):
 
 
 class Judge(nn.Module):
-    """A residual trunk that all heads share, and a head per attribute."""
+    """A shared residual trunk and a head per attribute."""
 
     def __init__(self, config: JudgeConfig) -> None:
         super().__init__()
@@ -108,7 +107,7 @@ class Judge(nn.Module):
 
     @torch.inference_mode()
     def read(self, pictures: Sequence[Image.Image], batch: int = 64) -> list[Attributes]:
-        """What each picture shows; larger pictures are brought to 64 px."""
+        """Read the attributes of each picture. Larger pictures are resized to 64 px."""
         readings: list[Attributes] = []
         for start in range(0, len(pictures), batch):
             images = torch.stack([_seen(picture) for picture in pictures[start : start + batch]])
@@ -117,14 +116,14 @@ class Judge(nn.Module):
         return readings
 
     def save(self, folder: Path) -> None:
-        """config.json and model.safetensors in half precision; the folder is written whole or not at all."""
+        """Write config.json and model.safetensors (float16) atomically."""
         with new_folder(folder) as temporary:
             write_json(temporary / "config.json", self.config.model_dump(mode="json"))
             save_weights(self, temporary / "model.safetensors", torch.float16)
 
 
 def load_judge(folder: Path = BUNDLED / "judge") -> Judge:
-    """The judge that ships with the package, or one that `Judge.save` wrote."""
+    """Load the judge that ships with the package, or one that `Judge.save` wrote."""
     try:
         config = parse(JudgeConfig, read_json(folder / "config.json"), f"{folder}/config.json")
     except ConfigError as error:
@@ -140,7 +139,7 @@ def load_judge(folder: Path = BUNDLED / "judge") -> Judge:
 
 
 def labels(scene: Scene | Attributes) -> list[int]:
-    """The class of each attribute, in the order of CLASSES."""
+    """The class index of each attribute, in the order of CLASSES."""
     attributes = scene.attributes() if isinstance(scene, Scene) else scene
     return [values.index(attributes[key]) for key, values in CLASSES.items()]
 

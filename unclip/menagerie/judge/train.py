@@ -1,6 +1,4 @@
-"""Trains the judge on rendered pictures, disturbed so that it does not take a generated picture's flaws for
-facts.
-"""
+"""Training of the judge on augmented renderings, so that it tolerates the flaws of generated pictures."""
 
 from __future__ import annotations
 
@@ -28,19 +26,18 @@ log = logging.getLogger(__name__)
 
 BATCH = 128
 PEAK_RATE = 3e-3
-JPEG_SHARE = 0.2  # of the pictures; PIL does them one by one
-BLUR = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)  # a bell, along rows and columns
+JPEG_SHARE = 0.2  # share of pictures; PIL compresses them one by one
+BLUR = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)  # binomial kernel, along rows and columns
 
 
 def train_judge(
     out: Path, *, shards: str | None = None, images: int = 60_000, steps: int = 2600, seed: int = 0
 ) -> Judge:
-    """Trains a judge and saves it.
+    """Train a judge and save it.
 
     Args:
-        shards: rendered shards of training-world pictures (path, glob or braces); without them it draws its
-            own.
-        images: how many pictures it learns from, at most.
+        shards: shards of renderings (path, glob or braces). Default: scenes are rendered on the fly.
+        images: maximal number of training pictures.
     """
     torch.manual_seed(seed)
     pixels, truth = _gather(_shard_examples(shards) if shards else _drawn_examples(seed), images)
@@ -66,10 +63,9 @@ def train_judge(
 
 
 def disturb(pixels: Tensor) -> Tensor:
-    """uint8 pictures [B, 3, H, W] → floats in [−1, 1], each moved, blurred, tinted and soiled a little,
-    differently.
+    """Augment uint8 pictures [B, 3, H, W]: shift, scale, blur, tint and noise. Returns [−1, 1].
 
-    Colours move by a few per cent only: far less than what lies between two colours that have a name.
+    Colours change by a few per cent only, far less than the distance between two named colours.
     """
     pixels = _compressed(pixels)
     x = _moved(pixels.float() / 127.5 - 1)
@@ -78,8 +74,8 @@ def disturb(pixels: Tensor) -> Tensor:
     def each(low: float, high: float, channels: int = 1) -> Tensor:
         return torch.empty(n, channels, 1, 1).uniform_(low, high)
 
-    bell = torch.outer(torch.tensor(BLUR), torch.tensor(BLUR)).expand(3, 1, 5, 5)
-    soft = F.conv2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), bell, groups=3)
+    kernel = torch.outer(torch.tensor(BLUR), torch.tensor(BLUR)).expand(3, 1, 5, 5)
+    soft = F.conv2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), kernel, groups=3)
     x = torch.lerp(x, soft, each(-0.3, 1).clamp(min=0))
     x = x * each(0.93, 1.07) * each(0.97, 1.03, 3) + each(-0.06, 0.06) + each(-0.03, 0.03, 3)
     blotches = F.interpolate(torch.randn(n, 3, 8, 8), x.shape[-2:], mode="bilinear") * each(0, 0.06)
@@ -87,7 +83,7 @@ def disturb(pixels: Tensor) -> Tensor:
 
 
 def _moved(x: Tensor) -> Tensor:
-    """Shifted by up to 4 px of 64 and scaled by up to 6 %, [B, 3, H, W]."""
+    """Shift by up to 4 px of 64 and scale by up to 6 %, [B, 3, H, W]."""
     n = len(x)
     matrix = torch.zeros(n, 2, 3)
     matrix[:, 0, 0] = matrix[:, 1, 1] = torch.empty(n).uniform_(0.94, 1.06)
@@ -97,7 +93,7 @@ def _moved(x: Tensor) -> Tensor:
 
 
 def _compressed(pixels: Tensor) -> Tensor:
-    """A share of them through JPEG, [B, 3, H, W]."""
+    """Compress a share of the pictures as JPEG, [B, 3, H, W]."""
     pixels = pixels.clone()
     for i in (torch.rand(len(pixels)) < JPEG_SHARE).nonzero().flatten().tolist():
         file = io.BytesIO()
