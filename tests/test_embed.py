@@ -22,8 +22,9 @@ from unclip.clip.openclip import OpenClip
 from unclip.data.check import check
 from unclip.data.embed import embed_shards
 from unclip.data.embeddings import find_embeddings, read_embedded
+from unclip.data.loader import batches, embed
 from unclip.data.sample import captions, picture
-from unclip.data.shards import DataConfig, Stream, batches, embed
+from unclip.data.shards import DataConfig, Stream
 from unclip.data.tar import find_shards, read_record, read_samples, write_shard
 from unclip.errors import ConfigError, DataError
 from unclip.files import read_weights

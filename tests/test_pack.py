@@ -257,11 +257,11 @@ pack.pack(pack.PackJob(sys.argv[1], pack.Limits(), 2), Path(sys.argv[2]), jobs=2
     child.wait()
     child.stdout.close()
     for _ in range(100):
-        if list(out.glob(".*.tmp")):
+        if list(out.glob(".tmp-*")):
             break
         time.sleep(0.05)
     assert (
-        list(out.glob(".000002.tar.*.tmp"))
+        list(out.glob(".tmp-*-000002.tar"))
         and (out / "000000.tar").exists()
         and not (out / "shards.json").exists()
     )

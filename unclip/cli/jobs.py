@@ -119,10 +119,7 @@ class JobRecord:
         """Write the record: from now on, images that are there are this job's."""
         from unclip.files import write_json
 
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        write_json(temporary, {**self.request, "seed": seed})
-        temporary.replace(self.path)
+        write_json(self.path, {**self.request, "seed": seed})
 
 
 def fingerprint(captions: Sequence[str]) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
-from unclip.files import cache_folder
+from unclip.files import cache_folder, new_file
 
 
 def weights_identity(name: str, state: Mapping[str, Tensor]) -> str:
@@ -40,9 +39,7 @@ def stored_identity(name: str, paths: Sequence[Path], state: Callable[[], Mappin
         if found.startswith(f"{name}@"):
             return found
     identity = weights_identity(name, state())
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        temporary = kept.with_name(f".{kept.name}.{os.getpid()}")
+    # A cache that cannot be written costs time, nothing else.
+    with contextlib.suppress(OSError), new_file(kept) as temporary:
         temporary.write_text(identity, encoding="utf-8")
-        temporary.replace(kept)
     return identity

@@ -24,6 +24,7 @@ from unclip.data.sample import BadSample, captions, image_suffix, picture
 from unclip.data.source import Unit, find_units
 from unclip.data.tar import Progress, Sample, read_record, write_record, write_shard
 from unclip.errors import DataError
+from unclip.files import UNFINISHED
 from unclip.provenance.verify import WATERMARK, generated
 from unclip.provenance.watermark import detect
 
@@ -141,7 +142,7 @@ def _begin(out: Path, job: dict[str, Any]) -> None:
     try:
         (out / NOTES).mkdir(parents=True, exist_ok=True)
         for folder in (out, out / NOTES):
-            for left in folder.glob(".*.tmp"):  # of a process that was killed
+            for left in folder.glob(f"{UNFINISHED}*"):
                 left.unlink()
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror or error})") from None

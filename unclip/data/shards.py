@@ -11,33 +11,25 @@ always gets the whole picture at its own size, so that z_i is the same for every
 
 from __future__ import annotations
 
-import atexit
 import logging
-import multiprocessing
 import random
-import signal
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from functools import partial
 from itertools import islice
 from typing import NamedTuple, Self
 
-import torch
 import webdataset as wds
 from PIL import Image
 from pydantic import Field
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
-from unclip.clip import Clip, Text
 from unclip.clip.preprocess import Preprocess
 from unclip.config import Config
-from unclip.data.embeddings import EmbeddedText, Embeddings, find_embeddings, joined, read_embedded
+from unclip.data.embeddings import EmbeddedText, Embeddings, find_embeddings, read_embedded
 from unclip.data.sample import SPARE, BadSample, Skipped, captions, described, label, picture, scaled
 from unclip.data.tar import Sample, find_shards, read_shard
 from unclip.errors import ConfigError, DataError
-from unclip.images import from_bytes, to_bytes
-from unclip.stages.base import Batch
+from unclip.images import to_bytes
 
 log = logging.getLogger(__name__)
 
@@ -236,98 +228,3 @@ class Streams(IterableDataset[Item]):
         while True:
             for source in sources:
                 yield from islice(source, self.config.batch // len(sources))
-
-
-def batches(stream: Stream | Streams) -> Iterator[Batch]:
-    """The stream in batches, their pictures still bytes, uint8 [B, H, W, 3]: `embed` makes numbers of
-    them.
-    """
-    loader = DataLoader(
-        stream,
-        batch_size=stream.config.batch,
-        num_workers=stream.config.workers,
-        collate_fn=partial(_collate, null=stream.embeddings.null if stream.embeddings else None),
-        prefetch_factor=4 if stream.config.workers else None,
-        drop_last=True,
-        # A loader without a generator draws from the global one each time it is opened: resuming would not be
-        # exact.
-        generator=torch.Generator(),
-        worker_init_fn=_outlive_signals if stream.config.workers else None,
-    )
-    try:
-        yield from loader
-    except DataError as error:
-        # One from a worker carries its whole traceback as its message.
-        raise DataError(
-            str(error).strip().splitlines()[-1].removeprefix(f"{DataError.__module__}.DataError: ")
-        ) from None
-
-
-def _outlive_signals(_: int) -> None:
-    """In a worker: what tells the whole process group to stop must not end the worker, whose trainer still
-    saves.
-    """
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-
-
-@atexit.register
-def _end_workers() -> None:
-    """Workers that an unfinished loader left behind: at exit Python sends them SIGTERM and waits for ever, as
-    they ignore it.
-    """
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
-
-
-def _collate(items: list[Item], null: Text | None) -> Batch:
-    said = tuple(item.caption for item in items)
-    images = [item.image for item in items if item.image is not None]
-    clip_images = [item.clip_image for item in items if item.clip_image is not None]
-    embeds = [item.image_embed for item in items if item.image_embed is not None]
-    texts = [item.text for item in items if item.text is not None]
-    labels = [item.label for item in items if item.label is not None]
-    return Batch(
-        captions=said,
-        image=torch.stack(images) if images else None,
-        image_embed=torch.stack(embeds) if embeds else None,
-        # Shards that do not fit their record could mix both kinds; a text then serves only if every row has
-        # one.
-        text=joined(said, texts) if len(texts) == len(items) else None,
-        null=null,
-        clip_image=torch.stack(clip_images) if clip_images else None,
-        label=torch.tensor(labels) if len(labels) == len(items) else None,
-        keys=tuple(item.key for item in items),
-        skipped=sum((item.skipped for item in items), Skipped()),
-    )
-
-
-def embed(batch: Batch, clip: Clip | None, needs: frozenset[str]) -> Batch:
-    """A batch of `batches`, on the stage's device, as the stage reads it.
-
-    Pictures become numbers, here and not in the workers: a GPU does it at once, and a quarter of the bytes
-        travel. What
-    the stage needs of the frozen encoders and the shards did not hold is filled in: z_i, the captions, the
-        empty one.
-    """
-    if batch.image is not None:
-        batch = replace(batch, image=from_bytes(batch.image))
-    if batch.text is not None:  # stored and moved in half precision
-        batch = replace(batch, text=batch.text.to(batch.text.embed.device, torch.float32))
-    if clip is None:
-        return batch
-    if "image_embed" in needs and batch.image_embed is None:
-        assert batch.clip_image is not None
-        z_i = _plain(clip.encode_image(from_bytes(batch.clip_image)))
-        batch = replace(batch, image_embed=z_i, clip_image=None)
-    if "text" in needs and batch.text is None:
-        both = clip.encode_text([*batch.captions, ""])
-        both = type(both)(both.captions, both.ids, both.mask, _plain(both.embed), _plain(both.tokens))
-        batch = replace(batch, text=both.rows(None, -1), null=both.rows(-1, None))
-    return batch
-
-
-def _plain(x: Tensor) -> Tensor:
-    """An ordinary tensor: autograd refuses to save those made in inference mode."""
-    return x.clone().float()

@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,6 +23,7 @@ from typing import IO, Any
 from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 
 from unclip.errors import DataError
+from unclip.files import new_file
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> None:
     """Writes the samples' files under their keys, whole or not at all; the same samples make the same
     bytes.
     """
-    with _whole(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with _new_file(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
         for sample in samples:
             for suffix, content in sample.items():
                 if not suffix.startswith("__"):
@@ -193,7 +193,7 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> None:
 
 def write_record(path: Path, tree: Mapping[str, Any]) -> None:
     """What is known of a shard, or of a folder of them, as JSON; whole or not at all."""
-    with _whole(path) as temporary:
+    with _new_file(path) as temporary:
         temporary.write_text(json.dumps(tree, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -216,15 +216,10 @@ def read_record(url: str) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A temporary file to write, renamed to `path` on success. Its name is this process's: ranks may share a
-    folder.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _new_file(path: Path) -> Iterator[Path]:
+    """`new_file` that raises DataError instead of OSError."""
     try:
-        yield temporary
-        temporary.replace(path)
+        with new_file(path) as temporary:
+            yield temporary
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
@@ -13,15 +12,16 @@ import torch
 from accelerate.utils import gather_object
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from unclip.clip import Clip, encode_pictures
 from unclip.clip.torchvision_schemas import declare_missing_schemas
 from unclip.data.sample import scaled
 from unclip.device import join_processes
-from unclip.errors import DataError, RequestError
+from unclip.errors import CheckpointError, DataError, RequestError
 from unclip.evaluate.pictures import Pictures
+from unclip.files import cache_folder, new_file, write_weights
 from unclip.images import centre_square, to_tensor
 from unclip.models.convert.weights import read_pickle
 
@@ -158,7 +158,7 @@ def features_of(images: Sequence[Image.Image], extractor: Extractor, batch: int)
 
 def default_cache() -> Path:
     """Where features are kept: unclip/features in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unclip" / "features"
+    return cache_folder() / "features"
 
 
 def _kept(pictures: Pictures, extractor: Extractor, size: int | None, cache: Path | None) -> Path | None:
@@ -180,11 +180,9 @@ def _read(path: Path) -> Tensor:
 
 def _write(path: Path, features: Tensor) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file({"features": features}, temporary)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
+        with new_file(path) as temporary:
+            write_weights({"features": features}, temporary)
+    except (OSError, CheckpointError) as error:
         raise DataError(f"{path}: cannot be written ({error}); --cache names another folder") from None
 
 

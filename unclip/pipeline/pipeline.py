@@ -234,7 +234,7 @@ class Pipeline:
             yield
         finally:
             with torch.inference_mode(False):
-                files.load_weights(stage, weights, dtype=None)
+                files.load_weights(stage, weights, keep_dtype=True)
 
     # --- what it has, and can do ---
 

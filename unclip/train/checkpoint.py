@@ -6,7 +6,6 @@ alone (see feed.py), on however many processes.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -16,12 +15,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from unclip.errors import CheckpointError, ConfigError
-from unclip.files import load_weights, new_folder, read_json, read_weights, write_json
+from unclip.files import load_weights, new_folder, read_json, read_weights, write_json, write_weights
 from unclip.stages.base import Stage, parse_checkpoint
 from unclip.train.config import RunConfig
 from unclip.train.ema import Ema, full, laid_out_like
@@ -85,13 +82,10 @@ def write(
                     (new / f"ema-{ema.decay}").mkdir()
                     average.save(new / f"ema-{ema.decay}")
                 (new / "state").mkdir()
-                save_file(weights, new / "state/weights.safetensors")
-                save_file(state, new / "state/optimizer.safetensors")
+                write_weights(weights, new / "state/weights.safetensors")
+                write_weights(state, new / "state/optimizer.safetensors")
                 write_json(new / "progress.json", asdict(progress))
-                for file in [*new.rglob("*"), new]:
-                    _flush(file)
-            _flush(run)
-        except (OSError, SafetensorError, CheckpointError) as error:
+        except (OSError, CheckpointError) as error:
             last = step_folders(run)
             failure = (
                 f"{folder}: cannot be written ({error}); "
@@ -200,12 +194,3 @@ def flat(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield from flat(value, f"{prefix}.{key}")
         else:
             yield f"{prefix}.{key}", value
-
-
-def _flush(file: Path) -> None:
-    """Onto the disk, so that a machine that loses its power has all of a checkpoint or nothing."""
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

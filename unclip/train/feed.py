@@ -19,8 +19,9 @@ import torch
 from accelerate import Accelerator
 
 from unclip.clip import Clip
+from unclip.data.loader import batches, embed
 from unclip.data.sample import Skipped
-from unclip.data.shards import DataConfig, Shards, Stream, Streams, batches, embed
+from unclip.data.shards import DataConfig, Shards, Stream, Streams
 from unclip.errors import ConfigError
 from unclip.stages.base import Batch, Stage
 from unclip.train.config import RunConfig

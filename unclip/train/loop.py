@@ -21,6 +21,7 @@ from unclip.clip import Clip
 from unclip.config import override_key
 from unclip.device import join_processes, peak_flops, quick_in_bf16
 from unclip.errors import ConfigError
+from unclip.files import new_file
 from unclip.models.resolve import resolve, role_of
 from unclip.stages import load_stage, stage_class
 from unclip.stages.base import Stage
@@ -92,9 +93,8 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
     if main:
         run.mkdir(parents=True, exist_ok=True)
         checkpoint.sweep(run)
-        (run / "run.yaml").write_text(
-            yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8"
-        )
+        with new_file(run / "run.yaml") as file:
+            file.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
     accelerator.wait_for_everyone()
     if options.trackers:
         start_trackers(config, run, accelerator)

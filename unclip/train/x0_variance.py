@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from unclip.clip import Clip, same_clip
-from unclip.data.shards import DataConfig, Shards, Stream, batches, embed
+from unclip.data.loader import batches, embed
+from unclip.data.shards import DataConfig, Shards, Stream
 from unclip.errors import RequestError
 from unclip.files import write_json
 from unclip.models.resolve import resolve
