@@ -1,8 +1,7 @@
-"""Runs CLIP over shards once and stores what it makes of them, so that training priors and decoders runs it
-no more.
+"""Precompute CLIP embeddings of shards, so that training need not run CLIP.
 
-Every process takes its share of the shards and needs nothing of the others: whoever finds the last one done
-writes the record. See `embeddings` for what is stored.
+Every process embeds its share of the shards; the one that finishes last writes the record. See `embeddings`
+for the format.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from unclip.errors import DataError
 from unclip.images import from_bytes, to_bytes
 from unclip.models.resolve import load_clip
 
-NOTES = ".embed"  # the folder of what each shard came to
+NOTES = ".embed"  # folder of the statistics of each shard
 
 
 def embed_shards(
@@ -41,17 +40,18 @@ def embed_shards(
     keep_pictures: bool = False,
     progress: Progress = lambda done, of: None,
 ) -> None:
-    """Embeds the shards into ones of the same names in `out`; progress is that of this process's share.
+    """Embed shards into shards of the same names in `out`.
 
     Args:
         ref: reference of the CLIP, see `unclip.models.resolve`.
-        batch: pictures encoded together.
-        tokens: store the captions' token states too; without them training still runs the text tower.
-        keep_pictures: store each sample's picture and caption files too, for stages that are trained on both.
+        batch: images per batch.
+        tokens: store the captions' token states; without them, training still runs the text tower.
+        keep_pictures: also store the image and caption files, for stages that train on both.
+        progress: called with the number of shards done and in total, of this process.
 
     Raises:
-        DataError: two shards have one name, they hold embeddings already, none of their samples can be used,
-            or `out` holds embeddings of another CLIP or another making.
+        DataError: two shards have the same name, the shards hold embeddings already, no sample is usable, or
+            `out` holds other embeddings.
     """
     paths = find_shards(pattern)
     if find_embeddings(paths):
@@ -71,7 +71,7 @@ def embed_shards(
 
 
 class Encoder:
-    """Samples in, encoded samples out; counts what it met on the way."""
+    """Encodes samples with CLIP; accumulates statistics of z_i and counts skipped samples."""
 
     def __init__(self, clip: Clip, batch: int, tokens: bool, keep_pictures: bool) -> None:
         self.clip, self.batch, self.tokens, self.keep_pictures = clip, batch, tokens, keep_pictures
@@ -80,7 +80,7 @@ class Encoder:
         self.square = torch.zeros(clip.width, dtype=torch.float64)
 
     def encode(self, samples: Iterator[Sample]) -> Iterator[Sample]:
-        """In the same order, without the bad ones."""
+        """Yield the encoded samples in order, without the bad ones."""
         good = self._decoded(samples)
         while part := list(islice(good, self.batch)):
             yield from self._encode(part)
@@ -134,7 +134,7 @@ def _begin(out: Path, this: dict[str, Any]) -> None:
     before = read_record(str(out / NOTES / "job.json"))
     if before is None and (any(out.glob("*.tar")) or (out / RECORD).exists()):
         raise DataError(f"{out}: holds shards of another making; give an empty folder")
-    before = before and {"pictures": False, **before}  # which earlier versions never kept
+    before = before and {"pictures": False, **before}  # earlier versions had no such option
     for key in this if before else ():
         if before and before.get(key) != this[key]:
             what = {
@@ -150,9 +150,9 @@ def _begin(out: Path, this: dict[str, Any]) -> None:
 
 
 def _embed_shard(path: str, target: Path, note: Path, encoder: Encoder) -> None:
-    """Writes one shard, then what it came to: a shard without its note is written again."""
+    """Write a shard, then its statistics. A shard without statistics is written again on resume."""
     encoded = encoder.encode(read_shard(path))
-    for first in islice(encoded, 1):  # no shard of no samples
+    for first in islice(encoded, 1):  # no empty shards
         write_shard(target, chain([first], encoded))
     write_record(
         note,

@@ -1,12 +1,11 @@
-"""From WebDataset shards to training batches.
+"""Endless, shuffled streams of training samples from WebDataset shards.
 
-A sample is `KEY.{png,jpg,webp}` with `KEY.txt` (one caption) or `KEY.json` whose `captions` holds several, of
-which one is drawn each time; `KEY.safetensors`, what CLIP makes of them, may stand beside the picture or in
-its place, as `unclip data embed` writes it. The stream is endless and depends on (seed, rank, worker) alone.
-Bad samples are skipped and counted.
+A sample is `KEY.{png,jpg,webp}` with `KEY.txt` (one caption) or `KEY.json`, whose `captions` holds several;
+the stream draws one each time. `KEY.safetensors` holds CLIP's embeddings, beside the image or instead of it
+(see `unclip data embed`). A stream depends on (seed, rank, worker) alone. Bad samples are skipped and counted.
 
-A picture is decoded once. The stage gets it at its own size, perhaps a random crop of it; the frozen CLIP
-always gets the whole picture at its own size, so that z_i is the same for every stage, stored or not.
+An image is decoded once. The stage gets it at the stage's size, optionally as a random crop. The frozen CLIP
+gets the uncropped image at CLIP's size, so z_i is the same for every stage, stored or not.
 """
 
 from __future__ import annotations
@@ -33,21 +32,21 @@ from unclip.images import to_bytes
 
 log = logging.getLogger(__name__)
 
-JUDGED_SAMPLES, JUDGED_SHARDS = 1000, 20  # read before a stream may be called too bad to go on
+MIN_SAMPLES, MIN_SHARDS = 1000, 20  # read before a stream may fail for its share of bad samples
 
 
 class DataConfig(Config):
-    """Where the samples are and how they are batched.
+    """Location and batching of the training samples.
 
     Attributes:
         shards: a path, glob or brace pattern of tar files, a `pipe:` command, or a URL that fsspec knows.
         batch: images per process and accumulated part of a step.
         workers: processes that read and decode.
-        shuffle: samples in the shuffle buffer.
+        shuffle: number of samples in the shuffle buffer.
         calibration: number of images on which a new stage measures its statistics; embedded shards have them
             in shards.json.
-        max_bad: share of samples that may be unusable; above it the run stops.
-        validation: shards that are not trained on, for the validation loss.
+        max_bad: largest share of unusable samples; above it the run stops.
+        validation: shards for the validation loss; not trained on.
     """
 
     shards: str
@@ -60,7 +59,7 @@ class DataConfig(Config):
 
 
 class Item(NamedTuple):
-    """One sample of the stream, and what was skipped since the last one."""
+    """One sample of the stream, with the count of samples skipped since the last one."""
 
     key: str
     caption: str
@@ -73,11 +72,12 @@ class Item(NamedTuple):
 
 
 class Shards(NamedTuple):
-    """What a pattern names, looked up once.
+    """The shards that a pattern matches.
 
     Attributes:
-        pattern: that names them. paths: of the shards, sorted.
-        embeddings: the record of what they hold of CLIP, if they do.
+        pattern: path, glob, brace pattern, command or URL.
+        paths: matching shards, sorted.
+        embeddings: record of the CLIP embeddings in the shards; None if there are none.
     """
 
     pattern: str
@@ -86,10 +86,10 @@ class Shards(NamedTuple):
 
     @classmethod
     def find(cls, pattern: str, needs: frozenset[str]) -> Self:
-        """The shards; whether they are embedded ones is asked where a stage needs what CLIP makes of them.
+        """Find shards. Their record of embeddings is read only if `needs` contains embeddings.
 
         Raises:
-            DataError: there are no such shards, or they do not go together.
+            DataError: nothing matches, or the shards mix images and embeddings.
         """
         paths = find_shards(pattern)
         return cls(pattern, paths, find_embeddings(paths) if needs & {"image_embed", "text"} else None)
@@ -99,16 +99,16 @@ class Stream(IterableDataset[Item]):
     """An endless, shuffled stream of samples, different for each rank and worker.
 
     Args:
-        needs: the fields of `Batch` to fill; nothing is decoded that no field wants.
-        size: side in pixels that the stage's picture is brought to (shorter side, then centre crop).
-        crop: side of a random crop of that. Default: `size`.
-        preprocess: of the frozen CLIP, to make z_i of pictures where the shards do not hold it.
-        shards: those of the config, where they were looked up before.
+        needs: fields of `Batch` to fill; images are decoded only if a field needs them.
+        size: side of the stage's image in pixels (resize the shorter side, then centre crop).
+        crop: side of a random crop of that image. Default: `size`.
+        preprocess: preprocessing of the frozen CLIP; needed if the shards do not hold z_i.
+        shards: the shards of `config.shards`, if already found.
 
     Raises:
-        ConfigError: pictures are needed without a size. DataError: there are no such shards, or they hold
-            embeddings alone where pictures are needed. While reading: the share of bad samples is above
-                `max_bad`.
+        ConfigError: images are needed, and there is no `size`.
+        DataError: no shards match, or they hold embeddings without the images that are needed. While
+            reading: the share of bad samples exceeds `max_bad`.
     """
 
     def __init__(
@@ -149,8 +149,7 @@ class Stream(IterableDataset[Item]):
         size, order = self.config.shuffle, random.Random(rng.getrandbits(32))
         self.opened = 0
         bad, fresh = Skipped(), Skipped()
-        # Bad samples go through the buffer as well, so that both kinds are counted in the order of the
-        # stream.
+        # Bad samples pass through the shuffle buffer too, so their counts follow the stream's order.
         for seen, sample in enumerate(
             wds.shuffle(size, initial=size, rng=order)(self._read(shards)), start=1
         ):
@@ -160,7 +159,7 @@ class Stream(IterableDataset[Item]):
                 log.info("%s: skipped %s", sample["__url__"], error)
                 bad[sample["__url__"], error.reason] += 1
                 fresh[sample["__url__"], error.reason] += 1
-                self._judge(bad, seen)
+                self._check_bad(bad, seen)
             else:
                 yield item._replace(skipped=fresh)
                 fresh = Skipped()
@@ -170,11 +169,9 @@ class Stream(IterableDataset[Item]):
             self.opened += 1
             yield from read_shard(shard["url"])
 
-    def _judge(self, bad: Skipped, seen: int) -> None:
-        """Stops a stream that has read enough, and several shards or its only one wholly, and found too much
-        bad.
-        """
-        enough = seen >= JUDGED_SAMPLES and self.opened > min(JUDGED_SHARDS, len(self.paths))
+    def _check_bad(self, bad: Skipped, seen: int) -> None:
+        """Raise DataError if the share of bad samples is too high, once enough samples and shards are read."""
+        enough = seen >= MIN_SAMPLES and self.opened > min(MIN_SHARDS, len(self.paths))
         if enough and (bad.total() > self.config.max_bad * seen or bad.total() == seen):
             raise DataError(
                 f"{bad.total()} of {seen} samples cannot be used, data.max_bad allows "
@@ -193,17 +190,16 @@ class Stream(IterableDataset[Item]):
         return Item(sample["__key__"], found.captions[i], image, found.image_embed, text, Skipped())
 
     def _pictures(self, sample: Sample, rng: random.Random) -> tuple[Tensor | None, Tensor | None]:
-        """The stage's picture and the frozen CLIP's, of one decoding."""
+        """Decode an image for the stage and for the frozen CLIP; None for each that is not needed."""
         if self.preprocess is None:
             return None if self.size is None else self._cropped(picture(sample, self.size), rng), None
-        whole = picture(
-            sample, side := self.preprocess.size
-        )  # as `unclip data embed` decodes it, for every stage
+        side = self.preprocess.size
+        whole = picture(sample, side)  # decoded as in `unclip data embed`
         clip_image = to_bytes(self.preprocess.view(whole))
         if self.size is None:
             return None, clip_image
         if side < self.size and min(whole.size) < SPARE * self.size:
-            whole = picture(sample, self.size)  # a JPEG that may have been decoded too small for the stage
+            whole = picture(sample, self.size)  # a JPEG may have been decoded too small for the stage
         return self._cropped(whole, rng), clip_image
 
     def _cropped(self, whole: Image.Image, rng: random.Random) -> Tensor:
@@ -217,7 +213,7 @@ class Stream(IterableDataset[Item]):
 
 
 class Streams(IterableDataset[Item]):
-    """Several streams side by side: a portion of each in turn, which together make a batch."""
+    """Interleaved streams: each batch holds an equal, contiguous share of every stream."""
 
     def __init__(self, streams: Sequence[Stream]) -> None:
         self.streams = streams

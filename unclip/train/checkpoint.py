@@ -1,7 +1,7 @@
-"""Checkpoints: a folder that is a loadable stage (EMA weights), with what resuming needs beside it.
+"""Checkpoints: a loadable stage (EMA weights), with the state for resuming beside it.
 
-No generator's state is among it, of no device: what a step draws depends on the seed and the step's number
-alone (see feed.py), on however many processes.
+A checkpoint holds no state of random generators: the draws of a step depend only on the seed and the step's
+number (see feed.py), on any number of processes.
 """
 
 from __future__ import annotations
@@ -23,17 +23,20 @@ from unclip.stages.base import Stage, parse_checkpoint
 from unclip.train.config import RunConfig
 from unclip.train.ema import Ema, full, laid_out_like
 
-FREE = ("stage.sampling",)  # what may change while a stage is trained
+FREE = ("stage.sampling",)  # keys that may change when a run resumes
 
 
 @dataclass
 class Progress:
-    """How far a run is, and how it read its data.
+    """Progress of a run.
 
     Attributes:
-        step: steps done. images: read in them. skipped: steps without effect, since their gradient was bad.
-        streams, batch: of the data; the batch is the global one, of a whole step.
-        scaler: the state of fp16's loss scaling.
+        step: number of steps done.
+        images: number of images read.
+        skipped: number of steps skipped because of a bad gradient.
+        streams: number of data streams.
+        batch: images per step, over all processes.
+        scaler: state of fp16's loss scaling.
     """
 
     step: int = 0
@@ -45,12 +48,12 @@ class Progress:
 
 
 def step_folders(run: Path) -> list[Path]:
-    """The run's complete checkpoints, oldest first."""
+    """Return the run's complete checkpoints, oldest first."""
     return sorted(p for p in run.glob("step-*") if (p / "progress.json").is_file())
 
 
 def read_progress(folder: Path) -> Progress:
-    """A checkpoint's progress."""
+    """Read a checkpoint's progress."""
     saved = read_json(folder / "progress.json")
     return Progress(**{field.name: saved[field.name] for field in fields(Progress) if field.name in saved})
 
@@ -63,10 +66,10 @@ def write(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
 ) -> None:
-    """Writes `step-NNNNNNNN`. Called by every process; the main one writes.
+    """Write `step-NNNNNNNN`. Every process must call this; the main process writes.
 
     Raises:
-        CheckpointError: it cannot be written (a full disk); what was written before is still there.
+        CheckpointError: it cannot be written (disk full); earlier checkpoints are intact.
     """
     folder = run / f"step-{progress.step:08d}"
     main = accelerator.is_main_process
@@ -92,31 +95,31 @@ def write(
                 f"{f'{last[-1].name} is still good' if last else 'there is none before it'}; "
                 "make room and run the same command again"
             )
-    # The others wait here, and learn of it.
+    # The other processes wait here and learn of a failure.
     (failure,) = broadcast_object_list([failure])
     if failure:
         raise CheckpointError(failure)
 
 
 def drop_old(run: Path, keep: int, keep_every: int) -> None:
-    """Removes all but the newest `keep` checkpoints and those of the multiples of `keep_every`."""
+    """Remove checkpoints, except the newest `keep` and those at multiples of `keep_every`."""
     for old in step_folders(run)[:-keep]:
         if not keep_every or int(old.name.removeprefix("step-")) % keep_every:
-            # Out of sight first: a checkpoint that is seen is complete.
+            # Renamed first, so that every visible checkpoint is complete.
             shutil.rmtree(old.rename(run / f".{old.name}.tmp"))
 
 
 def sweep(run: Path) -> None:
-    """Removes what a killed process left half-written or half-removed."""
+    """Remove checkpoints that a killed process left half-written or half-removed."""
     for left in run.glob(".step-*.tmp"):
         shutil.rmtree(left)
 
 
 def refuse_another(folder: Path, stage: Stage, config: RunConfig) -> None:
-    """A run goes on only as what it began as.
+    """Check that a checkpoint fits the config of the run that resumes from it.
 
     Raises:
-        ConfigError: the checkpoint is of another stage; the keys that differ are named.
+        ConfigError: the checkpoint is of another stage; the message names the keys that differ.
     """
     tree = read_json(folder / "config.json")
     if tree.get("kind") != stage.config.kind:
@@ -146,15 +149,15 @@ def refuse_another(folder: Path, stage: Stage, config: RunConfig) -> None:
 
 
 def load_weights_into(folder: Path, stage: Stage) -> None:
-    """Puts the live weights back, before anything wraps the stage. Draws no random number."""
+    """Load the live weights; call before the stage is wrapped. Draws no random numbers."""
     with torch.device("meta"):
         twin = type(stage)(stage.config)
     load_weights(twin, folder / "state/weights.safetensors")
-    stage.load_state_dict(twin.state_dict())  # copied: what wraps the stage holds on to its parameters
+    stage.load_state_dict(twin.state_dict())  # copies: wrappers refer to the parameters
 
 
 def load_rest(folder: Path, optimizer: torch.optim.Optimizer, emas: list[Ema]) -> None:
-    """Puts the optimizer's state and the averages back, sharded as the parameters are."""
+    """Load the optimizer's state and the averages, sharded like the parameters."""
     saved = read_weights(folder / "state/optimizer.safetensors")
     for i, parameter in enumerate(_parameters(optimizer)):
         state = {key.partition(".")[2]: value for key, value in saved.items() if key.startswith(f"{i}.")}
@@ -173,7 +176,7 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Any]:
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """AdamW's state as plain tensors `NUMBER.name`: safetensors instead of a pickle."""
+    """Flatten AdamW's state into tensors `NUMBER.name`, for safetensors instead of a pickle."""
     return {
         f"{i}.{name}": torch.as_tensor(value)
         for i, parameter in enumerate(_parameters(optimizer))
@@ -182,13 +185,13 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _gathered(tensors: dict[str, Tensor], wanted: bool) -> dict[str, Tensor]:
-    """Whole tensors on the CPU, where they are wanted; all processes take part."""
+    """Gather sharded tensors on the CPU of processes with `wanted`; every process must call this."""
     whole = ((name, full(tensor.detach())) for name, tensor in tensors.items())
     return {name: tensor.cpu().contiguous() for name, tensor in whole if wanted}
 
 
 def flat(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    """Keys and values of a nested config, `prefix.key.sub` each."""
+    """Flatten a nested config into `prefix.key.sub` and values."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}.{key}")
