@@ -383,7 +383,7 @@ def test_a_run_needs_data_and_a_clip_that_fits(run_of: Any, tmp_path: Path) -> N
 def test_a_run_can_start_from_a_saved_stage(tmp_path: Path) -> None:
     from unclip.stages.clip import ClipConfig, ClipStage
     from unclip.stages.upsampler import Upsampler, UpsamplerConfig
-    from unclip.train.loop import start_from
+    from unclip.train.start import start_from
 
     def stage(channels: int) -> Upsampler:
         return Upsampler(

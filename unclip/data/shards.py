@@ -1,7 +1,7 @@
 """Endless, shuffled streams of training samples from WebDataset shards.
 
-A sample is `KEY.{png,jpg,webp}` with `KEY.txt` (one caption) or `KEY.json`, whose `captions` holds several;
-the stream draws one each time. `KEY.safetensors` holds CLIP's embeddings, beside the image or instead of it
+A sample is `KEY.{png,jpg,webp}` with `KEY.txt` (one caption) or `KEY.json`, whose `captions` are several; the
+stream draws one each time. `KEY.safetensors` holds CLIP's embeddings, beside the image or instead of it
 (see `unclip data embed`). A stream depends on (seed, rank, worker) alone. Bad samples are skipped and counted.
 
 An image is decoded once. The stage gets it at the stage's size, optionally as a random crop. The frozen CLIP
@@ -170,7 +170,7 @@ class Stream(IterableDataset[Item]):
             yield from read_shard(shard["url"])
 
     def _check_bad(self, bad: Skipped, seen: int) -> None:
-        """Raise DataError if the share of bad samples is too high, once enough samples and shards are read."""
+        """Raise DataError if too many samples are bad, once enough samples and shards are read."""
         enough = seen >= MIN_SAMPLES and self.opened > min(MIN_SHARDS, len(self.paths))
         if enough and (bad.total() > self.config.max_bad * seen or bad.total() == seen):
             raise DataError(

@@ -133,7 +133,7 @@ def read_shard(url: str) -> Iterator[Sample]:
                 content = tar.extractfile(member)
                 assert content is not None
                 sample[suffix] = content.read()
-    except Exception as error:  # tarfile, decompressors and file systems raise errors of their own
+    except Exception as error:  # tarfile, decompressors, file systems
         log.info("%s: %s (%s)", url, trouble, error)
         sample = {"__key__": sample["__key__"] if sample else "", "__url__": url, "__bad__": trouble}
     else:

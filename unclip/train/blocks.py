@@ -33,4 +33,5 @@ def prepare_blocks(stage: Stage, config: TrainConfig) -> None:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         if config.compile:
             block.compile()
-    stage._no_split_modules = sorted({type(block).__name__ for block in blocks(stage)})  # type: ignore[assignment]
+    names = sorted({type(block).__name__ for block in blocks(stage)})
+    stage._no_split_modules = names  # type: ignore[assignment]
