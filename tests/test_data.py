@@ -436,7 +436,7 @@ def test_shards_of_bad_samples_only_are_an_error_and_not_read_for_ever(
 def test_a_run_goes_on_below_the_share_that_is_allowed_and_stops_above(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "JUDGED_SAMPLES", 20)
+    monkeypatch.setattr(streams, "MIN_SAMPLES", 20)
     write_tar(tmp_path / "a.tar", {"a.txt": b"good", "b.txt": b"good", "c.txt": b"good", "d.txt": b""})
 
     def read(max_bad: float) -> list[Item]:

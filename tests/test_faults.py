@@ -178,7 +178,7 @@ def test_a_run_keeps_its_streams_where_they_fit_and_says_where_not(
         assert_same_bits(rest, whole)
         assert not caplog.records
         train(run_of("upsampler", "train.steps=6", "data.batch=3"), tmp_path / "half", progress=False)
-    assert "1 streams of data and 3 images a step, where it had 2 and 4" in caplog.text
+    assert "1 streams of data and 3 images a step, instead of 2 and 4" in caplog.text
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])

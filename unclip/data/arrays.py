@@ -116,7 +116,7 @@ def _idx(path: Path) -> NDArray[np.uint8]:
                 raise DataError(f"{path}: not an IDX file of bytes")
             shape = tuple(np.frombuffer(file.read(4 * magic[3]), ">u4", magic[3]).tolist())
             if math.prod(shape) > LARGEST:
-                raise DataError(f"{path}: the header claims {shape} values, more than can be meant")
+                raise DataError(f"{path}: the header claims {shape} values, too many for a data set")
             content = file.read(math.prod(shape) + 1)
     except (OSError, EOFError, IndexError, ValueError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as IDX ({error})") from None

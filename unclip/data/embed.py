@@ -133,7 +133,7 @@ def _names(paths: list[str]) -> list[str]:
 def _begin(out: Path, this: dict[str, Any]) -> None:
     before = read_record(str(out / NOTES / "job.json"))
     if before is None and (any(out.glob("*.tar")) or (out / RECORD).exists()):
-        raise DataError(f"{out}: holds shards of another making; give an empty folder")
+        raise DataError(f"{out}: holds other shards; give an empty folder")
     before = before and {"pictures": False, **before}  # earlier versions had no such option
     for key in this if before else ():
         if before and before.get(key) != this[key]:

@@ -58,9 +58,8 @@ def find_labelled(source: str, split: str) -> Labelled:
     ]
     if not files:
         raise DataError(
-            f"{source}: no data set that is known: `digits`, an .npz with {split}_images and "
-            f"{split}_labels, IDX files, "
-            "CIFAR's folder, or a folder with a folder of pictures for each class"
+            f"{source}: not a known data set: `digits`, an .npz with {split}_images and {split}_labels, "
+            "IDX files, CIFAR's folder, or a folder with a folder of pictures for each class"
         )
     return Labelled(tuple(names), tuple(i for i, _ in files), lambda i: _file(files[i][1]))
 
@@ -80,7 +79,7 @@ def write_labelled(
     this = {"source": source, "split": split, "classes": list(found.classes), "samples": len(found.labels)}
     before = read_record(str(out / RECORD))
     if before is None and any(out.glob("*.tar")):
-        raise DataError(f"{out}: holds shards of another making; give an empty folder")
+        raise DataError(f"{out}: holds other shards; give an empty folder")
     if before is not None and before != this:
         raise DataError(f"{out}: holds {before.get('split')} of {before.get('source')}; give an empty folder")
     try:

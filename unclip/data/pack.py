@@ -112,7 +112,7 @@ def pack(job: PackJob, out: Path, *, jobs: int = 1, progress: Progress = lambda 
     left_out = Counter(reason for unit in verdicts for reason in unit if reason)
     shards, samples = sum(None in unit for unit in verdicts), sum(unit.count(None) for unit in verdicts)
     if not samples:
-        raise DataError(f"{job.source}: nothing in it can be used: {counted(left_out)}")
+        raise DataError(f"{job.source}: no usable samples: {counted(left_out)}")
     packed = Packed(shards, samples, dict(left_out.most_common()))
     write_record(out / RECORD, {**asdict(packed), "job": this})
     shutil.rmtree(out / NOTES)
@@ -132,7 +132,7 @@ def content_hash(content: bytes) -> str:
 def _same_job(before: dict[str, Any] | None, this: dict[str, Any], out: Path) -> None:
     if before is None:
         if any(out.glob("*.tar")) or (out / RECORD).exists():
-            raise DataError(f"{out}: holds shards of another making; give an empty folder")
+            raise DataError(f"{out}: holds other shards; give an empty folder")
         return
     different = [key for key in this if before.get(key) != this[key]]
     if different:

@@ -129,12 +129,11 @@ class Stream(IterableDataset[Item]):
         self.size = size if "image" in needs else None
         self.crop = crop or self.size
         if "image" in needs and size is None:
-            raise ConfigError("the stage needs pictures and does not say of which `size`")
+            raise ConfigError("the stage needs pictures, but has no `size`")
         if self.embeddings and not self.embeddings.pictures and "image" in needs:
             raise DataError(
-                f"{pattern}: hold embeddings, and the stage needs pictures; give the shards they were made "
-                "of, "
-                "or embed these with --keep-pictures"
+                f"{pattern}: hold embeddings, and the stage needs pictures; give the original shards, or "
+                "embed them with --keep-pictures"
             )
         self.preprocess = preprocess if self.embeddings is None and "image_embed" in needs else None
         self.labelled = "label" in needs
@@ -175,8 +174,7 @@ class Stream(IterableDataset[Item]):
         if enough and (bad.total() > self.config.max_bad * seen or bad.total() == seen):
             raise DataError(
                 f"{bad.total()} of {seen} samples cannot be used, data.max_bad allows "
-                f"{self.config.max_bad:.0%} "
-                f"(`unclip data check` lists them): {described(bad)}"
+                f"{self.config.max_bad:.0%} (`unclip data check` lists them): {described(bad)}"
             )
 
     def _item(self, sample: Sample, rng: random.Random) -> Item:

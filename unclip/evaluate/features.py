@@ -176,7 +176,7 @@ def _read(path: Path) -> Tensor:
         return load_file(path)["features"]
     except (OSError, KeyError, SafetensorError) as error:
         raise DataError(
-            f"{path}: kept features, but damaged ({error}); delete the file and run again"
+            f"{path}: damaged cache of features ({error}); delete the file and run again"
         ) from None
 
 

@@ -17,7 +17,7 @@ from unclip.errors import RequestError
 
 CHUNK = 2048  # rows of a kernel matrix in memory at a time
 NEIGHBOURS = 3  # k of precision and recall; Kynkäänniemi et al. 2019
-SPLITS = 10  # of the Inception Score; Salimans et al. 2016
+SPLITS = 10  # parts of the Inception Score; Salimans et al. 2016
 SIGMA = 10.0  # bandwidth of CMMD's kernel; Jayasumana et al. 2024
 CMMD_UNIT = 1000.0  # CMMD is reported × 1000
 CLIP_UNIT = 100.0  # the CLIP score is reported × 100
@@ -144,8 +144,8 @@ def precision_recall(
     x, y = _checked(features, reference)
     if min(len(x), len(y)) <= neighbours:
         raise RequestError(
-            f"precision-recall: {min(len(x), len(y))} pictures; it needs more than {neighbours}, the "
-            "neighbours it looks at"
+            f"precision-recall: {min(len(x), len(y))} pictures; it needs more than {neighbours}, its number "
+            "of neighbours"
         )
     return PrecisionRecall(
         mean_of(_covered(x, y, neighbours), resamples=resamples, seed=seed),
@@ -206,7 +206,8 @@ def _checked(*sets: Tensor) -> tuple[Tensor, ...]:
     """Convert features to float64, and check that they can be compared."""
     widths = [features.shape[1] for features in sets]
     if len(set(widths)) > 1:
-        raise RequestError(f"features of {widths[0]} and of {widths[1]} dimensions are of two extractors")
+        sizes = f"{widths[0]} and of {widths[1]}"
+        raise RequestError(f"features of {sizes} dimensions are not from the same extractor")
     for features in sets:
         bad = int((~features.isfinite().all(dim=1)).sum())
         if bad:

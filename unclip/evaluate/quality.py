@@ -107,11 +107,11 @@ def inception_score(pictures: Pictures, extractor: Extractor, settings: Settings
     """Measure the Inception Score; the extractor must be a classifier.
 
     Raises:
-        RequestError: the extractor is no classifier.
+        RequestError: the extractor is not a classifier.
     """
     if not extractor.classifies:
         raise RequestError(
-            f"is: {extractor.identity} is no classifier; --features inception is one, and judge of the "
+            f"is: {extractor.identity} is not a classifier; --features inception is one, and judge of the "
             "menagerie"
         )
     shown = encoded(pictures, extractor, settings)

@@ -162,7 +162,9 @@ def _certificates(organisation: str) -> tuple[bytes, bytes]:
             .add_extension(root_id, critical=False)
         )
         if not is_root:
-            email = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION])  # as C2PA requires
+            email = x509.ExtendedKeyUsage(
+                [ExtendedKeyUsageOID.EMAIL_PROTECTION]
+            )  # C2PA requires a usage of its list
             builder = builder.add_extension(email, critical=False)
         chain += builder.sign(root, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
     pkcs8, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -209,14 +211,14 @@ def _algorithm(key: bytes) -> bytes:
         return b"ed25519"
     if isinstance(private, rsa.RSAPrivateKey):
         return b"ps256"
-    raise ValueError("the key is none that C2PA knows")
+    raise ValueError("C2PA does not support this kind of key")
 
 
 def _mime(data: bytes) -> str:
     for magic, name in MIME.items():
         if data.startswith(magic):
             return name
-    raise ValueError("it is no PNG, JPEG or WebP")
+    raise ValueError("it is not a PNG, JPEG or WebP file")
 
 
 def _blank() -> bytes:

@@ -137,14 +137,14 @@ def refuse_another(folder: Path, stage: Stage, config: RunConfig) -> None:
         if before.get(key) != now.get(key) and not key.startswith(FREE)
     ]
     differ += [
-        f"train.ema has {decay}, of which there is no average"
+        f"train.ema has {decay}, which the checkpoint has no average for"
         for decay in config.train.decays[1:]
         if not (folder / f"ema-{decay}").is_dir()
     ]
     if differ:
         raise ConfigError(
-            f"{folder}: cannot go on as another stage: {'; '.join(differ)}. Put that back, or start a new "
-            "run (--out)"
+            f"{folder}: cannot resume with another config: {'; '.join(differ)}. Restore "
+            "these values, or start a new run (--out)"
         )
 
 

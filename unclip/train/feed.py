@@ -57,13 +57,8 @@ class Feed:
                 f"{config.name}: train.streams={streams} must be a multiple of the {processes} processes, "
                 f"and data.batch={config.data.batch} one of the streams of each"
             )
-        self.config, self.stage, self.clip, self.accelerator, self.sources = (
-            config,
-            stage,
-            clip,
-            accelerator,
-            sources,
-        )
+        self.config, self.stage, self.clip = config, stage, clip
+        self.accelerator, self.sources = accelerator, sources
         share = streams // processes
         self.own = range(accelerator.process_index * share, (accelerator.process_index + 1) * share)
         self.portion = config.data.batch // share
@@ -75,11 +70,8 @@ class Feed:
         Streams are reopened at every multiple of save_every with a seed of their own, so that resuming is
         exact.
         """
-        every, parts, seed = (
-            self.config.train.save_every,
-            self.config.train.accumulate,
-            self.config.train.seed,
-        )
+        options = self.config.train
+        every, parts, seed = options.save_every, options.accumulate, options.seed
         while True:
             opened = step - step % every
             source = self._open(self.config.data, self.sources.training, opened + seed * 1_000_003, self.own)

@@ -46,15 +46,12 @@ class GradientGuard:
         log.warning("%s: skipped step %d: its gradient has norm %g", self.config.name, step, norm)
         if self._streak >= optim.skip_limit:
             of_all: list[str] = gather_object(list(keys))
-            named = ", ".join(of_all[:NAMED]) + (
-                f" and {len(of_all) - NAMED} more" if len(of_all) > NAMED else ""
-            )
+            more = f" and {len(of_all) - NAMED} more" if len(of_all) > NAMED else ""
+            named = ", ".join(of_all[:NAMED]) + more
             raise TrainingError(
                 f"{self.config.name}: step {step} of the {self.config.stage.kind} is bad (gradient norm "
-                f"{norm:g}), the last "
-                f"of {self._streak} in a row; its samples: {named}. Lower optim.lr or use "
-                "train.precision=no; the same "
-                "command goes on from the last checkpoint"
+                f"{norm:g}), the last of {self._streak} in a row; its samples: {named}. Lower optim.lr or use "
+                "train.precision=no; the same command resumes from the last checkpoint"
             )
         return False
 

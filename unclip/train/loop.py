@@ -107,7 +107,7 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
         wrapped.train()
         stopped = False
         while done.step < options.steps and not stopped:
-            # For stages of plugins that use torch's generators; ours draw by the seed of each example.
+            # For third-party stages that use torch's generators; ours draw by the seed of each example.
             torch.manual_seed(draw_seed("step", options.seed, done.step, accelerator.process_index))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(done.step, optim, options.steps)
@@ -223,9 +223,8 @@ def _resume_point(saved: Path | None, config: RunConfig, processes: int) -> Prog
         streams = processes
     if done.streams and (streams, batch) != (done.streams, done.batch):
         log.warning(
-            "%s: goes on after step %d with %d streams of data and %d images a step, where it had %d and "
-            "%d: from here on it "
-            "reads other samples than it would have",
+            "%s: resumes after step %d with %d streams of data and %d images a step, instead of %d and %d; "
+            "from here on, the samples differ from those of an uninterrupted run",
             config.name,
             done.step,
             streams,

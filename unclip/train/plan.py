@@ -84,8 +84,7 @@ def describe(config: RunConfig, devices: int) -> str:
         f"{found.parameters:,} parameters",
         f"{found.flops:,} FLOPs per image, forward and backward, without the frozen CLIP's",
         f"{config.train.steps:,} steps of {found.images // config.train.steps:,} images on {devices} "
-        "devices: "
-        f"{found.images:,} images",
+        f"devices: {found.images:,} images",
         f"{hours:,.0f} device-hours, {hours / devices:,.0f} hours, at {UTILISATION:.0%} of {peak:g} TFLOP/s",
         *rows,
         "(activations: what the forward pass keeps, an estimate; fused attention keeps less)",
@@ -106,11 +105,8 @@ def _on_meta(config: RunConfig) -> tuple[Stage, Batch]:
     tree: Any = config.stage
     with torch.device("meta"):
         stage = stage_class(tree.kind)(tree).train()
-        embed, width, length = (
-            getattr(tree, "embed", 1),
-            getattr(tree, "token_width", 1),
-            stage.context or CAPTION,
-        )
+        embed, width = getattr(tree, "embed", 1), getattr(tree, "token_width", 1)
+        length = stage.context or CAPTION
         text = Text(
             ("",),
             torch.zeros(1, length, dtype=torch.long),
