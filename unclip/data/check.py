@@ -98,13 +98,13 @@ def check(paths: Sequence[str], progress: Progress = lambda done, of: None) -> R
 def _add(sample: Sample, report: Report, *, embedded: bool, pictures: bool) -> None:
     # The image comes first, as in training: a sample is counted under its first fault.
     image = picture(sample) if pictures else None
-    said = read_embedded(sample).captions if embedded else captions(sample)
+    texts = read_embedded(sample).captions if embedded else captions(sample)
     if image is not None:
         report.sides[min(image.size)] += 1
         report.hashes[content_hash(sample[image_suffix(sample)])] += 1
     report.samples += 1
-    report.captions[len(said)] += 1
-    report.lengths.update(len(one) for one in said)
+    report.captions[len(texts)] += 1
+    report.lengths.update(len(one) for one in texts)
 
 
 def spread(values: Counter[int]) -> dict[str, float]:

@@ -60,11 +60,11 @@ def embed_shards(
     state = join_processes()
     clip = load_clip(ref).to(state.device)
     _begin(out, {"clip": clip.identity, "tokens": tokens, "shards": names, "pictures": keep_pictures})
-    mine = list(zip(paths, names))[state.process_index :: state.num_processes]
-    for done, (path, name) in enumerate(mine, start=1):
+    share = list(zip(paths, names))[state.process_index :: state.num_processes]
+    for done, (path, name) in enumerate(share, start=1):
         if not (note := out / NOTES / f"{name}.json").exists():
             _embed_shard(path, out / f"{name}.tar", note, Encoder(clip, batch, tokens, keep_pictures))
-        progress(done, len(mine))
+        progress(done, len(share))
     if all((out / NOTES / f"{name}.json").exists() for name in names):
         _finish(out, clip, names, tokens, keep_pictures)
     state.destroy_process_group()
@@ -89,19 +89,19 @@ class Encoder:
         preprocess = self.clip.preprocess
         for sample in samples:
             try:
-                said, image = captions(sample), picture(sample, preprocess.size)
+                caption_list, image = captions(sample), picture(sample, preprocess.size)
             except BadSample as error:
                 self.skipped[sample["__url__"], error.reason] += 1
                 continue
-            yield sample, said, to_bytes(preprocess.view(image))
+            yield sample, caption_list, to_bytes(preprocess.view(image))
 
     def _encode(self, part: list[tuple[Sample, list[str], Tensor]]) -> Iterator[Sample]:
         images = self.clip.encode_image(from_bytes(torch.stack([image for *_, image in part]))).float().cpu()
-        texts = self.clip.encode_text([one for _, said, _ in part for one in said]).to("cpu")
+        texts = self.clip.encode_text([one for _, caption_list, _ in part for one in caption_list]).to("cpu")
         start = 0
-        for (sample, said, _), image_embed in zip(part, images):
-            text = texts.rows(start, start + len(said))
-            start += len(said)
+        for (sample, caption_list, _), image_embed in zip(part, images):
+            text = texts.rows(start, start + len(caption_list))
+            start += len(caption_list)
             tensors = {"image_embed": image_embed.clone(), "text_embed": text.embed.float().clone()}
             if self.tokens:
                 tensors |= {
@@ -112,7 +112,7 @@ class Encoder:
             self.count += 1
             self.sum += image_embed.double()
             self.square += image_embed.double() ** 2
-            kept = {"json": json.dumps({"captions": said}, ensure_ascii=False).encode()}
+            kept = {"json": json.dumps({"captions": caption_list}, ensure_ascii=False).encode()}
             if self.keep_pictures:
                 kept = {
                     suffix: sample[suffix]

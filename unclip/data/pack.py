@@ -184,14 +184,14 @@ def _examine(out: Path, job: PackJob, numbered: tuple[int, Unit]) -> None:
 
 def _reason_against(sample: Sample, job: PackJob) -> str | None:
     """Return why a sample is left out, or None. Metadata come first, as they need no decoding."""
-    said = None if job.keep_generated else generated(sample[image_suffix(sample)], watermark=False)
-    if said is None:
+    mark = None if job.keep_generated else generated(sample[image_suffix(sample)], watermark=False)
+    if mark is None:
         image = picture(sample)
         if reason := job.limits.reason_against(image.size):
             return reason
         if not job.keep_generated and detect(image, search=False).found:
-            said = WATERMARK
-    return said and f"generated ({said})"
+            mark = WATERMARK
+    return mark and f"generated ({mark})"
 
 
 def _notes(out: Path, number: int) -> list[tuple[str | None, str]]:

@@ -180,8 +180,8 @@ class Stream(IterableDataset[Item]):
     def _item(self, sample: Sample, rng: random.Random) -> Item:
         image, clip_image = self._pictures(sample, rng)
         if self.embeddings is None:
-            number, said = label(sample) if self.labelled else None, rng.choice(captions(sample))
-            return Item(sample["__key__"], said, image, None, None, Skipped(), number, clip_image)
+            number, caption = label(sample) if self.labelled else None, rng.choice(captions(sample))
+            return Item(sample["__key__"], caption, image, None, None, Skipped(), number, clip_image)
         found = read_embedded(sample, self.embeddings.width)
         i = rng.choice(range(len(found.captions)))
         text = found.texts[i] if found.texts else None

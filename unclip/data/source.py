@@ -107,8 +107,8 @@ def _rows(table: Path) -> Sequence[dict[str, Any]]:
                 csv.DictReader(file, dialect="excel-tab" if table.suffix.lower() == ".tsv" else "excel")
             )
     except (OSError, ValueError, csv.Error) as error:
-        said = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise DataError(f"{table}: cannot be read as a table ({said})") from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise DataError(f"{table}: cannot be read as a table ({reason})") from None
 
 
 def _parquet_rows(table: Path) -> Sequence[dict[str, Any]]:

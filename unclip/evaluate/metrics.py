@@ -33,8 +33,8 @@ class Estimate(NamedTuple):
     high: float | None = None
 
     def __str__(self) -> str:
-        shown = f"{self.value:.4g}"
-        return shown if self.low is None else f"{shown} [{self.low:.4g}, {self.high:.4g}]"
+        text = f"{self.value:.4g}"
+        return text if self.low is None else f"{text} [{self.low:.4g}, {self.high:.4g}]"
 
 
 def fid(features: Tensor, reference: Tensor, *, resamples: int = 0, seed: int = 0) -> Estimate:

@@ -53,20 +53,20 @@ def nll(stage: Pixels, pictures: Found, settings: NllSettings) -> Quality:
     evaluations = 0
     for start in range(0, len(images), settings.batch):
         part = slice(start, start + settings.batch)
-        shown = Batch(image=images[part].to(stage.device), label=None if labels is None else labels[part])
+        batch = Batch(image=images[part].to(stage.device), label=None if labels is None else labels[part])
         numbers = torch.arange(len(images))[part] + settings.seed
-        for name, values in _bound(stage, shown, numbers, settings.terms):
+        for name, values in _bound(stage, batch, numbers, settings.terms):
             parts.setdefault(name, []).append(values)
         if settings.ode:
-            bits, asked = _ode(stage, shown, numbers)
+            bits, calls = _ode(stage, batch, numbers)
             parts.setdefault("ODE", []).append(bits)
-            evaluations = max(evaluations, asked)
+            evaluations = max(evaluations, calls)
     figures = {
         name: mean_of(torch.cat(values).double().cpu(), resamples=settings.resamples, seed=settings.seed)
         for name, values in parts.items()
     }
     config = stage.diffusion.config
-    told = {
+    about = {
         "unit": "bits/dim",
         "pictures": pictures.name,
         "count": len(images),
@@ -79,7 +79,7 @@ def nll(stage: Pixels, pictures: Found, settings: NllSettings) -> Quality:
         "seed": settings.seed,
         **({"evaluations": evaluations} if settings.ode else {}),
     }
-    return Quality(figures, told, tuple(to_pil(image) for image in images[:64]))
+    return Quality(figures, about, tuple(to_pil(image) for image in images[:64]))
 
 
 @torch.inference_mode()

@@ -122,9 +122,9 @@ class Painted:
         numbers = range(start, len(self.prompts), step)
         for first in range(0, len(numbers), self.batch):
             part = numbers[first : first + self.batch]
-            said = [self.prompts[i] for i in part]
+            prompts = [self.prompts[i] for i in part]
             made = self.pipeline.generate(
-                said, seeds=[self.seed + i for i in part], size=self.size, watermark=False
+                prompts, seeds=[self.seed + i for i in part], size=self.size, watermark=False
             )
             yield from made.images
 

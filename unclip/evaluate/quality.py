@@ -66,8 +66,8 @@ class Quality:
             ("---", "---:"),
             *((n, str(f)) for n, f in self.figures.items()),
         ]
-        said = ", ".join(f"{name}: {value}" for name, value in self.settings.items())
-        return "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\n{said}"
+        settings = ", ".join(f"{name}: {value}" for name, value in self.settings.items())
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\n{settings}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -89,18 +89,18 @@ def against_reference(
     Raises:
         RequestError: there is no such metric, or there are too few images for it.
     """
-    shown, true = encoded(pictures, extractor, settings), encoded(reference, extractor, settings)
+    images, true = encoded(pictures, extractor, settings), encoded(reference, extractor, settings)
     bootstrap = {"resamples": settings.resamples, "seed": settings.seed}
     if kind == "precision-recall":
-        figures = metrics.precision_recall(shown.features, true.features, **bootstrap)._asdict()
+        figures = metrics.precision_recall(images.features, true.features, **bootstrap)._asdict()
     elif kind in AGAINST_REFERENCE:
-        figures = {kind: AGAINST_REFERENCE[kind](shown.features, true.features, **bootstrap)}
+        figures = {kind: AGAINST_REFERENCE[kind](images.features, true.features, **bootstrap)}
     else:
         raise RequestError(
             f"no measure {kind!r}; there are {', '.join([*AGAINST_REFERENCE, 'precision-recall'])}"
         )
     about = {"reference": reference.name, "reference pictures": len(true.features)}
-    return quality(figures, pictures, shown, extractor, settings, about)
+    return quality(figures, pictures, images, extractor, settings, about)
 
 
 def inception_score(pictures: Pictures, extractor: Extractor, settings: Settings) -> Quality:
@@ -114,18 +114,18 @@ def inception_score(pictures: Pictures, extractor: Extractor, settings: Settings
             f"is: {extractor.identity} is not a classifier; --features inception is one, and judge of the "
             "menagerie"
         )
-    shown = encoded(pictures, extractor, settings)
-    found = metrics.inception_score(shown.features, resamples=settings.resamples, seed=settings.seed)
-    return quality({"is": found}, pictures, shown, extractor, settings, {"splits": metrics.SPLITS})
+    images = encoded(pictures, extractor, settings)
+    found = metrics.inception_score(images.features, resamples=settings.resamples, seed=settings.seed)
+    return quality({"is": found}, pictures, images, extractor, settings, {"splits": metrics.SPLITS})
 
 
 def clip_score(pictures: Pictures, clip: Clip, settings: Settings) -> Quality:
     """Measure the CLIP score of images and their captions."""
     extractor = clip_extractor(clip)
-    shown = encoded(pictures, extractor, settings)
+    images = encoded(pictures, extractor, settings)
     texts = encode_texts(clip, pictures.captions(), settings.batch)
-    found = metrics.clip_score(shown.features, texts, resamples=settings.resamples, seed=settings.seed)
-    return quality({"clip": found}, pictures, shown, extractor, settings, {})
+    found = metrics.clip_score(images.features, texts, resamples=settings.resamples, seed=settings.seed)
+    return quality({"clip": found}, pictures, images, extractor, settings, {})
 
 
 def encoded(pictures: Pictures, extractor: Extractor, settings: Settings) -> Encoded:
@@ -136,14 +136,14 @@ def encoded(pictures: Pictures, extractor: Extractor, settings: Settings) -> Enc
 def quality(
     figures: dict[str, Estimate],
     pictures: Pictures,
-    shown: Encoded,
+    images: Encoded,
     extractor: Extractor,
     settings: Settings,
     about: dict[str, Any],
 ) -> Quality:
     """Build a Quality. `about` holds settings of the metric itself."""
-    features: Tensor = shown.features
-    told = {
+    features: Tensor = images.features
+    record = {
         "pictures": pictures.name,
         "count": len(features),
         **about,
@@ -153,4 +153,4 @@ def quality(
         "resamples": settings.resamples,
         "seed": settings.seed,
     }
-    return Quality(figures, told, tuple(shown.pictures))
+    return Quality(figures, record, tuple(images.pictures))

@@ -43,19 +43,19 @@ def retrieval(pictures: Pictures, clip: Clip, settings: Settings) -> Quality:
         raise RequestError(
             f"{pictures.name}: {len(captions)} pictures of one caption; there is nothing to tell apart"
         )
-    shown = encoded(pictures, extractor, settings)
+    images = encoded(pictures, extractor, settings)
     texts = encode_texts(clip, distinct, settings.batch)
     of_texts = torch.arange(len(distinct))
     figures = {
-        **_recalls("caption of picture", shown.features, texts, (own, of_texts), settings),
-        **_recalls("picture of caption", texts, shown.features, (of_texts, own), settings),
+        **_recalls("caption of picture", images.features, texts, (own, of_texts), settings),
+        **_recalls("picture of caption", texts, images.features, (of_texts, own), settings),
     }
     about: dict[str, Any] = {"captions": len(distinct)}
-    parted = [(i, match.groups()) for i, said in enumerate(captions) if (match := _PARTS.fullmatch(said))]
-    if parted:
-        features = shown.features[[i for i, _ in parted]]
-        concepts, concept = _numbered([said[0] for _, said in parted])
-        styles, style = _numbered([said[1] for _, said in parted])
+    parsed = [(i, match.groups()) for i, text in enumerate(captions) if (match := _PARTS.fullmatch(text))]
+    if parsed:
+        features = images.features[[i for i, _ in parsed]]
+        concepts, concept = _numbered([parts[0] for _, parts in parsed])
+        styles, style = _numbered([parts[1] for _, parts in parsed])
         grid = _unit_embeddings(clip, concepts, styles, settings.batch)
         for name, embeds, truth in (
             ("concept", grid.mean(dim=1), concept),
@@ -63,8 +63,8 @@ def retrieval(pictures: Pictures, clip: Clip, settings: Settings) -> Quality:
         ):
             right = truth, torch.arange(len(embeds))
             figures |= _recalls(f"{name} of picture", features, embeds, right, settings)
-        about |= {"of concept and style": len(parted), "concepts": len(concepts), "styles": len(styles)}
-    return quality(figures, pictures, shown, extractor, settings, about)
+        about |= {"of concept and style": len(parsed), "concepts": len(concepts), "styles": len(styles)}
+    return quality(figures, pictures, images, extractor, settings, about)
 
 
 def _recalls(
@@ -87,5 +87,5 @@ def _numbered(names: Sequence[str]) -> tuple[list[str], Tensor]:
 
 def _unit_embeddings(clip: Clip, concepts: Sequence[str], styles: Sequence[str], batch: int) -> Tensor:
     """Embed the caption of every concept in every style: unit vectors [C, S, D]."""
-    said = [_CAPTION.format(concept, style) for concept in concepts for style in styles]
-    return F.normalize(encode_texts(clip, said, batch), dim=1).view(len(concepts), len(styles), -1)
+    prompts = [_CAPTION.format(concept, style) for concept in concepts for style in styles]
+    return F.normalize(encode_texts(clip, prompts, batch), dim=1).view(len(concepts), len(styles), -1)

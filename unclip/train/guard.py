@@ -78,8 +78,8 @@ class StopSignal:
         """Whether any process got a signal. Every process must call this at the same step."""
         if self.accelerator.num_processes == 1:
             return self._here
-        told = torch.tensor([float(self._here)], device=self.accelerator.device)
-        return bool(self.accelerator.reduce(told).item())
+        stop = torch.tensor([float(self._here)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(stop).item())
 
     def _stop(self, *_: object) -> None:
         self._here = True
