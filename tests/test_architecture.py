@@ -20,8 +20,8 @@ LONGEST = 450  # lines
 # Each imports from those above it, or from its own folder.
 LEVELS = [
     {"errors", "version"},
-    {"config", "provenance"},
-    {"device", "diffusion", "files", "images", "nn", "vocabulary"},
+    {"config", "files", "provenance"},
+    {"device", "diffusion", "images", "nn", "vocabulary"},
     {"clip"},
     {"stages"},
     {"models"},

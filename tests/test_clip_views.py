@@ -426,7 +426,7 @@ def test_what_earlier_versions_embedded_is_read_and_finished(data: Path, model: 
 
 
 def test_a_stage_that_needs_pictures_says_of_which_size(data: Path) -> None:
-    with pytest.raises(ConfigError, match="does not say of which `size`"):
+    with pytest.raises(ConfigError, match="but has no `size`"):
         Stream(DataConfig(shards=str(data / "pictures/*.tar"), batch=1))
 
 

@@ -68,7 +68,7 @@ def test_what_cannot_sign_says_so_at_once(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mixed" / KEY).write_bytes((tmp_path / "other" / KEY).read_bytes())
     with pytest.raises(RequestError, match="cannot be signed"):
         Signer.load(tmp_path / "mixed")
-    with pytest.raises(RequestError, match="no PNG, JPEG or WebP"):
+    with pytest.raises(RequestError, match="not a PNG, JPEG or WebP file"):
         Signer.load(folder).sign(b"GIF89a", "trainedAlgorithmicMedia")
 
 

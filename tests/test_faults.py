@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 import yaml
 from safetensors import SafetensorError
@@ -22,7 +23,7 @@ from torch import Tensor
 from unclip.errors import CheckpointError, ConfigError, TrainingError
 from unclip.stages.batch import Batch
 from unclip.stages.upsampler import Upsampler
-from unclip.train import checkpoint, loop
+from unclip.train import loop
 from unclip.train.checkpoint import read_progress, step_folders
 from unclip.train.loop import train
 
@@ -136,7 +137,6 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
 ) -> None:
     run = tmp_path / "run"
     whole = train(run_of("upsampler"), tmp_path / "whole", progress=False)
-    from unclip import files
 
     def full(tensors: dict[str, Tensor], path: Path) -> None:
         path.write_bytes(b"half")
@@ -144,10 +144,9 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
             raise error
         save(tensors, path)
 
-    save = checkpoint.save_file
+    save = safetensors.torch.save_file
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", full)
-        patch.setattr(files, "save_file", full)
+        patch.setattr(safetensors.torch, "save_file", full)
         with pytest.raises(
             CheckpointError,
             match=r"step-00000004: cannot be written .*No space left.*step-00000002 is still good",
@@ -179,7 +178,7 @@ def test_a_run_keeps_its_streams_where_they_fit_and_says_where_not(
         assert_same_bits(rest, whole)
         assert not caplog.records
         train(run_of("upsampler", "train.steps=6", "data.batch=3"), tmp_path / "half", progress=False)
-    assert "1 streams of data and 3 images a step, where it had 2 and 4" in caplog.text
+    assert "1 streams of data and 3 images a step, instead of 2 and 4" in caplog.text
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])

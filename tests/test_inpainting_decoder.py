@@ -21,7 +21,7 @@ from unclip.nn.unet import UNetConfig
 from unclip.pipeline import Pipeline
 from unclip.stages.batch import Batch
 from unclip.stages.decoder import Decoder, DecoderConfig, random_keep
-from unclip.train.loop import start_from
+from unclip.train.start import start_from
 
 D, W, SIDE = 8, 12, 16
 

@@ -96,7 +96,7 @@ def test_idx_plain_and_packed(tmp_path: Path) -> None:
         ({"images": idx(GREY) + b"x"}, "has more"),
         ({"images": idx(GREY, kind=13)}, "not an IDX file of bytes"),
         ({"images": b"\0\0\x08"}, "cannot be read as IDX"),
-        ({"images": struct.pack(">HBB3I", 0, 8, 3, *[2**32 - 1] * 3)}, "more than can be meant"),
+        ({"images": struct.pack(">HBB3I", 0, 8, 3, *[2**32 - 1] * 3)}, "too many for a data set"),
         ({"labels": idx(LABELS[:3])}, "each needs its own"),
     ],
 )
@@ -241,7 +241,7 @@ def test_a_folder_for_each_class(tmp_path: Path) -> None:
     assert (found.classes, found.labels) == (("cat", "dog"), (0, 1))
     assert found.picture(0) == ("png", (tmp_path / "test/cat/a.png").read_bytes())
     assert find_labelled(str(tmp_path / "train"), "train").classes == ("dog", "eel")
-    with pytest.raises(DataError, match="no data set that is known"):
+    with pytest.raises(DataError, match="not a known data set"):
         find_labelled(str(tmp_path / "nothing"), "train")
 
 

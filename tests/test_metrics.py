@@ -108,7 +108,7 @@ def test_a_resample_of_weights_is_the_resampled_set() -> None:
         ),
         (
             lambda: metrics.kid(cloud(9, 3), cloud(9, 4)),
-            "features of 3 and of 4 dimensions are of two extractors",
+            "features of 3 and of 4 dimensions are not from the same extractor",
         ),
         (lambda: metrics.cmmd(cloud(9, 3).log(), cloud(9, 3)), "of 9 pictures are not finite numbers"),
         (lambda: metrics.cmmd(cloud(1, 3), cloud(9, 3)), "1 pictures are too few"),
@@ -168,7 +168,7 @@ def test_damaged_kept_features_are_named(tmp_path: Path) -> None:
     encode(pictures, MEAN, size=None, batch=3, cache=cache)
     (kept,) = cache.iterdir()
     kept.write_bytes(kept.read_bytes()[:-5])
-    with pytest.raises(DataError, match=r"safetensors: kept features, but damaged .*delete the file"):
+    with pytest.raises(DataError, match=r"safetensors: damaged cache of features .*delete the file"):
         encode(pictures, MEAN, size=None, batch=3, cache=cache)
 
 
@@ -200,7 +200,7 @@ def test_a_report_says_how_it_was_measured(tmp_path: Path) -> None:
     assert value["low"] < value["value"] < value["high"]
     assert Image.open(tmp_path / "out/sheet.png").size == (5 * 20 - 4, 6 * 20 - 4)
     assert f"| fid | {value['value']:.4g} [" in (tmp_path / "out/report.md").read_text()
-    with pytest.raises(RequestError, match="is: mean colour is no classifier"):
+    with pytest.raises(RequestError, match="is: mean colour is not a classifier"):
         inception_score(shown, MEAN, Settings())
 
 

@@ -26,7 +26,8 @@ from unclip.stages import load_stage, stage_class
 from unclip.stages.base import Stage
 from unclip.stages.clip import ClipConfig, ClipStage
 from unclip.train.config import read_run
-from unclip.train.loop import start_from, train
+from unclip.train.loop import train
+from unclip.train.start import start_from
 
 ROOT = Path(__file__).parent.parent
 

@@ -307,7 +307,7 @@ def test_the_folder_is_its_owners_and_its_leftovers_go(tmp_path: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((folder / ".key").stat().st_mode) == 0o600
     key = (folder / ".key").read_bytes()
-    names = ("img-0.png", ".img-1.png", ".key-2", "other.png")
+    names = ("img-0.png", ".tmp-1-img.png", ".key-2", "other.png")
     for name in names:
         (folder / name).write_bytes(b"x")
         os.utime(folder / name, (1, 1))

@@ -110,7 +110,7 @@ def test_a_checkpoint_that_was_not_finished_is_not_resumed(run_of: Any, tmp_path
     [
         ("upsampler", "stage.unet.channels=64", "stage.unet.channels was 32, is 64"),
         ("prior", "stage.text_drop=0.5", "stage.text_drop was 0.1, is 0.5"),
-        ("prior", "train.ema=[0.9999,0.9]", "train.ema has 0.9, of which there is no average"),
+        ("prior", "train.ema=[0.9999,0.9]", "train.ema has 0.9, which the checkpoint has no average for"),
     ],
 )
 def test_another_config_does_not_resume_and_the_keys_are_named(
@@ -383,7 +383,7 @@ def test_a_run_needs_data_and_a_clip_that_fits(run_of: Any, tmp_path: Path) -> N
 def test_a_run_can_start_from_a_saved_stage(tmp_path: Path) -> None:
     from unclip.stages.clip import ClipConfig, ClipStage
     from unclip.stages.upsampler import Upsampler, UpsamplerConfig
-    from unclip.train.loop import start_from
+    from unclip.train.start import start_from
 
     def stage(channels: int) -> Upsampler:
         return Upsampler(

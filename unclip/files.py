@@ -1,31 +1,37 @@
-"""Files and folders: JSON, safetensors, and atomic writes of folders."""
+"""Files: atomic writes, JSON and safetensors.
+
+Importing this module does not import torch, so that packing data starts at once in many processes.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from unclip.errors import CheckpointError
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
 BUNDLED = Path(__file__).parent / "bundled"  # the models that come with the package
+UNFINISHED = ".tmp-"  # prefix of files that are being written; left behind by a process that was killed
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
+    """Read a JSON object.
 
     Raises:
-        CheckpointError: no such file, unreadable, or not an object.
+        CheckpointError: the file is missing, unreadable or holds something else.
     """
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
@@ -39,39 +45,77 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, tree: dict[str, Any]) -> None:
-    """Writes JSON, indented, with a final newline."""
-    path.write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write an indented JSON file atomically."""
+    with new_file(path) as temporary:
+        text = json.dumps(tree, indent=2, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to; on success, fsync the file and rename it to `path`.
+
+    The temporary file lies beside `path` and keeps its suffix. Its name is unique, so several processes may
+    write the same file: the last one wins. Missing folders are created.
+
+    Raises:
+        OSError: the file cannot be written. `path` is then as it was before.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{UNFINISHED}{secrets.token_hex(4)}-{path.name}")
+    try:
+        yield temporary
+        _fsync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def new_folder(folder: Path, *, replaces: str | None = None) -> Iterator[Path]:
-    """A temporary sibling folder to write into, which replaces `folder` on success.
+    """Yield a temporary folder to fill; on success, fsync its files and rename it to `folder`.
 
     Args:
-        replaces: name of a file that marks a folder as replaceable; without it only an empty folder is
-            replaced. Default: any folder is.
+        replaces: name of a file that identifies a folder that may be replaced. Any other folder that is not
+            empty is an error. None replaces whatever is there.
 
     Raises:
-        CheckpointError: the folder exists and may not be replaced.
+        CheckpointError: `folder` exists and has no file `replaces`.
     """
     folder = folder.absolute()
-    empty = folder.is_dir() and not any(folder.iterdir())
-    if replaces and folder.exists() and not empty and not (folder / replaces).is_file():
+    if (
+        replaces
+        and folder.exists()
+        and not (folder / replaces).is_file()
+        and not (folder.is_dir() and not any(folder.iterdir()))
+    ):
         raise CheckpointError(f"{folder}: is there, but not a model folder (no {replaces} in it); it is kept")
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        for file in [*temporary.rglob("*"), temporary]:
+            _fsync(file)
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)
+        _fsync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _fsync(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def save_weights(module: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:
-    """The module's state as safetensors, floating-point tensors in `dtype` if given."""
+    """Write a module's state dict as safetensors, floating-point tensors in `dtype` if given."""
     write_weights(
         {
             name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
@@ -82,30 +126,34 @@ def save_weights(module: nn.Module, path: Path, dtype: torch.dtype | None = None
 
 
 def write_weights(state: dict[str, Tensor], path: Path) -> None:
-    """Writes tensors as safetensors."""
+    """Write tensors as safetensors.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    from safetensors.torch import save_file
+
     try:
         save_file(state, path)
     except SafetensorError as error:
         raise CheckpointError(f"{path}: cannot be written ({error})") from None
-    path.chmod(0o644)  # safetensors makes files that only their owner can read
+    path.chmod(0o644)  # safetensors creates files that only their owner can read
 
 
-def load_weights(
-    module: nn.Module, path: Path, prefix: str = "", *, dtype: torch.dtype | None = torch.float32
-) -> None:
-    """Loads a module's weights, on the meta device or not, from safetensors.
+def load_weights(module: nn.Module, path: Path, prefix: str = "", *, keep_dtype: bool = False) -> None:
+    """Load a module's weights from safetensors. The module may be on the meta device.
 
     Args:
-        prefix: prefix to remove from the file's tensor names.
-        dtype: dtype of the floating-point tensors. None keeps the stored dtypes; the tensors are then mapped
-            and read when first used.
+        prefix: removed from the names in the file.
+        keep_dtype: keep the dtypes of the file; the tensors are then memory-mapped and read on first use.
+            Otherwise floating-point tensors become float32.
 
     Raises:
-        CheckpointError: a tensor is missing, of another shape, or unexpected.
+        CheckpointError: a tensor is missing, unknown or has another shape; the message names it.
     """
     state = {name.removeprefix(prefix): tensor for name, tensor in read_weights(path).items()}
-    expected = module.state_dict()
-    for name, tensor in expected.items():
+    wanted = module.state_dict()
+    for name, tensor in wanted.items():
         if name not in state:
             raise CheckpointError(f"{path}: tensor {name} is missing")
         if state[name].shape != tensor.shape:
@@ -113,24 +161,25 @@ def load_weights(
                 f"{path}: tensor {name} has shape {tuple(state[name].shape)}, its config.json asks for "
                 f"{tuple(tensor.shape)}"
             )
-    extra = sorted(set(state) - set(expected))
+    extra = sorted(set(state) - set(wanted))
     if extra:
         raise CheckpointError(
             f"{path}: tensor {extra[0]} belongs to another architecture than its config.json"
         )
     module.load_state_dict(
-        {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}, assign=True
+        {k: v if keep_dtype or not v.is_floating_point() else v.float() for k, v in state.items()},
+        assign=True,
     )
 
 
 def place_weights(module: nn.Module, path: Path, placed: Callable[[str, Tensor], Tensor]) -> None:
-    """Loads a module's weights again from its file, each tensor moved or converted by `placed`.
+    """Reload a module's weights from their file, each tensor passed through `placed(name, tensor)`.
 
-    Each tensor is mapped on its own and unmapped after its copy. With one map of the whole file the weights
-    would be in memory twice.
+    `placed` moves or converts a tensor. Every tensor gets its own memory map, which is closed after the copy:
+    with one map of the whole file, the weights would be in memory twice.
 
     Raises:
-        CheckpointError: the file has changed.
+        CheckpointError: the file has changed since it was loaded.
     """
     state = {}
     try:
@@ -145,17 +194,17 @@ def place_weights(module: nn.Module, path: Path, placed: Callable[[str, Tensor],
 
 
 def current_name(name: str) -> str:
-    """The current name of a tensor; version 0.1.0 called the first and last layers `enter` and `leave`."""
+    """Translate a tensor name of version 0.1.0, which called conv_in and conv_out `enter` and `leave`."""
     name = re.sub(r"\b(unet|expert)\.enter\.", r"\1.conv_in.", name)
     name = re.sub(r"\b(unet|expert)\.leave\.", r"\1.conv_out.", name)
     return re.sub(r"\bnetwork\.leave\.", "network.out_proj.", name)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Reads all tensors of a safetensors file; other formats are refused, because a pickle can run code.
+    """Read all tensors of a safetensors file.
 
     Raises:
-        CheckpointError: no such file, not safetensors, or damaged.
+        CheckpointError: the file is missing, damaged or not safetensors. Pickles are refused.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
@@ -163,19 +212,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: only safetensors files are read; a pickle can run anything it likes")
     try:
         with safe_open(path, framework="pt") as file:
-            names = file.keys()
-            return {current_name(name): file.get_tensor(name) for name in names}
+            return {current_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: damaged or not safetensors ({error})") from None
 
 
 def read_ahead(path: Path) -> None:
-    """Asks the system to prefetch a file, where it supports such advice; returns at once."""
+    """Ask the operating system to read a file into its cache in the background, if it can."""
     if hasattr(os, "posix_fadvise") and path.is_file():
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def cache_folder() -> Path:
-    """The user's cache folder (XDG) for files that can be recomputed."""
+    """Return unclip's folder in the user's cache folder (XDG_CACHE_HOME or ~/.cache)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unclip"

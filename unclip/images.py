@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from unclip.errors import RequestError
+from unclip.files import new_file
 from unclip.provenance import metadata, watermark
 
 SMALLEST = 8  # shortest side of a readable picture, in pixels
@@ -172,23 +173,18 @@ def save_animation(
     """
     check_animation(path)
     frames = [*images, *images[-2:0:-1]] if bounce else list(images)
-    temporary = path.with_name(f".tmp-{path.name}")
+    text = json.dumps(settings, ensure_ascii=False) if settings else None
+    options: dict[str, Any] = {"append_images": frames[1:], "duration": round(1000 / rate), "loop": 0}
+    if path.suffix.lower() == ".webp" and source:
+        options["xmp"] = metadata.xmp_packet(source, text).encode()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix.lower() == ".mp4":
-            _encode_mp4(frames, temporary, rate)
-        else:
-            text = json.dumps(settings, ensure_ascii=False) if settings else None
-            xmp: dict[str, Any] = {}
-            if path.suffix.lower() == ".webp" and source:
-                xmp = {"xmp": metadata.xmp_packet(source, text).encode()}
-            timing = {"duration": round(1000 / rate), "loop": 0}
-            frames[0].save(temporary, save_all=True, append_images=frames[1:], **timing, **xmp)
-        temporary.replace(path)
+        with new_file(path) as temporary:
+            if path.suffix.lower() == ".mp4":
+                _encode_mp4(frames, temporary, rate)
+            else:
+                frames[0].save(temporary, save_all=True, **options)
     except (OSError, subprocess.CalledProcessError) as error:
         raise RequestError(f"{path}: cannot be written ({error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _encode_mp4(frames: Sequence[Image.Image], path: Path, rate: int) -> None:
@@ -226,15 +222,11 @@ def write(path: Path, data: bytes) -> None:
     Raises:
         RequestError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        with new_file(path) as temporary:
+            temporary.write_bytes(data)
     except OSError as error:
         raise RequestError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_settings(path: Path) -> dict[str, Any]:

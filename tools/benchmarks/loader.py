@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from unclip.data.shards import DataConfig, Stream, batches
+from unclip.data.loader import batches
+from unclip.data.shards import DataConfig, Stream
 from unclip.data.tar import read_samples, write_shard
 
 SHARD, SHARDS, BATCH = 100, 3, 32

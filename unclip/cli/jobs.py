@@ -110,10 +110,7 @@ class JobRecord:
         """Write the record; from now on, existing images count as this job's."""
         from unclip.files import write_json
 
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        write_json(temporary, {**self.request, "seed": seed})
-        temporary.replace(self.path)
+        write_json(self.path, {**self.request, "seed": seed})
 
 
 def fingerprint(captions: Sequence[str]) -> str:

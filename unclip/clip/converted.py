@@ -151,7 +151,7 @@ def load_folder(folder: Path) -> ConvertedClip:
         raise CheckpointError(str(error)) from None
     with torch.device("meta"):
         text = TextTower(config)
-    load_weights(text, text_folder / "model.safetensors", dtype=None)
+    load_weights(text, text_folder / "model.safetensors", keep_dtype=True)
     path = folder / "tokenizer.json"
     try:
         tokenizer = Tokenizer.from_file(str(path))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
-from unclip.files import cache_folder
+from unclip.files import cache_folder, new_file
 
 
 def weights_identity(name: str, state: Mapping[str, Tensor]) -> str:
@@ -39,9 +38,7 @@ def stored_identity(name: str, paths: Sequence[Path], state: Callable[[], Mappin
         if found.startswith(f"{name}@"):
             return found
     identity = weights_identity(name, state())
-    with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        temporary = cached.with_name(f".{cached.name}.{os.getpid()}")
+    # A cache that cannot be written only costs time.
+    with contextlib.suppress(OSError), new_file(cached) as temporary:
         temporary.write_text(identity, encoding="utf-8")
-        temporary.replace(cached)
     return identity

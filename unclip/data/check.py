@@ -1,4 +1,4 @@
-"""Reads shards from end to end and says what is in them."""
+"""Read shards completely and report their contents: `unclip data check`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from unclip.data.pack import content_hash
 from unclip.data.sample import BadSample, Skipped, captions, described, image_suffix, picture
 from unclip.data.tar import Progress, Sample, read_shard
 
-NAMED = 20  # bad samples, in a report
+NAMED = 20  # bad samples that a report lists
 
 
 @dataclass
 class Report:
-    """What shards hold.
+    """Contents of a set of shards.
 
     Attributes:
-        skipped: unusable samples by (shard, reason), as training would count them.
-        bad: the first of them by name.
-        sides: shorter sides of the pictures in pixels. lengths: of the captions in characters. captions: per
-            sample.
-        hashes: how often each picture is there.
+        skipped: unusable samples by (shard, reason), counted as in training.
+        bad: messages of the first unusable samples.
+        sides: histogram of the images' shorter sides in pixels.
+        lengths: histogram of the captions' lengths in characters.
+        captions: histogram of the number of captions per sample.
+        hashes: number of samples per hash of the image.
     """
 
     shards: int = 0
@@ -39,11 +40,11 @@ class Report:
 
     @property
     def duplicates(self) -> int:
-        """Samples whose picture is in another one already."""
+        """Number of samples whose image occurred before."""
         return self.hashes.total() - len(self.hashes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return the report as plain values, for JSON."""
         return {
             "shards": self.shards,
             "samples": self.samples,
@@ -58,7 +59,7 @@ class Report:
         }
 
     def table(self) -> str:
-        """For people."""
+        """Format the report for a terminal."""
         lines = [f"{self.samples:,} samples in {self.shards:,} shards, {self.duplicates:,} duplicates"]
         for name, values in (
             ("shorter side, px", self.sides),
@@ -75,10 +76,10 @@ class Report:
 
 
 def check(paths: Sequence[str], progress: Progress = lambda done, of: None) -> Report:
-    """Reads the shards one by one.
+    """Read all shards and report their contents.
 
     Raises:
-        DataError: pictures and embeddings are mixed.
+        DataError: the shards mix images and embeddings.
     """
     report, stored = Report(), find_embeddings(paths)
     for path in paths:
@@ -95,18 +96,17 @@ def check(paths: Sequence[str], progress: Progress = lambda done, of: None) -> R
 
 
 def _add(sample: Sample, report: Report, *, embedded: bool, pictures: bool) -> None:
-    image = (
-        picture(sample) if pictures else None
-    )  # first, as training does: a sample is counted by its first fault
-    said = read_embedded(sample).captions if embedded else captions(sample)
+    # The image comes first, as in training: a sample is counted under its first fault.
+    image = picture(sample) if pictures else None
+    texts = read_embedded(sample).captions if embedded else captions(sample)
     if image is not None:
         report.sides[min(image.size)] += 1
         report.hashes[content_hash(sample[image_suffix(sample)])] += 1
     report.samples += 1
-    report.captions[len(said)] += 1
-    report.lengths.update(len(one) for one in said)
+    report.captions[len(texts)] += 1
+    report.lengths.update(len(one) for one in texts)
 
 
 def spread(values: Counter[int]) -> dict[str, float]:
-    """Least, median and greatest of counted values; empty of none."""
+    """Minimum, median and maximum of a histogram; empty for an empty histogram."""
     return {"least": min(values), "median": median(values.elements()), "most": max(values)} if values else {}

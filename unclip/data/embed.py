@@ -1,8 +1,7 @@
-"""Runs CLIP over shards once and stores what it makes of them, so that training priors and decoders runs it
-no more.
+"""Precompute CLIP embeddings of shards, so that training need not run CLIP.
 
-Every process takes its share of the shards and needs nothing of the others: whoever finds the last one done
-writes the record. See `embeddings` for what is stored.
+Every process embeds its share of the shards; the one that finishes last writes the record. See `embeddings`
+for the format.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from unclip.errors import DataError
 from unclip.images import from_bytes, to_bytes
 from unclip.models.resolve import load_clip
 
-NOTES = ".embed"  # the folder of what each shard came to
+NOTES = ".embed"  # folder of the statistics of each shard
 
 
 def embed_shards(
@@ -41,17 +40,18 @@ def embed_shards(
     keep_pictures: bool = False,
     progress: Progress = lambda done, of: None,
 ) -> None:
-    """Embeds the shards into ones of the same names in `out`; progress is that of this process's share.
+    """Embed shards into shards of the same names in `out`.
 
     Args:
         ref: reference of the CLIP, see `unclip.models.resolve`.
-        batch: pictures encoded together.
-        tokens: store the captions' token states too; without them training still runs the text tower.
-        keep_pictures: store each sample's picture and caption files too, for stages that are trained on both.
+        batch: images per batch.
+        tokens: store the captions' token states; without them, training still runs the text tower.
+        keep_pictures: also store the image and caption files, for stages that train on both.
+        progress: called with the number of shards done and in total, of this process.
 
     Raises:
-        DataError: two shards have one name, they hold embeddings already, none of their samples can be used,
-            or `out` holds embeddings of another CLIP or another making.
+        DataError: two shards have the same name, the shards hold embeddings already, no sample is usable, or
+            `out` holds other embeddings.
     """
     paths = find_shards(pattern)
     if find_embeddings(paths):
@@ -60,18 +60,18 @@ def embed_shards(
     state = join_processes()
     clip = load_clip(ref).to(state.device)
     _begin(out, {"clip": clip.identity, "tokens": tokens, "shards": names, "pictures": keep_pictures})
-    mine = list(zip(paths, names))[state.process_index :: state.num_processes]
-    for done, (path, name) in enumerate(mine, start=1):
+    share = list(zip(paths, names))[state.process_index :: state.num_processes]
+    for done, (path, name) in enumerate(share, start=1):
         if not (note := out / NOTES / f"{name}.json").exists():
             _embed_shard(path, out / f"{name}.tar", note, Encoder(clip, batch, tokens, keep_pictures))
-        progress(done, len(mine))
+        progress(done, len(share))
     if all((out / NOTES / f"{name}.json").exists() for name in names):
         _finish(out, clip, names, tokens, keep_pictures)
     state.destroy_process_group()
 
 
 class Encoder:
-    """Samples in, encoded samples out; counts what it met on the way."""
+    """Encodes samples with CLIP; accumulates statistics of z_i and counts skipped samples."""
 
     def __init__(self, clip: Clip, batch: int, tokens: bool, keep_pictures: bool) -> None:
         self.clip, self.batch, self.tokens, self.keep_pictures = clip, batch, tokens, keep_pictures
@@ -80,7 +80,7 @@ class Encoder:
         self.square = torch.zeros(clip.width, dtype=torch.float64)
 
     def encode(self, samples: Iterator[Sample]) -> Iterator[Sample]:
-        """In the same order, without the bad ones."""
+        """Yield the encoded samples in order, without the bad ones."""
         good = self._decoded(samples)
         while part := list(islice(good, self.batch)):
             yield from self._encode(part)
@@ -89,19 +89,19 @@ class Encoder:
         preprocess = self.clip.preprocess
         for sample in samples:
             try:
-                said, image = captions(sample), picture(sample, preprocess.size)
+                caption_list, image = captions(sample), picture(sample, preprocess.size)
             except BadSample as error:
                 self.skipped[sample["__url__"], error.reason] += 1
                 continue
-            yield sample, said, to_bytes(preprocess.view(image))
+            yield sample, caption_list, to_bytes(preprocess.view(image))
 
     def _encode(self, part: list[tuple[Sample, list[str], Tensor]]) -> Iterator[Sample]:
         images = self.clip.encode_image(from_bytes(torch.stack([image for *_, image in part]))).float().cpu()
-        texts = self.clip.encode_text([one for _, said, _ in part for one in said]).to("cpu")
+        texts = self.clip.encode_text([one for _, caption_list, _ in part for one in caption_list]).to("cpu")
         start = 0
-        for (sample, said, _), image_embed in zip(part, images):
-            text = texts.rows(start, start + len(said))
-            start += len(said)
+        for (sample, caption_list, _), image_embed in zip(part, images):
+            text = texts.rows(start, start + len(caption_list))
+            start += len(caption_list)
             tensors = {"image_embed": image_embed.clone(), "text_embed": text.embed.float().clone()}
             if self.tokens:
                 tensors |= {
@@ -112,7 +112,7 @@ class Encoder:
             self.count += 1
             self.sum += image_embed.double()
             self.square += image_embed.double() ** 2
-            kept = {"json": json.dumps({"captions": said}, ensure_ascii=False).encode()}
+            kept = {"json": json.dumps({"captions": caption_list}, ensure_ascii=False).encode()}
             if self.keep_pictures:
                 kept = {
                     suffix: sample[suffix]
@@ -133,8 +133,8 @@ def _names(paths: list[str]) -> list[str]:
 def _begin(out: Path, this: dict[str, Any]) -> None:
     before = read_record(str(out / NOTES / "job.json"))
     if before is None and (any(out.glob("*.tar")) or (out / RECORD).exists()):
-        raise DataError(f"{out}: holds shards of another making; give an empty folder")
-    before = before and {"pictures": False, **before}  # which earlier versions never kept
+        raise DataError(f"{out}: holds other shards; give an empty folder")
+    before = before and {"pictures": False, **before}  # earlier versions had no such option
     for key in this if before else ():
         if before and before.get(key) != this[key]:
             what = {
@@ -150,9 +150,9 @@ def _begin(out: Path, this: dict[str, Any]) -> None:
 
 
 def _embed_shard(path: str, target: Path, note: Path, encoder: Encoder) -> None:
-    """Writes one shard, then what it came to: a shard without its note is written again."""
+    """Write a shard, then its statistics. A shard without statistics is written again on resume."""
     encoded = encoder.encode(read_shard(path))
-    for first in islice(encoded, 1):  # no shard of no samples
+    for first in islice(encoded, 1):  # no empty shards
         write_shard(target, chain([first], encoded))
     write_record(
         note,

@@ -1,11 +1,13 @@
-"""What CLIP made of a data set, as `unclip data embed` stored it: read back in place of pictures, or beside
-them.
+"""Read CLIP embeddings that `unclip data embed` stored.
 
-A sample is `KEY.safetensors` beside `KEY.json` with its captions; or beside the picture and caption files
-that it was made of, where these were kept. The tensors, in float32 but for the token states, which are
-float16: `image_embed` [D]; `text_embed` [n, D], one row per caption; and, unless they were left out, `ids`
-and `tokens` [L, W], all captions' tokens in a row, of which each caption has its share of `lengths` [n]. The
-folder's shards.json says of which CLIP they are.
+A sample is `KEY.safetensors` with its captions in `KEY.json`, or with the original image and caption files
+if these were kept. The tensors:
+
+- `image_embed` float32 [D] and `text_embed` float32 [n, D], one row per caption;
+- optionally `ids` int32 [L], `tokens` float16 [L, W] and `lengths` int32 [n]: the tokens of all captions,
+  concatenated, and the number of tokens of each caption.
+
+The folder's shards.json names the CLIP.
 """
 
 from __future__ import annotations
@@ -30,15 +32,14 @@ RECORD = "shards.json"
 
 @dataclass(frozen=True)
 class Embeddings:
-    """The record of a folder of embedded shards. Stands in for the CLIP where only its names and sizes are
-    asked for.
+    """Record of embedded shards. Replaces the CLIP where only its identity and sizes are needed.
 
     Attributes:
         identity, width, token_width, context: of the CLIP, see `Clip`.
-        count: of pictures. moments: of their embeddings z_i.
-        null: the encoded empty caption; None where the token states were left out, and the text tower must
-            run.
-        pictures: whether the shards hold the pictures as well.
+        count: number of images.
+        moments: mean and standard deviation of their embeddings z_i.
+        null: the encoded empty caption; None if token states were not stored.
+        pictures: whether the shards also hold the images.
     """
 
     identity: str
@@ -52,10 +53,10 @@ class Embeddings:
 
 
 def find_embeddings(paths: Iterable[str]) -> Embeddings | None:
-    """The record of the folders the shards are in, one for all of them, or None where these hold pictures.
+    """Read the record of the shards' folders, merged; None if the shards hold only images.
 
     Raises:
-        DataError: pictures and embeddings are mixed, or embeddings of several CLIPs.
+        DataError: the folders mix images and embeddings, or embeddings of several CLIPs.
     """
     folders = sorted({path.rpartition("/")[0] for path in paths if not path.startswith(PIPE)})
     records = [_read(f"{folder}/{RECORD}" if folder else RECORD) for folder in folders]
@@ -115,7 +116,7 @@ class EmbeddedText(NamedTuple):
 
 
 class Embedded(NamedTuple):
-    """One sample of embedded shards; `texts` is empty where the token states were left out."""
+    """One sample of embedded shards; `texts` is empty if token states were not stored."""
 
     captions: list[str]
     image_embed: Tensor  # [D]
@@ -123,20 +124,23 @@ class Embedded(NamedTuple):
 
 
 def read_embedded(sample: Sample, width: int | None = None) -> Embedded:
-    """The sample's embeddings, which must be `width` wide if that is given.
+    """Read a sample's embeddings.
+
+    Args:
+        width: expected D; None accepts any.
 
     Raises:
-        BadSample: they are missing, damaged or do not fit the captions.
+        BadSample: the embeddings are missing, damaged or do not fit the captions.
     """
-    said = captions(sample)
+    caption_list = captions(sample)
     if "safetensors" not in sample:
         raise BadSample(sample, "no embeddings")
     try:
         tensors = load(sample["safetensors"])
         image_embed, text_embed = tensors["image_embed"], tensors["text_embed"]
-        if text_embed.shape != (len(said), len(image_embed)) or width not in (None, len(image_embed)):
+        if text_embed.shape != (len(caption_list), len(image_embed)) or width not in (None, len(image_embed)):
             raise ValueError(
-                f"widths {tuple(image_embed.shape)} and {tuple(text_embed.shape)}, {len(said)} captions"
+                f"widths {tuple(image_embed.shape)} and {tuple(text_embed.shape)}, {len(caption_list)} captions"
             )
         texts: list[EmbeddedText] = []
         if "tokens" in tensors:
@@ -150,11 +154,11 @@ def read_embedded(sample: Sample, width: int | None = None) -> Embedded:
             texts = [EmbeddedText(*part) for part in parts]
     except Exception as error:  # safetensors raises its own kind for damage, torch RuntimeErrors
         raise BadSample(sample, "unreadable embeddings", str(error)) from None
-    return Embedded(said, image_embed, texts)
+    return Embedded(caption_list, image_embed, texts)
 
 
 def joined(captions: Sequence[str], texts: Sequence[EmbeddedText]) -> Text:
-    """Encoded captions as one `Text`, padded to the longest."""
+    """Batch encoded captions as one `Text`, padded to the longest."""
     mask = pad_sequence([torch.ones(len(text.ids), dtype=torch.bool) for text in texts], batch_first=True)
     return Text(
         captions,

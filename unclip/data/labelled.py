@@ -1,6 +1,4 @@
-"""Pictures with a class each, from data sets and folders, into shards: whole and in order, as a benchmark
-wants them.
-"""
+"""Write labelled data sets and class folders as shards, complete and in order."""
 
 from __future__ import annotations
 
@@ -24,12 +22,12 @@ SHARD_SIZE = 5000
 
 @dataclass(frozen=True)
 class Labelled:
-    """A split of a data set.
+    """One split of a labelled data set.
 
     Attributes:
-        classes: their names; a label is a place among them.
-        labels: of each picture.
-        picture: the suffix and the bytes of picture number i.
+        classes: names of the classes.
+        labels: index into `classes` for each image.
+        picture: function that returns the suffix and the bytes of image i.
     """
 
     classes: tuple[str, ...]
@@ -38,14 +36,13 @@ class Labelled:
 
 
 def find_labelled(source: str, split: str) -> Labelled:
-    """A data set that `find_arrays` knows, or a folder that has a folder of pictures for each class.
+    """Find a data set of `find_arrays`, or a folder with one folder of images per class.
 
     Args:
-        split: train or test. A folder of classes has them as its own `train` and `test`, or else is all one
-            split.
+        split: train or test. A folder of classes with a subfolder of that name is read from there.
 
     Raises:
-        DataError: none of these is there, or it cannot be used.
+        DataError: there is no such data set, or it cannot be used.
     """
     arrays = find_arrays(source, split)
     if arrays is not None:
@@ -61,9 +58,8 @@ def find_labelled(source: str, split: str) -> Labelled:
     ]
     if not files:
         raise DataError(
-            f"{source}: no data set that is known: `digits`, an .npz with {split}_images and "
-            f"{split}_labels, IDX files, "
-            "CIFAR's folder, or a folder with a folder of pictures for each class"
+            f"{source}: not a known data set: `digits`, an .npz with {split}_images and {split}_labels, "
+            "IDX files, CIFAR's folder, or a folder with a folder of pictures for each class"
         )
     return Labelled(tuple(names), tuple(i for i, _ in files), lambda i: _file(files[i][1]))
 
@@ -71,20 +67,19 @@ def find_labelled(source: str, split: str) -> Labelled:
 def write_labelled(
     source: str, out: Path, split: str = "train", progress: Progress = lambda done, of: None
 ) -> int:
-    """Writes the split into `out`/NNNNNN.tar with the classes' names as captions, and says how many pictures
-    it has.
+    """Write a split into `out`/NNNNNN.tar and return its number of images.
 
-    Each sample's JSON holds its `label`, a number. Shards that are there are kept: the same call again goes
-    on.
+    The caption is the name of the class; the JSON also holds the `label`, an integer. Existing shards are
+    kept, so the same call resumes.
 
     Raises:
-        DataError: see `find_labelled`; or `out` holds something else.
+        DataError: the data set cannot be used (see `find_labelled`), or `out` holds other data.
     """
     found = find_labelled(source, split)
     this = {"source": source, "split": split, "classes": list(found.classes), "samples": len(found.labels)}
     before = read_record(str(out / RECORD))
     if before is None and any(out.glob("*.tar")):
-        raise DataError(f"{out}: holds shards of another making; give an empty folder")
+        raise DataError(f"{out}: holds other shards; give an empty folder")
     if before is not None and before != this:
         raise DataError(f"{out}: holds {before.get('split')} of {before.get('source')}; give an empty folder")
     try:

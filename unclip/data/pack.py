@@ -1,9 +1,9 @@
-"""From pictures and captions as people have them to WebDataset shards.
+"""Pack images and captions into WebDataset shards.
 
-Two passes over the same units of work, each in as many processes as one likes. The first looks at every
-sample and notes what is wrong with it, or the hash of its picture; the second writes those that are good and
-first of their kind. What a unit gave is on disk before it counts, and nothing depends on order or time: a
-packing that was killed goes on to the same bytes. Like `tar`, this imports no torch.
+Two passes over the same units of work, in any number of processes. The first pass notes for every sample why
+it is unusable, or else the hash of its image. The second pass writes the good samples without duplicates.
+The result of a unit is written atomically and depends on neither order nor time, so a killed packing resumes
+to the same bytes. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -24,20 +24,22 @@ from unclip.data.sample import BadSample, captions, image_suffix, picture
 from unclip.data.source import Unit, find_units
 from unclip.data.tar import Progress, Sample, read_record, write_record, write_shard
 from unclip.errors import DataError
+from unclip.files import UNFINISHED
 from unclip.provenance.verify import WATERMARK, generated
 from unclip.provenance.watermark import detect
 
 RECORD = "shards.json"
-NOTES = ".pack"  # the folder of what the first pass found; gone when the packing is finished
+NOTES = ".pack"  # folder of the first pass's results; removed at the end
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Which pictures are wanted, in pixels.
+    """Limits on the size of images.
 
     Attributes:
-        min_side: of the shorter side. max_side: of the longer one.
-        max_aspect: longer side by shorter.
+        min_side: smallest shorter side in pixels.
+        max_side: largest longer side in pixels.
+        max_aspect: largest ratio of the longer to the shorter side.
     """
 
     min_side: int = 64
@@ -45,7 +47,7 @@ class Limits:
     max_aspect: float = 3.0
 
     def reason_against(self, size: tuple[int, int]) -> str | None:
-        """Why a picture of that size is left out; None if it is not."""
+        """Return why an image of this size is left out; None if it is kept."""
         short, long = sorted(size)
         if short < self.min_side:
             return "too small"
@@ -56,7 +58,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Packed:
-    """What a packing came to."""
+    """Result of a packing."""
 
     shards: int
     samples: int
@@ -65,10 +67,13 @@ class Packed:
 
 @dataclass(frozen=True)
 class PackJob:
-    """All that decides what is written.
+    """Options of a packing. Two equal jobs write the same bytes.
 
     Attributes:
-        keep_generated: keep pictures whose marks say that a model made them.
+        source: folder, table or shards; see `find_units`.
+        limits: sizes of images that are kept.
+        shard_size: samples per shard.
+        keep_generated: keep images with metadata or a watermark of a generator.
     """
 
     source: str
@@ -78,10 +83,10 @@ class PackJob:
 
 
 def pack(job: PackJob, out: Path, *, jobs: int = 1, progress: Progress = lambda done, of: None) -> Packed:
-    """Packs `job.source` (see `find_units`) into `out`/NNNNNN.tar and writes shards.json when all are there.
+    """Pack `job.source` into `out`/NNNNNN.tar, then write shards.json.
 
     Raises:
-        DataError: there is nothing to pack, nothing good in it, or `out` holds another packing.
+        DataError: the source has no usable samples, or `out` holds another packing.
     """
     units = find_units(job.source, job.shard_size)
     this = {**asdict(job), "listing": hashlib.sha256(json.dumps(units).encode()).hexdigest()}
@@ -107,7 +112,7 @@ def pack(job: PackJob, out: Path, *, jobs: int = 1, progress: Progress = lambda 
     left_out = Counter(reason for unit in verdicts for reason in unit if reason)
     shards, samples = sum(None in unit for unit in verdicts), sum(unit.count(None) for unit in verdicts)
     if not samples:
-        raise DataError(f"{job.source}: nothing in it can be used: {counted(left_out)}")
+        raise DataError(f"{job.source}: no usable samples: {counted(left_out)}")
     packed = Packed(shards, samples, dict(left_out.most_common()))
     write_record(out / RECORD, {**asdict(packed), "job": this})
     shutil.rmtree(out / NOTES)
@@ -115,19 +120,19 @@ def pack(job: PackJob, out: Path, *, jobs: int = 1, progress: Progress = lambda 
 
 
 def counted(reasons: Counter[str]) -> str:
-    """`3 no caption, 1 too small`."""
+    """Format counts as `3 no caption, 1 too small`."""
     return ", ".join(f"{n:,} {reason}" for reason, n in reasons.most_common())
 
 
 def content_hash(content: bytes) -> str:
-    """Of a picture's file; two with the same are the same picture."""
+    """Hash the bytes of an image file, to find duplicates."""
     return hashlib.blake2b(content, digest_size=12).hexdigest()
 
 
 def _same_job(before: dict[str, Any] | None, this: dict[str, Any], out: Path) -> None:
     if before is None:
         if any(out.glob("*.tar")) or (out / RECORD).exists():
-            raise DataError(f"{out}: holds shards of another making; give an empty folder")
+            raise DataError(f"{out}: holds other shards; give an empty folder")
         return
     different = [key for key in this if before.get(key) != this[key]]
     if different:
@@ -141,7 +146,7 @@ def _begin(out: Path, job: dict[str, Any]) -> None:
     try:
         (out / NOTES).mkdir(parents=True, exist_ok=True)
         for folder in (out, out / NOTES):
-            for left in folder.glob(".*.tmp"):  # of a process that was killed
+            for left in folder.glob(f"{UNFINISHED}*"):
                 left.unlink()
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror or error})") from None
@@ -150,7 +155,7 @@ def _begin(out: Path, job: dict[str, Any]) -> None:
 
 @contextmanager
 def _mapping(jobs: int) -> Iterator[Callable[..., Iterator[Any]]]:
-    """`map`, in this process or over several."""
+    """Yield a `map` that runs in this process or in a pool of `jobs` processes."""
     if jobs <= 1:
         yield map
         return
@@ -162,7 +167,7 @@ def _mapping(jobs: int) -> Iterator[Callable[..., Iterator[Any]]]:
 
 
 def _examine(out: Path, job: PackJob, numbered: tuple[int, Unit]) -> None:
-    """Notes of each sample of a unit why it is left out, or its picture's hash."""
+    """First pass: write why each sample of a unit is left out, or its image's hash."""
     number, unit = numbered
     path = out / NOTES / f"{number:06d}.json"
     if path.exists():
@@ -178,15 +183,15 @@ def _examine(out: Path, job: PackJob, numbered: tuple[int, Unit]) -> None:
 
 
 def _reason_against(sample: Sample, job: PackJob) -> str | None:
-    """Why a sample is left out, the cheap reasons first: what its header says costs no decoding."""
-    said = None if job.keep_generated else generated(sample[image_suffix(sample)], watermark=False)
-    if said is None:
+    """Return why a sample is left out, or None. Metadata come first, as they need no decoding."""
+    mark = None if job.keep_generated else generated(sample[image_suffix(sample)], watermark=False)
+    if mark is None:
         image = picture(sample)
         if reason := job.limits.reason_against(image.size):
             return reason
         if not job.keep_generated and detect(image, search=False).found:
-            said = WATERMARK
-    return said and f"generated ({said})"
+            mark = WATERMARK
+    return mark and f"generated ({mark})"
 
 
 def _notes(out: Path, number: int) -> list[tuple[str | None, str]]:
@@ -197,7 +202,7 @@ def _notes(out: Path, number: int) -> list[tuple[str | None, str]]:
 
 
 def _without_duplicates(units: Sequence[list[tuple[str | None, str]]]) -> list[list[str | None]]:
-    """Why each sample is left out, None where it is not; of equal pictures the first good one stays."""
+    """Return the reasons per sample, with "duplicate" for all but the first of equal images."""
     seen: set[str] = set()
     verdicts: list[list[str | None]] = []
     for unit in units:
@@ -210,6 +215,7 @@ def _without_duplicates(units: Sequence[list[tuple[str | None, str]]]) -> list[l
 
 
 def _write(out: Path, numbered: tuple[int, tuple[Unit, list[str | None]]]) -> None:
+    """Second pass: write the samples of a unit that have no reason against them."""
     number, (unit, verdicts) = numbered
     path = out / f"{number:06d}.tar"
     if path.exists() or None not in verdicts:

@@ -1,4 +1,4 @@
-"""What a sample holds: its picture and its captions, or the reason why it cannot be used."""
+"""Decode a sample: its image, captions and label, or the reason why it is unusable."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from unclip.data.tar import Sample
 from unclip.errors import DataError
 
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
-NAMED = 5  # shards, in a message
-SPARE = 2  # times the side that is wanted, below which a JPEG is not decoded smaller
+NAMED = 5  # shards that a message lists
+SPARE = 2  # JPEGs are decoded at no less than this multiple of the wanted side
 
 Skipped = Counter[tuple[str, str]]  # (shard, reason) → samples
 
 
 class BadSample(DataError):
-    """One sample that cannot be used: left out, and counted under its `reason`."""
+    """An unusable sample. It is skipped and counted under its `reason`."""
 
     def __init__(self, sample: Sample, reason: str, detail: str = "") -> None:
         super().__init__(f"sample {sample['__key__']}: {reason}{f' ({detail})' if detail else ''}")
@@ -27,7 +27,11 @@ class BadSample(DataError):
 
 
 def image_suffix(sample: Sample) -> str:
-    """The suffix under which the sample keeps its picture."""
+    """Return the suffix of the sample's image file.
+
+    Raises:
+        BadSample: there is none.
+    """
     if "__bad__" in sample:
         raise BadSample(sample, sample["__bad__"])
     for suffix in IMAGE_SUFFIXES:
@@ -37,15 +41,14 @@ def image_suffix(sample: Sample) -> str:
 
 
 def picture(sample: Sample, side: int | None = None) -> Image.Image:
-    """The sample's decoded picture: RGB, upright, on white where it is transparent.
+    """Decode the sample's image: RGB, EXIF orientation applied, transparency on white.
 
     Args:
-        side: what its shorter side will be `scaled` to. A JPEG of several times that is decoded at a half, a
-            quarter or an eighth, which costs so much less, and never below twice that side, where it would be
-            seen.
+        side: length in pixels to which the shorter side will be `scaled`. A large JPEG is then decoded at
+            1/2, 1/4 or 1/8 of its size, which is faster, but never below twice this side. None decodes all.
 
     Raises:
-        BadSample: there is none, it is damaged, or it would unfold to more pixels than Pillow thinks safe.
+        BadSample: the image is missing, damaged, or larger than Pillow's limit on pixels.
     """
     content = sample[image_suffix(sample)]
     try:
@@ -61,14 +64,12 @@ def picture(sample: Sample, side: int | None = None) -> Image.Image:
         return image if image.mode == "RGB" else image.convert("RGB")
     except Image.DecompressionBombError:
         raise BadSample(sample, "decompression bomb") from None
-    except (
-        Exception
-    ) as error:  # Pillow raises what it likes: OSError, ValueError, SyntaxError, struct.error …
+    except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError, struct.error …
         raise BadSample(sample, "unreadable picture", str(error)) from None
 
 
 def scaled(image: Image.Image, side: int) -> Image.Image:
-    """The picture with its shorter side brought to `side` pixels."""
+    """Resize an image so that its shorter side has `side` pixels (bicubic)."""
     if min(image.size) == side:
         return image
     scale = side / min(image.size)
@@ -76,11 +77,10 @@ def scaled(image: Image.Image, side: int) -> Image.Image:
 
 
 def captions(sample: Sample) -> list[str]:
-    """All captions of the sample: `captions` or `caption` of its JSON, else its text. Empty ones do not
-    count.
+    """Read all captions: `captions` or `caption` of the JSON, else the text file. Empty ones are dropped.
 
     Raises:
-        BadSample: there is none, or it is damaged.
+        BadSample: there is no caption, or it is damaged.
     """
     if "__bad__" in sample:
         raise BadSample(sample, sample["__bad__"])
@@ -100,10 +100,10 @@ def captions(sample: Sample) -> list[str]:
 
 
 def label(sample: Sample) -> int | None:
-    """The number of the sample's class, from its JSON; None where that says none.
+    """Read the sample's class, an integer, from its JSON; None if it has none.
 
     Raises:
-        BadSample: it is no such number.
+        BadSample: the label is not a non-negative integer.
     """
     try:
         about = json.loads(sample.get("json", b"{}"))
@@ -116,7 +116,7 @@ def label(sample: Sample) -> int | None:
 
 
 def described(skipped: Skipped) -> str:
-    """What was skipped, by shard, worst first: `a.tar: 3 no caption, 1 unreadable picture; b.tar: …`."""
+    """Format skipped samples, worst shards first: `a.tar: 3 no caption, 1 unreadable picture; b.tar: …`."""
     shards: dict[str, Counter[str]] = defaultdict(Counter)
     for (shard, reason), count in skipped.items():
         shards[shard][reason] += count

@@ -1,61 +1,52 @@
-"""From WebDataset shards to training batches.
+"""Endless, shuffled streams of training samples from WebDataset shards.
 
-A sample is `KEY.{png,jpg,webp}` with `KEY.txt` (one caption) or `KEY.json` whose `captions` holds several, of
-which one is drawn each time; `KEY.safetensors`, what CLIP makes of them, may stand beside the picture or in
-its place, as `unclip data embed` writes it. The stream is endless and depends on (seed, rank, worker) alone.
-Bad samples are skipped and counted.
+A sample is `KEY.{png,jpg,webp}` with `KEY.txt` (one caption) or `KEY.json`, whose `captions` are several; the
+stream draws one each time. `KEY.safetensors` holds CLIP's embeddings, beside the image or instead of it
+(see `unclip data embed`). A stream depends on (seed, rank, worker) alone. Bad samples are skipped and counted.
 
-A picture is decoded once. The stage gets it at its own size, perhaps a random crop of it; the frozen CLIP
-always gets the whole picture at its own size, so that z_i is the same for every stage, stored or not.
+An image is decoded once. The stage gets it at the stage's size, optionally as a random crop. The frozen CLIP
+gets the uncropped image at CLIP's size, so z_i is the same for every stage, stored or not.
 """
 
 from __future__ import annotations
 
-import atexit
 import logging
-import multiprocessing
 import random
-import signal
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from functools import partial
 from itertools import islice
 from typing import NamedTuple, Self
 
-import torch
 import webdataset as wds
 from PIL import Image
 from pydantic import Field
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
-from unclip.clip import Clip, Text
 from unclip.clip.preprocess import Preprocess
 from unclip.config import Config
-from unclip.data.embeddings import EmbeddedText, Embeddings, find_embeddings, joined, read_embedded
+from unclip.data.embeddings import EmbeddedText, Embeddings, find_embeddings, read_embedded
 from unclip.data.sample import SPARE, BadSample, Skipped, captions, described, label, picture, scaled
 from unclip.data.tar import Sample, find_shards, read_shard
 from unclip.errors import ConfigError, DataError
-from unclip.images import from_bytes, to_bytes
-from unclip.stages.batch import Batch
+from unclip.images import to_bytes
 
 log = logging.getLogger(__name__)
 
-JUDGED_SAMPLES, JUDGED_SHARDS = 1000, 20  # read before a stream may be called too bad to go on
+MIN_SAMPLES, MIN_SHARDS = 1000, 20  # read before a stream may fail for its share of bad samples
 
 
 class DataConfig(Config):
-    """Where the samples are and how they are batched.
+    """Location and batching of the training samples.
 
     Attributes:
         shards: a path, glob or brace pattern of tar files, a `pipe:` command, or a URL that fsspec knows.
         batch: images per process and accumulated part of a step.
         workers: processes that read and decode.
-        shuffle: samples in the shuffle buffer.
+        shuffle: number of samples in the shuffle buffer.
         calibration: number of images on which a new stage measures its statistics; embedded shards have them
             in shards.json.
-        max_bad: share of samples that may be unusable; above it the run stops.
-        validation: shards that are not trained on, for the validation loss.
+        max_bad: largest share of unusable samples; above it the run stops.
+        validation: shards for the validation loss; not trained on.
     """
 
     shards: str
@@ -68,7 +59,7 @@ class DataConfig(Config):
 
 
 class Item(NamedTuple):
-    """One sample of the stream, and what was skipped since the last one."""
+    """One sample of the stream, with the count of samples skipped since the last one."""
 
     key: str
     caption: str
@@ -81,11 +72,12 @@ class Item(NamedTuple):
 
 
 class Shards(NamedTuple):
-    """What a pattern names, looked up once.
+    """The shards that a pattern matches.
 
     Attributes:
-        pattern: that names them. paths: of the shards, sorted.
-        embeddings: the record of what they hold of CLIP, if they do.
+        pattern: path, glob, brace pattern, command or URL.
+        paths: matching shards, sorted.
+        embeddings: record of the CLIP embeddings in the shards; None if there are none.
     """
 
     pattern: str
@@ -94,10 +86,10 @@ class Shards(NamedTuple):
 
     @classmethod
     def find(cls, pattern: str, needs: frozenset[str]) -> Self:
-        """The shards; whether they are embedded ones is asked where a stage needs what CLIP makes of them.
+        """Find shards. Their record of embeddings is read only if `needs` contains embeddings.
 
         Raises:
-            DataError: there are no such shards, or they do not go together.
+            DataError: nothing matches, or the shards mix images and embeddings.
         """
         paths = find_shards(pattern)
         return cls(pattern, paths, find_embeddings(paths) if needs & {"image_embed", "text"} else None)
@@ -107,16 +99,16 @@ class Stream(IterableDataset[Item]):
     """An endless, shuffled stream of samples, different for each rank and worker.
 
     Args:
-        needs: the fields of `Batch` to fill; nothing is decoded that no field wants.
-        size: side in pixels that the stage's picture is brought to (shorter side, then centre crop).
-        crop: side of a random crop of that. Default: `size`.
-        preprocess: of the frozen CLIP, to make z_i of pictures where the shards do not hold it.
-        shards: those of the config, where they were looked up before.
+        needs: fields of `Batch` to fill; images are decoded only if a field needs them.
+        size: side of the stage's image in pixels (resize the shorter side, then centre crop).
+        crop: side of a random crop of that image. Default: `size`.
+        preprocess: preprocessing of the frozen CLIP; needed if the shards do not hold z_i.
+        shards: the shards of `config.shards`, if already found.
 
     Raises:
-        ConfigError: pictures are needed without a size. DataError: there are no such shards, or they hold
-            embeddings alone where pictures are needed. While reading: the share of bad samples is above
-                `max_bad`.
+        ConfigError: images are needed, and there is no `size`.
+        DataError: no shards match, or they hold embeddings without the images that are needed. While
+            reading: the share of bad samples exceeds `max_bad`.
     """
 
     def __init__(
@@ -137,12 +129,11 @@ class Stream(IterableDataset[Item]):
         self.size = size if "image" in needs else None
         self.crop = crop or self.size
         if "image" in needs and size is None:
-            raise ConfigError("the stage needs pictures and does not say of which `size`")
+            raise ConfigError("the stage needs pictures, but has no `size`")
         if self.embeddings and not self.embeddings.pictures and "image" in needs:
             raise DataError(
-                f"{pattern}: hold embeddings, and the stage needs pictures; give the shards they were made "
-                "of, "
-                "or embed these with --keep-pictures"
+                f"{pattern}: hold embeddings, and the stage needs pictures; give the original shards, or "
+                "embed them with --keep-pictures"
             )
         self.preprocess = preprocess if self.embeddings is None and "image_embed" in needs else None
         self.labelled = "label" in needs
@@ -157,8 +148,7 @@ class Stream(IterableDataset[Item]):
         size, order = self.config.shuffle, random.Random(rng.getrandbits(32))
         self.opened = 0
         bad, fresh = Skipped(), Skipped()
-        # Bad samples go through the buffer as well, so that both kinds are counted in the order of the
-        # stream.
+        # Bad samples pass through the shuffle buffer too, so their counts follow the stream's order.
         for seen, sample in enumerate(
             wds.shuffle(size, initial=size, rng=order)(self._read(shards)), start=1
         ):
@@ -168,7 +158,7 @@ class Stream(IterableDataset[Item]):
                 log.info("%s: skipped %s", sample["__url__"], error)
                 bad[sample["__url__"], error.reason] += 1
                 fresh[sample["__url__"], error.reason] += 1
-                self._judge(bad, seen)
+                self._check_bad(bad, seen)
             else:
                 yield item._replace(skipped=fresh)
                 fresh = Skipped()
@@ -178,40 +168,36 @@ class Stream(IterableDataset[Item]):
             self.opened += 1
             yield from read_shard(shard["url"])
 
-    def _judge(self, bad: Skipped, seen: int) -> None:
-        """Stops a stream that has read enough, and several shards or its only one wholly, and found too much
-        bad.
-        """
-        enough = seen >= JUDGED_SAMPLES and self.opened > min(JUDGED_SHARDS, len(self.paths))
+    def _check_bad(self, bad: Skipped, seen: int) -> None:
+        """Raise DataError if too many samples are bad, once enough samples and shards are read."""
+        enough = seen >= MIN_SAMPLES and self.opened > min(MIN_SHARDS, len(self.paths))
         if enough and (bad.total() > self.config.max_bad * seen or bad.total() == seen):
             raise DataError(
                 f"{bad.total()} of {seen} samples cannot be used, data.max_bad allows "
-                f"{self.config.max_bad:.0%} "
-                f"(`unclip data check` lists them): {described(bad)}"
+                f"{self.config.max_bad:.0%} (`unclip data check` lists them): {described(bad)}"
             )
 
     def _item(self, sample: Sample, rng: random.Random) -> Item:
         image, clip_image = self._pictures(sample, rng)
         if self.embeddings is None:
-            number, said = label(sample) if self.labelled else None, rng.choice(captions(sample))
-            return Item(sample["__key__"], said, image, None, None, Skipped(), number, clip_image)
+            number, caption = label(sample) if self.labelled else None, rng.choice(captions(sample))
+            return Item(sample["__key__"], caption, image, None, None, Skipped(), number, clip_image)
         found = read_embedded(sample, self.embeddings.width)
         i = rng.choice(range(len(found.captions)))
         text = found.texts[i] if found.texts else None
         return Item(sample["__key__"], found.captions[i], image, found.image_embed, text, Skipped())
 
     def _pictures(self, sample: Sample, rng: random.Random) -> tuple[Tensor | None, Tensor | None]:
-        """The stage's picture and the frozen CLIP's, of one decoding."""
+        """Decode an image for the stage and for the frozen CLIP; None for each that is not needed."""
         if self.preprocess is None:
             return None if self.size is None else self._cropped(picture(sample, self.size), rng), None
-        whole = picture(
-            sample, side := self.preprocess.size
-        )  # as `unclip data embed` decodes it, for every stage
+        side = self.preprocess.size
+        whole = picture(sample, side)  # decoded as in `unclip data embed`
         clip_image = to_bytes(self.preprocess.view(whole))
         if self.size is None:
             return None, clip_image
         if side < self.size and min(whole.size) < SPARE * self.size:
-            whole = picture(sample, self.size)  # a JPEG that may have been decoded too small for the stage
+            whole = picture(sample, self.size)  # a JPEG may have been decoded too small for the stage
         return self._cropped(whole, rng), clip_image
 
     def _cropped(self, whole: Image.Image, rng: random.Random) -> Tensor:
@@ -225,7 +211,7 @@ class Stream(IterableDataset[Item]):
 
 
 class Streams(IterableDataset[Item]):
-    """Several streams side by side: a portion of each in turn, which together make a batch."""
+    """Interleaved streams: each batch holds an equal, contiguous share of every stream."""
 
     def __init__(self, streams: Sequence[Stream]) -> None:
         self.streams = streams
@@ -236,98 +222,3 @@ class Streams(IterableDataset[Item]):
         while True:
             for source in sources:
                 yield from islice(source, self.config.batch // len(sources))
-
-
-def batches(stream: Stream | Streams) -> Iterator[Batch]:
-    """The stream in batches, their pictures still bytes, uint8 [B, H, W, 3]: `embed` makes numbers of
-    them.
-    """
-    loader = DataLoader(
-        stream,
-        batch_size=stream.config.batch,
-        num_workers=stream.config.workers,
-        collate_fn=partial(_collate, null=stream.embeddings.null if stream.embeddings else None),
-        prefetch_factor=4 if stream.config.workers else None,
-        drop_last=True,
-        # A loader without a generator draws from the global one each time it is opened: resuming would not be
-        # exact.
-        generator=torch.Generator(),
-        worker_init_fn=_outlive_signals if stream.config.workers else None,
-    )
-    try:
-        yield from loader
-    except DataError as error:
-        # One from a worker carries its whole traceback as its message.
-        raise DataError(
-            str(error).strip().splitlines()[-1].removeprefix(f"{DataError.__module__}.DataError: ")
-        ) from None
-
-
-def _outlive_signals(_: int) -> None:
-    """In a worker: what tells the whole process group to stop must not end the worker, whose trainer still
-    saves.
-    """
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-
-
-@atexit.register
-def _end_workers() -> None:
-    """Workers that an unfinished loader left behind: at exit Python sends them SIGTERM and waits for ever, as
-    they ignore it.
-    """
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
-
-
-def _collate(items: list[Item], null: Text | None) -> Batch:
-    said = tuple(item.caption for item in items)
-    images = [item.image for item in items if item.image is not None]
-    clip_images = [item.clip_image for item in items if item.clip_image is not None]
-    embeds = [item.image_embed for item in items if item.image_embed is not None]
-    texts = [item.text for item in items if item.text is not None]
-    labels = [item.label for item in items if item.label is not None]
-    return Batch(
-        captions=said,
-        image=torch.stack(images) if images else None,
-        image_embed=torch.stack(embeds) if embeds else None,
-        # Shards that do not fit their record could mix both kinds; a text then serves only if every row has
-        # one.
-        text=joined(said, texts) if len(texts) == len(items) else None,
-        null=null,
-        clip_image=torch.stack(clip_images) if clip_images else None,
-        label=torch.tensor(labels) if len(labels) == len(items) else None,
-        keys=tuple(item.key for item in items),
-        skipped=sum((item.skipped for item in items), Skipped()),
-    )
-
-
-def embed(batch: Batch, clip: Clip | None, needs: frozenset[str]) -> Batch:
-    """A batch of `batches`, on the stage's device, as the stage reads it.
-
-    Pictures become numbers, here and not in the workers: a GPU does it at once, and a quarter of the bytes
-        travel. What
-    the stage needs of the frozen encoders and the shards did not hold is filled in: z_i, the captions, the
-        empty one.
-    """
-    if batch.image is not None:
-        batch = replace(batch, image=from_bytes(batch.image))
-    if batch.text is not None:  # stored and moved in half precision
-        batch = replace(batch, text=batch.text.to(batch.text.embed.device, torch.float32))
-    if clip is None:
-        return batch
-    if "image_embed" in needs and batch.image_embed is None:
-        assert batch.clip_image is not None
-        z_i = _plain(clip.encode_image(from_bytes(batch.clip_image)))
-        batch = replace(batch, image_embed=z_i, clip_image=None)
-    if "text" in needs and batch.text is None:
-        both = clip.encode_text([*batch.captions, ""])
-        both = type(both)(both.captions, both.ids, both.mask, _plain(both.embed), _plain(both.tokens))
-        batch = replace(batch, text=both.rows(None, -1), null=both.rows(-1, None))
-    return batch
-
-
-def _plain(x: Tensor) -> Tensor:
-    """An ordinary tensor: autograd refuses to save those made in inference mode."""
-    return x.clone().float()

@@ -1,4 +1,4 @@
-"""Where pictures and their captions come from before they are shards: folders, tables, others' tars."""
+"""Sources of images and captions to pack: folders, tables and tars."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ COLUMNS = ("path", "caption")
 
 
 class Entry(NamedTuple):
-    """A picture's file and its caption; None looks for `.txt` and `.json` beside it."""
+    """An image file and its caption; None reads the `.txt` or `.json` of the same name."""
 
     path: str
     caption: str | None
 
 
 class Unit(NamedTuple):
-    """What becomes one shard: a tar, or so many files."""
+    """The content of one shard: a tar, or a list of files."""
 
     tar: str | None
     entries: tuple[Entry, ...] = ()
 
     def samples(self) -> Iterator[Sample]:
-        """Its samples, always in the same order; what cannot be read is marked bad."""
+        """Yield the samples, always in the same order; unreadable ones are marked bad."""
         if self.tar is not None:
             yield from read_shard(self.tar)
         for entry in self.entries:
@@ -38,14 +38,14 @@ class Unit(NamedTuple):
 
 
 def find_units(source: str, size: int) -> list[Unit]:
-    """A folder of pictures, a table of `path` and `caption` columns, or tars (their folder, or a pattern), in
-    units.
+    """Split a source into units, each of which becomes one shard.
 
     Args:
-        size: files in a unit; a tar is one unit whatever it holds.
+        source: folder of images, table with columns `path` and `caption`, folder of tars, or a pattern.
+        size: files per unit; a tar is one unit of any size.
 
     Raises:
-        DataError: none of these is there, or the table cannot be read.
+        DataError: there is no such source, it is empty, or the table cannot be read.
     """
     folder = Path(source)
     if folder.is_dir():
@@ -107,8 +107,8 @@ def _rows(table: Path) -> Sequence[dict[str, Any]]:
                 csv.DictReader(file, dialect="excel-tab" if table.suffix.lower() == ".tsv" else "excel")
             )
     except (OSError, ValueError, csv.Error) as error:
-        said = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise DataError(f"{table}: cannot be read as a table ({said})") from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise DataError(f"{table}: cannot be read as a table ({reason})") from None
 
 
 def _parquet_rows(table: Path) -> Sequence[dict[str, Any]]:

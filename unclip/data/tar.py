@@ -1,10 +1,8 @@
-"""Tar shards: found by path, glob, braces, `pipe:` or URL, read so that damage costs what it hits, written
-whole.
+"""Find, read and write tar shards in WebDataset's layout.
 
-A sample is what has one name up to the first dot: a dict of its `__key__`, the `__url__` of its shard and its
-files by suffix, as WebDataset has it. One that must not be used says why in `__bad__`; nothing is raised for
-it, so whoever reads can count. Nothing here imports torch: packing starts at once, in as many processes as
-one likes.
+A sample is a dict: `__key__` (file name up to the first dot), `__url__` of its shard, and its files by
+suffix. A sample that cannot be used has the reason in `__bad__`, so that readers can skip and count it. This
+module does not import torch: packing starts quickly in every process.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,20 +21,20 @@ from typing import IO, Any
 from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 
 from unclip.errors import DataError
+from unclip.files import new_file
 
 log = logging.getLogger(__name__)
 
 Sample = dict[str, Any]
-Progress = Callable[[int, int], None]  # (done, of how many)
+Progress = Callable[[int, int], None]  # (done, total)
 
 PIPE = "pipe:"
 LARGEST_FILE = 256 * 2**20  # bytes; a damaged header can claim any size, and it would be read into memory
-BLOCK = 2**16  # bytes read at a time; tarfile copies what is left of them at every header
+BLOCK = 2**16  # bytes per read; tarfile copies the rest of the block at every header
 
 
 def find_shards(pattern: str) -> list[str]:
-    """The shards a path, glob, brace pattern, `pipe:` command or URL (s3://, https://, … by fsspec) names,
-    sorted.
+    """Find the shards of a path, glob, brace pattern, `pipe:` command or URL of fsspec; sorted.
 
     Raises:
         DataError: nothing is there, or the URL's file system is not installed.
@@ -68,26 +65,21 @@ def _remote_matches(url: str) -> list[str]:
         if not {"*", "["} & set(url):
             return [url]
         return [files.unstrip_protocol(match) for match in files.glob(path)]
-    except (
-        ImportError,
-        ValueError,
-    ) as error:  # a driver that is not installed, a protocol that does not exist
+    except (ImportError, ValueError) as error:  # driver not installed, unknown protocol
         raise DataError(f"{url}: {' '.join(str(error).split())}") from None
-    except Exception as error:  # file systems raise what they like
+    except Exception as error:  # file systems raise errors of their own
         raise DataError(f"{url}: cannot be listed ({' '.join(str(error).split())[:200]})") from None
 
 
 @contextmanager
 def open_shard(url: str) -> Iterator[IO[bytes]]:
-    """A shard's bytes from wherever it is. A `pipe:` command that fails is an OSError at the end."""
+    """Open a local, remote or `pipe:` shard for reading. A command that fails raises OSError at the end."""
     if url.startswith(PIPE):
         with subprocess.Popen(url.removeprefix(PIPE), shell=True, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             try:
                 yield process.stdout
-                while process.stdout.read(
-                    BLOCK
-                ):  # padding after the archive's end; unread, it would break the pipe
+                while process.stdout.read(BLOCK):  # unread padding would break the pipe
                     pass
             except BaseException:
                 process.kill()
@@ -105,7 +97,7 @@ def open_shard(url: str) -> Iterator[IO[bytes]]:
 
 
 class _Member(tarfile.TarInfo):
-    """A member's header. tarfile takes a damaged one in mid-archive for the end; here it is an error."""
+    """Tar header that raises if damaged; tarfile takes a damaged one for the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> _Member:
@@ -116,9 +108,7 @@ class _Member(tarfile.TarInfo):
 
 
 def read_shard(url: str) -> Iterator[Sample]:
-    """Every sample of a shard once, in order, bad ones marked. A shard that breaks off ends in a bad
-    sample.
-    """
+    """Yield every sample of a shard in order, bad ones marked. A truncated shard ends with a bad sample."""
     sample: Sample | None = None
     trouble = "shard cannot be opened"
     try:
@@ -128,7 +118,7 @@ def read_shard(url: str) -> Iterator[Sample]:
         ):
             trouble = "shard is damaged"
             for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
+                tar.members = []  # type: ignore[attr-defined]  # or tarfile would keep every header
                 key, suffix = _split(member.name)
                 if member.isdir() or not suffix:
                     continue
@@ -143,7 +133,7 @@ def read_shard(url: str) -> Iterator[Sample]:
                 content = tar.extractfile(member)
                 assert content is not None
                 sample[suffix] = content.read()
-    except Exception as error:  # tarfile, decompressors and remote file systems raise what they like
+    except Exception as error:  # tarfile, decompressors, file systems
         log.info("%s: %s (%s)", url, trouble, error)
         sample = {"__key__": sample["__key__"] if sample else "", "__url__": url, "__bad__": trouble}
     else:
@@ -169,7 +159,7 @@ def _wrong(member: tarfile.TarInfo, suffix: str, sample: Sample) -> str | None:
 
 
 def read_samples(paths: Iterable[str]) -> Iterator[Sample]:
-    """Every sample of the shards once, in order; bad ones are left out with a warning."""
+    """Yield every good sample of the shards in order; warn of the bad ones."""
     for path in paths:
         for sample in read_shard(path):
             if "__bad__" in sample:
@@ -179,10 +169,8 @@ def read_samples(paths: Iterable[str]) -> Iterator[Sample]:
 
 
 def write_shard(path: Path, samples: Iterable[Sample]) -> None:
-    """Writes the samples' files under their keys, whole or not at all; the same samples make the same
-    bytes.
-    """
-    with _whole(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+    """Write samples as a tar, atomically. Equal samples give equal bytes."""
+    with _new_file(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
         for sample in samples:
             for suffix, content in sample.items():
                 if not suffix.startswith("__"):
@@ -192,23 +180,23 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> None:
 
 
 def write_record(path: Path, tree: Mapping[str, Any]) -> None:
-    """What is known of a shard, or of a folder of them, as JSON; whole or not at all."""
-    with _whole(path) as temporary:
+    """Write a JSON record of a shard or folder, atomically."""
+    with _new_file(path) as temporary:
         temporary.write_text(json.dumps(tree, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_record(url: str) -> dict[str, Any] | None:
-    """A record, or None where there is none.
+    """Read a JSON record; None if there is none.
 
     Raises:
-        DataError: there is something else.
+        DataError: the record is damaged or cannot be read.
     """
     try:
         with open_shard(url) as file:
             tree = json.loads(file.read())
-    except (FileNotFoundError, PermissionError):  # object stores forbid what is not there
+    except (FileNotFoundError, PermissionError):  # object stores answer 403 for missing keys
         return None
-    except Exception as error:  # remote file systems raise what they like
+    except Exception as error:  # file systems raise errors of their own
         raise DataError(f"{url}: cannot be read ({' '.join(str(error).split())[:200]})") from None
     if not isinstance(tree, dict):
         raise DataError(f"{url}: expected a JSON object")
@@ -216,15 +204,10 @@ def read_record(url: str) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A temporary file to write, renamed to `path` on success. Its name is this process's: ranks may share a
-    folder.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _new_file(path: Path) -> Iterator[Path]:
+    """`new_file` that raises DataError instead of OSError."""
     try:
-        yield temporary
-        temporary.replace(path)
+        with new_file(path) as temporary:
+            yield temporary
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,1 +1,1 @@
-"""Measures pictures, models and CLIPs; the measures of the menagerie are in `unclip.menagerie`."""
+"""Metrics of images, models and CLIPs. Those of the menagerie are in `unclip.menagerie`."""

@@ -1,9 +1,8 @@
-"""Pictures → features, by an encoder of choice, shared out among processes and kept by content."""
+"""Features of images, by a choice of encoder: computed by several processes and cached by content."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
@@ -13,29 +12,30 @@ import torch
 from accelerate.utils import gather_object
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from unclip.clip import Clip, encode_pictures
 from unclip.clip.torchvision_schemas import declare_missing_schemas
 from unclip.data.sample import scaled
 from unclip.device import join_processes
-from unclip.errors import DataError, RequestError
+from unclip.errors import CheckpointError, DataError, RequestError
 from unclip.evaluate.pictures import Pictures
+from unclip.files import cache_folder, new_file, write_weights
 from unclip.images import centre_square, to_tensor
 from unclip.models.convert.weights import read_pickle
 
-SHEET = 64  # pictures of a contact sheet
+SHEET = 64  # images of a contact sheet
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """An encoder of pictures.
+    """An encoder of images.
 
     Attributes:
-        identity: names its weights: features of two identities are never compared.
-        encode: B equally large pictures → [B, D].
-        classifies: whether what it gives are a classifier's logits.
+        identity: name of its weights; features of different identities cannot be compared.
+        encode: B images of one size → [B, D].
+        classifies: whether the features are a classifier's logits.
     """
 
     identity: str
@@ -44,19 +44,19 @@ class Extractor:
 
 
 def clip_extractor(clip: Clip) -> Extractor:
-    """CLIP's image embedding, as its tower gives it of the picture that its own preprocessing makes."""
+    """Extract CLIP's image embeddings, unnormalised, with CLIP's own preprocessing."""
     return Extractor(f"clip {clip.identity}", lambda pictures: encode_pictures(clip, pictures).float().cpu())
 
 
 def inception_extractor(weights: Path | None, *, logits: bool) -> Extractor:
-    """The Inception v3 of the published figures, as torch-fidelity has it: pool features [B, 2048], or
-    logits.
+    """Extract features of torch-fidelity's Inception v3, which published FIDs use.
 
     Args:
-        weights: its file of weights; None lets torch-fidelity find or download it.
+        weights: file of weights. None uses torch's cache, or downloads them.
+        logits: extract logits [B, 1008] instead of pool features [B, 2048].
 
     Raises:
-        RequestError: torch-fidelity is not installed, or there are no weights.
+        RequestError: torch-fidelity is not installed, or the weights cannot be read.
     """
     declare_missing_schemas()
     try:
@@ -70,13 +70,11 @@ def inception_extractor(weights: Path | None, *, logits: bool) -> Extractor:
             if not weights.is_file():
                 weights.parent.mkdir(parents=True, exist_ok=True)
                 torch.hub.download_url_to_file(URL_INCEPTION_V3, str(weights), progress=False)
-        read_pickle(
-            weights
-        )  # refuses what holds more than tensors: torch-fidelity would run whatever it asks for
+        read_pickle(weights)  # refuses pickles that hold more than tensors; torch-fidelity would run them
         network = FeatureExtractorInceptionV3(
             "inception-v3-compat", [layer], feature_extractor_weights_path=str(weights)
         )
-    except Exception as error:  # a download or a file that fails, each in its own way
+    except Exception as error:  # downloads and damaged files raise errors of many kinds
         raise RequestError(
             f"--features inception: its weights cannot be read ({' '.join(str(error).split())[:200]}); "
             "give their file as inception:PATH, or measure with CLIP's features"
@@ -96,7 +94,7 @@ def inception_extractor(weights: Path | None, *, logits: bool) -> Extractor:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A set's features [N, D], and its first pictures."""
+    """Features [N, D] of a set, and its first images."""
 
     features: Tensor
     pictures: list[Image.Image]
@@ -105,16 +103,18 @@ class Encoded:
 def encode(
     pictures: Pictures, extractor: Extractor, *, size: int | None, batch: int, cache: Path | None
 ) -> Encoded:
-    """The features of all pictures, on every process; kept in `cache`, a folder, by what the pictures are.
+    """Encode all images of a set; every process gets all features.
 
     Args:
-        size: side to which pictures are brought, the middle square of each; None takes them as they are.
-        batch: pictures encoded together.
+        size: side in pixels to which the centre square of each image is resized. None keeps the images.
+        batch: images per batch.
+        cache: folder in which features are kept by the content of the set. None keeps nothing.
 
     Raises:
-        DataError: pictures of several sizes without `size`, unreadable ones, or a damaged file in the cache.
+        DataError: the images have several sizes and `size` is None, an image is unreadable, or a file in the
+            cache is damaged.
     """
-    kept = _kept(pictures, extractor, size, cache)
+    kept = _cache_path(pictures, extractor, size, cache)
     if kept is not None and kept.is_file():
         return Encoded(_read(kept), [_brought(image, size) for image in islice(pictures.read(0, 1), SHEET)])
     state = join_processes()
@@ -133,7 +133,7 @@ def encode(
             rows += extractor.encode(part)
         sheet += part[: SHEET - len(sheet)]
     shares = gather_object([rows]) if state.num_processes > 1 else [rows]
-    # Process r read pictures r, r + n, …: dealt out again in turn, they are in their order.
+    # Process r read images r, r + n, …: interleaving the shares restores the order.
     whole = [row for turn in zip_longest(*shares) for row in turn if row is not None]
     if not whole:
         raise DataError(f"{pictures.name}: no pictures in it")
@@ -145,23 +145,25 @@ def encode(
 
 @torch.inference_mode()
 def encode_texts(clip: Clip, captions: Sequence[str], batch: int) -> Tensor:
-    """z_t of each caption, [N, D], as CLIP's tower gives it."""
+    """Encode captions as CLIP text embeddings z_t, unnormalised [N, D]."""
     parts = [captions[start : start + batch] for start in range(0, len(captions), batch)]
     return torch.cat([clip.encode_text(part).embed.float().cpu() for part in parts])
 
 
 @torch.inference_mode()
 def features_of(images: Sequence[Image.Image], extractor: Extractor, batch: int) -> Tensor:
-    """The features [N, D] of equally large pictures that are in memory already."""
+    """Encode images of one size that are in memory, as features [N, D]."""
     return torch.cat([extractor.encode(images[i : i + batch]) for i in range(0, len(images), batch)])
 
 
 def default_cache() -> Path:
-    """Where features are kept: unclip/features in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unclip" / "features"
+    """Return the default cache of features: unclip/features in the user's cache folder."""
+    return cache_folder() / "features"
 
 
-def _kept(pictures: Pictures, extractor: Extractor, size: int | None, cache: Path | None) -> Path | None:
+def _cache_path(
+    pictures: Pictures, extractor: Extractor, size: int | None, cache: Path | None
+) -> Path | None:
     content = pictures.content() if cache is not None else None
     if cache is None or content is None:
         return None
@@ -174,17 +176,15 @@ def _read(path: Path) -> Tensor:
         return load_file(path)["features"]
     except (OSError, KeyError, SafetensorError) as error:
         raise DataError(
-            f"{path}: kept features, but damaged ({error}); delete the file and run again"
+            f"{path}: damaged cache of features ({error}); delete the file and run again"
         ) from None
 
 
 def _write(path: Path, features: Tensor) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file({"features": features}, temporary)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
+        with new_file(path) as temporary:
+            write_weights({"features": features}, temporary)
+    except (OSError, CheckpointError) as error:
         raise DataError(f"{path}: cannot be written ({error}); --cache names another folder") from None
 
 
@@ -193,7 +193,7 @@ def _brought(image: Image.Image, size: int | None) -> Image.Image:
 
 
 def stacked(pictures: Sequence[Image.Image]) -> Tensor:
-    """Pictures of one size as a tensor [B, 3, H, W] in [−1, 1]."""
+    """Stack images of one size to a tensor [B, 3, H, W] in [−1, 1]."""
     return torch.stack([to_tensor(one) for one in pictures])
 
 

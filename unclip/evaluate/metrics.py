@@ -1,8 +1,7 @@
-"""The measures themselves: pure functions of features [N, D], in float64, each with a bootstrap over the
-pictures.
+"""Metrics of features [N, D]: pure functions in float64, with bootstrap intervals over the images.
 
-A resample is a vector of weights: how often each picture was drawn. Every measure takes them, so its interval
-needs no second implementation; weights of one are the measure itself.
+A bootstrap resample is a vector of weights, the number of times each image was drawn. Every metric takes
+weights, so its interval needs no second implementation; weights of one give the metric itself.
 """
 
 from __future__ import annotations
@@ -16,40 +15,39 @@ from torch import Tensor
 
 from unclip.errors import RequestError
 
-CHUNK = 2048  # rows of a kernel matrix held at a time
-NEIGHBOURS = 3  # of precision and recall; Kynkäänniemi et al. 2019
-SPLITS = 10  # of the Inception Score; Salimans et al. 2016
-SIGMA = 10.0  # of CMMD's kernel; Jayasumana et al. 2024
-CMMD_UNIT = 1000.0  # CMMD is reported in thousandths
-CLIP_UNIT = 100.0  # the CLIP score, in hundredths of a cosine
+CHUNK = 2048  # rows of a kernel matrix in memory at a time
+NEIGHBOURS = 3  # k of precision and recall; Kynkäänniemi et al. 2019
+SPLITS = 10  # parts of the Inception Score; Salimans et al. 2016
+SIGMA = 10.0  # bandwidth of CMMD's kernel; Jayasumana et al. 2024
+CMMD_UNIT = 1000.0  # CMMD is reported × 1000
+CLIP_UNIT = 100.0  # the CLIP score is reported × 100
 
 Kernel = Callable[[Tensor, Tensor], Tensor]  # [N, D], [M, D] → [N, M]
 
 
 class Estimate(NamedTuple):
-    """A figure and its 95 % interval by bootstrap over the measured pictures; None where none was asked
-    for.
-    """
+    """A value with its 95 % bootstrap interval over the images; None without resamples."""
 
     value: float
     low: float | None = None
     high: float | None = None
 
     def __str__(self) -> str:
-        shown = f"{self.value:.4g}"
-        return shown if self.low is None else f"{shown} [{self.low:.4g}, {self.high:.4g}]"
+        text = f"{self.value:.4g}"
+        return text if self.low is None else f"{text} [{self.low:.4g}, {self.high:.4g}]"
 
 
 def fid(features: Tensor, reference: Tensor, *, resamples: int = 0, seed: int = 0) -> Estimate:
-    """Fréchet distance of the two Gaussians with the features' moments (Heusel et al. 2017, eq. 6); 0 is
-    best.
+    """Fréchet distance of Gaussians with the features' moments (Heusel et al. 2017, eq. 6); 0 is best.
 
     Args:
-        features: [N, D]; reference: [M, D], with N, M > D.
-        resamples: of `features`, for the interval. seed: of the resamples.
+        features: [N, D] of the images, N > D.
+        reference: [M, D] of the reference, M > D.
+        resamples: number of bootstrap resamples of `features`; 0 for no interval.
+        seed: seed of the resamples.
 
     Raises:
-        RequestError: fewer pictures than features, or other bad features.
+        RequestError: there are too few images for D features, or features are not finite.
     """
     x, y = _checked(features, reference)
     few = min(len(x), len(y))
@@ -64,7 +62,7 @@ def fid(features: Tensor, reference: Tensor, *, resamples: int = 0, seed: int = 
 
     def distance(weights: Tensor) -> float:
         other_mean, other_cov = _moments(x, weights)
-        # tr √(Σ₁Σ₂) = tr √(√Σ₂ Σ₁ √Σ₂), whose matrix is symmetric: real eigenvalues, no imaginary dust.
+        # tr √(Σ₁Σ₂) = tr √(√Σ₂ Σ₁ √Σ₂); the right-hand matrix is symmetric, with real eigenvalues.
         both = torch.linalg.eigvalsh(root @ other_cov @ root).clamp(min=0).sqrt().sum()
         return float((mean - other_mean).square().sum() + cov.trace() + other_cov.trace() - 2 * both)
 
@@ -72,11 +70,10 @@ def fid(features: Tensor, reference: Tensor, *, resamples: int = 0, seed: int = 
 
 
 def kid(features: Tensor, reference: Tensor, *, resamples: int = 0, seed: int = 0) -> Estimate:
-    """Kernel Inception Distance: unbiased squared MMD with the kernel (x·y / D + 1)³ (Bińkowski et al. 2018);
-    0 is best.
+    """Kernel Inception Distance: unbiased squared MMD with kernel (x·y / D + 1)³; 0 is best.
 
-    Over all pictures at once; the mean over random subsets, as others report it, estimates the same with more
-    noise.
+    Bińkowski et al. 2018. Computed over all images at once. The usual mean over random subsets estimates the
+    same value with more noise.
     """
     x, y = _checked(features, reference)
 
@@ -87,8 +84,9 @@ def kid(features: Tensor, reference: Tensor, *, resamples: int = 0, seed: int = 
 
 
 def cmmd(features: Tensor, reference: Tensor, *, resamples: int = 0, seed: int = 0) -> Estimate:
-    """CLIP-MMD: biased squared MMD of unit embeddings, Gaussian kernel of σ = 10, in thousandths (Jayasumana
-    et al. 2024).
+    """CMMD × 1000: biased squared MMD of normalised embeddings, Gaussian kernel of σ = 10.
+
+    Jayasumana et al. 2024.
     """
     x, y = (z / z.norm(dim=1, keepdim=True) for z in _checked(features, reference))
 
@@ -102,10 +100,9 @@ def cmmd(features: Tensor, reference: Tensor, *, resamples: int = 0, seed: int =
 
 
 def inception_score(logits: Tensor, *, splits: int = SPLITS, resamples: int = 0, seed: int = 0) -> Estimate:
-    """exp E KL(p(y|x) ‖ p(y)) of a classifier's logits [N, C], mean over `splits` parts (Salimans et al.
-    2016).
+    """Inception Score: exp E KL(p(y|x) ‖ p(y)) of logits [N, C], mean over `splits` parts.
 
-    From 1, where all pictures look alike or none is clear, to the number of classes.
+    Salimans et al. 2016. Between 1 (one class only, or no confident prediction) and C.
     """
     (logits,) = _checked(logits)
     if len(logits) < splits:
@@ -118,7 +115,7 @@ def inception_score(logits: Tensor, *, splits: int = SPLITS, resamples: int = 0,
         found = []
         for start, end in pairwise(edges):
             w = weights[start:end]
-            if not w.any():  # a resample may leave a small split out
+            if not w.any():  # a resample may draw nothing from a small split
                 continue
             share = w / w.sum()
             marginal = share @ p[start:end]
@@ -130,9 +127,7 @@ def inception_score(logits: Tensor, *, splits: int = SPLITS, resamples: int = 0,
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares of the measured pictures that look like the reference, and of the reference that the pictures
-    cover.
-    """
+    """Share of images within the reference's manifold, and of the reference within the images' manifold."""
 
     precision: Estimate
     recall: Estimate
@@ -141,14 +136,16 @@ class PrecisionRecall(NamedTuple):
 def precision_recall(
     features: Tensor, reference: Tensor, *, neighbours: int = NEIGHBOURS, resamples: int = 0, seed: int = 0
 ) -> PrecisionRecall:
-    """Whether each point lies within some other set's point's `neighbours`-th neighbour (Kynkäänniemi et al.
-    2019).
+    """Improved precision and recall (Kynkäänniemi et al. 2019).
+
+    A point lies within a manifold if it is no farther from one of its points than that point's k-th nearest
+    neighbour in the manifold, k = `neighbours`.
     """
     x, y = _checked(features, reference)
     if min(len(x), len(y)) <= neighbours:
         raise RequestError(
-            f"precision-recall: {min(len(x), len(y))} pictures; it needs more than {neighbours}, the "
-            "neighbours it looks at"
+            f"precision-recall: {min(len(x), len(y))} pictures; it needs more than {neighbours}, its number "
+            "of neighbours"
         )
     return PrecisionRecall(
         mean_of(_covered(x, y, neighbours), resamples=resamples, seed=seed),
@@ -157,8 +154,11 @@ def precision_recall(
 
 
 def clip_score(images: Tensor, texts: Tensor, *, resamples: int = 0, seed: int = 0) -> Estimate:
-    """100 · mean of max(cos(z_i, z_t), 0) over pictures [N, D] and their captions [N, D] (Hessel et al. 2021,
-    w = 1).
+    """CLIP score: 100 · mean of max(cos(z_i, z_t), 0) (Hessel et al. 2021 with w = 1).
+
+    Args:
+        images: z_i [N, D].
+        texts: z_t [N, D] of their captions.
     """
     x, y = _checked(images, texts)
     if len(x) != len(y):
@@ -176,15 +176,16 @@ def recall(
     resamples: int = 0,
     seed: int = 0,
 ) -> dict[int, Estimate]:
-    """k → share of the queries that have a right candidate among the k of highest cosine (recall@k).
+    """Recall@k by cosine similarity, for each k.
 
-    A wrong candidate exactly as near as the right one goes before it: a space that has collapsed to a point
-        finds nothing.
+    Ties count as wrong, so that a collapsed embedding space scores 0.
 
     Args:
-        queries: [Q, D]; candidates: [C, D].
-        right: a number for each query [Q] and for each candidate [C]; equal ones belong together.
-        resamples: of the queries, for the interval, the candidates held fixed. seed: of the resamples.
+        queries: [Q, D].
+        candidates: [C, D].
+        right: labels of the queries [Q] and of the candidates [C]; equal labels match.
+        resamples: number of bootstrap resamples of the queries; the candidates stay fixed.
+        seed: seed of the resamples.
     """
     x, y = (z / z.norm(dim=1, keepdim=True).clamp(min=1e-12) for z in _checked(queries, candidates))
     ahead = torch.cat(
@@ -202,10 +203,11 @@ def _wrong_ahead(scores: Tensor, right: Tensor) -> Tensor:
 
 
 def _checked(*sets: Tensor) -> tuple[Tensor, ...]:
-    """In float64, if they can be compared."""
+    """Convert features to float64, and check that they can be compared."""
     widths = [features.shape[1] for features in sets]
     if len(set(widths)) > 1:
-        raise RequestError(f"features of {widths[0]} and of {widths[1]} dimensions are of two extractors")
+        sizes = f"{widths[0]} and of {widths[1]}"
+        raise RequestError(f"features of {sizes} dimensions are not from the same extractor")
     for features in sets:
         bad = int((~features.isfinite().all(dim=1)).sum())
         if bad:
@@ -223,7 +225,7 @@ def _moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mmd(x: Tensor, y: Tensor, kernel: Kernel, *, unbiased: bool, resamples: int, seed: int) -> Estimate:
-    """One pass over the kernel matrices for all resamples of x."""
+    """Squared MMD with all resamples of x in one pass over the kernel matrices."""
     weights = torch.stack(
         [torch.ones(len(x), dtype=torch.float64), *_resamples(len(x), resamples, seed)], dim=1
     )
@@ -232,7 +234,7 @@ def _mmd(x: Tensor, y: Tensor, kernel: Kernel, *, unbiased: bool, resamples: int
     within_y = _weighted_sum(y, y, ones, ones, kernel)
     across = _weighted_sum(x, y, weights, ones, kernel)
     n, m = len(x), len(y)
-    if unbiased:  # without each point's kernel with itself
+    if unbiased:  # without the diagonal
         own_x, own_y = (torch.cat([kernel(a[None], a[None])[0] for a in points]) for points in (x, y))
         means = (within_x - own_x @ weights) / (n * (n - 1)) + (within_y - own_y.sum()) / (m * (m - 1))
     else:
@@ -251,7 +253,7 @@ def _weighted_sum(x: Tensor, y: Tensor, over_x: Tensor, over_y: Tensor, kernel: 
 
 
 def _covered(points: Tensor, manifold: Tensor, neighbours: int) -> Tensor:
-    """1 for each point within reach of one of the manifold, [N]."""
+    """1.0 for each point that lies within the manifold, [N]."""
     radii = torch.cat(
         [torch.cdist(part, manifold).kthvalue(neighbours + 1, dim=1).values for part in manifold.split(CHUNK)]
     )
@@ -261,7 +263,7 @@ def _covered(points: Tensor, manifold: Tensor, neighbours: int) -> Tensor:
 
 
 def mean_of(values: Tensor, *, resamples: int = 0, seed: int = 0) -> Estimate:
-    """The mean of values [N], one of each picture, in float64."""
+    """Mean of values [N] in float64, one value per image."""
     return _estimate(lambda weights: float(weights @ values / weights.sum()), len(values), resamples, seed)
 
 
@@ -282,7 +284,7 @@ def _estimate(measure: Callable[[Tensor], float], n: int, resamples: int, seed: 
 def _with_interval(value: float, resampled: Tensor) -> Estimate:
     if not len(resampled):
         return Estimate(value)
-    # Around the value: the resamples' own mean is biased, as they hold pictures twice.
+    # Centred on the value: repeated images bias the mean of the resamples.
     spread = resampled.double() - resampled.double().mean()
     low, high = spread.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Estimate(value, value + low, value + high)

@@ -1,6 +1,4 @@
-"""Bits per dimension of small pictures under a model: by its variational bound, and by its ODE's exact
-likelihood.
-"""
+"""Bits per dimension of images under a pixel model: variational bound and exact likelihood of the ODE."""
 
 from __future__ import annotations
 
@@ -26,12 +24,12 @@ from unclip.stages.pixels import Pixels
 
 @dataclass(frozen=True)
 class NllSettings(Settings):
-    """How it is measured, beside the resamples.
+    """Settings of the likelihood.
 
     Attributes:
-        count: pictures, evenly from all there are; None takes all.
-        terms: of the bound's sum that are computed; None for all T − 1.
-        ode: the ODE's likelihood too; it takes a few hundred evaluations with a derivative.
+        count: number of images, spaced evenly over the set; None takes all.
+        terms: number of random timesteps of the bound's sum; None sums all T − 1.
+        ode: also compute the ODE's likelihood; a few hundred network evaluations with gradients.
     """
 
     count: int | None = None
@@ -40,35 +38,35 @@ class NllSettings(Settings):
 
 
 def nll(stage: Pixels, pictures: Found, settings: NllSettings) -> Quality:
-    """Mean bits per dimension of the pictures, given their classes where the model has such, with intervals.
+    """Compute mean bits per dimension with intervals; class-conditional if the model has classes.
 
-    Picture number i is measured with the randomness of seed `settings.seed` + i.
+    The random draws of image i have the seed `settings.seed` + i.
 
     Raises:
-        DataError: a picture that cannot be read, or has no class. RequestError: no likelihood by this model's
-            ODE.
+        DataError: an image cannot be read or has no class.
+        RequestError: the model has no ODE likelihood.
     """
     if settings.ode:
-        stage.score(torch.zeros(1, dtype=torch.long))  # before the long work: is there one?
+        stage.score(torch.zeros(1, dtype=torch.long))  # raises early if the model has no ODE
     images, labels = _read(pictures, stage, settings.count)
     parts: dict[str, list[Tensor]] = {}
     evaluations = 0
     for start in range(0, len(images), settings.batch):
         part = slice(start, start + settings.batch)
-        shown = Batch(image=images[part].to(stage.device), label=None if labels is None else labels[part])
+        batch = Batch(image=images[part].to(stage.device), label=None if labels is None else labels[part])
         numbers = torch.arange(len(images))[part] + settings.seed
-        for name, values in _bound(stage, shown, numbers, settings.terms):
+        for name, values in _bound(stage, batch, numbers, settings.terms):
             parts.setdefault(name, []).append(values)
         if settings.ode:
-            bits, asked = _ode(stage, shown, numbers)
+            bits, calls = _ode(stage, batch, numbers)
             parts.setdefault("ODE", []).append(bits)
-            evaluations = max(evaluations, asked)
+            evaluations = max(evaluations, calls)
     figures = {
         name: mean_of(torch.cat(values).double().cpu(), resamples=settings.resamples, seed=settings.seed)
         for name, values in parts.items()
     }
     config = stage.diffusion.config
-    told = {
+    about = {
         "unit": "bits/dim",
         "pictures": pictures.name,
         "count": len(images),
@@ -81,7 +79,7 @@ def nll(stage: Pixels, pictures: Found, settings: NllSettings) -> Quality:
         "seed": settings.seed,
         **({"evaluations": evaluations} if settings.ode else {}),
     }
-    return Quality(figures, told, tuple(to_pil(image) for image in images[:64]))
+    return Quality(figures, about, tuple(to_pil(image) for image in images[:64]))
 
 
 @torch.inference_mode()
@@ -104,15 +102,14 @@ def _bound(stage: Pixels, batch: Batch, seeds: Tensor, terms: int | None) -> Ite
 def _ode(stage: Pixels, batch: Batch, seeds: Tensor) -> tuple[Tensor, int]:
     x0 = stage.data(batch)
     noise = SeededNoise(seeds.tolist(), "likelihood")
-    # Uniform within each value's cell: the density's mean over it is at most the cell's probability (Theis et
-    # al. 2016).
+    # Uniform dequantisation: gives a lower bound on the discrete log-likelihood (Theis et al. 2016).
     x = x0 + stage.spacing * (torch.special.ndtr(noise(x0)) - 0.5)
     log_p, evaluations = log_likelihood(VP(), stage.score(batch.label), x, Hutchinson(noise, x))
     return bits_per_dim(log_p, x[0].numel(), stage.spacing), evaluations
 
 
 def _read(pictures: Found, stage: Pixels, count: int | None) -> tuple[Tensor, Tensor | None]:
-    """uint8-true pictures [N, 3, size, size] and classes [N] (None for a model without), evenly from all."""
+    """Read images [N, 3, size, size] and classes [N] (None if the model has none), spaced evenly."""
     samples = [sample for unit in pictures.units for sample in unit.samples()]
     if count is not None:
         if count > len(samples):

@@ -1,4 +1,4 @@
-"""What is measured: pictures in a folder or in shards, or those that a model paints of captions."""
+"""Image sets to measure: files in folders or shards, or images that a model generates."""
 
 from __future__ import annotations
 
@@ -25,41 +25,39 @@ FILES_IN_A_UNIT = 1000
 
 
 class Pictures(Protocol):
-    """A set of pictures in a fixed order."""
+    """A set of images in a fixed order."""
 
     @property
     def name(self) -> str:
-        """As the user gave it."""
+        """Name of the set, as the user gave it."""
 
     def content(self) -> str | None:
-        """A hash of all it holds, by which its features may be kept; None if they may not."""
+        """Hash of all images, as the key of a cache; None if the set cannot be cached."""
 
     def captions(self) -> Sequence[str]:
-        """One of each picture.
+        """Return one caption per image.
 
         Raises:
-            DataError: one of them has none.
+            DataError: an image has no caption.
         """
 
     def read(self, start: int, step: int) -> Iterator[Image.Image]:
-        """Every step-th picture from number `start` on: the share of one process of several."""
+        """Yield images `start`, `start` + `step`, …: the share of one of several processes."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """Pictures in files. One that cannot be read is an error: a measure of the others would be one of another
-    set.
-    """
+    """Images in files. An unreadable image is an error, as skipping it would measure another set."""
 
     name: str
     units: tuple[Unit, ...]
 
     @classmethod
     def at(cls, source: str) -> Found:
-        """Those of a folder, a table or shards.
+        """Find the images of a folder, a table or shards.
 
         Raises:
-            DataError: none there.
+            DataError: there are none.
         """
         return cls(source, tuple(find_units(source, FILES_IN_A_UNIT)))
 
@@ -73,13 +71,13 @@ class Found:
         return whole.hexdigest()
 
     def labels(self, key: str | None) -> list[str]:
-        """The class of each picture.
+        """Return the class of each image.
 
         Args:
-            key: where its JSON has it, as `scene.subject`; None takes the name of the picture's own folder.
+            key: key in the sample's JSON, e.g. `scene.subject`. None takes the name of the image's folder.
 
         Raises:
-            DataError: one of them has none.
+            DataError: an image has no class.
         """
         return [str(_label(sample, key, self.name)) for sample in self._samples()]
 
@@ -117,9 +115,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Painted:
-    """Pictures that a model paints, one of each caption; picture i has the seed `seed` + i, in whatever
-    process.
-    """
+    """Images that a model generates, one per caption; image i has the seed `seed` + i."""
 
     pipeline: Pipeline
     prompts: Sequence[str]
@@ -141,18 +137,19 @@ class Painted:
         numbers = range(start, len(self.prompts), step)
         for first in range(0, len(numbers), self.batch):
             part = numbers[first : first + self.batch]
-            said = [self.prompts[i] for i in part]
+            prompts = [self.prompts[i] for i in part]
             made = self.pipeline.generate(
-                said, seeds=[self.seed + i for i in part], size=self.size, watermark=False
+                prompts, seeds=[self.seed + i for i in part], size=self.size, watermark=False
             )
             yield from made.images
 
 
 def read_prompts(source: str) -> list[str]:
-    """A text file's lines, or the captions of a folder or of shards.
+    """Read the lines of a .txt file, or the captions of a folder or of shards.
 
     Raises:
-        DataError: nothing there. RequestError: not a single caption in it.
+        DataError: there is no such source.
+        RequestError: it holds no captions.
     """
     path = Path(source)
     if path.suffix == ".txt" and path.is_file():

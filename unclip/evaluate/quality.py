@@ -1,4 +1,4 @@
-"""How good and how varied pictures are: a measure of a set, against a reference or against its captions."""
+"""Quality of an image set: metrics against a reference set or against captions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from unclip.evaluate.pictures import Pictures
 from unclip.evaluate.report import save_report
 from unclip.images import grid
 
-# Those of features against a reference's.
+# Metrics of features against the features of a reference.
 AGAINST_REFERENCE: dict[str, Callable[..., Estimate]] = {
     "fid": metrics.fid,
     "kid": metrics.kid,
@@ -29,14 +29,14 @@ AGAINST_REFERENCE: dict[str, Callable[..., Estimate]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How a set is measured.
+    """Settings of a measurement.
 
     Attributes:
-        size: side in pixels to which all pictures are brought, their middle square; None takes them as they
-            are.
-        resamples: of the bootstrap; 0 for no interval. seed: theirs.
-        batch: pictures encoded together.
-        cache: folder where features are kept, or None.
+        size: side in pixels to which the centre square of each image is resized; None keeps the images.
+        resamples: number of bootstrap resamples; 0 for no interval.
+        seed: seed of the resamples.
+        batch: images per batch.
+        cache: folder in which features are kept; None keeps nothing.
     """
 
     size: int | None = None
@@ -48,102 +48,102 @@ class Settings:
 
 @dataclass(frozen=True)
 class Quality:
-    """What was measured of which pictures, and how."""
+    """Metrics of an image set, with the settings of the measurement and the first images."""
 
     figures: dict[str, Estimate]
     settings: dict[str, Any]
     pictures: tuple[Image.Image, ...] = field(default=(), compare=False, repr=False)
 
     def table(self) -> str:
-        """For a terminal."""
+        """Format the metrics for a terminal."""
         width = max(map(len, self.figures))
         return "\n".join(f"{name.ljust(width)}  {figure}" for name, figure in self.figures.items())
 
     def markdown(self) -> str:
-        """For a document: figures, then how they were measured."""
+        """Format the metrics as a Markdown table, with the settings below."""
         rows = [
             ("measure", "value [95 % interval]"),
             ("---", "---:"),
             *((n, str(f)) for n, f in self.figures.items()),
         ]
-        said = ", ".join(f"{name}: {value}" for name, value in self.settings.items())
-        return "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\n{said}"
+        settings = ", ".join(f"{name}: {value}" for name, value in self.settings.items())
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\n{settings}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Return plain values, for JSON."""
         return {
             "figures": {name: figure._asdict() for name, figure in self.figures.items()},
             "settings": self.settings,
         }
 
     def save(self, folder: Path) -> None:
-        """report.json, report.md and sheet.png."""
+        """Write report.json, report.md and sheet.png."""
         save_report(folder, self.to_dict(), self.markdown(), grid(self.pictures))
 
 
 def against_reference(
     kind: str, pictures: Pictures, reference: Pictures, extractor: Extractor, settings: Settings
 ) -> Quality:
-    """fid, kid, cmmd or precision-recall of the pictures.
+    """Measure fid, kid, cmmd or precision-recall.
 
     Raises:
-        RequestError: no such measure, or too few pictures for it.
+        RequestError: there is no such metric, or there are too few images for it.
     """
-    shown, true = encoded(pictures, extractor, settings), encoded(reference, extractor, settings)
+    images, true = encoded(pictures, extractor, settings), encoded(reference, extractor, settings)
     bootstrap = {"resamples": settings.resamples, "seed": settings.seed}
     if kind == "precision-recall":
-        figures = metrics.precision_recall(shown.features, true.features, **bootstrap)._asdict()
+        figures = metrics.precision_recall(images.features, true.features, **bootstrap)._asdict()
     elif kind in AGAINST_REFERENCE:
-        figures = {kind: AGAINST_REFERENCE[kind](shown.features, true.features, **bootstrap)}
+        figures = {kind: AGAINST_REFERENCE[kind](images.features, true.features, **bootstrap)}
     else:
         raise RequestError(
             f"no measure {kind!r}; there are {', '.join([*AGAINST_REFERENCE, 'precision-recall'])}"
         )
     about = {"reference": reference.name, "reference pictures": len(true.features)}
-    return quality(figures, pictures, shown, extractor, settings, about)
+    return quality(figures, pictures, images, extractor, settings, about)
 
 
 def inception_score(pictures: Pictures, extractor: Extractor, settings: Settings) -> Quality:
-    """The Inception Score of the pictures, by whatever classifier the extractor is.
+    """Measure the Inception Score; the extractor must be a classifier.
 
     Raises:
-        RequestError: the extractor is no classifier.
+        RequestError: the extractor is not a classifier.
     """
     if not extractor.classifies:
         raise RequestError(
-            f"is: {extractor.identity} is no classifier; --features inception is one, and judge of the "
+            f"is: {extractor.identity} is not a classifier; --features inception is one, and judge of the "
             "menagerie"
         )
-    shown = encoded(pictures, extractor, settings)
-    found = metrics.inception_score(shown.features, resamples=settings.resamples, seed=settings.seed)
-    return quality({"is": found}, pictures, shown, extractor, settings, {"splits": metrics.SPLITS})
+    images = encoded(pictures, extractor, settings)
+    found = metrics.inception_score(images.features, resamples=settings.resamples, seed=settings.seed)
+    return quality({"is": found}, pictures, images, extractor, settings, {"splits": metrics.SPLITS})
 
 
 def clip_score(pictures: Pictures, clip: Clip, settings: Settings) -> Quality:
-    """How near the pictures are to their captions in CLIP's space."""
+    """Measure the CLIP score of images and their captions."""
     extractor = clip_extractor(clip)
-    shown = encoded(pictures, extractor, settings)
+    images = encoded(pictures, extractor, settings)
     texts = encode_texts(clip, pictures.captions(), settings.batch)
-    found = metrics.clip_score(shown.features, texts, resamples=settings.resamples, seed=settings.seed)
-    return quality({"clip": found}, pictures, shown, extractor, settings, {})
+    found = metrics.clip_score(images.features, texts, resamples=settings.resamples, seed=settings.seed)
+    return quality({"clip": found}, pictures, images, extractor, settings, {})
 
 
 def encoded(pictures: Pictures, extractor: Extractor, settings: Settings) -> Encoded:
-    """The pictures' features, brought to size and kept as the settings say."""
+    """Encode images with the size, batch and cache of the settings."""
     return encode(pictures, extractor, size=settings.size, batch=settings.batch, cache=settings.cache)
 
 
 def quality(
     figures: dict[str, Estimate],
     pictures: Pictures,
-    shown: Encoded,
+    images: Encoded,
     extractor: Extractor,
     settings: Settings,
     about: dict[str, Any],
 ) -> Quality:
-    """What was measured, told how: the settings, and `about` what else matters to this measure."""
-    features: Tensor = shown.features
-    told = {
+    """Build a Quality. `about` holds settings of the metric itself."""
+    features: Tensor = images.features
+    record = {
         "pictures": pictures.name,
         "count": len(features),
         **about,
@@ -153,4 +153,4 @@ def quality(
         "resamples": settings.resamples,
         "seed": settings.seed,
     }
-    return Quality(figures, told, tuple(shown.pictures))
+    return Quality(figures, record, tuple(images.pictures))

@@ -1,4 +1,4 @@
-"""What an evaluation found, as a table for people, a dict for programs, and a contact sheet for the eye."""
+"""Evaluation reports: tables, JSON and contact sheets."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ COMPOSITION = "subject + headwear"
 ALL_NAMED = "all named at once"
 _COLUMNS = ("attribute", "named", "right [95 %]", "ceiling [95 %]")
 _Z = 1.959963984540054  # the normal distribution's 97.5 % point
-_SHEET = 64
-_FRAME = 3  # pixels of 64
+_SHEET = 64  # images of a contact sheet
+_FRAME = 3  # width of the frame in pixels, for images of 64 pixels
 
 
 @dataclass(frozen=True)
 class Score:
-    """So many right of so many."""
+    """Number of correct predictions out of a total."""
 
     right: int
     of: int
 
     @property
     def rate(self) -> float | None:
-        """The share that is right; None of nothing."""
+        """Share of correct predictions; None if the total is 0."""
         return self.right / self.of if self.of else None
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the true rate (Wilson 1927), which holds near 0 and 1 too."""
+        """95 % score interval of the rate (Wilson 1927), which is valid near 0 and 1."""
         if not self.of:
             return 0.0, 1.0
         p, n = self.right / self.of, self.of
@@ -44,7 +44,7 @@ class Score:
         return max(0.0, middle - half), min(1.0, middle + half)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return plain values, for JSON."""
         return {"right": self.right, "of": self.of, "rate": self.rate, "interval": list(self.interval)}
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Example:
-    """One caption and its picture's faults: attribute → (what was asked for, what the judge saw)."""
+    """One caption and the errors in its image: attribute → (requested, recognised by the judge)."""
 
     caption: str
     seed: int
@@ -65,14 +65,14 @@ class Example:
 
 @dataclass(frozen=True)
 class Report:
-    """Truth to the caption of one model.
+    """Caption accuracy of one model.
 
     Attributes:
-        scores: of the model's pictures, per attribute and for several at once.
-        ceiling: the judge's own, on renderings of the same scenes: what a perfect painter would get.
-        pairs: subject and headwear both right, by held-out pair, the worst first.
+        scores: scores of the model's images, per attribute and for several attributes at once.
+        ceiling: scores of true renderings of the same scenes: the judge's accuracy.
+        pairs: scores of subject and headwear together, by held-out pair, the worst first.
         examples: one per caption.
-        pictures: the same, as painted; not part of the JSON.
+        pictures: the generated images, one per example; not part of the JSON.
     """
 
     model: str
@@ -85,7 +85,7 @@ class Report:
     pictures: tuple[Image.Image, ...] = field(default=(), compare=False, repr=False)
 
     def table(self) -> str:
-        """For a terminal."""
+        """Format the scores for a terminal."""
         rows = [_COLUMNS, *self._rows()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
@@ -102,7 +102,7 @@ class Report:
         )
 
     def markdown(self) -> str:
-        """For a model card."""
+        """Format the scores as a Markdown table."""
         rows = [_COLUMNS, ("---", "---:", "---:", "---:"), *self._rows()]
         if self.pairs:
             rows += [("", "", "", ""), *((name, str(s.of), str(s), "") for name, s in self.pairs.items())]
@@ -114,7 +114,7 @@ class Report:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Return plain values, for JSON."""
         return {
             "model": self.model,
             "count": self.count,
@@ -134,7 +134,11 @@ class Report:
 
     @classmethod
     def from_dict(cls, tree: dict[str, Any]) -> Self:
-        """The report that `to_dict` wrote, without its pictures."""
+        """Parse the result of `to_dict`; `pictures` is empty.
+
+        Raises:
+            DataError: the tree is not such a report.
+        """
         try:
             return cls(
                 model=tree["model"],
@@ -156,17 +160,17 @@ class Report:
             raise DataError(f"not a report of this evaluation ({type(error).__name__}: {error})") from None
 
     def sheet(self, count: int = _SHEET) -> Image.Image:
-        """The first pictures; the wrong ones are framed in red."""
+        """Arrange the first images; those with errors have a red frame."""
         shown = zip(self.examples[:count], self.pictures[:count], strict=True)
         return grid([_framed(picture) if example.wrong else picture for example, picture in shown])
 
     def save(self, folder: Path) -> None:
-        """report.json, report.md and sheet.png."""
+        """Write report.json, report.md and sheet.png."""
         save_report(folder, self.to_dict(), self.markdown(), self.sheet() if self.pictures else None)
 
 
 def save_report(folder: Path, tree: dict[str, Any], markdown: str, sheet: Image.Image | None) -> None:
-    """report.json for programs, report.md for documents, and sheet.png, if there is one, for the eye."""
+    """Write report.json, report.md and, if there is a sheet, sheet.png."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "report.json", tree)
     (folder / "report.md").write_text(markdown + "\n", encoding="utf-8")

@@ -1,5 +1,6 @@
-"""Whether CLIP finds the caption of each picture and the picture of each caption (Radford et al. 2021,
-§3.1.5), and, where captions say "CONCEPT in STYLE style", whether it reads either part by itself.
+"""CLIP retrieval between images and captions (Radford et al. 2021, §3.1.5).
+
+For captions "CONCEPT in STYLE style", also the retrieval of concept and style alone.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from unclip.evaluate.quality import Quality, Settings, encoded, quality
 
 PLACES = (1, 5, 10)
 _CAPTION = "{} in {} style"
-_PARTS = re.compile(r"(.+) in (.+) style")  # the last " in " parts them: "person in tuxedo in Noto style"
+_PARTS = re.compile(r"(.+) in (.+) style")  # split at the last " in ": "person in tuxedo in Noto style"
 
 
 def retrieval(pictures: Pictures, clip: Clip, settings: Settings) -> Quality:
-    """Recall@1, 5 and 10 both ways among all that the set holds; pictures of one caption are right for each
-    other's.
+    """Measure recall@1, 5 and 10 in both directions within a set. Images of equal captions all match.
 
-    With captions that name a concept and a style, each picture is also called by one of the set's concepts,
-    and by one of its styles. A concept's embedding is the mean over its captions in every style, and a
-    style's over all concepts.
+    With captions that name a concept and a style, each image is also classified by the set's concepts and by
+    its styles. A concept's embedding is the mean over its captions in every style; a style's embedding is the
+    mean over every concept.
 
     Raises:
-        DataError: a picture has no caption. RequestError: all have the same one.
+        DataError: an image has no caption.
+        RequestError: all captions are equal.
     """
     extractor = clip_extractor(clip)
     captions = list(pictures.captions())
@@ -42,19 +43,19 @@ def retrieval(pictures: Pictures, clip: Clip, settings: Settings) -> Quality:
         raise RequestError(
             f"{pictures.name}: {len(captions)} pictures of one caption; there is nothing to tell apart"
         )
-    shown = encoded(pictures, extractor, settings)
+    images = encoded(pictures, extractor, settings)
     texts = encode_texts(clip, distinct, settings.batch)
     of_texts = torch.arange(len(distinct))
     figures = {
-        **_recalls("caption of picture", shown.features, texts, (own, of_texts), settings),
-        **_recalls("picture of caption", texts, shown.features, (of_texts, own), settings),
+        **_recalls("caption of picture", images.features, texts, (own, of_texts), settings),
+        **_recalls("picture of caption", texts, images.features, (of_texts, own), settings),
     }
     about: dict[str, Any] = {"captions": len(distinct)}
-    parted = [(i, match.groups()) for i, said in enumerate(captions) if (match := _PARTS.fullmatch(said))]
-    if parted:
-        features = shown.features[[i for i, _ in parted]]
-        concepts, concept = _numbered([said[0] for _, said in parted])
-        styles, style = _numbered([said[1] for _, said in parted])
+    parsed = [(i, match.groups()) for i, text in enumerate(captions) if (match := _PARTS.fullmatch(text))]
+    if parsed:
+        features = images.features[[i for i, _ in parsed]]
+        concepts, concept = _numbered([parts[0] for _, parts in parsed])
+        styles, style = _numbered([parts[1] for _, parts in parsed])
         grid = _unit_embeddings(clip, concepts, styles, settings.batch)
         for name, embeds, truth in (
             ("concept", grid.mean(dim=1), concept),
@@ -62,14 +63,14 @@ def retrieval(pictures: Pictures, clip: Clip, settings: Settings) -> Quality:
         ):
             right = truth, torch.arange(len(embeds))
             figures |= _recalls(f"{name} of picture", features, embeds, right, settings)
-        about |= {"of concept and style": len(parted), "concepts": len(concepts), "styles": len(styles)}
-    return quality(figures, pictures, shown, extractor, settings, about)
+        about |= {"of concept and style": len(parsed), "concepts": len(concepts), "styles": len(styles)}
+    return quality(figures, pictures, images, extractor, settings, about)
 
 
 def _recalls(
     name: str, queries: Tensor, candidates: Tensor, right: tuple[Tensor, Tensor], settings: Settings
 ) -> dict[str, Estimate]:
-    """At each place that leaves a choice."""
+    """Recall at those of PLACES that are smaller than the number of candidates."""
     places = [k for k in PLACES if k < len(candidates)]
     if not places:
         return {}
@@ -78,13 +79,13 @@ def _recalls(
 
 
 def _numbered(names: Sequence[str]) -> tuple[list[str], Tensor]:
-    """The distinct names in order, and each one's number among them, [N]."""
+    """Return the distinct names, sorted, and the index of each name, [N]."""
     distinct = sorted(set(names))
     numbers = {name: i for i, name in enumerate(distinct)}
     return distinct, torch.tensor([numbers[name] for name in names])
 
 
 def _unit_embeddings(clip: Clip, concepts: Sequence[str], styles: Sequence[str], batch: int) -> Tensor:
-    """Of every concept in every style, [C, S, D]."""
-    said = [_CAPTION.format(concept, style) for concept in concepts for style in styles]
-    return F.normalize(encode_texts(clip, said, batch), dim=1).view(len(concepts), len(styles), -1)
+    """Embed the caption of every concept in every style: unit vectors [C, S, D]."""
+    prompts = [_CAPTION.format(concept, style) for concept in concepts for style in styles]
+    return F.normalize(encode_texts(clip, prompts, batch), dim=1).view(len(concepts), len(styles), -1)

@@ -11,6 +11,7 @@ from pathlib import Path
 import webdataset as wds
 
 from unclip.errors import DataError
+from unclip.files import new_file
 from unclip.menagerie.captions import caption
 from unclip.menagerie.drawing import draw
 from unclip.menagerie.scene import rng_for, sample
@@ -64,9 +65,8 @@ def write_shards(
 
 def _write_shard(job: tuple[Path, range, int, int, bool, int]) -> range:
     path, numbers, size, seed, held_out, siblings = job
-    temporary = path.with_suffix(".tmp")
     try:
-        with wds.TarWriter(str(temporary)) as writer:
+        with new_file(path) as temporary, wds.TarWriter(str(temporary)) as writer:
             for i in numbers:
                 scene = sample(seed, i, held_out=held_out, siblings=siblings)
                 rng = rng_for("captions", seed, i)
@@ -82,9 +82,6 @@ def _write_shard(job: tuple[Path, range, int, int, bool, int]) -> range:
                         "json": json.dumps(about).encode(),
                     }
                 )
-        temporary.rename(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return numbers

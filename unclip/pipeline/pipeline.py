@@ -102,8 +102,8 @@ class Pipeline:
         if offload:
             files.read_ahead(folder / index.stages[0] / "model.safetensors")
         clip = None if found.clip is None else load_clip(found.clip)
-        stored = None if offload else torch.float32  # offloaded weights stay mapped, in their file's dtype
-        stages = {name: load_stage(folder / name, dtype=stored) for name in index.stages}
+        # Offloaded weights stay mapped, in their file's dtype.
+        stages = {name: load_stage(folder / name, keep_dtype=offload) for name in index.stages}
         for name, stage in stages.items():
             if not isinstance(stage, DiffusionStage):
                 stage.float()  # such a stage is never offloaded
@@ -169,7 +169,7 @@ class Pipeline:
             yield
         finally:
             with torch.inference_mode(False):
-                files.load_weights(stage, weights, dtype=None)
+                files.load_weights(stage, weights, keep_dtype=True)
 
     # --- stages and verbs ---
 

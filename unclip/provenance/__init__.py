@@ -1,3 +1,1 @@
-"""Marks that say a picture was made by a model: an invisible watermark, metadata, and what finds them
-again.
-"""
+"""Provenance marks of generated images: invisible watermark, metadata, C2PA; and their detection."""

@@ -1,8 +1,7 @@
-"""Content credentials (C2PA): a signed statement in a picture's file that a model made it; needs
-unclip[c2pa].
+"""Content credentials (C2PA): a signed statement in an image file that a model made it.
 
-The signature says who states it and that the file has not been changed since. Whether to believe that signer
-is another question: a certificate made here is on nobody's list of those to trust.
+Needs unclip[c2pa]. The signature proves who made the statement and that the file is unchanged since. It does
+not prove that the signer can be trusted: a certificate made here is on no trust list.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from unclip.errors import RequestError
 from unclip.provenance.metadata import SOURCE_TYPES, Source
 from unclip.version import __version__
 
-CHAIN, KEY = "certificates.pem", "key.pem"  # in a folder; the signer's own certificate comes first
-YEARS = 5
+CHAIN, KEY = "certificates.pem", "key.pem"  # files of a signer; its own certificate comes first
+YEARS = 5  # validity of a certificate
 MIME = {b"\x89PNG": "image/png", b"\xff\xd8": "image/jpeg", b"RIFF": "image/webp"}
-# No thumbnail: it would be larger than the picture. Nothing is ever fetched to check a manifest.
+# No thumbnail, which could be larger than the image. No network access to check a manifest.
 SETTINGS: Mapping[str, Any] = {
     "builder": {"thumbnail": {"enabled": False}},
     "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False},
@@ -32,11 +31,11 @@ SETTINGS: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a file's active manifest says.
+    """The active manifest of a file.
 
     Attributes:
-        state: "Trusted", "Valid" (the signature fits, whoever made it) or "Invalid".
-        issuer: the organisation that signed, as its certificate says; empty if nothing does.
+        state: "Trusted", "Valid" (correct signature of an unknown signer) or "Invalid".
+        issuer: organisation in the signer's certificate; empty if unknown.
     """
 
     state: str
@@ -45,17 +44,17 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Signer:
-    """A certificate, with the chain that vouches for it, and its key, as PEM."""
+    """A certificate chain and its private key, as PEM."""
 
     chain: bytes
     key: bytes
 
     @classmethod
     def load(cls, folder: Path) -> Signer:
-        """The signer of a folder: the operator's own, or one that `create` made.
+        """Load a signer from a folder: the operator's own, or one that `create` made.
 
         Raises:
-            RequestError: files that are missing, do not belong together or cannot sign.
+            RequestError: a file is missing, or the certificate and key cannot sign.
         """
         try:
             signer = cls((folder / CHAIN).read_bytes(), (folder / KEY).read_bytes())
@@ -64,20 +63,21 @@ class Signer:
                 f"{error.filename}: cannot be read ({error.strerror}); make one with unclip provenance init "
                 f"{folder}"
             ) from None
-        signer.sign(_blank(), "trainedAlgorithmicMedia")  # now, and not when the first picture is done
+        signer.sign(_blank(), "trainedAlgorithmicMedia")  # fails now instead of after the first image
         return signer
 
     def sign(self, data: bytes, source: Source) -> bytes:
-        """The picture's file with a signed manifest in it.
+        """Return an image file with a signed manifest in it.
 
         Args:
-            data: PNG, JPEG or WebP.
+            data: PNG, JPEG or WebP file.
+            source: IPTC digital source type of the pixels.
 
         Raises:
-            RequestError: another file, or a certificate that C2PA does not allow.
+            RequestError: the file has another format, or C2PA does not allow the certificate.
         """
         c2pa = _library()
-        # Of an edit, too: "edited" would have to follow "opened", which names the picture it began with.
+        # Edits are "created" too: "edited" must follow "opened", which names the original image.
         action = {
             "action": "c2pa.created",
             "digitalSourceType": SOURCE_TYPES + source,
@@ -99,50 +99,55 @@ class Signer:
 
 
 def create(folder: Path, name: str) -> Signer:
-    """Makes a certificate of one's own, and a root that vouches for it, valid for five years.
+    """Create a certificate signed by a new root, valid for five years.
 
     Args:
-        folder: gets both certificates, and the key, which only its owner can read. The root's key is thrown
-            away.
-        name: the organisation that signs.
+        folder: folder for both certificates and the key (mode 0600). The root's key is discarded.
+        name: organisation that signs.
 
     Raises:
-        RequestError: there is one already.
+        RequestError: the folder holds a certificate or key already.
     """
     _library()
+    if (folder / CHAIN).exists() or (folder / KEY).exists():
+        raise RequestError(f"{folder}: there is a certificate already; name another folder, or move it away")
+
+    chain, key = _certificates(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / KEY).touch(mode=0o600)
+    (folder / KEY).write_bytes(key)
+    (folder / CHAIN).write_bytes(chain)
+    return Signer.load(folder)
+
+
+def _certificates(organisation: str) -> tuple[bytes, bytes]:
+    """Make a signing certificate and its root. Returns the chain and the signing key as PEM."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-    if (folder / CHAIN).exists() or (folder / KEY).exists():
-        raise RequestError(f"{folder}: there is a certificate already; name another folder, or move it away")
-
     def named(common: str) -> x509.Name:
         return x509.Name(
             [
-                x509.NameAttribute(NameOID.ORGANIZATION_NAME, name),
+                x509.NameAttribute(NameOID.ORGANIZATION_NAME, organisation),
                 x509.NameAttribute(NameOID.COMMON_NAME, common),
             ]
         )
 
-    def usage(*, signs: bool, vouches: bool) -> x509.KeyUsage:
-        return x509.KeyUsage(
-            digital_signature=signs,
-            key_cert_sign=vouches,
-            crl_sign=vouches,
-            content_commitment=False,
-            key_encipherment=False,
-            data_encipherment=False,
-            key_agreement=False,
-            encipher_only=False,
-            decipher_only=False,
-        )
-
+    unused = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+    unused += ("encipher_only", "decipher_only")
     root, own = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    root_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(root.public_key())
     start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=5)  # clocks differ
-    chain = []
-    for key, subject, vouches in ((own, named("unclip"), False), (root, named("unclip root"), True)):
+    chain = b""
+    for key, subject, is_root in ((own, named("unclip"), False), (root, named("unclip root"), True)):
+        usage = x509.KeyUsage(
+            digital_signature=not is_root,
+            key_cert_sign=is_root,
+            crl_sign=is_root,
+            **dict.fromkeys(unused, False),
+        )
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -151,31 +156,23 @@ def create(folder: Path, name: str) -> Signer:
             .serial_number(x509.random_serial_number())
             .not_valid_before(start)
             .not_valid_after(start + datetime.timedelta(days=365 * YEARS))
-            .add_extension(x509.BasicConstraints(ca=vouches, path_length=None), critical=True)
-            .add_extension(usage(signs=not vouches, vouches=vouches), critical=True)
+            .add_extension(x509.BasicConstraints(ca=is_root, path_length=None), critical=True)
+            .add_extension(usage, critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(root.public_key()), critical=False
-            )
+            .add_extension(root_id, critical=False)
         )
-        if not vouches:
-            builder = builder.add_extension(
-                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), False
-            )
-        chain.append(builder.sign(root, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / KEY).touch(mode=0o600)
-    (folder / KEY).write_bytes(
-        own.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    (folder / CHAIN).write_bytes(b"".join(chain))
-    return Signer.load(folder)
+        if not is_root:
+            email = x509.ExtendedKeyUsage(
+                [ExtendedKeyUsageOID.EMAIL_PROTECTION]
+            )  # C2PA requires a usage of its list
+            builder = builder.add_extension(email, critical=False)
+        chain += builder.sign(root, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    pkcs8, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    return chain, own.private_bytes(serialization.Encoding.PEM, pkcs8, plain)
 
 
 def read(data: bytes) -> Manifest | None:
-    """What the manifest in a picture's file says; None if there is none, or it is too damaged to read.
+    """Read the manifest of an image file; None if there is none or it is damaged.
 
     Raises:
         RequestError: unclip[c2pa] is not installed.
@@ -203,7 +200,7 @@ def _library() -> ModuleType:
 
 
 def _algorithm(key: bytes) -> bytes:
-    """C2PA's name of the signatures that a private key makes."""
+    """Return C2PA's name of a private key's signature algorithm."""
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -214,14 +211,14 @@ def _algorithm(key: bytes) -> bytes:
         return b"ed25519"
     if isinstance(private, rsa.RSAPrivateKey):
         return b"ps256"
-    raise ValueError("the key is none that C2PA knows")
+    raise ValueError("C2PA does not support this kind of key")
 
 
 def _mime(data: bytes) -> str:
     for magic, name in MIME.items():
         if data.startswith(magic):
             return name
-    raise ValueError("it is no PNG, JPEG or WebP")
+    raise ValueError("it is not a PNG, JPEG or WebP file")
 
 
 def _blank() -> bytes:

@@ -1,7 +1,7 @@
-"""What a picture file's metadata says of its origin, read without decoding a pixel: a million files stay
-cheap.
+"""Read the origin of an image from its metadata, without decoding pixels.
 
-PNG chunks, JPEG segments and RIFF chunks are walked; what is not metadata is skipped unread.
+Walks PNG chunks, JPEG segments or RIFF chunks and skips everything else unread, so it is fast on millions of
+files.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-LARGEST = 1 << 20  # bytes read of one block of metadata
-MOST = 4096  # blocks read of one file
+LARGEST = 1 << 20  # bytes read per block of metadata
+MOST = 4096  # blocks read per file
 
-# Text chunks that generators of pictures leave in a PNG, and whose they are.
+# Keywords of PNG text chunks that image generators write.
 GENERATORS = {
     b"unclip": "settings of unclip",
     b"parameters": "parameters of a Stable Diffusion web UI",
@@ -28,11 +28,11 @@ PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 
 
 class Header(NamedTuple):
-    """What the metadata says.
+    """Provenance in an image's metadata.
 
     Attributes:
-        generated: the statements that a model made the picture or a part of it; empty if there is none.
-        credentials: whether there is a C2PA manifest; cameras write those as well.
+        generated: statements that a model made the image or a part of it.
+        credentials: whether there is a C2PA manifest, which cameras write too.
     """
 
     generated: tuple[str, ...]
@@ -40,10 +40,8 @@ class Header(NamedTuple):
 
 
 def read_header(file: BinaryIO) -> Header:
-    """What the metadata of an opened PNG, JPEG or WebP file says; nothing, of any other file or a damaged
-    one.
-    """
-    found: dict[str, None] = {}  # a set that keeps the order
+    """Read the metadata of an open PNG, JPEG or WebP file; empty for other or damaged files."""
+    found: dict[str, None] = {}  # an ordered set
     credentials = False
     for number, (kind, data) in enumerate(_blocks(file)):
         if number >= MOST:
@@ -52,7 +50,7 @@ def read_header(file: BinaryIO) -> Header:
             found[kind] = None
         elif kind == "c2pa":
             credentials = True
-        # The type of source is plain text both in XMP and in the CBOR of C2PA.
+        # The digital source type is plain text in both XMP and C2PA's CBOR.
         lower = data.lower()
         if b"compositewithtrainedalgorithmicmedia" in lower:
             found[f"{kind}: compositeWithTrainedAlgorithmicMedia"] = None
@@ -66,7 +64,7 @@ def read_header(file: BinaryIO) -> Header:
 
 
 def _blocks(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
-    """The metadata of the file: ("xmp" | "exif" | "c2pa" | a generator, bytes)."""
+    """Yield blocks of metadata: kind ("xmp", "exif", "c2pa" or a value of GENERATORS) and content."""
     start = file.read(12)
     if start.startswith(PNG):
         file.seek(8)
@@ -102,7 +100,7 @@ def _png(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
 def _jpeg(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
     while (head := file.read(4))[:1] == b"\xff" and len(head) == 4:
         marker, length = head[1], int.from_bytes(head[2:], "big") - 2
-        if marker in (0xDA, 0xD9) or length < 0:  # the pixels begin, or the file is damaged
+        if marker in (0xDA, 0xD9) or length < 0:  # start of the pixels, or damaged
             return
         data = file.read(length) if marker in (0xE1, 0xEB) else b""
         file.seek(length - len(data), os.SEEK_CUR)

@@ -1,6 +1,4 @@
-"""Picture files that say what they are: where the pixels come from (IPTC, as XMP) and the settings that made
-them.
-"""
+"""Encode images with metadata: IPTC digital source type (as XMP) and generation settings."""
 
 from __future__ import annotations
 
@@ -19,20 +17,23 @@ from PIL.PngImagePlugin import PngInfo
 from unclip.errors import RequestError
 from unclip.version import __version__
 
-Source = Literal[
-    "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
-]  # all of it, or a part, by a model
+# Made by a model, entirely or in part.
+Source = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]
 Format = Literal["PNG", "JPEG", "WEBP"]
 
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 SETTINGS_KEY = "unclip"  # the PNG text chunk that holds the settings
 XMP_KEY = "XML:com.adobe.xmp"  # the PNG text chunk that holds XMP
 FORMATS: dict[str, Format] = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-LONGEST_XMP = 65_000  # bytes; a JPEG segment holds no more
+LONGEST_XMP = 65_000  # bytes; the limit of a JPEG segment
 
 
 def format_of(path: Path) -> Format:
-    """The format that a file's name asks for."""
+    """Return the image format of a file name.
+
+    Raises:
+        RequestError: the suffix is unknown.
+    """
     try:
         return FORMATS[path.suffix.lower()]
     except KeyError:
@@ -46,11 +47,11 @@ def encode(
     settings: Mapping[str, Any] | None = None,
     source: Source | None = None,
 ) -> bytes:
-    """The picture as a file's bytes.
+    """Encode an image as a file's bytes.
 
     Args:
-        settings: what made it, as JSON: a text chunk of a PNG, a part of the XMP of the others.
-        source: where the pixels come from.
+        settings: generation settings, stored as JSON in a PNG text chunk, or in XMP for other formats.
+        source: IPTC digital source type of the pixels.
 
     Raises:
         RequestError: the settings are too long for a JPEG.
@@ -74,7 +75,7 @@ def encode(
 
 
 def settings_text(image: Image.Image) -> str | None:
-    """The settings that `encode` wrote, as JSON, of an opened picture."""
+    """Return the settings that `encode` wrote, as JSON; None if there are none."""
     if SETTINGS_KEY in image.info:
         return str(image.info[SETTINGS_KEY])
     xmp = image.info.get("xmp", b"")
@@ -83,7 +84,7 @@ def settings_text(image: Image.Image) -> str | None:
 
 
 def xmp_packet(source: Source | None, settings: str | None) -> str:
-    """An XMP packet (ISO 16684-1)."""
+    """Build an XMP packet (ISO 16684-1)."""
     facts = {"xmp:CreatorTool": f"unclip {__version__}"}
     if source:
         facts["Iptc4xmpExt:DigitalSourceType"] = SOURCE_TYPES + source
@@ -92,7 +93,8 @@ def xmp_packet(source: Source | None, settings: str | None) -> str:
     attributes = "".join(f' {name}="{escape(value, {chr(34): "&quot;"})}"' for name, value in facts.items())
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
-        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         '<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/"'
         ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmlns:unclip="urn:unclip:1"'
         f'{attributes}/></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'

@@ -1,4 +1,4 @@
-"""Which marks a picture carries, all ways of looking together."""
+"""Find all provenance marks of an image: metadata, content credentials and watermark."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from unclip.provenance.credentials import Manifest, read
 from unclip.provenance.header import Header, read_header
 from unclip.provenance.watermark import Detection, detect
 
-# What a damaged or hostile picture can raise; Pillow has a SyntaxError for some broken PNGs.
+# Errors of damaged or hostile images; Pillow raises SyntaxError for some broken PNGs.
 BAD_PICTURE = (OSError, ValueError, SyntaxError, struct.error, MemoryError, Image.DecompressionBombError)
 
 WATERMARK = "watermark of unclip"
-LARGEST = 64 * 10**6  # pixels that are decoded
-REDUCED = 2048  # pixels: a JPEG is decoded no larger than it needs to be to have both sides above
+LARGEST = 64 * 10**6  # pixels; larger images are not decoded
+REDUCED = 2048  # pixels; a JPEG is decoded at the smallest scale with both sides above this
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found in one picture.
+    """Provenance marks of one image.
 
     Attributes:
-        watermark: None if the picture is too large to be decoded.
-        manifest: what content credentials say; None without any, or where unclip[c2pa] is not installed.
+        header: marks in the metadata.
+        watermark: detection of the watermark; None if the image is too large to decode.
+        manifest: content credentials; None if there are none, or without unclip[c2pa].
     """
 
     header: Header
@@ -44,11 +45,10 @@ class Findings:
 
 
 def verify(path: Path) -> Findings:
-    """Looks for every mark in a picture file, with bounded work: the watermark is sought in up to 64
-    megapixels.
+    """Look for every mark in an image file. Images above 64 megapixels are not searched for the watermark.
 
     Raises:
-        RequestError: it cannot be read.
+        RequestError: the file cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -66,17 +66,16 @@ def verify(path: Path) -> Findings:
 def _manifest(data: bytes) -> Manifest | None:
     try:
         return read(data)
-    except RequestError:  # whether there is one, the header says without the library
+    except RequestError:  # without the library, the header still tells whether there is one
         return None
 
 
 def generated(data: bytes, *, watermark: bool = True) -> str | None:
-    """Why a training picture should be left out, if a mark says that a model made it; the cheap marks come
-    first.
+    """Return the first mark that says a model made the image, or None; for filtering training data.
 
     Args:
-        data: the file.
-        watermark: also decode it and look for the watermark, in the whole picture only: 5 ms for 256 pixels.
+        data: the image file.
+        watermark: also decode it and look for the watermark, without a search for crops.
     """
     file: BinaryIO = io.BytesIO(data)
     header = read_header(file)
@@ -86,14 +85,14 @@ def generated(data: bytes, *, watermark: bool = True) -> str | None:
         try:
             detection = _find_watermark(file, search=False)
         except BAD_PICTURE:
-            return None  # the next decoder says what is wrong with it
+            return None  # reported by the next decoder
         if detection is not None and detection.found:
             return WATERMARK
     return None
 
 
 def _find_watermark(file: BinaryIO, *, search: bool) -> Detection | None:
-    """Decodes a picture and looks for the watermark; None if it is too large.
+    """Decode an image and look for the watermark; None if it is too large.
 
     Args:
         search: as in `detect`.
@@ -105,7 +104,5 @@ def _find_watermark(file: BinaryIO, *, search: bool) -> Detection | None:
         except Image.DecompressionBombError:
             return None
     with image:
-        image.draft(
-            None, (REDUCED, REDUCED)
-        )  # a JPEG is decoded at a fraction of its size; others stay as they are
+        image.draft(None, (REDUCED, REDUCED))  # only JPEGs can be decoded at a smaller scale
         return detect(image, search=search) if image.width * image.height <= LARGEST else None

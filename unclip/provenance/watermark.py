@@ -1,12 +1,9 @@
-"""The invisible watermark: a fixed noise pattern, spread over the picture's middle frequencies (Cox et al.
-1997).
+"""Invisible zero-bit watermark: a fixed noise pattern in the middle frequencies (Cox et al. 1997).
 
-It says one thing only, "made by unclip", and no more (zero-bit). The pattern is public, as it must be for
-everyone to look for it, so whoever wants to can remove or forge it: this is a label for honest use and for
-clean training data, no seal.
+It carries one statement, "made by unclip". The pattern is public so that everyone can detect it, so it can
+also be removed or forged: it labels images for honest use and clean training data and is no proof.
 
-Pictures are compared on a canonical grid of 256 × 256, to which they are stretched whatever their size and
-shape.
+Images of any size and aspect ratio are stretched to a canonical grid of 256 × 256 for detection.
 """
 
 from __future__ import annotations
@@ -21,37 +18,35 @@ from PIL import Image
 
 Array = NDArray[np.floating[Any]]
 
-KEY = 20220413  # of the pattern, once and for all: with another, no older picture would be recognised
+KEY = 20220413  # seed of the pattern; a change would make all earlier images undetectable
 GRID = 256  # side of the canonical grid
-LOW, HIGH = 10, 56  # cycles per picture: below it is seen, above it half the size has no room for it
-STRENGTH = 2.7  # root mean square of what is added, in 1/255: 39.5 dB
-LIMIT = 3.0  # of a detail, in 1/255, when the mark is looked for: what stands out more is the picture's own
-FALSE_POSITIVES = 1e-6  # of a whole search, however many places it looks at
-REDUCED = 4 * GRID  # pixels of the shorter side beyond which nothing more is found
-SMALLEST_CROP = 0.75  # of the side, down to which a search looks for the rest of a picture
-NATIVE = (256, 512, 1024)  # sides of pictures as they are made and served; their crops are found at any shape
+LOW, HIGH = 10, 56  # cycles per image: lower ones are visible, higher ones are lost at half size
+STRENGTH = 2.7  # RMS of the added pattern, in 1/255: PSNR 39.5 dB
+LIMIT = 3.0  # clipping of details before detection, in 1/255: stronger ones are image content
+FALSE_POSITIVES = 1e-6  # rate per image, over all places of a search
+REDUCED = 4 * GRID  # pixels of the shorter side; more resolution does not help detection
+SMALLEST_CROP = 0.75  # smallest crop that a search covers, as a share of the side
+NATIVE = (256, 512, 1024)  # sides of generated images; their crops are found at any aspect ratio
 
 
 class Detection(NamedTuple):
-    """How well the pattern fits, in standard deviations of what chance gives, and from where on that is a
-    finding.
-    """
+    """Score of the pattern, in standard deviations of unmarked images, and the threshold of detection."""
 
     score: float
     threshold: float
 
     @property
     def found(self) -> bool:
-        """Whether the picture carries the watermark; wrong once in a million unmarked ones."""
+        """Whether the image is marked; false for one in a million unmarked images."""
         return self.score > self.threshold
 
 
 def embed(pixels: Array, where: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-    """The picture with the watermark, not yet rounded.
+    """Add the watermark to an image. The result is not rounded.
 
     Args:
         pixels: float [H, W, 3] in 0–255.
-        where: True where a model painted, [H, W]; the other pixels stay as they are. None marks all of them.
+        where: mask [H, W], True for pixels to mark; the others are unchanged. None marks all.
     """
     image = np.asarray(pixels, dtype=np.float32)
     height, width = image.shape[:2]
@@ -64,16 +59,15 @@ def embed(pixels: Array, where: NDArray[np.bool_] | None = None) -> NDArray[np.f
 
 
 def detect(picture: Image.Image, *, search: bool = True) -> Detection:
-    """Looks for the watermark.
+    """Detect the watermark.
 
     Args:
-        search: also in what may be a part of a marked picture, down to three quarters of each side; 30 times
-            as slow.
+        search: also detect crops of marked images, down to 3/4 of each side; 30 times slower.
     """
     grey = picture.convert("L")
     if (factor := min(grey.size) // REDUCED) > 1:
-        grey = grey.reduce(factor)  # once, and not again for each of the searched sizes
-    # Whole pictures are the usual case: they have half of the chance of error to themselves.
+        grey = grey.reduce(factor)  # once for all searched sizes
+    # Half of the false positive rate goes to uncropped images, the usual case.
     whole = Detection(_score(grey, GRID, GRID), _threshold(places=2 if search else 1))
     if whole.found or not search:
         return whole
@@ -83,12 +77,12 @@ def detect(picture: Image.Image, *, search: bool = True) -> Detection:
 
 
 def _threshold(places: int) -> float:
-    """What chance exceeds in none of so many places, but for once in a million pictures."""
+    """Score that the maximum over `places` exceeds by chance with probability FALSE_POSITIVES."""
     return NormalDist().inv_cdf(1 - FALSE_POSITIVES / places)
 
 
 def _crops(width: int, height: int) -> list[tuple[int, int]]:
-    """Sizes on the canonical grid that the picture may have, were it cut out of a larger one."""
+    """Sizes on the canonical grid to try for an image that may be a crop of a larger one."""
     sides = {(side, side) for side in range(round(GRID * SMALLEST_CROP), GRID, 2)}
     for native in NATIVE:
         cut = round(width * GRID / native), round(height * GRID / native)
@@ -98,33 +92,27 @@ def _crops(width: int, height: int) -> list[tuple[int, int]]:
 
 
 def _score(grey: Image.Image, width: int, height: int) -> float:
-    """The best fit of the pattern to the picture at that size, over the places where it may have been cut
-    out.
-    """
+    """Best correlation with the pattern at this size, over all offsets of the crop."""
     small = np.asarray(grey.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32)
     canvas = np.zeros((GRID, GRID))
     canvas[:height, :width] = np.clip(small - _box(small), -LIMIT, LIMIT)
     fit = np.fft.irfft2(_whitened(canvas) * np.conj(_spectrum()), s=(GRID, GRID))
     spread = float(fit.std())
-    if spread < 1e-12:  # one colour all over
+    if spread < 1e-12:  # constant image
         return 0.0
-    # A picture cut out `y` below and `x` right of the corner fits the pattern moved up and left by as much.
+    # A crop at offset (y, x) matches the pattern shifted by (−y, −x).
     shifts = np.roll(fit[::-1, ::-1], (1, 1), axis=(0, 1))[: GRID - height + 1, : GRID - width + 1]
     return float(shifts.max()) / spread
 
 
 def _whitened(canvas: Array) -> NDArray[np.complexfloating[Any, Any]]:
-    """The spectrum within the band, all frequencies made about equally loud, so that no texture outshouts the
-    rest.
-    """
+    """Spectrum within the band, divided by its local mean magnitude so that no texture dominates."""
     loudness = _box(np.abs(np.fft.fft2(canvas)))[:, : GRID // 2 + 1]
     return np.where(_band(), np.fft.rfft2(canvas) / (loudness + 1e-9), 0)
 
 
 def _hiding(grey: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How much each place hides [H, W], by the spread of the values around it: texture more than a clear
-    sky.
-    """
+    """Masking weight per pixel [H, W], by local contrast: texture hides more than a clear sky."""
     picture = Image.fromarray(grey)
     small = np.asarray(picture.resize((GRID, GRID), Image.Resampling.BOX), dtype=np.float64)
     spread = np.sqrt(np.maximum(_box(np.square(small)) - _box(small) ** 2, 0))
@@ -133,7 +121,7 @@ def _hiding(grey: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _box(values: Array) -> Array:
-    """The mean over the 9 × 9 places around each; the picture goes on beyond its edges as on a torus."""
+    """Mean filter of 9 × 9 with periodic boundary."""
     for axis in (0, 1):
         around = [(5, 4) if axis == a else (0, 0) for a in (0, 1)]
         total = np.cumsum(np.pad(values, around, mode="wrap"), axis=axis, dtype=np.float64)
@@ -144,9 +132,7 @@ def _box(values: Array) -> Array:
 
 @lru_cache(maxsize=8)
 def _pattern(height: int, width: int) -> NDArray[np.float32]:
-    """The pattern at that size, with unit variance. It is band-limited, so that every size holds the same one
-    exactly.
-    """
+    """Pattern of unit variance at this size. It is band-limited, so resizing is exact."""
     spectrum = np.zeros((height, width // 2 + 1), dtype=complex)
     rows, columns = min(height, GRID) // 2, min(width, GRID) // 2
     source = _spectrum()
@@ -159,16 +145,16 @@ def _pattern(height: int, width: int) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=1)
 def _spectrum() -> NDArray[np.complexfloating[Any, Any]]:
-    """The pattern's half spectrum [256, 129]: random phases of one loudness within the band.
+    """Half spectrum of the pattern [256, 129]: unit magnitude and random phases within the band.
 
-    RandomState is frozen by NumPy's policy, unlike the newer generators: the same numbers in every version.
+    NumPy guarantees RandomState's numbers in every version, unlike those of newer generators.
     """
     spectrum = np.fft.rfft2(np.random.RandomState(KEY).standard_normal((GRID, GRID)))
     return np.where(_band(), spectrum / np.abs(spectrum), 0)
 
 
 def _band() -> NDArray[np.bool_]:
-    """Which frequencies of the half spectrum the pattern uses."""
+    """Mask of the half spectrum: frequencies of the pattern."""
     frequency: Array = np.hypot(np.fft.fftfreq(GRID)[:, None] * GRID, np.fft.rfftfreq(GRID)[None] * GRID)
     inside: NDArray[np.bool_] = (frequency >= LOW) & (frequency <= HIGH)
     return inside

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from unclip.errors import RequestError
+from unclip.files import UNFINISHED, new_file
 from unclip.serve.envelope import ApiError
 
 LIFETIME: Final = 3600  # seconds for which a URL is valid
@@ -66,7 +67,7 @@ class Store:
         size, oldest = 0, time.time() - LIFETIME - GRACE
         with os.scandir(self.folder) as entries:
             for entry in entries:
-                if not entry.name.startswith(("img-", ".img-", ".key-")):
+                if not entry.name.startswith(("img-", UNFINISHED, ".key-")):
                     continue
                 try:
                     status = entry.stat(follow_symlinks=False)
@@ -108,12 +109,10 @@ class Store:
             ApiError: 507 if it cannot be written.
         """
         name = f"img-{secrets.token_hex(16)}.png"
-        temporary = self.folder / f".{name}"
         try:
-            temporary.write_bytes(data)
-            temporary.replace(self.folder / name)
+            with new_file(self.folder / name) as temporary:
+                temporary.write_bytes(data)
         except OSError:
-            temporary.unlink(missing_ok=True)
             raise _no_room() from None
         with self._lock:
             self._size += len(data)

@@ -38,9 +38,9 @@ def stage_class(kind: str) -> type[Stage]:
     return stage
 
 
-def load_stage(folder: Path, *, dtype: torch.dtype | None = torch.float32) -> Stage:
-    """Loads a stage of any kind that `Stage.save` wrote; `dtype` as in `load_weights`."""
+def load_stage(folder: Path, *, keep_dtype: bool = False) -> Stage:
+    """Loads a stage of any kind that `Stage.save` wrote; `keep_dtype` as in `load_weights`."""
     kind = read_json(folder / "config.json").get("kind")
     if not isinstance(kind, str):
         raise CheckpointError(f"{folder}/config.json: says no kind of stage")
-    return stage_class(kind).load(folder, dtype=dtype)
+    return stage_class(kind).load(folder, keep_dtype=keep_dtype)

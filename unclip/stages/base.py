@@ -99,13 +99,13 @@ class Stage(nn.Module, ABC):
         save_weights(self, folder / "model.safetensors", dtype)
 
     @classmethod
-    def load(cls, folder: Path, *, dtype: torch.dtype | None = torch.float32) -> Self:
-        """Loads a stage that `save` wrote, on the CPU; `dtype` as in `load_weights`.
+    def load(cls, folder: Path, *, keep_dtype: bool = False) -> Self:
+        """Loads a stage that `save` wrote, on the CPU; `keep_dtype` as in `load_weights`.
 
         Draws no random number, so that a resumed run stays exact.
         """
         config = parse_checkpoint(cls.Config, folder)
         with torch.device("meta"):
             stage = cls(config)
-        load_weights(stage, folder / "model.safetensors", dtype=dtype)
+        load_weights(stage, folder / "model.safetensors", keep_dtype=keep_dtype)
         return stage.eval()

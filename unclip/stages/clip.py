@@ -91,14 +91,14 @@ class ClipStage(Stage):
         save_weights(self, folder / "model.safetensors", dtype)
 
     @classmethod
-    def load(cls, folder: Path, *, dtype: torch.dtype | None = torch.float32) -> Self:
+    def load(cls, folder: Path, *, keep_dtype: bool = False) -> Self:
         tree = read_json(folder / "config.json")
         identity = tree.pop("identity", None)
         config = parse_checkpoint(ClipConfig, folder, tree)
         with torch.device("meta"):
             stage = cls(config)
         stage.model.attn_mask = causal_mask(config.architecture.context)
-        load_weights(stage, folder / "model.safetensors", dtype=dtype)
+        load_weights(stage, folder / "model.safetensors", keep_dtype=keep_dtype)
         stage.config = config.model_copy(update={"clip": identity})
         return stage.eval()
 

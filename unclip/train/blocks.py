@@ -1,7 +1,7 @@
-"""The repeated blocks of a stage: what is compiled, recomputed and sharded one by one.
+"""The repeated blocks of a stage, which are compiled, recomputed and sharded one by one.
 
-A block is what an `nn.ModuleList` holds that holds no further list: a transformer's layers, a U-Net level's
-blocks.
+A block is an entry of an `nn.ModuleList` that contains no further list: a layer of a transformer, a block of
+a U-Net level.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from unclip.train.config import TrainConfig
 
 
 def blocks(stage: Stage) -> list[nn.Module]:
-    """All of them, in the order of the stage's modules."""
+    """Return all blocks, in the order of the stage's modules."""
     lists = [module for module in stage.modules() if isinstance(module, nn.ModuleList)]
     return [
         block
@@ -27,12 +27,11 @@ def blocks(stage: Stage) -> list[nn.Module]:
 
 
 def prepare_blocks(stage: Stage, config: TrainConfig) -> None:
-    """Recomputes and compiles them as the config says, and lets accelerate shard them; parameters keep their
-    names.
-    """
+    """Set up recomputation, compilation and sharding of the blocks. Parameters keep their names."""
     for block in blocks(stage):
         if config.recompute:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         if config.compile:
             block.compile()
-    stage._no_split_modules = sorted({type(block).__name__ for block in blocks(stage)})  # type: ignore[assignment]
+    names = sorted({type(block).__name__ for block in blocks(stage)})
+    stage._no_split_modules = names  # type: ignore[assignment]

@@ -1,12 +1,11 @@
-"""Checkpoints: a folder that is a loadable stage (EMA weights), with what resuming needs beside it.
+"""Checkpoints: a loadable stage (EMA weights), with the state for resuming beside it.
 
-No generator's state is among it, of no device: what a step draws depends on the seed and the step's number
-alone (see feed.py), on however many processes.
+A checkpoint holds no state of random generators: the draws of a step depend only on the seed and the step's
+number (see feed.py), on any number of processes.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -16,28 +15,29 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from unclip.errors import CheckpointError, ConfigError
-from unclip.files import load_weights, new_folder, read_json, read_weights, write_json
+from unclip.files import load_weights, new_folder, read_json, read_weights, write_json, write_weights
 from unclip.stages.base import Stage
 from unclip.stages.config import parse_checkpoint
 from unclip.train.config import RunConfig
 from unclip.train.ema import Ema, full, laid_out_like
 
-FREE = ("stage.sampling",)  # what may change while a stage is trained
+FREE = ("stage.sampling",)  # keys that may change when a run resumes
 
 
 @dataclass
 class Progress:
-    """How far a run is, and how it read its data.
+    """Progress of a run.
 
     Attributes:
-        step: steps done. images: read in them. skipped: steps without effect, since their gradient was bad.
-        streams, batch: of the data; the batch is the global one, of a whole step.
-        scaler: the state of fp16's loss scaling.
+        step: number of steps done.
+        images: number of images read.
+        skipped: number of steps skipped because of a bad gradient.
+        streams: number of data streams.
+        batch: images per step, over all processes.
+        scaler: state of fp16's loss scaling.
     """
 
     step: int = 0
@@ -49,12 +49,12 @@ class Progress:
 
 
 def step_folders(run: Path) -> list[Path]:
-    """The run's complete checkpoints, oldest first."""
+    """Return the run's complete checkpoints, oldest first."""
     return sorted(p for p in run.glob("step-*") if (p / "progress.json").is_file())
 
 
 def read_progress(folder: Path) -> Progress:
-    """A checkpoint's progress."""
+    """Read a checkpoint's progress."""
     saved = read_json(folder / "progress.json")
     return Progress(**{field.name: saved[field.name] for field in fields(Progress) if field.name in saved})
 
@@ -67,10 +67,10 @@ def write(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
 ) -> None:
-    """Writes `step-NNNNNNNN`. Called by every process; the main one writes.
+    """Write `step-NNNNNNNN`. Every process must call this; the main process writes.
 
     Raises:
-        CheckpointError: it cannot be written (a full disk); what was written before is still there.
+        CheckpointError: it cannot be written (disk full); earlier checkpoints are intact.
     """
     folder = run / f"step-{progress.step:08d}"
     main = accelerator.is_main_process
@@ -86,44 +86,41 @@ def write(
                     (new / f"ema-{ema.decay}").mkdir()
                     average.save(new / f"ema-{ema.decay}")
                 (new / "state").mkdir()
-                save_file(weights, new / "state/weights.safetensors")
-                save_file(state, new / "state/optimizer.safetensors")
+                write_weights(weights, new / "state/weights.safetensors")
+                write_weights(state, new / "state/optimizer.safetensors")
                 write_json(new / "progress.json", asdict(progress))
-                for file in [*new.rglob("*"), new]:
-                    _flush(file)
-            _flush(run)
-        except (OSError, SafetensorError, CheckpointError) as error:
+        except (OSError, CheckpointError) as error:
             last = step_folders(run)
             failure = (
                 f"{folder}: cannot be written ({error}); "
                 f"{f'{last[-1].name} is still good' if last else 'there is none before it'}; "
                 "make room and run the same command again"
             )
-    # The others wait here, and learn of it.
+    # The other processes wait here and learn of a failure.
     (failure,) = broadcast_object_list([failure])
     if failure:
         raise CheckpointError(failure)
 
 
 def drop_old(run: Path, keep: int, keep_every: int) -> None:
-    """Removes all but the newest `keep` checkpoints and those of the multiples of `keep_every`."""
+    """Remove checkpoints, except the newest `keep` and those at multiples of `keep_every`."""
     for old in step_folders(run)[:-keep]:
         if not keep_every or int(old.name.removeprefix("step-")) % keep_every:
-            # Out of sight first: a checkpoint that is seen is complete.
+            # Renamed first, so that every visible checkpoint is complete.
             shutil.rmtree(old.rename(run / f".{old.name}.tmp"))
 
 
 def sweep(run: Path) -> None:
-    """Removes what a killed process left half-written or half-removed."""
+    """Remove checkpoints that a killed process left half-written or half-removed."""
     for left in run.glob(".step-*.tmp"):
         shutil.rmtree(left)
 
 
 def refuse_another(folder: Path, stage: Stage, config: RunConfig) -> None:
-    """A run goes on only as what it began as.
+    """Check that a checkpoint fits the config of the run that resumes from it.
 
     Raises:
-        ConfigError: the checkpoint is of another stage; the keys that differ are named.
+        ConfigError: the checkpoint is of another stage; the message names the keys that differ.
     """
     tree = read_json(folder / "config.json")
     if tree.get("kind") != stage.config.kind:
@@ -141,27 +138,27 @@ def refuse_another(folder: Path, stage: Stage, config: RunConfig) -> None:
         if before.get(key) != now.get(key) and not key.startswith(FREE)
     ]
     differ += [
-        f"train.ema has {decay}, of which there is no average"
+        f"train.ema has {decay}, which the checkpoint has no average for"
         for decay in config.train.decays[1:]
         if not (folder / f"ema-{decay}").is_dir()
     ]
     if differ:
         raise ConfigError(
-            f"{folder}: cannot go on as another stage: {'; '.join(differ)}. Put that back, or start a new "
-            "run (--out)"
+            f"{folder}: cannot resume with another config: {'; '.join(differ)}. Restore "
+            "these values, or start a new run (--out)"
         )
 
 
 def load_weights_into(folder: Path, stage: Stage) -> None:
-    """Puts the live weights back, before anything wraps the stage. Draws no random number."""
+    """Load the live weights; call before the stage is wrapped. Draws no random numbers."""
     with torch.device("meta"):
         twin = type(stage)(stage.config)
     load_weights(twin, folder / "state/weights.safetensors")
-    stage.load_state_dict(twin.state_dict())  # copied: what wraps the stage holds on to its parameters
+    stage.load_state_dict(twin.state_dict())  # copies: wrappers refer to the parameters
 
 
 def load_rest(folder: Path, optimizer: torch.optim.Optimizer, emas: list[Ema]) -> None:
-    """Puts the optimizer's state and the averages back, sharded as the parameters are."""
+    """Load the optimizer's state and the averages, sharded like the parameters."""
     saved = read_weights(folder / "state/optimizer.safetensors")
     for i, parameter in enumerate(_parameters(optimizer)):
         state = {key.partition(".")[2]: value for key, value in saved.items() if key.startswith(f"{i}.")}
@@ -180,7 +177,7 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Any]:
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """AdamW's state as plain tensors `NUMBER.name`: safetensors instead of a pickle."""
+    """Flatten AdamW's state into tensors `NUMBER.name`, for safetensors instead of a pickle."""
     return {
         f"{i}.{name}": torch.as_tensor(value)
         for i, parameter in enumerate(_parameters(optimizer))
@@ -189,24 +186,15 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _gathered(tensors: dict[str, Tensor], wanted: bool) -> dict[str, Tensor]:
-    """Whole tensors on the CPU, where they are wanted; all processes take part."""
+    """Gather sharded tensors on the CPU of processes with `wanted`; every process must call this."""
     whole = ((name, full(tensor.detach())) for name, tensor in tensors.items())
     return {name: tensor.cpu().contiguous() for name, tensor in whole if wanted}
 
 
 def flat(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    """Keys and values of a nested config, `prefix.key.sub` each."""
+    """Flatten a nested config into `prefix.key.sub` and values."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}.{key}")
         else:
             yield f"{prefix}.{key}", value
-
-
-def _flush(file: Path) -> None:
-    """Onto the disk, so that a machine that loses its power has all of a checkpoint or nothing."""
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

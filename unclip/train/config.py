@@ -1,4 +1,4 @@
-"""What one training run is: a stage, its data, its optimizer, its schedule."""
+"""Config of a training run: stage, data, optimizer, schedule."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class OptimConfig(Config):
         eps: AdamW's ε.
         weight_decay: AdamW's weight decay.
         warmup: steps of linear warm-up.
-        decay: "none" keeps the learning rate; "cosine" lowers it to a twentieth at the last step.
-        clip_norm: norm to which longer gradients are clipped.
+        decay: "none" keeps the learning rate constant; "cosine" lowers it to 5 % at the last step.
+        clip_norm: largest gradient norm; larger gradients are scaled down to it.
         skip_norm: a step whose gradient norm is larger than this, before clipping, is skipped. None skips
             only steps whose gradient is not finite.
         skip_limit: number of skipped steps in a row after which the run stops and names the step and its
@@ -52,12 +52,12 @@ Precision = Annotated[
 
 
 class TrainConfig(Config):
-    """How long, how precisely, and what is kept.
+    """Length, precision and outputs of the training.
 
     Attributes:
         steps: optimizer steps of the whole run.
         seed: seed of initial weights, data order and noise.
-        accumulate: batches per step; the gradient is that of all of them.
+        accumulate: batches per step whose gradients are averaged.
         streams: number of independent data streams, shared out evenly among the processes. The same number
             gives the same samples on any number of processes, at the same global batch. None: one per process
                 of the first start.
@@ -104,12 +104,12 @@ class TrainConfig(Config):
 
     @property
     def decays(self) -> tuple[float, ...]:
-        """Of the averages; the first makes the model."""
+        """Decay of each averaged model; the first is the checkpoint's model."""
         return self.ema if isinstance(self.ema, tuple) else (self.ema,)
 
 
 def _stage_config(value: Any) -> Any:
-    """Reads the block as the config class of its own kind."""
+    """Parse the block with the config class of its `kind`."""
     if isinstance(value, dict):
         return stage_class(str(value.get("kind"))).Config.model_validate(value)
     return value
@@ -140,5 +140,9 @@ class RunConfig(Config):
 
 
 def read_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """A YAML file with `key.sub=value` overrides as a run; errors name the file and the key."""
+    """Read a run's YAML file, with `key.sub=value` overrides.
+
+    Raises:
+        ConfigError: the file or a key is wrong; the message names both.
+    """
     return parse(RunConfig, read_yaml(path, overrides), str(path))

@@ -1,4 +1,4 @@
-"""The exponential moving average of a stage's weights: the model that is kept."""
+"""Exponential moving average (EMA) of a stage's weights: the model that a run produces."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from unclip.stages.base import Stage
 
 
 class Ema:
-    """A stage's averaged weights, sharded among the processes as the stage's own are.
+    """Averaged weights of a stage, sharded like the stage's own.
 
     Args:
-        stage: what it averages, as the optimizer sees it; the average starts there.
+        stage: the stage to average, after sharding. Its weights are the initial average.
+        decay: weight of the previous average in each update, warmed up as (1 + step) / (10 + step).
     """
 
     def __init__(self, stage: Stage, decay: float) -> None:
@@ -25,7 +26,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, stage: Stage, step: int) -> None:
-        """After optimizer step number `step` (from 1). Early steps average over a shorter time."""
+        """Update the average after optimizer step number `step`, counted from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
         theirs = stage.state_dict()
         floats = [name for name, tensor in self.tensors.items() if tensor.is_floating_point()]
@@ -34,7 +35,7 @@ class Ema:
         )
 
     def stage(self, stage: Stage) -> Stage:
-        """The averaged twin of the stage. Where the weights are sharded, every process must ask for it."""
+        """Return a copy of the stage with averaged weights. With sharding, every process must call this."""
         with torch.device("meta"):
             twin = type(stage)(stage.config)
         twin.load_state_dict({name: full(tensor) for name, tensor in self.tensors.items()}, assign=True)
@@ -42,13 +43,13 @@ class Ema:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Becomes this average."""
+        """Replace the average by saved tensors."""
         for name, tensor in self.tensors.items():
             tensor.copy_(laid_out_like(tensor, tensors[name]))
 
     @contextmanager
     def swapped_in(self, stage: Stage) -> Iterator[None]:
-        """Within the block, the stage's weights are the averaged ones."""
+        """Swap the averaged weights into the stage within the block."""
         self._swap(stage)
         try:
             yield
@@ -65,12 +66,12 @@ class Ema:
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The whole of a tensor, which FSDP may have sharded; then every process must ask for it."""
+    """Gather a tensor that FSDP may have sharded. With sharding, every process must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def laid_out_like(model: Tensor, value: Tensor) -> Tensor:
-    """The value sharded as the model is, on its device, and in memory as it is (channels last)."""
+    """Copy `value` to the device, sharding and memory format of `model`."""
     if isinstance(model, DTensor):
         return distribute_tensor(value.to(model.device), model.device_mesh, model.placements)
     return torch.empty_like(model).copy_(value)

@@ -1,4 +1,4 @@
-"""Which frozen CLIP a run needs beside what its shards hold already."""
+"""The frozen CLIP of a run, for embeddings that its shards do not hold."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from unclip.stages.base import Stage
 
 
 class Sources(NamedTuple):
-    """The shards of a run, looked up once."""
+    """Training and validation shards of a run."""
 
     training: Shards
     validation: Shards | None = None
 
     @classmethod
     def find(cls, data: DataConfig, stage: Stage) -> Self:
-        """Those that the config names.
+        """Find the shards that the config names.
 
         Raises:
             DataError: see `Shards.find`.
@@ -30,12 +30,16 @@ class Sources(NamedTuple):
 
 
 def frozen_clip(ref: str | None, stage: Stage, sources: Sources) -> tuple[Clip | None, ClipSizes | None]:
-    """The CLIP that must run to fill what the stage needs and the shards do not hold, on the CPU; and the
-    sizes of the one that the stage is trained with. A CLIP that need not run is not loaded where its identity
-    can be read from a folder.
+    """Load the frozen CLIP of a stage, if the shards do not hold all embeddings.
+
+    Args:
+        ref: reference of the CLIP; may be None if the shards hold all embeddings.
+
+    Returns:
+        The CLIP on the CPU, or None if it need not run; and its sizes, or None if the stage needs no CLIP.
 
     Raises:
-        ConfigError: none is named, or the shards hold embeddings of another one.
+        ConfigError: a CLIP is needed and not named, or the shards hold embeddings of another CLIP.
     """
     if not stage.needs & {"image_embed", "text"}:
         return None, None
@@ -55,8 +59,9 @@ def frozen_clip(ref: str | None, stage: Stage, sources: Sources) -> tuple[Clip |
 
 
 def needed_preprocess(clip: Clip | None, stage: Stage, shards: Shards) -> Preprocess | None:
-    """How CLIP wants pictures, where z_i is made of them; asked only then, since a CLIP may read captions
-    alone.
+    """Return CLIP's preprocessing if z_i is computed during training, else None.
+
+    A CLIP without an image tower has no preprocessing, so the attribute is read only when needed.
     """
     if clip is None or shards.embeddings is not None or "image_embed" not in stage.needs:
         return None

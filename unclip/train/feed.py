@@ -1,10 +1,9 @@
-"""What a run reads: the same batches, with the same draws, on however many processes and however often
-interrupted.
+"""Batches of a run, independent of the number of processes and of interruptions.
 
-The data come in `streams`. The global batch of a step is one portion of every stream, side by side; each
-process reads its share of the streams, so that process r holds the r-th part of its rows. Accumulation cuts
-each stream's portion into consecutive parts. An example's draws are seeded by (seed, step, row of the global
-batch).
+The data come in `streams`. The global batch of a step is the concatenation of an equal portion of every
+stream. Process r reads the r-th share of the streams, so it holds the r-th part of the rows. Accumulation
+splits each stream's portion into consecutive parts. The random draws for an example are seeded by
+(seed, step, row of the global batch).
 """
 
 from __future__ import annotations
@@ -19,28 +18,29 @@ import torch
 from accelerate import Accelerator
 
 from unclip.clip import Clip
+from unclip.data.loader import batches, embed
 from unclip.data.sample import Skipped
-from unclip.data.shards import DataConfig, Shards, Stream, Streams, batches, embed
+from unclip.data.shards import DataConfig, Shards, Stream, Streams
 from unclip.errors import ConfigError
 from unclip.stages.base import Stage
 from unclip.stages.batch import Batch
 from unclip.train.config import RunConfig
 from unclip.train.encoders import Sources, needed_preprocess
 
-CALIBRATION, VALIDATION = -1, -2  # seeds of their streams; a step's are not negative
+CALIBRATION, VALIDATION = -1, -2  # seeds of these streams; seeds of training are not negative
 
 
 def draw_seed(*parts: int | str) -> int:
-    """One number below 2**56 for these parts."""
+    """Hash parts to a seed below 2**56."""
     return int.from_bytes(hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=7).digest(), "big")
 
 
 class Feed:
-    """The batches of one process.
+    """Batches of one process, on the device and with embeddings.
 
     Attributes:
-        waited: seconds spent on waiting for data.
-        skipped: bad samples met while training, since whoever reads this last cleared it.
+        waited: seconds spent waiting for data.
+        skipped: bad samples since the reader last cleared this counter.
     """
 
     def __init__(
@@ -58,36 +58,28 @@ class Feed:
                 f"{config.name}: train.streams={streams} must be a multiple of the {processes} processes, "
                 f"and data.batch={config.data.batch} one of the streams of each"
             )
-        self.config, self.stage, self.clip, self.accelerator, self.sources = (
-            config,
-            stage,
-            clip,
-            accelerator,
-            sources,
-        )
+        self.config, self.stage, self.clip = config, stage, clip
+        self.accelerator, self.sources = accelerator, sources
         share = streams // processes
         self.own = range(accelerator.process_index * share, (accelerator.process_index + 1) * share)
         self.portion = config.data.batch // share
         self.waited, self.skipped = 0.0, Skipped()
 
     def training(self, step: int) -> Iterator[Batch]:
-        """From the first batch of step number `step` (from 0) on, without end.
+        """Yield batches from step number `step` (from 0) on, endlessly.
 
-        The streams are opened anew at every multiple of save_every, seeded by it: a resumed run reads on
-            exactly.
+        Streams are reopened at every multiple of save_every with a seed of their own, so that resuming is
+        exact.
         """
-        every, parts, seed = (
-            self.config.train.save_every,
-            self.config.train.accumulate,
-            self.config.train.seed,
-        )
+        options = self.config.train
+        every, parts, seed = options.save_every, options.accumulate, options.seed
         while True:
             opened = step - step % every
             source = self._open(self.config.data, self.sources.training, opened + seed * 1_000_003, self.own)
             source = islice(source, (step - opened) * parts, None)
             while step < opened + every:
                 for part in range(parts):
-                    # No name for what was read: its pictures for CLIP would live as long as the step.
+                    # Not bound to a name, which would keep the images for CLIP in memory during the step.
                     yield self._ready(self._next(source), draw_seed(seed, step), part, parts)
                 step += 1
 
@@ -99,7 +91,7 @@ class Feed:
         return batch
 
     def calibration(self) -> Iterator[Batch]:
-        """What a fresh stage measures its statistics on: the same for every process."""
+        """Yield batches on which a new stage measures its statistics; equal on every process."""
         data = self.config.data
         for batch in islice(
             self._open(data, self.sources.training, CALIBRATION, [0]), -(-data.calibration // data.batch)
@@ -107,7 +99,7 @@ class Feed:
             yield self._ready(batch, 0, 0, 1)
 
     def validation(self) -> Iterator[Batch]:
-        """Samples of `data.validation`: always the same ones, with the same draws."""
+        """Yield batches of `data.validation`: always the same samples with the same draws."""
         train, shards = self.config.train, self.sources.validation
         assert shards is not None
         data = self.config.data.model_copy(update={"shuffle": 1, "workers": 0})
@@ -134,7 +126,7 @@ class Feed:
         return batches(Streams(made))
 
     def _ready(self, batch: Batch, seed: int, part: int, parts: int) -> Batch:
-        """With its draws' seeds, on the device, embedded."""
+        """Move a batch to the device, add the seeds of its draws, and embed it."""
         first = torch.tensor([(stream * parts + part) * self.portion for stream in self.own])
         rows = (first[:, None] + torch.arange(self.portion)).flatten()
         batch = replace(batch.to(self.accelerator.device), seeds=seed + rows)
@@ -143,7 +135,5 @@ class Feed:
 
 
 def streams_fit(streams: int, batch: int, processes: int) -> bool:
-    """Whether so many streams can be shared out evenly among the processes, and the batch of each among its
-    streams.
-    """
+    """Whether `streams` divide evenly among the processes, and a process's batch among its streams."""
     return streams % processes == 0 and batch % (streams // processes) == 0

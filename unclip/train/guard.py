@@ -1,4 +1,4 @@
-"""What may end a run early: steps that go wrong, and signals."""
+"""Reasons to end a run early: bad gradients and signals."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from unclip.train.config import RunConfig
 
 log = logging.getLogger(__name__)
 
-NAMED = 16  # keys in the message
+NAMED = 16  # sample keys that the message lists
 
 
 class GradientGuard:
-    """Decides of every step whether its gradient is used."""
+    """Decides whether a step's gradient is used; stops the run after too many bad ones."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config, self._streak = config, 0
 
     def passes(self, norm: float, step: int, keys: Sequence[str]) -> bool:
-        """Whether a gradient of that norm, which is the same on every process, is good.
+        """Whether a gradient is finite and not larger than `skip_norm`.
 
         Args:
-            step: its number, from 1.
-            keys: of this process's samples that it came from.
+            norm: gradient norm, equal on every process.
+            step: number of the step, from 1.
+            keys: keys of this process's samples.
 
         Raises:
-            TrainingError: too many in a row were not.
+            TrainingError: `skip_limit` steps in a row were bad.
         """
         optim = self.config.optim
         if math.isfinite(norm) and (optim.skip_norm is None or norm <= optim.skip_norm):
@@ -45,23 +46,18 @@ class GradientGuard:
         log.warning("%s: skipped step %d: its gradient has norm %g", self.config.name, step, norm)
         if self._streak >= optim.skip_limit:
             of_all: list[str] = gather_object(list(keys))
-            named = ", ".join(of_all[:NAMED]) + (
-                f" and {len(of_all) - NAMED} more" if len(of_all) > NAMED else ""
-            )
+            more = f" and {len(of_all) - NAMED} more" if len(of_all) > NAMED else ""
+            named = ", ".join(of_all[:NAMED]) + more
             raise TrainingError(
                 f"{self.config.name}: step {step} of the {self.config.stage.kind} is bad (gradient norm "
-                f"{norm:g}), the last "
-                f"of {self._streak} in a row; its samples: {named}. Lower optim.lr or use "
-                "train.precision=no; the same "
-                "command goes on from the last checkpoint"
+                f"{norm:g}), the last of {self._streak} in a row; its samples: {named}. Lower optim.lr or use "
+                "train.precision=no; the same command resumes from the last checkpoint"
             )
         return False
 
 
 class StopSignal:
-    """Within its block, SIGTERM and SIGUSR1 (preemption) let the step finish instead of ending the
-    process.
-    """
+    """Context that turns SIGTERM and SIGUSR1 (preemption) into a request to stop after the step."""
 
     SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -79,11 +75,11 @@ class StopSignal:
             signal.signal(number, handler)
 
     def requested(self) -> bool:
-        """Whether any process was told to stop; all of them must ask, at the same step."""
+        """Whether any process got a signal. Every process must call this at the same step."""
         if self.accelerator.num_processes == 1:
             return self._here
-        told = torch.tensor([float(self._here)], device=self.accelerator.device)
-        return bool(self.accelerator.reduce(told).item())
+        stop = torch.tensor([float(self._here)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(stop).item())
 
     def _stop(self, *_: object) -> None:
         self._here = True

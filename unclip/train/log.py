@@ -1,4 +1,4 @@
-"""What a run says of itself: metrics.jsonl, environment.json, and accelerate's trackers."""
+"""Logs of a run: metrics.jsonl, environment.json, and accelerate's trackers."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ log = logging.getLogger(__name__)
 
 
 def start_trackers(config: RunConfig, run: Path, accelerator: Accelerator) -> None:
-    """Starts accelerate's trackers. One run here is one run at Weights & Biases, however often it was
-    interrupted.
+    """Start accelerate's trackers. A resumed run continues its run at Weights & Biases.
 
     Raises:
-        ConfigError: a tracker cannot start; nobody is logged in, say.
+        ConfigError: a tracker cannot start, for example without a login.
     """
     wandb = {}
     if "wandb" in config.train.trackers and accelerator.is_main_process:
@@ -44,14 +43,14 @@ def start_trackers(config: RunConfig, run: Path, accelerator: Accelerator) -> No
         }
     try:
         accelerator.init_trackers(config.name, init_kwargs={"wandb": wandb})
-    except Exception as error:  # each tracker has its own kinds
+    except Exception as error:  # each tracker raises errors of its own
         raise ConfigError(
             f"{config.name}: train.trackers: {config.train.trackers} cannot start: {error}"
         ) from error
 
 
 class Log:
-    """One line of JSON per report, and the same numbers to the trackers. Only the main process writes."""
+    """Writes one line of JSON per report, also to the trackers. Only the main process writes."""
 
     def __init__(self, run: Path, accelerator: Accelerator) -> None:
         self.accelerator, self.path = accelerator, run / "metrics.jsonl"
@@ -70,10 +69,10 @@ class Log:
 
 
 class Meter:
-    """Means over the steps since it was last read.
+    """Means of metrics over the steps since the last `read`.
 
     Args:
-        limit: images per second if every device ran at its peak, for the model FLOP utilisation; None if
+        limit: images per second at the devices' peak FLOP/s, for the model FLOP utilisation (MFU). None if
             unknown.
     """
 
@@ -82,15 +81,15 @@ class Meter:
         self._start()
 
     def add(self, loss: Tensor, norm: float) -> None:
-        """One good step: this process's mean loss, and the norm of the gradient of all."""
+        """Add a good step: this process's mean loss, and the global gradient norm."""
         self._losses.append(loss)
         self._norms.append(norm)
 
     def read(self) -> dict[str, float]:
-        """Loss and gradient norm (of the good steps, if any), images per second, the model FLOP utilisation
-        (if there is a limit), the share of time spent on waiting for data, bad samples that were skipped.
+        """Return the metrics and start anew. Every process must call this.
 
-        Every process must ask for it.
+        The metrics: loss and gradient norm of the good steps (if any), images per second, MFU (if there is a
+        limit), the share of time spent waiting for data, and the number of bad samples.
         """
         seconds = time.monotonic() - self._started
         numbers: dict[str, float] = {}

@@ -1,10 +1,8 @@
-"""The training loop, from top to bottom. The same command run again resumes."""
+"""The training loop. Running the same command again resumes."""
 
 from __future__ import annotations
 
-import copy
 import importlib.util
-import json
 import logging
 import math
 from dataclasses import replace
@@ -18,11 +16,10 @@ from accelerate.utils import DistributedType
 from tqdm import tqdm
 
 from unclip.clip import Clip
-from unclip.config import override_key
 from unclip.device import join_processes, peak_flops, quick_in_bf16
 from unclip.errors import ConfigError
-from unclip.models.resolve import resolve, role_of
-from unclip.stages import load_stage, stage_class
+from unclip.files import new_file
+from unclip.stages import stage_class
 from unclip.stages.base import Stage
 from unclip.train import checkpoint
 from unclip.train.blocks import prepare_blocks
@@ -35,6 +32,7 @@ from unclip.train.guard import GradientGuard, StopSignal
 from unclip.train.log import Log, Meter, start_trackers
 from unclip.train.plan import flops_per_image
 from unclip.train.samples import draw_samples, validate
+from unclip.train.start import start_from
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +41,14 @@ BAR = ("loss", "images_per_second", "mfu", "data_wait")
 
 
 def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
-    """Trains one stage and returns its last checkpoint's folder. Resumes if the run has one.
+    """Train a stage and return the folder of its last checkpoint. Resumes if the run has one.
 
     Args:
-        run: the run's folder; created if it is not there.
-        progress: show a bar on the main process.
+        run: the run's folder; created if missing.
+        progress: show a progress bar on the main process.
 
     Raises:
-        ConfigError: the config cannot be right, or is not what the run began with.
+        ConfigError: the config is wrong, or differs from the checkpoint's.
         TrainingError: too many bad steps in a row.
         CheckpointError: a checkpoint cannot be read or written.
     """
@@ -63,10 +61,10 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
     clip = _clip_for(stage, config, sources, accelerator)
     stage.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    # --- go on from a checkpoint, or measure what a fresh stage must know of its data ---
+    # --- resume from a checkpoint, or calibrate a new stage on its data ---
     folders = checkpoint.step_folders(run)
     saved = folders[-1] if folders else None
-    done = _where(saved, config, accelerator.num_processes)
+    done = _resume_point(saved, config, accelerator.num_processes)
     feed = Feed(config, stage, clip, accelerator, done.streams, sources)
     if saved:
         checkpoint.refuse_another(saved, stage, config)
@@ -92,9 +90,8 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
     if main:
         run.mkdir(parents=True, exist_ok=True)
         checkpoint.sweep(run)
-        (run / "run.yaml").write_text(
-            yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8"
-        )
+        with new_file(run / "run.yaml") as file:
+            file.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
     accelerator.wait_for_everyone()
     if options.trackers:
         start_trackers(config, run, accelerator)
@@ -110,8 +107,7 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
         wrapped.train()
         stopped = False
         while done.step < options.steps and not stopped:
-            # Our stages draw by each example's own seed; this is for those of others, which may use torch's
-            # generators.
+            # For third-party stages that use torch's generators; ours draw by the seed of each example.
             torch.manual_seed(draw_seed("step", options.seed, done.step, accelerator.process_index))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(done.step, optim, options.steps)
@@ -141,8 +137,7 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
             stopped = stop.requested()
             last = stopped or done.step == options.steps
 
-            # --- report, validate, sample, save; where it was told to stop somebody waits, and it only saves
-            # ---
+            # --- report, validate, sample, save; when told to stop, only save ---
             if due(done.step, LOG_EVERY) or last:
                 numbers = meter.read()
                 bar.set_postfix({name: f"{numbers[name]:.4g}" for name in BAR if name in numbers})
@@ -168,88 +163,20 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
 
 
 def due(step: int, every: int) -> bool:
-    """Whether what is done every so many steps is done now; 0 is never."""
+    """Whether `step` is a multiple of `every`; never if `every` is 0."""
     return bool(every) and step % every == 0
 
 
 def learning_rate(step: int, config: OptimConfig, steps: int) -> float:
-    """The rate of step number `step` (from 0): a pure function, so there is nothing to save."""
+    """Learning rate of step number `step` (from 0): a pure function, so there is no state to save."""
     warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
     if config.decay == "none":
         return config.lr * warm
     return config.lr * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def start_from(stage: Stage, source: str | Path, clip: str | None = None) -> bool:
-    """Copies a saved stage's weights into this one, which must have its shape or be able to adapt them.
-
-    Args:
-        source: reference of the stage, or of a model with a stage of this one's role.
-        clip: reference of this run's CLIP.
-
-    Returns:
-        Whether they were learned with another CLIP, so that what the stage knows of embeddings must be
-        measured anew.
-    """
-    folder = resolve(str(source)).stage(
-        role_of(type(stage), getattr(stage.config, "size", None)) or stage.config.kind
-    )
-    found = load_stage(folder)
-    if type(found) is not type(stage):
-        raise ConfigError(f"{folder}: is a {found.config.kind}, not a {stage.config.kind}")
-    try:
-        stage.load_state_dict(stage.adapt_state_dict(found.state_dict()))
-    except RuntimeError as error:
-        differ = shape_keys(found, stage) or [str(error).splitlines()[-1].strip()]
-        raise ConfigError(f"{folder}: has another shape than this run's stage: {'; '.join(differ)}") from None
-    another = found.config.clip not in (
-        None,
-        stage.config.clip,
-        clip,
-    )  # older stages may name it by its reference
-    if another:
-        log.warning(
-            "%s: was trained with CLIP %s; training goes on with %s",
-            folder,
-            found.config.clip,
-            stage.config.clip,
-        )
-    return another
-
-
-def shape_keys(found: Stage, stage: Stage) -> list[str]:
-    """The config keys that give the tensors of two stages of one kind different shapes, with both values.
-
-    Each key that differs is tried by itself: with it, the stage is built without weights as the other one
-        was.
-    """
-    tree = stage.config.model_dump(mode="json")
-    there, here = (
-        dict(checkpoint.flat(one.config.model_dump(mode="json"), "stage")) for one in (found, stage)
-    )
-    wanted = {name: tensor.shape for name, tensor in stage.state_dict().items()}
-
-    def fits(key: str) -> bool:
-        changed = {"stage": copy.deepcopy(tree)}
-        try:
-            override_key(changed, f"{key}={json.dumps(there.get(key))}")
-            with torch.device("meta"):
-                state = type(stage)(stage.Config.model_validate(changed["stage"])).state_dict()
-        except (
-            ValueError,
-            ConfigError,
-        ):  # by itself it makes no valid config: it goes with another key that differs
-            return False
-        return {name: tensor.shape for name, tensor in stage.adapt_state_dict(state).items()} == wanted
-
-    differ = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
-    return [f"{key} is {there.get(key)} there, {here.get(key)} here" for key in differ if not fits(key)]
-
-
 def _clip_for(stage: Stage, config: RunConfig, sources: Sources, accelerator: Accelerator) -> Clip | None:
-    """The frozen CLIP that runs in training, on the device; the stage records the one that it is trained
-    with.
-    """
+    """Load the frozen CLIP onto the device, if it must run; record its sizes in the stage."""
     try:
         clip, sizes = frozen_clip(config.clip, stage, sources)
         if sizes is not None:
@@ -270,7 +197,7 @@ def _accelerator(config: RunConfig, run: Path) -> Accelerator:
         precision = "bf16" if quick_in_bf16(device) else "no"
     if precision == "fp16" and device.type == "cpu":
         raise ConfigError(f"{config.name}: train.precision=fp16 needs a GPU; on a CPU take bf16, or no")
-    # it is global, and an earlier run in this process may have had another precision
+    # The state is global; an earlier run in this process may have used another precision.
     AcceleratorState._reset_state()
     accelerator = Accelerator(
         mixed_precision=precision,
@@ -287,8 +214,8 @@ def _accelerator(config: RunConfig, run: Path) -> Accelerator:
     return accelerator
 
 
-def _where(saved: Path | None, config: RunConfig, processes: int) -> Progress:
-    """Where the run goes on, and what it reads there on this number of processes."""
+def _resume_point(saved: Path | None, config: RunConfig, processes: int) -> Progress:
+    """Progress from which the run continues, with the streams and batch of this number of processes."""
     done = checkpoint.read_progress(saved) if saved else Progress()
     batch = config.data.batch * processes * config.train.accumulate
     streams = config.train.streams or done.streams or processes
@@ -296,9 +223,8 @@ def _where(saved: Path | None, config: RunConfig, processes: int) -> Progress:
         streams = processes
     if done.streams and (streams, batch) != (done.streams, done.batch):
         log.warning(
-            "%s: goes on after step %d with %d streams of data and %d images a step, where it had %d and "
-            "%d: from here on it "
-            "reads other samples than it would have",
+            "%s: resumes after step %d with %d streams of data and %d images a step, instead of %d and %d; "
+            "from here on, the samples differ from those of an uninterrupted run",
             config.name,
             done.step,
             streams,
@@ -310,7 +236,7 @@ def _where(saved: Path | None, config: RunConfig, processes: int) -> Progress:
 
 
 def _limit(config: RunConfig, accelerator: Accelerator) -> float | None:
-    """Images per second if all devices ran at their peak; the table of peaks is for half precision."""
+    """Images per second at the devices' peak FLOP/s; None if unknown. Known peaks are for half precision."""
     peak = peak_flops(accelerator.device) if accelerator.mixed_precision != "no" else None
     if config.train.peak_tflops is not None:
         peak = config.train.peak_tflops * 1e12

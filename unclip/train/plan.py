@@ -1,6 +1,4 @@
-"""What a run will take, before it is started: arithmetic on the meta device, where a stage has shapes and no
-memory.
-"""
+"""Estimate a run's parameters, FLOPs, memory and time before it starts, on the meta device."""
 
 from __future__ import annotations
 
@@ -21,21 +19,21 @@ from unclip.stages.batch import Batch
 from unclip.train.blocks import blocks
 from unclip.train.config import RunConfig
 
-CAPTION = 77  # tokens, where the stage does not say
-OUTSIDE = -1  # of all blocks
-H100_TFLOPS = 989.0  # dense, in bf16; where the config names no other device
-UTILISATION = 0.4  # what good training reaches of it
+CAPTION = 77  # tokens of a caption, if the stage does not say
+OUTSIDE = -1  # number of "no block"
+H100_TFLOPS = 989.0  # peak in dense bf16; default of train.peak_tflops
+UTILISATION = 0.4  # share of the peak that good training reaches
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Of one run on a number of devices.
+    """Estimated cost of a run on a number of devices.
 
     Attributes:
-        parameters: of the stage.
-        flops: of a forward and backward pass, per image; without the frozen CLIP's.
-        memory: bytes per device by part, for each way to share the weights out among the devices.
-        images: to be read in all.
+        parameters: number of the stage's parameters.
+        flops: FLOPs of a forward and backward pass per image, without the frozen CLIP.
+        memory: strategy (ddp, zero2, fsdp2) → part → bytes per device.
+        images: number of images that the run reads.
     """
 
     parameters: int
@@ -45,7 +43,7 @@ class Plan:
 
 
 def plan(config: RunConfig, devices: int) -> Plan:
-    """Counts, without any memory: seconds even for billions of parameters."""
+    """Estimate the cost without allocating weights: seconds even for billions of parameters."""
     flops = flops_per_image(config)
     half = config.train.precision in ("auto", "bf16", "fp16")
     with torch.device("meta"):
@@ -59,9 +57,7 @@ def plan(config: RunConfig, devices: int) -> Plan:
         ("zero2", devices, count),
         ("fsdp2", devices, 2 * largest),
     ):
-        copies = gathered * (
-            2 if half else 4
-        )  # what the passes read: rounded, or gathered from the other devices
+        copies = gathered * (2 if half else 4)  # weights in half precision, or gathered from other devices
         memory[name] = {
             "weights": 4 * count // share,
             "gradients": 4 * count // share,
@@ -75,7 +71,7 @@ def plan(config: RunConfig, devices: int) -> Plan:
 
 
 def describe(config: RunConfig, devices: int) -> str:
-    """The plan for reading, as comments below a YAML file."""
+    """Format the plan as comments to print below the YAML config."""
     found = plan(config, devices)
     peak = config.train.peak_tflops or H100_TFLOPS
     hours = found.images * found.flops / (peak * 1e12 * UTILISATION * 3600)
@@ -89,8 +85,7 @@ def describe(config: RunConfig, devices: int) -> str:
         f"{found.parameters:,} parameters",
         f"{found.flops:,} FLOPs per image, forward and backward, without the frozen CLIP's",
         f"{config.train.steps:,} steps of {found.images // config.train.steps:,} images on {devices} "
-        "devices: "
-        f"{found.images:,} images",
+        f"devices: {found.images:,} images",
         f"{hours:,.0f} device-hours, {hours / devices:,.0f} hours, at {UTILISATION:.0%} of {peak:g} TFLOP/s",
         *rows,
         "(activations: what the forward pass keeps, an estimate; fused attention keeps less)",
@@ -99,7 +94,7 @@ def describe(config: RunConfig, devices: int) -> str:
 
 
 def flops_per_image(config: RunConfig) -> int:
-    """Floating-point operations of a forward and backward pass (a multiplication and an addition are two)."""
+    """Count the FLOPs of a forward and backward pass (multiply and add are two)."""
     stage, batch = _on_meta(config)
     with FlopCounterMode(display=False) as counter:
         stage(batch).mean().backward()
@@ -107,15 +102,12 @@ def flops_per_image(config: RunConfig) -> int:
 
 
 def _on_meta(config: RunConfig) -> tuple[Stage, Batch]:
-    """The stage and one image's batch, of which only the shapes are there."""
+    """Build the stage and a batch of one image on the meta device."""
     tree: Any = config.stage
     with torch.device("meta"):
         stage = stage_class(tree.kind)(tree).train()
-        embed, width, length = (
-            getattr(tree, "embed", 1),
-            getattr(tree, "token_width", 1),
-            stage.context or CAPTION,
-        )
+        embed, width = getattr(tree, "embed", 1), getattr(tree, "token_width", 1)
+        length = stage.context or CAPTION
         text = Text(
             ("",),
             torch.zeros(1, length, dtype=torch.long),
@@ -137,7 +129,7 @@ def _on_meta(config: RunConfig) -> tuple[Stage, Batch]:
 
 
 def _activations(config: RunConfig, half: bool) -> int:
-    """Bytes of one image that the forward pass keeps for the backward pass."""
+    """Measure the bytes that the forward pass of one image keeps for the backward pass."""
     stage, batch = _on_meta(config)
     if half:
         stage.to(torch.bfloat16)
@@ -150,7 +142,7 @@ def _activations(config: RunConfig, half: bool) -> int:
         def enter(_: nn.Module, arguments: tuple[Any, ...]) -> None:
             nonlocal current, inputs
             current = number
-            inputs += arguments[0].nbytes  # what else it reads is the same for all blocks
+            inputs += arguments[0].nbytes  # the other inputs are shared by all blocks
 
         return enter
 
@@ -161,7 +153,7 @@ def _activations(config: RunConfig, half: bool) -> int:
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in kept and storage._cdata not in own:
-            kept[storage._cdata] = tensor  # held, so that no later storage gets its place
+            kept[storage._cdata] = tensor  # held, so that no later storage reuses the address
             sizes[current] += storage.nbytes()
         return tensor
 

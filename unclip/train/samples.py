@@ -1,4 +1,4 @@
-"""How a run judges its averaged weights: by their loss on samples it is not trained on, and by pictures."""
+"""Validation of a run's averaged weights: loss on held-out samples, and sample sheets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unclip.diffusion.noise import SeededNoise
-from unclip.images import grid, resize, to_pil
+from unclip.images import grid, resize, save_png, to_pil
 from unclip.stages.base import Stage
 from unclip.stages.batch import Batch
 from unclip.stages.decoder import Decoder
@@ -18,15 +18,15 @@ from unclip.stages.upsampler import Upsampler
 from unclip.train.ema import Ema
 from unclip.train.feed import Feed
 
-COUNT = 8
+COUNT = 8  # samples per sheet
 
 
 @torch.no_grad()
 def validate(wrapped: nn.Module, stage: Stage, ema: Ema, feed: Feed) -> dict[str, float]:
-    """The loss on the validation samples, always with the same times, noise and dropped conditions.
+    """Compute the validation loss, always with the same timesteps, noise and dropped conditions.
 
-    For a prior also the cosine of the embeddings that it draws to those of the true picture and of the
-    caption. Every process must ask for it.
+    For a prior, also the cosine similarity of its samples to the true z_i and to the caption's z_t. Every
+    process must call this.
     """
     batches = list(feed.validation())
     wrapped.eval()
@@ -56,18 +56,14 @@ def _cosines(prior: BasePrior, batch: Batch, feed: Feed) -> dict[str, float]:
 
 @torch.inference_mode()
 def draw_samples(stage: Stage, batch: Batch, path: Path) -> None:
-    """A sheet of what the stage makes of the batch's conditions above what it should be. Stages without
-    pictures draw none.
-    """
-    made = _pictures(stage, batch)
-    if not made:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [to_pil(image) for row in made for image in row]
-    grid(rows, columns=len(made[0])).save(path)
+    """Save a sheet of samples above the true images. Stages that make no images save none."""
+    rows = _rows(stage, batch)
+    if rows:
+        save_png(grid([to_pil(image) for row in rows for image in row], columns=len(rows[0])), path)
 
 
-def _pictures(stage: Stage, batch: Batch) -> list[Tensor]:
+def _rows(stage: Stage, batch: Batch) -> list[Tensor]:
+    """Rows of the sheet, images [B, 3, H, W] each: inputs (upsamplers), samples, true images."""
     noise = SeededNoise(range(min(COUNT, len(batch.captions))))
     n = len(noise.seeds)
     options = stage.config.sampling

@@ -1,4 +1,4 @@
-"""What a finished or running run says of itself, read from its folder alone."""
+"""State of a running or finished run, read from its folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHOWN = (
 
 
 def status(run: Path) -> dict[str, Any]:
-    """The run's stage, how far it is, its newest figures and its checkpoints.
+    """Return the run's stage, progress, newest metrics and checkpoints.
 
     Raises:
         ConfigError: the folder holds no run.yaml, or a damaged one.
@@ -53,7 +53,7 @@ def status(run: Path) -> dict[str, Any]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """All lines but a last one that is only half there."""
+    """Parse the lines of a JSONL file; a half-written last line is left out."""
     found = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:

@@ -1,6 +1,4 @@
-"""What a trained prior leaves open, measured once on training data: the optimal reverse variance is made of
-it.
-"""
+"""Measure a trained prior's x0_variance, which gives Analytic-DPM's optimal reverse variance."""
 
 from __future__ import annotations
 
@@ -12,7 +10,8 @@ from pathlib import Path
 import torch
 
 from unclip.clip import Clip, same_clip
-from unclip.data.shards import DataConfig, Shards, Stream, batches, embed
+from unclip.data.loader import batches, embed
+from unclip.data.shards import DataConfig, Shards, Stream
 from unclip.errors import RequestError
 from unclip.files import write_json
 from unclip.models.resolve import resolve
@@ -25,17 +24,16 @@ BATCH = 64
 
 
 def calibrate(prior: str | Path, shards: str, ref: str | None = None, *, count: int = 512) -> Path:
-    """Measures the x0_variance of a saved diffusion prior on shards, and writes it into its config.json;
-    returns its folder.
+    """Measure a saved prior's x0_variance, write it to its config.json, and return its folder.
 
     Args:
-        prior: reference of the stage: a saved stage, a run, whose newest checkpoint is taken, or a model
-            folder.
-        ref: of its CLIP, where the shards hold no embeddings.
-        count: samples to measure on.
+        prior: reference of the prior: a saved stage, a run (its newest checkpoint), or a model folder.
+        shards: pattern of shards to measure on.
+        ref: reference of the prior's CLIP; needed if the shards hold no embeddings.
+        count: number of samples to measure on.
 
     Raises:
-        RequestError: another kind of stage, another CLIP than it was trained with, or none.
+        RequestError: the stage is not a diffusion prior, or its CLIP is missing or another one.
     """
     found = resolve(str(prior)).stage("prior")
     stage = load_stage(found)

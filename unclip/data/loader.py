@@ -1,0 +1,113 @@
+"""Batches of a stream: worker processes, collation, and the frozen CLIP's part."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize, is_exiting
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from unclip.clip import Clip, Text
+from unclip.data.embeddings import joined
+from unclip.data.sample import Skipped
+from unclip.data.shards import Item, Stream, Streams
+from unclip.errors import DataError
+from unclip.images import from_bytes
+from unclip.stages.batch import Batch
+
+
+def batches(stream: Stream | Streams) -> Iterator[Batch]:
+    """Yield batches of a stream. Images are uint8 [B, H, W, 3]; `embed` converts them."""
+    workers = stream.config.workers
+    loader = DataLoader(
+        stream,
+        batch_size=stream.config.batch,
+        num_workers=workers,
+        collate_fn=partial(_collate, null=stream.embeddings.null if stream.embeddings else None),
+        prefetch_factor=4 if workers else None,
+        drop_last=True,
+        generator=torch.Generator(),  # the global generator would lose a draw, and resuming its exactness
+        worker_init_fn=_ignore_stop_signals if workers else None,
+    )
+    iterator = iter(loader)
+    # Runs when the iterator is collected, or at exit before Python joins child processes.
+    Finalize(iterator, _kill, args=(list(getattr(iterator, "_workers", ())),), exitpriority=0)
+    try:
+        yield from iterator
+    except DataError as error:
+        # The message of an error in a worker is the worker's whole traceback.
+        name = f"{DataError.__module__}.{DataError.__name__}: "
+        raise DataError(str(error).strip().splitlines()[-1].removeprefix(name)) from None
+
+
+def _ignore_stop_signals(_: int) -> None:
+    """Let a worker survive signals to the whole process group, as its trainer still saves a checkpoint."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _kill(workers: Iterable[BaseProcess]) -> None:
+    """End the workers of one loader: they ignore the SIGTERM that Python sends at exit."""
+    if is_exiting():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises for each killed worker
+    for worker in workers:
+        worker.kill()
+
+
+def _collate(items: list[Item], null: Text | None) -> Batch:
+    captions = tuple(item.caption for item in items)
+    images = [item.image for item in items if item.image is not None]
+    clip_images = [item.clip_image for item in items if item.clip_image is not None]
+    embeds = [item.image_embed for item in items if item.image_embed is not None]
+    texts = [item.text for item in items if item.text is not None]
+    labels = [item.label for item in items if item.label is not None]
+    return Batch(
+        captions=captions,
+        image=torch.stack(images) if images else None,
+        image_embed=torch.stack(embeds) if embeds else None,
+        # A batch can mix samples with and without token states if shards do not fit their record.
+        text=joined(captions, texts) if len(texts) == len(items) else None,
+        null=null,
+        clip_image=torch.stack(clip_images) if clip_images else None,
+        label=torch.tensor(labels) if len(labels) == len(items) else None,
+        keys=tuple(item.key for item in items),
+        skipped=sum((item.skipped for item in items), Skipped()),
+    )
+
+
+def embed(batch: Batch, clip: Clip | None, needs: frozenset[str]) -> Batch:
+    """Convert a batch's images to floats and compute the embeddings that the shards do not hold.
+
+    Runs on the batch's device: bytes are a quarter of the data to transfer.
+
+    Args:
+        batch: of `batches`, on the stage's device.
+        clip: the frozen CLIP; None if the shards hold all embeddings that the stage needs.
+        needs: fields of `Batch` that the stage reads.
+    """
+    if batch.image is not None:
+        batch = replace(batch, image=from_bytes(batch.image))
+    if batch.text is not None:  # stored and moved in half precision
+        batch = replace(batch, text=batch.text.to(batch.text.embed.device, torch.float32))
+    if clip is None:
+        return batch
+    if "image_embed" in needs and batch.image_embed is None:
+        assert batch.clip_image is not None
+        z_i = _plain(clip.encode_image(from_bytes(batch.clip_image)))
+        batch = replace(batch, image_embed=z_i, clip_image=None)
+    if "text" in needs and batch.text is None:
+        both = clip.encode_text([*batch.captions, ""])
+        both = type(both)(both.captions, both.ids, both.mask, _plain(both.embed), _plain(both.tokens))
+        batch = replace(batch, text=both.rows(None, -1), null=both.rows(-1, None))
+    return batch
+
+
+def _plain(x: Tensor) -> Tensor:
+    """Copy a tensor out of inference mode: autograd refuses to save inference tensors."""
+    return x.clone().float()
