@@ -429,6 +429,24 @@ def test_the_official_client_comes_again_when_it_is_told_to(painter: Painter, tm
         server.stop()
 
 
+def test_a_request_beyond_the_drain_timeout_gets_a_503_and_the_log_no_traceback(
+    painter: Painter, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline: Any = painter  # which never finishes this picture
+    worker = Worker(pipeline)
+    server = Running(worker, Store(tmp_path), Policy(), timeout_graceful_shutdown=1)
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(
+            server.ask, "POST", "/v1/images/generations", {"prompt": "late", "size": "256x256"}
+        )
+        assert painter.started.wait(10)
+        server.stop()
+        status, _, answer = late.result(10)
+    assert status == 503 and answer["error"]["message"] == "The server is shutting down."
+    assert worker.cancelled == 1
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 # --- what may be asked for ---
 
 

@@ -56,8 +56,8 @@ class RequestRecorder:
         try:
             await self.app(scope, receive, answer)
         except asyncio.CancelledError:  # the time to finish running requests is over
+            # Not raised again: uvicorn alone cancels requests, and would log each with a traceback.
             await fail(shutting_down())
-            raise
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
             await fail(internal_error())
