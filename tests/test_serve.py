@@ -34,6 +34,7 @@ from unclip.serve.app import Policy  # noqa: E402
 from unclip.serve.envelope import ApiError  # noqa: E402
 from unclip.serve.requests import GenerationRequest  # noqa: E402
 from unclip.serve.run import log_prompt  # noqa: E402
+from unclip.serve.schema import GenerationBody, Rules, VariationBody, validate  # noqa: E402
 from unclip.serve.store import Store  # noqa: E402
 from unclip.serve.worker import Worker  # noqa: E402
 
@@ -183,10 +184,29 @@ def test_unknown_routes_have_the_envelope_too(
     assert status == expected and answer["error"]["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize("path", ["/v1/models", "/models/tiny", "/health", "/health/ready", "/metrics"])
+def test_what_answers_get_answers_head_and_options(running: Running, path: str) -> None:
+    status, headers, body = running.ask("HEAD", path)
+    assert (status, body) == (200, b"")
+    assert headers["content-type"] == running.ask("GET", path)[1]["content-type"]
+    status, headers, body = running.ask("OPTIONS", path)
+    assert (status, headers["allow"], body) == (204, "GET, HEAD, OPTIONS", b"")
+
+
+def test_allow_names_the_methods_of_the_route(running: Running) -> None:
+    for method, path, status, allowed in (
+        ("OPTIONS", "/v1/images/edits", 204, "OPTIONS, POST"),
+        ("GET", "/v1/images/edits", 405, "OPTIONS, POST"),
+        ("DELETE", "/v1/models/tiny", 405, "GET, HEAD, OPTIONS"),
+    ):
+        found, headers, _ = running.ask(method, path)
+        assert (found, headers["allow"]) == (status, allowed)
+    assert running.ask("OPTIONS", "/v1/nothing")[0] == 404
+
+
 def test_health_and_metrics_need_no_key(running: Running) -> None:
     nobody = {"Authorization": ""}
     assert running.ask("GET", "/health", headers=nobody)[2] == {"status": "ok"}
-    assert running.ask("HEAD", "/health", headers=nobody)[0] == 200
     assert running.ask("GET", "/health/ready", headers=nobody)[2] == {"ready": True}
     text = running.ask("GET", "/metrics", headers=nobody)[2].decode()
     assert "unclip_images_total " in text and 'unclip_requests_total{code="200"}' in text
@@ -407,6 +427,24 @@ def test_the_official_client_comes_again_when_it_is_told_to(painter: Painter, tm
         server.stop()
 
 
+def test_a_request_beyond_the_drain_timeout_gets_a_503_and_the_log_no_traceback(
+    painter: Painter, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline: Any = painter  # which never finishes this picture
+    worker = Worker(pipeline)
+    server = Running(worker, Store(tmp_path), Policy(), timeout_graceful_shutdown=1)
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(
+            server.ask, "POST", "/v1/images/generations", {"prompt": "late", "size": "256x256"}
+        )
+        assert painter.started.wait(10)
+        server.stop()
+        status, _, answer = late.result(10)
+    assert status == 503 and answer["error"]["message"] == "The server is shutting down."
+    assert worker.cancelled == 1
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 # --- what may be asked for ---
 
 
@@ -444,8 +482,27 @@ def test_what_cannot_be_is_refused(body: dict[str, Any], says: str) -> None:
     assert caught.value.status == 400 and caught.value.body["error"]["type"] == "invalid_request_error"
 
 
+def test_strict_serves_the_models_of_its_list() -> None:
+    body = {"prompt": "x", "n": 11}  # refused for n once the model is taken
+    for name in ("dall-e-2", "tiny"):
+        with pytest.raises(ApiError, match="'n'"):
+            validate(GenerationBody, {**body, "model": name}, Rules(strict=True, models=("dall-e-2", "tiny")))
+    with pytest.raises(ApiError, match=r"'dall-e-3' is not one of \['dall-e-2'\] - 'model'"):
+        parse_generation({"prompt": "x", "model": "dall-e-3"}, strict=True)
+    assert parse_generation({"prompt": "x", "model": "dall-e-3"}, strict=False).n == 1
+    form = validate(VariationBody, {"image": b"", "n": "2"}, Rules(strict=True, form=True))
+    assert form.n == 2  # in a form, every field is text
+
+
 def test_lenient_makes_the_best_of_it_and_strict_does_not() -> None:
-    for extra in ({"size": "auto"}, {"size": "1792x1024"}, {"quality": "hd"}, {"seed": 5}):
+    for extra in (
+        {"size": "auto"},
+        {"size": "1792x1024"},
+        {"quality": "hd"},
+        {"seed": 5},
+        {"n": "2"},
+        {"model": "dall-e-3"},
+    ):
         parse_generation({"prompt": "x", **extra}, strict=False)
         with pytest.raises(ApiError):
             parse_generation({"prompt": "x", **extra}, strict=True)

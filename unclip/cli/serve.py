@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -127,14 +129,9 @@ def serve(
     OPENAI_BASE_URL=http://127.0.0.1:8000/v1 python your_program.py
     """
     keys = _keys(api_key, api_key_file)
-    if host not in LOOPBACK and not keys and not insecure:
-        raise RequestError(
-            f"--host {host}: is open to others; give an --api-key, or --insecure if that is meant"
-        )
+    _check_host(host, keys, insecure)
+    _check_urls(public_url, cors_origin)
     places = _places(device, devices)
-    _check_url("--public-url", public_url)
-    for origin in cors_origin:
-        _check_url("--cors-origin", None if origin == "*" else origin)
     _check_dependencies(page)
     from unclip.serve import run
     from unclip.serve.app import Policy, create_app
@@ -142,52 +139,34 @@ def serve(
     from unclip.serve.worker import Worker
 
     marks = _marks(credentials, no_watermark, no_metadata, keep_prompts)
+    hosts = _hosts(host, public_url)
     run.exit_on_sigterm()
     with run.bind(host, port) as bound, run.temporary_folder() as temporary:
         run.log_to_stderr()
         store = Store(image_dir or temporary / "images", image_quota)
         pipelines = [_load(model, place) for place in places]
-        known = urlsplit(public_url).hostname if public_url else None
-        policy = Policy(
-            keys=keys,
-            strict=strict,
-            public_url=public_url,
-            models=("dall-e-2", pipelines[0].name),
-            marks=marks,
-            hosts=None if host not in LOOPBACK else (known,) if known else (),
-            origins=cors_origin,
-            max_cost=max_cost,
-        )
-        worker = Worker(
-            *pipelines, capacity=max_queue, batch=max_batch, on_prompt=run.log_prompt if log_prompts else None
-        )
+        models = "dall-e-2", pipelines[0].name
+        policy = Policy(keys, strict, public_url, models, marks, hosts, cors_origin, max_cost)
+        on_prompt = run.log_prompt if log_prompts else None
+        worker = Worker(*pipelines, capacity=max_queue, batch=max_batch, on_prompt=on_prompt)
         app = create_app(worker, store, policy)
         if page:
             from unclip.serve.page import mount_page
 
             mount_page(app, app.state.service, temporary, keys)
+        on_start = partial(_announce, pipelines, public_url or run.url(bound), len(keys), page)
+        on_drain = None if image_dir else app.state.service.drain  # a temporary folder's URLs end with it
+        run.run(app, bound, temporary, drain_timeout=drain_timeout, on_start=on_start, on_drain=on_drain)
 
-        def announce() -> None:
-            shown = f"[{host}]" if ":" in host else host
-            url = public_url or f"http://{shown}:{bound.getsockname()[1]}"
-            access = f"{len(keys)} API key{'s' * (len(keys) > 1)}" if keys else "no key needed"
-            click.echo(
-                f"unclip serves {pipelines[0].name} on {', '.join(str(p.device) for p in pipelines)}",
-                err=True,
-            )
-            click.echo(f"  API   {url}/v1   ({access})", err=True)
-            if page:
-                click.echo(f"  page  {url}/ui", err=True)
-            click.echo("Ctrl-C ends it.", err=True)
 
-        run.run(
-            app,
-            bound,
-            temporary,
-            drain_timeout=drain_timeout,
-            on_start=announce,
-            on_drain=app.state.service.drain if image_dir is None else lambda: None,
-        )
+def _announce(pipelines: Sequence[Pipeline], url: str, keys: int, page: bool) -> None:
+    access = f"{keys} API key{'s' * (keys > 1)}" if keys else "no key needed"
+    devices = ", ".join(str(pipeline.device) for pipeline in pipelines)
+    click.echo(f"unclip serves {pipelines[0].name} on {devices}", err=True)
+    click.echo(f"  API   {url}/v1   ({access})", err=True)
+    if page:
+        click.echo(f"  page  {url}/ui", err=True)
+    click.echo("Ctrl-C ends it.", err=True)
 
 
 def _keys(given: tuple[str, ...], file: Path | None) -> tuple[str, ...]:
@@ -223,12 +202,28 @@ def _places(device: str | None, devices: str | None) -> list[str | None]:
     return list(places)
 
 
-def _check_url(option: str, url: str | None) -> None:
-    if url is None:
-        return
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise RequestError(f"{option} {url}: give a URL like https://pictures.example.org")
+def _check_host(host: str, keys: tuple[str, ...], insecure: bool) -> None:
+    if host not in LOOPBACK and not keys and not insecure:
+        raise RequestError(
+            f"--host {host}: is open to others; give an --api-key, or --insecure if that is meant"
+        )
+
+
+def _check_urls(public_url: str | None, origins: tuple[str, ...]) -> None:
+    given = [("--public-url", public_url)] if public_url is not None else []
+    given += [("--cors-origin", origin) for origin in origins if origin != "*"]
+    for option, url in given:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise RequestError(f"{option} {url}: give a URL like https://pictures.example.org")
+
+
+def _hosts(host: str, public_url: str | None) -> tuple[str, ...] | None:
+    """Names that `Host` may have on a server without keys, see `Policy.hosts`."""
+    if host not in LOOPBACK:
+        return None
+    known = urlsplit(public_url).hostname if public_url else None
+    return (known,) if known else ()
 
 
 def _check_dependencies(page: bool) -> None:

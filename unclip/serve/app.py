@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
@@ -124,11 +124,11 @@ def create_app(worker: Worker, store: Store, policy: Policy) -> FastAPI:
 
 
 def _add_image_routes(app: FastAPI, prefix: str, service: ImageService, policy: Policy) -> None:
-    strict = policy.strict
+    strict, rules = policy.strict, Rules(strict=policy.strict, models=policy.models)
 
     async def generate(request: Request) -> Response:
         client = authorize(request, policy.keys)
-        body = validate(GenerationBody, await read_json(request), Rules(strict=strict))
+        body = validate(GenerationBody, await read_json(request), rules)
         wanted = generation_request(body)
         return await service.answer(request, wanted, base_url(request, policy.public_url), client)
 
@@ -137,7 +137,7 @@ def _add_image_routes(app: FastAPI, prefix: str, service: ImageService, policy: 
     ) -> Callable[[Request], Awaitable[Response]]:
         async def route(request: Request) -> Response:
             client = authorize(request, policy.keys)
-            body = validate(model, await read_form(request), Rules(strict=strict, form=True))
+            body = validate(model, await read_form(request), replace(rules, form=True))
             wanted = await service.decoders.run(convert, body, strict=strict)
             del body  # the encoded uploads
             return await service.answer(request, wanted, base_url(request, policy.public_url), client)
@@ -174,8 +174,8 @@ def _add_model_routes(app: FastAPI, prefix: str, policy: Policy) -> None:
         return Model(id=name)
 
     shown = bool(prefix)
-    app.add_api_route(f"{prefix}/models", models, responses=FAILURES, include_in_schema=shown)
-    app.add_api_route(f"{prefix}/models/{{name}}", model, responses=FAILURES, include_in_schema=shown)
+    _add_get(app, f"{prefix}/models", models, responses=FAILURES, include_in_schema=shown)
+    _add_get(app, f"{prefix}/models/{{name}}", model, responses=FAILURES, include_in_schema=shown)
 
 
 def _add_file_route(app: FastAPI, store: Store) -> None:
@@ -184,8 +184,7 @@ def _add_file_route(app: FastAPI, store: Store) -> None:
         return FileResponse(store.find(name, exp, sig), media_type="image/png", headers=headers)
 
     path = "/v1/files/images/{name}"
-    app.add_api_route(path, file, methods=["GET"], response_class=FileResponse, responses=FAILURES)
-    app.add_api_route(path, file, methods=["HEAD"], include_in_schema=False)
+    _add_get(app, path, file, response_class=FileResponse, responses=FAILURES)
 
 
 def _add_health_routes(app: FastAPI, worker: Worker, store: Store, metrics: Metrics) -> None:
@@ -199,8 +198,12 @@ def _add_health_routes(app: FastAPI, worker: Worker, store: Store, metrics: Metr
     async def show_metrics() -> Response:
         return PlainTextResponse(metrics.render(), media_type="text/plain; version=0.0.4")
 
-    app.add_api_route("/health", health)
-    app.add_api_route("/health/ready", ready, responses=READY)
-    app.add_api_route("/metrics", show_metrics, response_class=PlainTextResponse)
-    for path, route in (("/health", health), ("/health/ready", ready)):  # some load balancers ask by HEAD
-        app.add_api_route(path, route, methods=["HEAD"], include_in_schema=False)
+    _add_get(app, "/health", health)
+    _add_get(app, "/health/ready", ready, responses=READY)
+    _add_get(app, "/metrics", show_metrics, response_class=PlainTextResponse)
+
+
+def _add_get(app: FastAPI, path: str, route: Callable[..., Awaitable[Any]], **options: Any) -> None:
+    """Adds a route for GET, and for HEAD, by which load balancers ask and which FastAPI does not add."""
+    app.add_api_route(path, route, methods=["GET"], **options)
+    app.add_api_route(path, route, methods=["HEAD"], **{**options, "include_in_schema": False})

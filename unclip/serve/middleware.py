@@ -12,6 +12,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unclip.serve.envelope import ApiError, internal_error, shutting_down
@@ -55,8 +56,8 @@ class RequestRecorder:
         try:
             await self.app(scope, receive, answer)
         except asyncio.CancelledError:  # the time to finish running requests is over
+            # Not raised again: uvicorn alone cancels requests, and would log each with a traceback.
             await fail(shutting_down())
-            raise
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
             await fail(internal_error())
@@ -72,13 +73,27 @@ class RequestRecorder:
 
 
 async def refuse(request: Request, error: Exception) -> Response:
-    """Answers a foreseen error with the envelope."""
+    """Answers a foreseen error with the envelope, and OPTIONS with the methods of its route."""
     if isinstance(error, HTTPException):
         known = {
             404: f"Invalid URL ({request.method} {request.url.path})",
             405: f"Not allowed: {request.method}",
         }
-        error = ApiError(known.get(error.status_code, str(error.detail)), status=error.status_code)
+        message, headers = known.get(error.status_code, str(error.detail)), dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = _allowed_methods(request)
+            if request.method == "OPTIONS":
+                return Response(status_code=204, headers=headers)
+        error = ApiError(message, status=error.status_code, headers=headers)
     elif not isinstance(error, ApiError):
         error = ApiError(str(error))
     return JSONResponse(error.body, status_code=error.status, headers=error.headers)
+
+
+def _allowed_methods(request: Request) -> str:
+    """Returns the value of `Allow`: the methods of all routes with this path."""
+    found = {"OPTIONS"}
+    for route in request.app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            found |= getattr(route, "methods", None) or set()
+    return ", ".join(sorted(found))

@@ -42,6 +42,12 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
+def url(bound: socket.socket) -> str:
+    """Returns the URL of a bound port."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """Yields a folder that is removed at the end, also after SIGTERM; removes those of servers that were
@@ -115,7 +121,11 @@ class _Server(uvicorn.Server):
     """
 
     def __init__(
-        self, config: uvicorn.Config, on_start: Callable[[], None], on_drain: Callable[[], None], folder: Path
+        self,
+        config: uvicorn.Config,
+        on_start: Callable[[], None],
+        on_drain: Callable[[], None] | None,
+        folder: Path,
     ) -> None:
         super().__init__(config)
         self.on_start, self.on_drain, self.folder = on_start, on_drain, folder
@@ -128,7 +138,8 @@ class _Server(uvicorn.Server):
         if self.should_exit:  # the second signal: running work is not waited for
             shutil.rmtree(self.folder, ignore_errors=True)
             os._exit(INTERRUPTED if sig == signal.SIGINT else 0)
-        self.on_drain()
+        if self.on_drain:
+            self.on_drain()
         super().handle_exit(sig, frame)
 
 
@@ -139,7 +150,7 @@ def run(
     *,
     drain_timeout: int,
     on_start: Callable[[], None],
-    on_drain: Callable[[], None],
+    on_drain: Callable[[], None] | None = None,
 ) -> None:
     """Serves until SIGTERM or Ctrl-C, then finishes running requests.
 

@@ -12,7 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
@@ -37,10 +45,12 @@ class Rules:
     Attributes:
         strict: refuse everything that dall-e-2 refused.
         form: fields come as text, because the body is a form.
+        models: names that `model` may have in strict mode.
     """
 
     strict: bool = False
     form: bool = False
+    models: tuple[str, ...] = ("dall-e-2",)
 
 
 def _rules(info: ValidationInfo) -> Rules:
@@ -48,8 +58,10 @@ def _rules(info: ValidationInfo) -> Rules:
 
 
 def _integer(value: object, info: ValidationInfo) -> int:
-    if isinstance(value, str) and re.fullmatch(r"\d{1,19}", value):
-        value = int(value)  # some programs send JSON as if it were a form
+    rules = _rules(info)
+    # Some programs send JSON as if it were a form; dall-e-2 refused them.
+    if (rules.form or not rules.strict) and isinstance(value, str) and re.fullmatch(r"\d{1,19}", value):
+        value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
         raise PydanticCustomError("int_type", "not an integer")
     return value
@@ -60,6 +72,13 @@ def _number(value: object) -> float:
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise PydanticCustomError("float_type", "not a number")
+    return value
+
+
+def _model(value: str, info: ValidationInfo) -> str:
+    rules = _rules(info)
+    if rules.strict and value not in rules.models:
+        raise PydanticCustomError("literal_error", "no such model", {"allowed": list(rules.models)})
     return value
 
 
@@ -97,6 +116,7 @@ Steps = Annotated[Integer, Field(ge=1, le=MAX_STEPS)]
 Guidance = Annotated[Number, Field(ge=0, le=MAX_GUIDANCE)]
 Upload = Annotated[bytes, Field(strict=True), WithJsonSchema({"type": "string", "format": "binary"})]
 ResponseFormat = Literal["url", "b64_json"]
+ModelName = Annotated[str, Field(strict=True), AfterValidator(_model)]
 Prompt = Annotated[str, Field(strict=True, min_length=1, max_length=LONGEST_PROMPT)]
 Size = Annotated[
     int,
@@ -115,7 +135,7 @@ class ImageBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    model: str | None = Field(None, strict=True, description="Ignored: there is one model.")
+    model: ModelName | None = Field(None, description="Ignored, except by a strict server.")
     n: Annotated[Integer, Field(ge=1, le=MAX_IMAGES)] = Field(1, description="Number of images.")
     size: Size = Field(SIZES[-1], description="Shapes of later models give the nearest square.")
     response_format: ResponseFormat | None = Field(None, description="Default: url.")
