@@ -179,11 +179,10 @@ def save_animation(
             _encode_mp4(frames, temporary, rate)
         else:
             text = json.dumps(settings, ensure_ascii=False) if settings else None
-            xmp: dict[str, Any] = {}
+            options: dict[str, Any] = {"duration": round(1000 / rate), "loop": 0}
             if path.suffix.lower() == ".webp" and source:
-                xmp = {"xmp": metadata.xmp_packet(source, text).encode()}
-            timing = {"duration": round(1000 / rate), "loop": 0}
-            frames[0].save(temporary, save_all=True, append_images=frames[1:], **timing, **xmp)
+                options["xmp"] = metadata.xmp_packet(source, text).encode()
+            frames[0].save(temporary, save_all=True, append_images=frames[1:], **options)
         temporary.replace(path)
     except (OSError, subprocess.CalledProcessError) as error:
         raise RequestError(f"{path}: cannot be written ({error})") from None
