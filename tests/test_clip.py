@@ -16,7 +16,7 @@ from unclip.clip.openclip import SimpleTokenizer, load_folder, text_states, toke
 from unclip.clip.preprocess import MEAN, STD, Preprocess
 from unclip.errors import CheckpointError, ConfigError
 from unclip.models.resolve import load_clip
-from unclip.stages.base import Batch
+from unclip.stages.batch import Batch
 from unclip.stages.clip import ClipConfig, ClipStage
 
 CAPTIONS = ["a red fox wearing a tall hat", "an owl", "", "a very long caption " * 3]

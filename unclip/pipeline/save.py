@@ -12,7 +12,8 @@ from unclip.clip import copy_clip, same_clip
 from unclip.errors import CheckpointError, ConfigError
 from unclip.models.assemble import CLIP, clip_to_save
 from unclip.models.index import FILE, ModelIndex
-from unclip.stages.base import BasePrior, DiffusionStage
+from unclip.stages.diffusion import DiffusionStage
+from unclip.stages.prior_base import BasePrior
 
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
