@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unclip.clip.openclip import MEAN, STD
+from unclip.clip.preprocess import MEAN, STD
 from unclip.clip.torchvision_schemas import declare_missing_schemas
 from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step

@@ -9,8 +9,6 @@ import importlib
 import pkgutil
 from pathlib import Path
 
-import torch
-
 from unclip.errors import CheckpointError, ConfigError
 from unclip.files import read_json
 from unclip.stages.base import Stage

@@ -59,8 +59,10 @@ class DiffusionStage(Stage):
 
         Raises:
             RequestError: no such sampler.
+            ConfigError: more steps than the schedule has.
         """
-        sampler = find_sampler(options.sampler, options.eta)
+        sampler, schedule = find_sampler(options.sampler, options.eta), self.diffusion.schedule
+        trajectory.length(schedule, options.steps)  # raises now, not at the first step
 
         def steps() -> Iterator[Step]:
             with self.in_place():
@@ -68,9 +70,7 @@ class DiffusionStage(Stage):
                 # x is at least float32: in half precision the sum of many small steps drifts.
                 dtype = torch.promote_types(next(self.network.parameters()).dtype, torch.float32)
                 like = torch.empty(shape, device=self.device, dtype=dtype)
-                yield from trajectory.walk(
-                    sampler, denoise, self.diffusion.schedule, options.steps, noise, like
-                )
+                yield from trajectory.walk(sampler, denoise, schedule, options.steps, noise, like)
 
         return steps()
 
