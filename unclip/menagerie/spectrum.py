@@ -112,7 +112,7 @@ def grid_peak(spectrum: Tensor, period: int) -> float:
 
 def patch_periods(pipeline: Pipeline) -> dict[str, tuple[int, int]]:
     """Role → (side of its pictures, its patch in pixels of them), for stages that draw in patches."""
-    configs = {role: stage.config.model_dump() for role, stage in pipeline.links.items() if role != "prior"}
+    configs = {role: stage.config.model_dump() for role, stage in pipeline.stages.items() if role != "prior"}
     found = {role: (int(tree["size"]), int(tree["unet"]["patch"])) for role, tree in configs.items()}
     return {role: (size, patch) for role, (size, patch) in found.items() if patch > 1}
 

@@ -135,8 +135,8 @@ def _certificates(organisation: str) -> tuple[bytes, bytes]:
             ]
         )
 
-    unused = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
-    unused += ("encipher_only", "decipher_only")
+    unused = ["content_commitment", "key_encipherment", "data_encipherment", "key_agreement"]
+    unused += ["encipher_only", "decipher_only"]
     root, own = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     root_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(root.public_key())
     start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=5)  # clocks differ
