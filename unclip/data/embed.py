@@ -89,19 +89,19 @@ class Encoder:
         preprocess = self.clip.preprocess
         for sample in samples:
             try:
-                caption_list, image = captions(sample), picture(sample, preprocess.size)
+                listed, image = captions(sample), picture(sample, preprocess.size)
             except BadSample as error:
                 self.skipped[sample["__url__"], error.reason] += 1
                 continue
-            yield sample, caption_list, to_bytes(preprocess.view(image))
+            yield sample, listed, to_bytes(preprocess.view(image))
 
     def _encode(self, part: list[tuple[Sample, list[str], Tensor]]) -> Iterator[Sample]:
         images = self.clip.encode_image(from_bytes(torch.stack([image for *_, image in part]))).float().cpu()
-        texts = self.clip.encode_text([one for _, caption_list, _ in part for one in caption_list]).to("cpu")
+        texts = self.clip.encode_text([one for _, listed, _ in part for one in listed]).to("cpu")
         start = 0
-        for (sample, caption_list, _), image_embed in zip(part, images):
-            text = texts.rows(start, start + len(caption_list))
-            start += len(caption_list)
+        for (sample, listed, _), image_embed in zip(part, images):
+            text = texts.rows(start, start + len(listed))
+            start += len(listed)
             tensors = {"image_embed": image_embed.clone(), "text_embed": text.embed.float().clone()}
             if self.tokens:
                 tensors |= {
@@ -112,7 +112,7 @@ class Encoder:
             self.count += 1
             self.sum += image_embed.double()
             self.square += image_embed.double() ** 2
-            kept = {"json": json.dumps({"captions": caption_list}, ensure_ascii=False).encode()}
+            kept = {"json": json.dumps({"captions": listed}, ensure_ascii=False).encode()}
             if self.keep_pictures:
                 kept = {
                     suffix: sample[suffix]

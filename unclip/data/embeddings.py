@@ -132,15 +132,15 @@ def read_embedded(sample: Sample, width: int | None = None) -> Embedded:
     Raises:
         BadSample: the embeddings are missing, damaged or do not fit the captions.
     """
-    caption_list = captions(sample)
+    listed = captions(sample)
     if "safetensors" not in sample:
         raise BadSample(sample, "no embeddings")
     try:
         tensors = load(sample["safetensors"])
         image_embed, text_embed = tensors["image_embed"], tensors["text_embed"]
-        if text_embed.shape != (len(caption_list), len(image_embed)) or width not in (None, len(image_embed)):
+        if text_embed.shape != (len(listed), len(image_embed)) or width not in (None, len(image_embed)):
             raise ValueError(
-                f"widths {tuple(image_embed.shape)} and {tuple(text_embed.shape)}, {len(caption_list)} captions"
+                f"widths {tuple(image_embed.shape)} and {tuple(text_embed.shape)}, {len(listed)} captions"
             )
         texts: list[EmbeddedText] = []
         if "tokens" in tensors:
@@ -154,7 +154,7 @@ def read_embedded(sample: Sample, width: int | None = None) -> Embedded:
             texts = [EmbeddedText(*part) for part in parts]
     except Exception as error:  # safetensors raises its own kind for damage, torch RuntimeErrors
         raise BadSample(sample, "unreadable embeddings", str(error)) from None
-    return Embedded(caption_list, image_embed, texts)
+    return Embedded(listed, image_embed, texts)
 
 
 def joined(captions: Sequence[str], texts: Sequence[EmbeddedText]) -> Text:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from multiprocessing.process import BaseProcess
-from multiprocessing.util import Finalize, is_exiting
+from multiprocessing.util import Finalize
+from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -20,6 +23,8 @@ from unclip.data.shards import Item, Stream, Streams
 from unclip.errors import DataError
 from unclip.images import from_bytes
 from unclip.stages.batch import Batch
+
+_workers: WeakSet[BaseProcess] = WeakSet()  # of our loaders; those of the host program are left alone
 
 
 def batches(stream: Stream | Streams) -> Iterator[Batch]:
@@ -35,15 +40,21 @@ def batches(stream: Stream | Streams) -> Iterator[Batch]:
         generator=torch.Generator(),  # the global generator would lose a draw, and resuming its exactness
         worker_init_fn=_ignore_stop_signals if workers else None,
     )
-    iterator = iter(loader)
-    # Runs when the iterator is collected, or at exit before Python joins child processes.
-    Finalize(iterator, _kill, args=(list(getattr(iterator, "_workers", ())),), exitpriority=0)
     try:
-        yield from iterator
+        yield from _started(loader)
     except DataError as error:
         # The message of an error in a worker is the worker's whole traceback.
         name = f"{DataError.__module__}.{DataError.__name__}: "
         raise DataError(str(error).strip().splitlines()[-1].removeprefix(name)) from None
+
+
+def _started(loader: DataLoader[Any]) -> Iterator[Batch]:
+    """Start the loader's workers, and have those that are left at exit killed."""
+    iterator = iter(loader)
+    if loader.num_workers:
+        _workers.update(iterator._workers)  # type: ignore[attr-defined]
+        _register_exit(os.getpid())
+    return iterator
 
 
 def _ignore_stop_signals(_: int) -> None:
@@ -52,11 +63,18 @@ def _ignore_stop_signals(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _kill(workers: Iterable[BaseProcess]) -> None:
-    """End the workers of one loader: they ignore the SIGTERM that Python sends at exit."""
-    if is_exiting():
+@cache
+def _register_exit(pid: int) -> None:
+    """Let process `pid`, this one, kill its loaders' workers at exit, before Python joins child processes."""
+    Finalize(None, _kill_workers, exitpriority=0)
+
+
+def _kill_workers() -> None:
+    """Kill the workers of loaders that are still open: they ignore the SIGTERM that Python sends at exit."""
+    left = [worker for worker in _workers if worker.is_alive()]
+    if left:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises for each killed worker
-    for worker in workers:
+    for worker in left:
         worker.kill()
 
 
