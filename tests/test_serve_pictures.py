@@ -9,7 +9,6 @@ import importlib
 import io
 import json
 import struct
-import sys
 import threading
 import time
 import zlib
