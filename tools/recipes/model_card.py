@@ -149,8 +149,8 @@ that world only. Licence: Apache-2.0.
 TAIL = """
 ## Limits
 
-It knows 18 subjects, 10 kinds of headwear, 5 garments, 8 activities, 10 colours, 10 settings and 5 styles, and
-the words that `unclip info mini` lists. Of other words it makes something of its own world.
+It knows 18 subjects, 10 kinds of headwear, 5 garments, 8 activities, 10 colours, 10 settings and 5 styles,
+and the words that `unclip info mini` lists. Of other words it makes something of its own world.
 """
 
 if __name__ == "__main__":
