@@ -17,7 +17,7 @@ from unclip.clip import Clip, Text
 from unclip.errors import DataError, RequestError
 from unclip.evaluate.pictures import Found
 from unclip.evaluate.recognition import name_embeddings, probe, zeroshot
-from unclip.menagerie.probe import probe_scenes
+from unclip.menagerie.probe import probe_scenes, read_scenes
 from unclip.menagerie.scene import HELD_OUT, VALUES, sample
 
 NAMES = ["ant", "bee", "cow", "dog", "elk", "fox", "gnu"]
@@ -139,6 +139,6 @@ def test_classes_are_folders_or_what_the_json_says(train_shards: str, tmp_path: 
     assert "| top 1 | " in (tmp_path / "out/report.md").read_text()
     with Image.open(tmp_path / "out/sheet.png") as sheet:
         assert sheet.width > 64
-    assert all(scene.keys() >= VALUES.keys() for scene in Found.at(train_shards).scenes())
+    assert all(scene.keys() >= VALUES.keys() for scene in read_scenes(Found.at(train_shards)))
     with pytest.raises(DataError, match="its JSON has no 'scene'"):
-        Found.at(str(tmp_path / "p")).scenes()
+        read_scenes(Found.at(str(tmp_path / "p")))

@@ -16,7 +16,6 @@ from unclip.data.sample import BadSample, captions, image_suffix, picture
 from unclip.data.source import Unit, find_units
 from unclip.data.tar import Sample
 from unclip.errors import DataError, RequestError
-from unclip.menagerie.scene import VALUES
 
 if TYPE_CHECKING:
     from unclip.pipeline import Pipeline
@@ -79,21 +78,15 @@ class Found:
         Raises:
             DataError: an image has no class.
         """
-        return [str(_label(sample, key, self.name)) for sample in self._samples()]
+        return [str(one) for one in self.fields(key)]
 
-    def scenes(self) -> list[dict[str, str | None]]:
-        """The attributes of each picture of the menagerie.
+    def fields(self, key: str | None) -> list[Any]:
+        """Return a field of each sample's JSON, or the name of its folder.
 
         Raises:
-            DataError: one of them has none.
+            DataError: a sample has no such field.
         """
-        found = [_label(sample, "scene", self.name) for sample in self._samples()]
-        if any(not isinstance(scene, dict) or not scene.keys() >= VALUES.keys() for scene in found):
-            raise DataError(
-                f"{self.name}: its scenes are not the menagerie's; `unclip data menagerie` draws such "
-                "pictures"
-            )
-        return found
+        return [_label(sample, key, self.name) for sample in self._samples()]
 
     def read(self, start: int, step: int) -> Iterator[Image.Image]:
         try:

@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unclip.errors import DataError
+from unclip.evaluate.pictures import Found
 from unclip.evaluate.recognition import class_names, fit_probe
 from unclip.evaluate.report import Score, save_report
 from unclip.images import grid
@@ -61,6 +63,20 @@ class ProbedScenes:
     def save(self, folder: Path) -> None:
         """report.json, report.md and sheet.png."""
         save_report(folder, self.to_dict(), self.markdown(), grid(self.pictures) if self.pictures else None)
+
+
+def read_scenes(pictures: Found) -> list[dict[str, str | None]]:
+    """The attributes of each picture of the menagerie.
+
+    Raises:
+        DataError: a picture has none.
+    """
+    found = pictures.fields("scene")
+    if any(not isinstance(scene, dict) or not scene.keys() >= VALUES.keys() for scene in found):
+        raise DataError(
+            f"{pictures.name}: its scenes are not the menagerie's; `unclip data menagerie` makes such pictures"
+        )
+    return found
 
 
 def probe_scenes(

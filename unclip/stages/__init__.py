@@ -40,5 +40,5 @@ def load_stage(folder: Path, *, keep_dtype: bool = False) -> Stage:
     """Loads a stage of any kind that `Stage.save` wrote; `keep_dtype` as in `load_weights`."""
     kind = read_json(folder / "config.json").get("kind")
     if not isinstance(kind, str):
-        raise CheckpointError(f"{folder}/config.json: says no kind of stage")
+        raise CheckpointError(f"{folder}/config.json: names no kind of stage")
     return stage_class(kind).load(folder, keep_dtype=keep_dtype)

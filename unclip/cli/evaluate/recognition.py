@@ -50,10 +50,10 @@ def probe(train: str, test: str, ref: str, label: str | None, **options: Any) ->
     from unclip.evaluate.pictures import Found
 
     if label == "scene":
-        from unclip.menagerie.probe import probe_scenes
+        from unclip.menagerie.probe import probe_scenes, read_scenes
 
         sets = [Found.at(source) for source in (train, test)]
-        scenes = [one.scenes() for one in sets]  # before the slow part, because it may fail
+        scenes = [read_scenes(one) for one in sets]  # before the slow part, because it may fail
         learned, measured = encode_sets(sets, ref, options)
         probed = probe_scenes(learned.features, scenes[0], measured.features, scenes[1])
         return report(replace(probed, pictures=tuple(measured.pictures)), options)
