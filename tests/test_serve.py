@@ -433,6 +433,8 @@ def test_a_request_beyond_the_drain_timeout_gets_a_503_and_the_log_no_traceback(
     pipeline: Any = painter  # which never finishes this picture
     worker = Worker(pipeline)
     server = Running(worker, Store(tmp_path), Policy(), timeout_graceful_shutdown=1)
+    uvicorn_log = logging.getLogger("uvicorn.error")  # whose records do not reach the root logger
+    uvicorn_log.addHandler(caplog.handler)
     with ThreadPoolExecutor(1) as pool:
         late = pool.submit(
             server.ask, "POST", "/v1/images/generations", {"prompt": "late", "size": "256x256"}
@@ -440,6 +442,8 @@ def test_a_request_beyond_the_drain_timeout_gets_a_503_and_the_log_no_traceback(
         assert painter.started.wait(10)
         server.stop()
         status, _, answer = late.result(10)
+    uvicorn_log.removeHandler(caplog.handler)
+    assert "timeout graceful shutdown exceeded" in caplog.text
     assert status == 503 and answer["error"]["message"] == "The server is shutting down."
     assert worker.cancelled == 1
     assert not [record for record in caplog.records if record.exc_info]
