@@ -640,7 +640,7 @@ def test_ctrl_c_in_the_middle_of_a_write_leaves_nothing(
         (["info", "plain.png"], "plain.png: carries no unclip settings"),
         (["train", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["train", "text.txt"], "text.txt: expected a mapping"),
-        (["assemble", "nowhere", "-o", "model"], "nowhere: neither a saved stage nor a run"),
+        (["assemble", "nowhere", "-o", "model"], "nowhere: no such model; there is the bundled"),
         (["data", "show", "nowhere/*.tar"], "nowhere/*.tar: no such shards"),
         (["data", "show", "text.txt"], "text.txt: no samples in it"),
         (

@@ -599,7 +599,7 @@ def test_what_cannot_be_assembled_is_refused_and_leaves_nothing(
             [clip, prior, copy / "decoder"],
             r"decoder was trained for CLIP other@1, but this model would have tiny@\w+",
         ),
-        ([clip, prior, tmp_path / "nowhere"], "neither a saved stage nor a run"),
+        ([clip, prior, tmp_path / "nowhere"], "nowhere: no such model"),
     ):
         with pytest.raises(CheckpointError, match=says):
             assemble(runs, tmp_path / "out")

@@ -251,6 +251,5 @@ def _check_clip(stage: Stage, clip: Clip | None, folder: Path) -> None:
 
 def _role(stage: Stage, kind: type[S], folder: Path) -> S:
     if not isinstance(stage, kind):
-        name = kind.__name__.removesuffix("Role").lower()
-        raise CheckpointError(f"{folder}: is a {stage.config.kind}, not a {name}")
+        raise CheckpointError(f"{folder}: is a {stage.config.kind}, not a {kind.role}")
     return stage
