@@ -405,7 +405,7 @@ def test_an_exchanged_clip_of_another_library_is_saved(here: Path, backend: str)
 
 def test_a_public_clip_is_saved_as_its_reference(here: Path) -> None:
     pipe = Pipeline.from_pretrained("model", device="cpu")
-    public = read_clip(str(here / "model/clip"))
+    public: Any = read_clip(str(here / "model/clip"))
     public.identity = public.reference = "openclip:ViT-B-32/openai"  # as one that was downloaded
     pipe.clip = public
     pipe.save_pretrained("saved")
