@@ -373,7 +373,7 @@ def test_a_run_needs_data_and_a_clip_that_fits(run_of: Any, tmp_path: Path) -> N
         train(run_of("upsampler", "data.shards=/nowhere/*.tar"), run, progress=False)
     with pytest.raises(ConfigError, match="a prior needs `clip`"):
         train(run_of("prior", "clip=null"), run, progress=False)
-    with pytest.raises(CheckpointError, match="no CLIP there"):
+    with pytest.raises(CheckpointError, match="nowhere/clip: no such model"):
         train(run_of("prior", "clip=/nowhere/clip"), run, progress=False)
     with pytest.raises(ConfigError, match=r"stage\.embed is 64, but tiny-clip@\w+ has 32"):
         train(run_of("prior", "stage.embed=64"), run, progress=False)
