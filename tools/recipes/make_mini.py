@@ -38,6 +38,7 @@ TRIAL_PICTURES = 50
 TRIAL_CLIP_STEPS = 4
 TRIAL = ("train.steps=4", "data.batch=8", "data.calibration=32")
 TRIAL_COUNT = 4
+SPECTRUM_COUNT = 32  # captions
 
 
 def main() -> None:
@@ -69,7 +70,11 @@ def main() -> None:
         sys.exit(f"the bundle has {size:,} bytes, {size - LIMIT:,} over the limit")
     print(f"bundle: {size / 2**20:.1f} MiB")
     count = min(args.count, TRIAL_COUNT) if args.trial else args.count
-    unclip("evaluate", "compose", "--model", bundle, "--count", count, "--out", work / "compose")
+    for name, condition in (("compose", "both"), ("caption", "caption"), ("embedding", "embedding")):
+        measured = ("--count", count, "--condition", condition, "--out", work / name)
+        unclip("evaluate", "compose", "--model", bundle, *measured)
+    few = TRIAL_COUNT if args.trial else SPECTRUM_COUNT
+    unclip("evaluate", "spectrum", "--model", bundle, "--count", few, "--out", work / "spectrum.md")
     sharp = ("--count", TRIAL_COUNT) if args.trial else ()
     run(
         [TOOLS / "benchmarks/sharpness.py", "--model", bundle, *sharp, "--out", work / "sharpness.json"], None

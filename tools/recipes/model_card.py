@@ -48,6 +48,9 @@ def main() -> None:
         for stage, runs in STAGES.items()
     ]
     card.append(truth(args.work / "compose"))
+    card += [truth(args.work / name) for name in TITLES if (args.work / name).is_dir()]
+    if (args.work / "spectrum.md").is_file():
+        card.append(SPECTRUM + (args.work / "spectrum.md").read_text(encoding="utf-8").strip())
     if (args.work / "quality.json").is_file():
         card.append(quality(read_json(args.work / "quality.json")))
     card.append(sharpness(read_json(args.work / "sharpness.json")))
@@ -119,10 +122,11 @@ def stage_row(runs: list[Path], folder: Path, seen: int) -> str:
 def truth(folder: Path) -> str:
     """Format the table of `unclip evaluate compose`."""
     report = read_json(folder / "report.json")
-    command = f"`unclip evaluate compose --count {report['count']} --seed {report['seed']}`"
+    alone = f" --condition {folder.name}" if folder.name in TITLES else ""
+    command = f"`unclip evaluate compose --count {report['count']} --seed {report['seed']}{alone}`"
     table = (folder / "report.md").read_text(encoding="utf-8").strip()
     about = f"{command}: held-out compositions, one picture each, read by the judge."
-    return f"\n## Truth to the caption\n\n{about}\n\n{table}"
+    return f"\n## {TITLES.get(folder.name, 'Truth to the caption')}\n\n{about}\n\n{table}"
 
 
 def sharpness(figures: dict[str, Any]) -> str:
@@ -140,6 +144,14 @@ def sharpness(figures: dict[str, Any]) -> str:
     )
 
 
+TITLES = {"caption": "Truth by the caption alone", "embedding": "Truth by the prior's embedding alone"}
+SPECTRUM = """
+## Spectrum
+
+`unclip evaluate spectrum`: energy by octave, in cycles per pixel, over that of renderings of the same scenes;
+then the power at the frequency of each stage's patches over the power around it, and of the renderings.
+
+"""
 HEAD = """# mini
 
 The model that unclip carries: DALL·E 2's design, small enough for a CPU. Trained by

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
 from unclip.cli.evaluate.measuring import held_out_options
-from unclip.cli.options import json_option
+from unclip.cli.options import PATH, json_option
 
 
 @click.command()
 @held_out_options(count=32, batch=8)
+@click.option("--out", type=PATH, help="Markdown file for the table. Default: not saved.")
 @json_option
-def spectrum(model: str, count: int, seed: int, batch: int, as_json: bool, device: str | None) -> None:
+def spectrum(
+    model: str, count: int, seed: int, batch: int, out: Path | None, as_json: bool, device: str | None
+) -> None:
     """Energy by octave of spatial frequency, over that of renderings of the same scenes: blur, stripes, grain.
 
     The last column is the power at the frequency of each stage's patches over the power around it, with the
@@ -23,4 +27,6 @@ def spectrum(model: str, count: int, seed: int, batch: int, as_json: bool, devic
     from unclip.pipeline import Pipeline
 
     found = spectra(Pipeline.from_pretrained(model, device=device), count=count, seed=seed, batch=batch)
+    if out is not None:
+        out.write_text(table(found) + "\n", encoding="utf-8")
     click.echo(json.dumps([one.to_dict() for one in found]) if as_json else table(found))
