@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from unclip.nn.layers import TimeEmbedding, attend, timestep_embedding, zero_init
 from unclip.nn.norm import GroupNorm
 from unclip.nn.transformer import TextEncoder, Transformer
-from unclip.nn.unet import UNet, UNetConfig, upsample_conv
+from unclip.nn.unet import UNet, UNetConfig
+from unclip.nn.unet_blocks import upsample_conv
 from unclip.stages.prior import Prior, PriorConfig
 
 
