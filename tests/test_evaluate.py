@@ -216,7 +216,7 @@ def test_a_pipeline_paints_at_its_smallest_size() -> None:
 def test_a_pipeline_paints_by_the_caption_or_by_the_embedding_alone(condition: Condition) -> None:
     null, asked = torch.full((4,), 7.0), []
 
-    def imagine(captions: list[str], *, seed: list[int]) -> torch.Tensor:
+    def sample_prior(captions: list[str], *, seed: list[int]) -> torch.Tensor:
         return torch.tensor([[float(s)] * 4 for s in seed])
 
     def decode(z_i: torch.Tensor, prompt: Any = "", *, seed: list[int], size: int, watermark: bool) -> Any:
@@ -224,7 +224,7 @@ def test_a_pipeline_paints_by_the_caption_or_by_the_embedding_alone(condition: C
         return SimpleNamespace(images=[Image.new("RGB", (size, size)) for _ in seed])
 
     pipeline: Any = SimpleNamespace(
-        sizes=(64,), imagine=imagine, decode=decode, decoder=SimpleNamespace(null_embed=null)
+        sizes=(64,), sample_prior=sample_prior, decode=decode, decoder=SimpleNamespace(null_embed=null)
     )
     pipeline_painter(pipeline, condition)(["a cat", "a fox"], [1, 2])
     assert asked == [

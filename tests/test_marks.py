@@ -228,29 +228,28 @@ def test_the_server_marks_what_it_sends(client: Any, verb: str) -> None:
 @pytest.mark.parametrize("verb", ["generate", "vary", "edit", "outpaint", "interpolate", "diff"])
 def test_the_page_marks_what_it_shows(pipe: Pipeline, verb: str) -> None:
     pytest.importorskip("fastapi", reason="needs unclip[serve]")
-    from unclip.serve.answers import Artist
-    from unclip.serve.studio import How, Studio
-
+    from unclip.serve.page_controller import PageController, PictureSettings
+    from unclip.serve.service import ImageService
     from unclip.serve.store import Store
     from unclip.serve.worker import Worker
 
     Path("shown").mkdir()
     worker = Worker(pipe)
-    studio = Studio(Artist(worker, Store(Path("store"))), Path("shown"))
-    how = How(2 if verb == "interpolate" else 1, SIDE, {"steps": "2", "seed": "3"})
+    page = PageController(ImageService(worker, Store(Path("store"))), Path("shown"), Path("copies"))
+    how = PictureSettings(2 if verb == "interpolate" else 1, SIDE, {"steps": "2", "seed": "3"})
     brush = Image.new("RGBA", (SIDE, SIDE))
     brush.putalpha(MASK)
     wanted = {
-        "generate": lambda: studio.generation("a cat", how),
-        "vary": lambda: studio.variation(PICTURE, how),
-        "edit": lambda: studio.edit({"background": PICTURE, "layers": [brush]}, "a fox", how),
-        "outpaint": lambda: studio.outpainting(INNER, "a fox", 4 / 3, 4 / 3, how),
-        "interpolate": lambda: studio.interpolation(PICTURE, "", None, "a fox", how),
-        "diff": lambda: studio.difference(PICTURE, "a cat", "a fox", 0.4, how),
+        "generate": lambda: page.generation("a cat", how),
+        "vary": lambda: page.variation(png(PICTURE), how),
+        "edit": lambda: page.edit({"background": png(PICTURE), "layers": [png(brush)]}, "a fox", how),
+        "outpaint": lambda: page.outpainting(png(INNER), "a fox", 4 / 3, 4 / 3, how),
+        "interpolate": lambda: page.interpolation(png(PICTURE), "", None, "a fox", how),
+        "diff": lambda: page.difference(png(PICTURE), "a cat", "a fox", 0.4, how),
     }[verb]()
 
     async def last() -> list[Any]:
-        return [now async for now in studio.draw(wanted)][-1]
+        return [now async for now in page.draw(wanted, "somebody")][-1]
 
     worker.start()
     try:

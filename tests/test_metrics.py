@@ -7,6 +7,7 @@ import math
 import pickle
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +143,9 @@ MEAN = Extractor("mean colour", lambda pictures: stacked(pictures).mean(dim=(2, 
 def test_features_are_kept_by_content_and_not_by_name(tmp_path: Path) -> None:
     calls = []
 
-    def counted(images: Tensor) -> Tensor:
-        calls.append(len(images))
-        return images.mean(dim=(2, 3))
+    def counted(pictures: Sequence[Image.Image]) -> Tensor:
+        calls.append(len(pictures))
+        return stacked(pictures).mean(dim=(2, 3))
 
     first, cache = colours(tmp_path / "a", 5), tmp_path / "cache"
     found = encode(Found.at(str(first)), Extractor("mean", counted), size=None, batch=3, cache=cache)
