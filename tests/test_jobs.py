@@ -60,7 +60,7 @@ def as_process(monkeypatch: pytest.MonkeyPatch, rank: int, processes: int) -> No
         self.rank, self.processes, self.device = rank, processes, None
 
     monkeypatch.setattr(Share, "__init__", init)
-    monkeypatch.setattr(Share, "agree", lambda self, seed, going_on: (seed, going_on))
+    monkeypatch.setattr(Share, "broadcast", lambda self, seed, resumed: (seed, resumed))
     monkeypatch.setattr(Share, "first_process_first", lambda self: nullcontext())
 
 
