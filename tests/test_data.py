@@ -189,7 +189,7 @@ def test_the_stream_depends_on_its_seed_and_rank_alone(shards: Path) -> None:
     np.random.seed(99)
     assert first(stream(pattern, seed=1), 20) == one
     assert first(stream(pattern, seed=2), 20) != one
-    assert first(stream(pattern, seed=1, rank=1), 20) != one
+    assert first(stream(pattern, seed=1, number=1), 20) != one
 
 
 def test_the_stream_is_endless_and_shuffled(shards: Path) -> None:

@@ -2,7 +2,7 @@
 
 A sample is `KEY.{png,jpg,webp}` with `KEY.txt` (one caption) or `KEY.json`, whose `captions` are several; the
 stream draws one each time. `KEY.safetensors` holds CLIP's embeddings, beside the image or instead of it
-(see `unclip data embed`). A stream depends on (seed, rank, worker) alone. Bad samples are skipped and counted.
+(see `unclip data embed`). A stream depends on (seed, number, worker) alone. Bad samples are skipped and counted.
 
 An image is decoded once. The stage gets it at the stage's size, optionally as a random crop. The frozen CLIP
 gets the uncropped image at CLIP's size, so z_i is the same for every stage, stored or not.
@@ -96,13 +96,14 @@ class Shards(NamedTuple):
 
 
 class Stream(IterableDataset[Item]):
-    """An endless, shuffled stream of samples, different for each rank and worker.
+    """An endless, shuffled stream of samples, different for each seed, number and worker.
 
     Args:
         needs: fields of `Batch` to fill; images are decoded only if a field needs them.
         size: side of the stage's image in pixels (resize the shorter side, then centre crop).
         crop: side of a random crop of that image. Default: `size`.
         preprocess: preprocessing of the frozen CLIP; needed if the shards do not hold z_i.
+        number: of the stream among those of a run. Every stream reads all shards, in an order of its own.
         shards: the shards of `config.shards`, if already found.
 
     Raises:
@@ -120,12 +121,12 @@ class Stream(IterableDataset[Item]):
         crop: int | None = None,
         preprocess: Preprocess | None = None,
         seed: int = 0,
-        rank: int = 0,
+        number: int = 0,
         shards: Shards | None = None,
     ) -> None:
         self.config = config
         pattern, self.paths, self.embeddings = shards or Shards.find(config.shards, needs)
-        self.seed, self.rank = seed, rank
+        self.seed, self.number = seed, number
         self.size = size if "image" in needs else None
         self.crop = crop or self.size
         if "image" in needs and size is None:
@@ -140,7 +141,7 @@ class Stream(IterableDataset[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         worker = get_worker_info()
-        key = f"{self.seed}/{self.rank}/{worker.id if worker else 0}"
+        key = f"{self.seed}/{self.number}/{worker.id if worker else 0}"
         rng = random.Random(key)
         shards = wds.ResampledShards(
             self.paths, seed=rng.getrandbits(32), deterministic=True, worker_seed=lambda: 0

@@ -87,8 +87,8 @@ class Pipeline:
             dtype: precision of the networks. Default: float32, so that a seed gives the same picture
                 everywhere; bfloat16 for a model with `"precision": "bfloat16"` in its index (Karlo), on
                 devices with fast bfloat16.
-            offload: read each stage from disk when it runs and drop it afterwards, so that only one is in
-                memory.
+            offload: read each diffusion stage from disk when it runs and drop it afterwards, so that only one
+                of them is in memory. The CLIP stays.
             revision: branch, tag or commit of a Hub repository; also as owner/name@revision in `ref`.
             token: access token of the Hub. Default: HF_TOKEN.
 

@@ -118,7 +118,7 @@ class Feed:
                 crop=stage.crop,
                 preprocess=preprocess,
                 seed=seed,
-                rank=stream,
+                number=stream,
                 shards=shards,
             )
             for stream in streams
