@@ -184,7 +184,9 @@ _OPTIONS = {
         help="Precision of the networks. Default: float32; bfloat16 for Karlo where it is fast.",
     ),
     "offload": click.option(
-        "--offload", is_flag=True, help="Load each diffusion stage when it runs and drop it afterwards. The CLIP stays."
+        "--offload",
+        is_flag=True,
+        help="Load each diffusion stage when it runs and drop it afterwards. The CLIP stays.",
     ),
     "save_stages": click.option(
         "--save-stages", is_flag=True, help="Also write the smaller images of the earlier stages."
