@@ -27,6 +27,7 @@ from unclip.clip.preprocess import Preprocess
 from unclip.data.check import check
 from unclip.data.embed import embed_shards
 from unclip.data.embeddings import find_embeddings
+from unclip.data.loader import embed
 from unclip.data.sample import picture, scaled
 from unclip.data.shards import DataConfig, Stream
 from unclip.data.tar import find_shards, read_samples, write_shard
@@ -468,3 +469,11 @@ def test_every_command_gives_clip_its_own_size(
         result = CliRunner().invoke(cli, arguments)
         assert result.exit_code == 0, (name, result.output, result.exception)
         assert seen and set(seen) == {(3, SIDE, SIDE)}, name
+
+
+def test_stored_captions_without_the_stored_empty_one_are_completed(clip: Clip) -> None:
+    """Of two folders, one may hold token states: a batch from it alone lacks the empty caption."""
+    text = clip.encode_text(["a cat", "an owl"])
+    found = embed(Batch(captions=("a cat", "an owl"), text=text), clip, frozenset({"text"}))
+    assert found.text is not None and torch.equal(found.text.tokens, text.tokens)
+    assert found.null is not None and torch.equal(found.null.tokens, clip.encode_text([""]).tokens)

@@ -133,3 +133,17 @@ def test_edits_keep_the_pictures_of_earlier_stages(pipe: Pipeline) -> None:
     mask.paste(255, (128, 0, 256, 256))
     made = pipe.edit(PICTURE.resize((256, 256)), "a fox", mask, seed=1, repeats=1, keep_stages=True)
     assert [one.size for one in (made.images[0], made.stages[64][0])] == [(256, 256), (64, 64)]
+
+
+def test_the_negative_prompt_is_among_the_settings_of_every_verb(pipe: Pipeline) -> None:
+    few = {"prior": {"steps": 1}, "decoder": {"steps": 1}}
+    how: dict[str, Any] = {"negative": "a dog", "seed": 1, "size": pipe.sizes[0], "options": few}
+    made = [
+        pipe.generate("a cat", **how),
+        pipe.vary(PICTURE, fresh_noise=True, **how),
+        pipe.mix(["a cat", PICTURE], **how),
+        pipe.interpolate(["a cat", PICTURE], 2, **how),
+        pipe.diff(PICTURE, "a cat", "a fox", 0.2, **how),
+    ]
+    for generation in made:
+        assert {image.info["unclip"]["negative"] for image in generation.images} == {"a dog"}

@@ -21,8 +21,10 @@ from unclip.cli import cli
 from unclip.data.check import check
 from unclip.data.pack import Limits, PackJob, pack
 from unclip.data.sample import captions, picture
+from unclip.data.source import Unit, find_units
 from unclip.data.tar import find_shards, read_samples, write_shard
 from unclip.errors import DataError
+from unclip.files import UNFINISHED
 from unclip.images import mark
 from unclip.provenance import metadata
 
@@ -299,3 +301,16 @@ def test_the_command_packs_and_says_what_is_left_out(pictures: Path, tmp_path: P
         f"12 samples in 2 shards: {tmp_path / 'out'}",
         "left out: 1 duplicate",
     ]
+
+
+def test_files_that_are_being_written_are_no_data(pictures: Path, tmp_path: Path) -> None:
+    """What a killed process left behind is neither a shard nor a picture."""
+    before = find_units(str(pictures), 1000)
+    first = next(path for path in sorted(pictures.rglob("*")) if path.is_file())
+    first.with_name(f"{UNFINISHED}0a1b-{first.name}").write_bytes(first.read_bytes()[:50])
+    assert find_units(str(pictures), 1000) == before
+    tars = tmp_path / "tars"
+    tars.mkdir()
+    for name in ("000000.tar", f"{UNFINISHED}0a1b-000001.tar"):
+        (tars / name).touch()
+    assert find_units(str(tars), 1000) == [Unit(str(tars / "000000.tar"))]

@@ -71,6 +71,11 @@ def new_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def find_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the paths in a folder that match a glob, sorted, without files that are being written."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith(UNFINISHED))
+
+
 @contextmanager
 def new_folder(folder: Path, *, replaces: str | None = None) -> Iterator[Path]:
     """Yield a temporary folder to fill; on success, fsync its files and rename it to `folder`.

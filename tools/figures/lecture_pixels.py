@@ -8,7 +8,7 @@ slerp keeps it. The figure shows both, and the script prints the norms.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import torch
@@ -71,4 +71,10 @@ def main(run: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="run of a pixels stage")
+    parser.add_argument("out", type=Path, help="folder of the figures")
+    args = parser.parse_args()
+    main(args.run, args.out)

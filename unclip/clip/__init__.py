@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unclip.clip.preprocess import Preprocess
 from unclip.errors import CheckpointError, ConfigError
-from unclip.files import read_json
+from unclip.files import find_files, read_json
 from unclip.images import from_bytes, to_bytes
 
 # The files of a CLIP folder, by the program that saved it.
@@ -159,7 +159,7 @@ def is_clip(folder: Path) -> bool:
 def copy_clip(folder: Path, out: Path) -> None:
     """Copies a CLIP's files to `out`, without other files such as optimizer state or pickled weights."""
     for pattern in _FILES[_saved_by(folder)]:
-        for path in folder.glob(pattern):
+        for path in find_files(folder, pattern):
             target = out / path.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)

@@ -19,7 +19,7 @@ from unclip.clip.preprocess import Preprocess
 from unclip.clip.torchvision_schemas import declare_missing_schemas
 from unclip.config import Config
 from unclip.errors import CheckpointError
-from unclip.files import load_weights, read_json
+from unclip.files import find_files, load_weights, read_json
 
 declare_missing_schemas()
 
@@ -272,7 +272,11 @@ def _source(name: str) -> tuple[str, str | None, list[Path]]:
     """open_clip's model name, the tag or file of the weights, and the local files that contain them."""
     folder = Path(name.removeprefix("local-dir:"))
     if name.startswith("local-dir:") or (folder / "open_clip_config.json").is_file():
-        return f"local-dir:{folder}", None, [path for suffix in WEIGHTS for path in folder.glob(f"*{suffix}")]
+        return (
+            f"local-dir:{folder}",
+            None,
+            [path for suffix in WEIGHTS for path in find_files(folder, f"*{suffix}")],
+        )
     if name.startswith("hf-hub:"):
         return name, None, []
     model, _, tag = name.partition("/")

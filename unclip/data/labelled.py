@@ -15,6 +15,7 @@ from unclip.data.arrays import Arrays, find_arrays
 from unclip.data.sample import IMAGE_SUFFIXES
 from unclip.data.tar import Progress, read_record, write_record, write_shard
 from unclip.errors import DataError
+from unclip.files import find_files
 
 RECORD = "shards.json"
 SHARD_SIZE = 5000
@@ -53,7 +54,7 @@ def find_labelled(source: str, split: str) -> Labelled:
     files = [
         (i, path)
         for i, name in enumerate(names)
-        for path in sorted((folder / name).rglob("*"))
+        for path in find_files(folder / name, "**/*")
         if _is_picture(path)
     ]
     if not files:

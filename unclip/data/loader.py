@@ -120,10 +120,15 @@ def embed(batch: Batch, clip: Clip | None, needs: frozenset[str]) -> Batch:
         z_i = _plain(clip.encode_image(from_bytes(batch.clip_image)))
         batch = replace(batch, image_embed=z_i, clip_image=None)
     if "text" in needs and batch.text is None:
-        both = clip.encode_text([*batch.captions, ""])
-        both = type(both)(both.captions, both.ids, both.mask, _plain(both.embed), _plain(both.tokens))
+        both = _plain_text(clip.encode_text([*batch.captions, ""]))
         batch = replace(batch, text=both.rows(None, -1), null=both.rows(-1, None))
+    elif "text" in needs and batch.null is None:  # stored with the captions, but not in all of the shards
+        batch = replace(batch, null=_plain_text(clip.encode_text([""])))
     return batch
+
+
+def _plain_text(text: Text) -> Text:
+    return text._replace(embed=_plain(text.embed), tokens=_plain(text.tokens))
 
 
 def _plain(x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from unclip.data.sample import IMAGE_SUFFIXES
 from unclip.data.tar import Sample, find_shards, read_shard
 from unclip.errors import DataError
+from unclip.files import find_files
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 COLUMNS = ("path", "caption")
@@ -49,12 +50,12 @@ def find_units(source: str, size: int) -> list[Unit]:
     """
     folder = Path(source)
     if folder.is_dir():
-        tars = sorted(map(str, folder.glob("*.tar")))
+        tars = [str(path) for path in find_files(folder, "*.tar")]
         if tars:
             return [Unit(tar) for tar in tars]
         entries = [
             Entry(str(path), None)
-            for path in sorted(folder.rglob("*"))
+            for path in find_files(folder, "**/*")
             if path.suffix.lower().removeprefix(".") in IMAGE_SUFFIXES and path.is_file()
         ]
         if not entries:

@@ -234,6 +234,8 @@ class Call:
         """The settings that reproduce each image, as written into its file."""
         last = self.model.sizes[-1]
         extra: dict[str, Any] = {"lanczos_from": last} if self.size > last else {}
+        if self.negative:
+            extra["negative"] = self.negative
         if self.model.dtype not in (None, torch.float32):
             extra["dtype"] = str(self.model.dtype).removeprefix("torch.")
         used = {

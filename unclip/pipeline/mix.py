@@ -73,4 +73,6 @@ def _shares(weights: Sequence[float], count: int) -> list[float]:
     total = float(sum(weights))
     if total == 0:
         raise RequestError("all weights are 0: at least one prompt must count")
+    if not isfinite(total):
+        raise RequestError("the weights are too large: their sum is infinite")
     return [weight / total for weight in weights]
