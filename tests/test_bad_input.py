@@ -167,7 +167,7 @@ def test_missing_and_foreign_tensors_are_named(refused: Any, copy: Path) -> None
         ({"kind": "piror"}, "no stage 'piror'"),
         ({"kind": "../../evil"}, "no stage"),
         ({"kind": ".."}, "no stage"),
-        ({"kind": 5}, "says no kind of stage"),
+        ({"kind": 5}, "names no kind of stage"),
         ({"width": "wide"}, "width"),
         ({"wings": 2}, "wings: Extra inputs"),
         ({"width": 64}, "tensor"),
