@@ -1,4 +1,4 @@
-"""The command line: one module per command, each of which parses options and makes one API call.
+"""The command line: one module per command; each parses options and makes one API call.
 
 Only light modules are imported at the top; commands import torch and the like themselves, so that `--help` is
 fast.

@@ -39,7 +39,7 @@ class Unit(NamedTuple):
 
 
 def find_units(source: str, size: int) -> list[Unit]:
-    """Split a source into units, each of which becomes one shard.
+    """Split a source into units; each unit becomes one shard.
 
     Args:
         source: folder of images, table with columns `path` and `caption`, folder of tars, or a pattern.

@@ -62,7 +62,7 @@ class Policy:
     """How the server treats its clients.
 
     Attributes:
-        keys: API keys, one of which a client must name; empty if none is needed.
+        keys: accepted API keys; a client must name one of them. Empty if none is needed.
         strict: refuse whatever dall-e-2 refused.
         public_url: URL under which clients reach the server; None to believe the request's headers.
         models: names in the list of models.

@@ -40,7 +40,7 @@ def mount_page(app: FastAPI, service: ImageService, folder: Path, keys: Sequence
 
     Args:
         folder: where its images and uploads lie.
-        keys: one of which it asks for as the password; empty if none is needed.
+        keys: accepted passwords of the page. Empty if none is needed.
     """
     uploads, pictures = folder / "copies", folder / "page"
     for one in (uploads, pictures):

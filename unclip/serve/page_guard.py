@@ -39,7 +39,7 @@ LARGEST_FILE = 32 << 20  # bytes of one upload: room for a telephone's photograp
 LARGEST_JSON = 1 << 20  # bytes
 QUOTA = 1 << 30  # bytes of all uploads that lie in the folder
 SLOWEST_LOGIN = 30.0  # seconds between attempts from one address, after five wrong ones in a row
-MOST_ADDRESSES = 10_000  # of which wrong attempts are remembered
+MOST_ADDRESSES = 10_000  # largest number of addresses whose wrong attempts are remembered
 
 
 class PageGuard:

@@ -161,5 +161,5 @@ class FairQueue:
         return shares
 
     def put_back(self, queued: QueuedRequest) -> None:
-        """Returns a request of which a part is drawn."""
+        """Returns a partly drawn request."""
         self._waiting.append(queued)

@@ -47,7 +47,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class EditRequest(GenerationRequest):
-    """An image of which a part is painted anew.
+    """An image with a part to paint anew.
 
     Attributes:
         image: square, RGB.
