@@ -551,3 +551,29 @@ def test_embed_fills_in_what_the_stage_needs(tiny_clip: Clip) -> None:
     weight = torch.ones(tiny_clip.width, requires_grad=True)
     (full.image_embed * weight).sum().backward()  # inference-mode tensors would be refused here
     assert weight.grad is not None
+
+
+# --- pairs for an upsampler ---
+
+
+def test_a_pair_is_cropped_at_one_place(tmp_path: Path) -> None:
+    def png(array: np.ndarray) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(array).save(file, "PNG")
+        return file.getvalue()
+
+    small = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
+    large = small.repeat(4, 0).repeat(4, 1)
+    samples = [{"__key__": "a", "txt": b"x", "png": png(large), "low.png": png(small)}]
+    tar.write_shard(tmp_path / "0.tar", samples)
+    config = DataConfig(shards=str(tmp_path / "0.tar"), batch=4, shuffle=1)
+    needs = frozenset({"image", "low"})
+    batch = embed(next(batches(Stream(config, size=64, crop=32, needs=needs))), None, needs)
+    assert batch.image is not None and batch.low is not None and batch.low.shape == (4, 3, 8, 8)
+    assert torch.equal(batch.image[..., ::4, ::4], batch.low)
+    assert not torch.equal(batch.low[0], batch.low[1])  # cropped at random
+    tar.write_shard(tmp_path / "1.tar", [{"__key__": "a", "txt": b"x", "png": png(large)}])
+    with pytest.raises(BadSample, match=r"no low.png"):
+        Stream(config, size=64, crop=32, needs=needs)._item(
+            next(read_samples([f"{tmp_path}/1.tar"])), random.Random(0)
+        )

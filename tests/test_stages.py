@@ -610,6 +610,57 @@ def test_upsampler_is_conditioned_on_the_reduced_picture() -> None:
     assert seen["low"].diff(dim=3).abs().max() < image.diff(dim=3).abs().max()  # blurred by the round trip
 
 
+# --- noise conditioning augmentation ---
+
+
+def test_upsampler_is_told_the_level_of_the_noise_on_its_input() -> None:
+    stage = upsampler(noise_level=0.5)
+    seen: list[dict[str, Tensor]] = []
+
+    def network(x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+        seen.append(cond)
+        return x
+
+    del stage.network
+    stage.network = network
+    image = torch.zeros(64, 3, 32, 32)  # so what is left of the input is its noise
+    stage(Batch(("",) * 64, image, seeds=torch.arange(64)))
+    levels = seen[0]["level"]
+    assert 0 <= levels.min() < 0.1 and 0.4 < levels.max() < 0.5
+    torch.testing.assert_close(seen[0]["low"].flatten(1).std(1), levels, rtol=0.05, atol=0.01)
+
+
+def test_noise_of_the_input_is_the_seeds_and_none_at_level_zero() -> None:
+    stage = upsampler(noise_level=0.5)
+    with torch.no_grad():
+        stage.network.level.linear_2.weight.normal_()
+    low = torch.rand(3, 3, 8, 8) * 2 - 1
+    noisy = SamplingConfig(steps=2, sampler="ddim", noise_level=0.3)
+    clean = noisy.updated({"noise_level": 0})
+    three = last(stage.sample(low, noisy, SeededNoise([1, 2, 3])))
+    torch.testing.assert_close(last(stage.sample(low[1:2], noisy, SeededNoise([2]))), three[1:2])
+    assert not torch.allclose(three, last(stage.sample(low, clean, SeededNoise([1, 2, 3]))), atol=1e-3)
+
+
+def test_augmentation_starts_from_the_plain_upsampler() -> None:
+    plain = upsampler()
+    augmented = Upsampler(plain.config.model_copy(update={"noise_level": 0.5}))
+    augmented.load_state_dict(augmented.adapt_state_dict(plain.state_dict()))
+    low, options = torch.rand(2, 3, 8, 8) * 2 - 1, SamplingConfig(steps=2, sampler="ddim")
+    a, b = (last(one.sample(low, options, SeededNoise([1, 2]))) for one in (plain, augmented))
+    torch.testing.assert_close(a, b)
+    plain.load_state_dict(plain.adapt_state_dict(augmented.state_dict()))  # and back
+
+
+def test_a_noise_level_beyond_the_training_is_refused() -> None:
+    for stage, level in ((upsampler(), 0.1), (upsampler(noise_level=0.2), 0.3)):
+        options = SamplingConfig(steps=1, sampler="ddim", noise_level=level)
+        with pytest.raises(RequestError, match=r"upsampler-32: noise_level 0.\d is above 0"):
+            stage.sample(torch.zeros(1, 3, 8, 8), options, SeededNoise([1]))
+    with pytest.raises(ValueError, match=r"sampling.noise_level 0.3 is above noise_level 0.2"):
+        upsampler(noise_level=0.2, sampling=SamplingConfig(noise_level=0.3))
+
+
 # --- degradations ---
 
 

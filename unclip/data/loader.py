@@ -82,12 +82,14 @@ def _collate(items: list[Item], null: Text | None) -> Batch:
     captions = tuple(item.caption for item in items)
     images = [item.image for item in items if item.image is not None]
     clip_images = [item.clip_image for item in items if item.clip_image is not None]
+    lows = [item.low for item in items if item.low is not None]
     embeds = [item.image_embed for item in items if item.image_embed is not None]
     texts = [item.text for item in items if item.text is not None]
     labels = [item.label for item in items if item.label is not None]
     return Batch(
         captions=captions,
         image=torch.stack(images) if images else None,
+        low=torch.stack(lows) if lows else None,
         image_embed=torch.stack(embeds) if embeds else None,
         # A batch can mix samples with and without token states if shards do not fit their record.
         text=joined(captions, texts) if len(texts) == len(items) else None,
@@ -111,6 +113,8 @@ def embed(batch: Batch, clip: Clip | None, needs: frozenset[str]) -> Batch:
     """
     if batch.image is not None:
         batch = replace(batch, image=from_bytes(batch.image))
+    if batch.low is not None:
+        batch = replace(batch, low=from_bytes(batch.low))
     if batch.text is not None:  # stored and moved in half precision
         batch = replace(batch, text=batch.text.to(batch.text.embed.device, torch.float32))
     if clip is None:

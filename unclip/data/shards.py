@@ -1,7 +1,8 @@
 """Endless, shuffled streams of training samples from WebDataset shards.
 
 A sample is `KEY.{png,jpg,webp}` with `KEY.txt` (one caption) or `KEY.json`, whose `captions` are several; the
-stream draws one each time. `KEY.safetensors` holds CLIP's embeddings, beside the image or instead of it
+stream draws one each time. `KEY.low.png` is the image as an upsampler's previous stage draws it.
+`KEY.safetensors` holds CLIP's embeddings, beside the image or instead of it
 (see `unclip data embed`). A stream depends on (seed, number, worker) alone. Bad samples are skipped and counted.
 
 An image is decoded once. The stage gets it at the stage's size, optionally as a random crop. The frozen CLIP
@@ -28,7 +29,7 @@ from unclip.data.embeddings import EmbeddedText, Embeddings, find_embeddings, re
 from unclip.data.sample import SPARE, BadSample, Skipped, captions, described, label, picture, scaled
 from unclip.data.tar import Sample, find_shards, read_shard
 from unclip.errors import ConfigError, DataError
-from unclip.images import to_bytes
+from unclip.images import centre_square, to_bytes
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class Item(NamedTuple):
     skipped: Skipped
     label: int | None = None
     clip_image: Tensor | None = None  # uint8 [S, S, 3]
+    low: Tensor | None = None  # uint8 [crop / factor, crop / factor, 3]
 
 
 class Shards(NamedTuple):
@@ -137,7 +139,7 @@ class Stream(IterableDataset[Item]):
                 "embed them with --keep-pictures"
             )
         self.preprocess = preprocess if self.embeddings is None and "image_embed" in needs else None
-        self.labelled = "label" in needs
+        self.labelled, self.paired = "label" in needs, "low" in needs
 
     def __iter__(self) -> Iterator[Item]:
         worker = get_worker_info()
@@ -179,6 +181,9 @@ class Stream(IterableDataset[Item]):
             )
 
     def _item(self, sample: Sample, rng: random.Random) -> Item:
+        if self.paired:
+            whole, low = self._pair(sample, rng)
+            return Item(sample["__key__"], "", whole, None, None, Skipped(), low=low)
         image, clip_image = self._pictures(sample, rng)
         if self.embeddings is None:
             number, caption = label(sample) if self.labelled else None, rng.choice(captions(sample))
@@ -200,6 +205,22 @@ class Stream(IterableDataset[Item]):
         if side < self.size and min(whole.size) < SPARE * self.size:
             whole = picture(sample, self.size)  # a JPEG may have been decoded too small for the stage
         return self._cropped(whole, rng), clip_image
+
+    def _pair(self, sample: Sample, rng: random.Random) -> tuple[Tensor, Tensor]:
+        """Decode an image and its `KEY.low.png`, and crop both at the same place."""
+        assert self.size and self.crop
+        if "low.png" not in sample:
+            raise BadSample(sample, "no low.png")
+        low = picture({"__key__": sample["__key__"], "png": sample["low.png"]})
+        factor = self.size // low.width
+        image = centre_square(scaled(picture(sample), self.size))
+        if low.size != (self.size // factor,) * 2 or self.crop % factor:
+            raise BadSample(sample, "low.png of another size", f"{low.width} × {low.height}")
+        side = self.crop // factor
+        left, top = (rng.randint(0, low.width - side) for _ in range(2))
+        box = (left, top, left + side, top + side)
+        left, top, right, bottom = (factor * edge for edge in box)
+        return to_bytes(image.crop((left, top, right, bottom))), to_bytes(low.crop(box))
 
     def _cropped(self, whole: Image.Image, rng: random.Random) -> Tensor:
         assert self.size and self.crop

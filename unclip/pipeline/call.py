@@ -119,8 +119,8 @@ class Call:
             except RequestError as error:
                 raise RequestError(f"{role}: {error}") from None
             find_sampler(chosen[role].sampler, chosen[role].eta)
-            if role.startswith("upsampler") and chosen[role].guidance != 1:
-                raise RequestError(f"{role}: has no condition to guide by; its guidance is always 1")
+        for upsampler in self.chain:
+            upsampler.check_options(chosen[f"upsampler-{upsampler.size}"])
         return chosen
 
     def encode(self, captions: Sequence[str]) -> tuple[Text, Text]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -12,16 +12,20 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unclip.diffusion.diffusion import Cond, Denoise, DiffusionConfig, Prediction
+from unclip.diffusion.gaussian import broadcast_to
 from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
 from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
-from unclip.errors import ConfigError
+from unclip.errors import ConfigError, RequestError
 from unclip.images import resize
+from unclip.nn.layers import TimeEmbedding, zero_init
 from unclip.nn.unet import UNet, UNetConfig
 from unclip.stages.batch import Batch
 from unclip.stages.config import SamplingConfig
 from unclip.stages.degradation import Kind, degrade
 from unclip.stages.diffusion import DiffusionStage, DiffusionStageConfig
+
+LEVELS = 1000  # the noise level in the units of timesteps, for its sinusoidal embedding
 
 
 class UpsamplerConfig(DiffusionStageConfig):
@@ -34,6 +38,11 @@ class UpsamplerConfig(DiffusionStageConfig):
             it generalises from crops to whole images.
         unet: shape of the network.
         degradation: how the low-resolution input is degraded in training.
+        noise_level: largest noise level of the low-resolution input in training: noise conditioning
+            augmentation (Ho et al. 2021, CDM, §4.2), with a level per image, uniform in [0, noise_level], that
+            the network is given; `sampling.noise_level` chooses it when sampling. 0 is none.
+        redrawn: share of the training inputs taken from the samples' `KEY.low.png`, in place of the resized
+            image: the input as the previous stage draws it (`tools/recipes/redraw.py`).
         residual: predict what to add to the resized input instead of the whole x0, so that an untrained
             network equals bicubic resampling. Small networks need it. For x0-prediction only.
         catmull_rom: resize the input by Catmull–Rom splines without clamping, as Karlo does; otherwise by
@@ -47,6 +56,8 @@ class UpsamplerConfig(DiffusionStageConfig):
     crop_fraction: float = Field(0.25, gt=0, le=1)
     unet: UNetConfig
     degradation: Kind = "blur"
+    noise_level: float = Field(0.0, ge=0, le=1)
+    redrawn: float = Field(0.0, ge=0, le=1)
     residual: bool = False
     catmull_rom: bool = False
     expert: bool = False
@@ -54,9 +65,13 @@ class UpsamplerConfig(DiffusionStageConfig):
     sampling: SamplingConfig = SamplingConfig(steps=27, sampler="ddim")
 
     @model_validator(mode="after")
-    def _residual_of_x0(self) -> Self:
+    def _consistent(self) -> Self:
         if self.residual and (self.diffusion.predict != "x0" or self.diffusion.variance == "learned"):
             raise ValueError("residual needs diffusion.predict x0 and a fixed variance")
+        if self.sampling.noise_level > self.noise_level:
+            raise ValueError(
+                f"sampling.noise_level {self.sampling.noise_level:g} is above noise_level {self.noise_level:g}"
+            )
         return self
 
 
@@ -68,14 +83,34 @@ class UpsamplerNetwork(nn.Module):
         self.residual = config.residual
         self.unet = UNet(config.unet, 6, outputs)
         self.expert = UNet(config.unet, 6, outputs) if config.expert else None
+        self.level = None
+        if config.noise_level:
+            self.level = TimeEmbedding(config.unet.channels, self.unet.embed_width)
+            # Zero, so that fine-tuning starts from the upsampler without augmentation.
+            zero_init(self.level.linear_2)
 
     def forward(
-        self, x: Tensor, t: Tensor, *, low: Tensor, seeds: Tensor | None = None, last_step: bool = False
+        self,
+        x: Tensor,
+        t: Tensor,
+        *,
+        low: Tensor,
+        level: Tensor | None = None,
+        seeds: Tensor | None = None,
+        last_step: bool = False,
     ) -> Tensor:
-        """x [B, 3, H, W]; t, seeds [B]; low [B, 3, H, W], already resized; `last_step` uses the expert."""
+        """Predicts from the noised images.
+
+        Args:
+            x: [B, 3, H, W]. t, seeds: [B].
+            low: the input, already resized and noised, [B, 3, H, W].
+            level: noise level of the input in [0, 1], [B]; for networks with augmentation.
+            last_step: use the expert.
+        """
         dtype = self.unet.conv_in.weight.dtype
         unet = self.expert if self.expert is not None and last_step else self.unet
-        out: Tensor = unet(torch.cat([x, low], dim=1).to(dtype), t, seeds=seeds)
+        embed = self.level(LEVELS * level) if self.level is not None and level is not None else None
+        out: Tensor = unet(torch.cat([x, low], dim=1).to(dtype), t, embed, seeds=seeds)
         return out + low.to(dtype) if self.residual else out
 
 
@@ -85,18 +120,27 @@ class Upsampler(DiffusionStage):
     role = "upsampler"
     Config = UpsamplerConfig
     size: int
-    needs: ClassVar[frozenset[str]] = frozenset({"image"})
+    needs: frozenset[str] = frozenset({"image"})  # type: ignore[misc]  # of the instance, by its config
 
     def __init__(self, config: UpsamplerConfig) -> None:
         super().__init__(config)
         self.size, self.factor, self.degradation = config.size, config.factor, config.degradation
         self.crop_fraction, self.catmull_rom = config.crop_fraction, config.catmull_rom
-        self.expert = config.expert
+        self.expert, self.noise_level, self.redrawn = config.expert, config.noise_level, config.redrawn
+        if self.redrawn:
+            self.needs = frozenset({"image", "low"})
         self.network = UpsamplerNetwork(config, outputs=6 if self.diffusion.learned else 3)
 
     @property
     def crop(self) -> int:
         return round(self.size * self.crop_fraction)
+
+    def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Adapts to `stage.noise_level` and `unet.refine`: what the other lacks starts as the identity."""
+        optional = ("network.level.", "network.unet.refine.")
+        own = {key: tensor for key, tensor in self.state_dict().items() if key.startswith(optional)}
+        theirs = {k: tensor for k, tensor in state.items() if k in own or not k.startswith(optional)}
+        return {**own, **theirs}
 
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image is not None
@@ -106,11 +150,20 @@ class Upsampler(DiffusionStage):
             )
         side = batch.image.shape[-1]
         rng = batch.rng(batch.image)
-        low = degrade(
-            resize(batch.image, side // self.factor), self.degradation, rng.integers(2**62).tolist()
-        )
+        low = self.reduced(batch.image)
+        low = degrade(low, self.degradation, rng.integers(2**62).tolist())
+        if self.redrawn:
+            assert batch.low is not None
+            low = torch.where((rng.uniform() < self.redrawn)[:, None, None, None], batch.low, low)
         cond = {**self.condition(low, side), **batch.dropout()}
+        if self.noise_level:
+            level = self.noise_level * rng.uniform()
+            cond |= {"low": add_noise(cond["low"], level, rng.normal(cond["low"])), "level": level}
         return self.diffusion.loss(self.network, batch.image, cond, *self._draw(rng, batch.image))
+
+    def reduced(self, image: Tensor) -> Tensor:
+        """The clean low-resolution input [B, 3, h, h] of images."""
+        return resize(image, image.shape[-1] // self.factor)
 
     def sample(
         self,
@@ -126,9 +179,33 @@ class Upsampler(DiffusionStage):
         Args:
             size: side of the result; the network is convolutional, so any side works. Default: the stage's.
             trajectory: start, direction and known part of the walk. Default: from noise.
+
+        Raises:
+            RequestError: as `check_options`.
         """
+        self.check_options(options)
         cond = self.condition(low, size or self.size)
+        if self.noise_level:
+            level = torch.full((len(low),), options.noise_level, device=self.device)
+            drawn = noise(cond["low"]) if options.noise_level else torch.zeros_like(cond["low"])
+            cond |= {"low": add_noise(cond["low"], level, drawn), "level": level}
         return self.walk(tuple(cond["low"].shape), cond, None, options, noise, trajectory)
+
+    def check_options(self, options: SamplingConfig) -> None:
+        """Checks what an upsampler alone cannot do.
+
+        Raises:
+            RequestError: guidance, or a noise level above those of its training.
+        """
+        if options.guidance != 1:
+            raise RequestError(
+                f"upsampler-{self.size}: has no condition to guide by; its guidance is always 1"
+            )
+        if options.noise_level > self.noise_level:
+            raise RequestError(
+                f"upsampler-{self.size}: noise_level {options.noise_level:g} is above {self.noise_level:g}, "
+                "the largest that it was trained with"
+            )
 
     def denoiser(self, cond: Cond, null: Cond | None, options: SamplingConfig) -> Denoise:
         first = super().denoiser(cond, null, options)
@@ -147,6 +224,12 @@ class Upsampler(DiffusionStage):
             return {"low": resize(low, side)}
         # torch's antialiased kernel has a = −0.5, as PIL's and Catmull–Rom's; its plain one has a = −0.75.
         return {"low": F.interpolate(low, (side, side), mode="bicubic", antialias=True)}
+
+
+def add_noise(x: Tensor, level: Tensor, noise: Tensor) -> Tensor:
+    """√(1 − s²) x + s ε of images x [B, ...] at the noise levels s [B]."""
+    s = broadcast_to(level, x)
+    return (1 - s.square()).sqrt() * x + s * noise
 
 
 STAGE = Upsampler

@@ -16,6 +16,7 @@ from unclip.clip import Text
 from unclip.stages import stage_class
 from unclip.stages.base import Stage
 from unclip.stages.batch import Batch
+from unclip.stages.upsampler import Upsampler
 from unclip.train.blocks import blocks
 from unclip.train.config import RunConfig
 
@@ -124,6 +125,7 @@ def _on_meta(config: RunConfig) -> tuple[Stage, Batch]:
             text,
             label=torch.zeros(1, dtype=torch.long, device="cpu"),
             seeds=torch.zeros(1, dtype=torch.long, device="cpu"),
+            low=stage.reduced(image) if isinstance(stage, Upsampler) and image is not None else None,
         )
     return stage, batch
 

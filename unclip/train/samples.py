@@ -80,7 +80,7 @@ def _rows(stage: Stage, batch: Batch) -> list[Tensor]:
         return [last.x, batch.image[:n]]
     if isinstance(stage, Upsampler) and batch.image is not None:
         high = batch.image[:n]
-        low = resize(high, high.shape[-1] // stage.factor)
+        low = stage.reduced(high) if batch.low is None else batch.low[:n]
         *_, last = stage.sample(low, options, noise, size=high.shape[-1])
         return [resize(low, high.shape[-1]), last.x, high]
     return []
