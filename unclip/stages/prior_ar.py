@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unclip.clip import Text
+from unclip.diffusion.diffusion import Guidance
 from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
 from unclip.nn.transformer import Transformer, after_caption, embedding, position_table
@@ -182,7 +183,7 @@ class AutoregressivePrior(BasePrior):
             logits = self._logits(codes, dot, hints, text)[:, -1]
             if options.guidance != 1:
                 unguided = self._logits(codes, null_dot, null_hints, null)[:, -1]
-                logits = unguided + options.guidance * (logits - unguided)
+                logits = Guidance(options.guidance).combine(logits, unguided)
             # The Gumbel-max trick; the normal CDF turns the Gaussian noise into uniform noise.
             rank = torch.special.ndtr(noise(logits)).clamp(1e-7, 1 - 1e-7)
             codes = torch.cat([codes, (logits - (-rank.log()).log()).argmax(1, keepdim=True)], dim=1)

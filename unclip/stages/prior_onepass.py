@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unclip.clip import Text
+from unclip.diffusion.diffusion import Guidance
 from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
 from unclip.nn.transformer import Transformer, after_caption, position_table
@@ -94,8 +95,7 @@ class OnePassPrior(WhitenedPrior):
         start = noise(torch.empty(len(text.embed), self.width, device=self.device))
         predicted = self._predict(start, text)
         if options.guidance != 1:
-            unguided = self._predict(start, null)
-            predicted = unguided + options.guidance * (predicted - unguided)
+            predicted = Guidance(options.guidance).combine(predicted, self._predict(start, null))
         z_i = self.unwhiten(predicted)
         yield Step(0, z_i, z_i)
 
