@@ -27,8 +27,8 @@ LIMIT = 40 * 2**20  # bytes
 SETS = {
     "train-64": (60_000, 64, 0, 1),
     "siblings-64": (30_000, 64, 5, 25),
-    "train-256": (6_000, 256, 1, 1),
-    "train-1024": (1_000, 1024, 2, 1),
+    "train-256": (4_000, 256, 1, 1),
+    "train-1024": (2_000, 1024, 2, 1),
 }
 CLIP_STEPS = 2200  # of tools/recipes/teach_clip.py
 # The inpainting decoder is initialised from the plain decoder and replaces it.
@@ -113,13 +113,25 @@ def train_stages(work: Path, minutes: float | None, *, further: bool, trial: boo
             overrides.append(f"init={BUNDLE}/{stage.replace('inpaint', 'decoder')}")
         elif stage == "inpaint":
             overrides.append(f"init={work / 'decoder'}")
+        if stage == "upsampler-256":
+            left = redraw(work, BUNDLE / "decoder" if further else work / "inpaint", left)
+            overrides.append("stage.redrawn=0.5")
         config = CONFIGS / f"{stage}.yaml"
         left = run(["-m", "unclip", "train", config, "--out", work / stage, *overrides], left)
 
 
+def redraw(work: Path, decoder: Path, left: float | None) -> float | None:
+    """Add the decoder's own pictures to the training set of the first upsampler."""
+    model = work / "redrawing"
+    clip = BUNDLE / "clip" if decoder.is_relative_to(BUNDLE) else work / "clip"
+    unclip("assemble", clip, decoder, "-o", model, "--overwrite")
+    shards, out = work / "data/train-256/*.tar", work / "data" / data_of("upsampler-256")
+    return run([TOOLS / "recipes/redraw.py", shards, out, "--model", model], left)
+
+
 def data_of(stage: str) -> str:
     """The training sets of a stage, as a pattern of folders."""
-    sets = {"upsampler-256": "train-256", "upsampler-1024": "train-1024"}
+    sets = {"upsampler-256": "redrawn-256", "upsampler-1024": "train-1024"}
     return sets.get(stage, "{train-64,siblings-64}")
 
 
