@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from unclip.data.sample import IMAGE_SUFFIXES
 from unclip.data.tar import Sample, find_shards, read_shard
 from unclip.errors import DataError
 from unclip.files import find_files
+from unclip.text import decode, lines, parse_json
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 COLUMNS = ("path", "caption")
@@ -98,15 +99,14 @@ def _rows(table: Path) -> Sequence[dict[str, Any]]:
     try:
         if table.suffix.lower() == ".parquet":
             return _parquet_rows(table)
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            if table.suffix.lower() == ".jsonl":
-                rows = [json.loads(line) for line in file if line.strip()]
-                if not all(isinstance(row, dict) for row in rows):
-                    raise ValueError("a line is not an object")
-                return rows
-            return list(
-                csv.DictReader(file, dialect="excel-tab" if table.suffix.lower() == ".tsv" else "excel")
-            )
+        text = decode(table.read_bytes(), legacy=True)
+        if table.suffix.lower() == ".jsonl":
+            rows = [parse_json(line) for line in lines(text) if line.strip()]
+            if not all(isinstance(row, dict) for row in rows):
+                raise ValueError("a line is not an object")
+            return rows
+        dialect = "excel-tab" if table.suffix.lower() == ".tsv" else "excel"
+        return list(csv.DictReader(io.StringIO(text, newline=""), dialect=dialect))
     except (OSError, ValueError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DataError(f"{table}: cannot be read as a table ({reason})") from None
