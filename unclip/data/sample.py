@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import io
-import json
 from collections import Counter, defaultdict
+from math import isfinite
+from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from unclip.data.tar import Sample
-from unclip.errors import DataError
+from unclip.errors import DataError, RequestError
+from unclip.pictures import WrongSize, on_white, open_picture
+from unclip.text import decode, legible, parse_json
 
-IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
+PLUGIN_SUFFIXES = ("heic", "heif", "jxl", "cr2", "cr3", "nef", "arw", "dng", "svg")  # Pillow alone reads none
+# A sample with several images is read from the first in this order.
+IMAGE_SUFFIXES = (
+    *("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "avif", "jfif", "jpe", "apng", "dib"),
+    *("jp2", "j2k", "pbm", "pgm", "ppm", "pnm", "pfm", "qoi", "tga", "ico", *PLUGIN_SUFFIXES),
+)
 NAMED = 5  # shards that a message lists
 SPARE = 2  # JPEGs are decoded at no less than this multiple of the wanted side
 
@@ -48,24 +56,16 @@ def picture(sample: Sample, side: int | None = None) -> Image.Image:
             1/2, 1/4 or 1/8 of its size, which is faster, but never below twice this side. None decodes all.
 
     Raises:
-        BadSample: the image is missing, damaged, or larger than Pillow's limit on pixels.
+        BadSample: the image is missing, damaged, or outside the limits of `unclip.pictures`.
     """
-    content = sample[image_suffix(sample)]
+    suffix = image_suffix(sample)
     try:
-        image: Image.Image = Image.open(io.BytesIO(content))
-        if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-            raise Image.DecompressionBombError
-        if side is not None:
-            image.draft(image.mode, (SPARE * side, SPARE * side))
-        ImageOps.exif_transpose(image, in_place=True)
-        if image.has_transparency_data:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-        image.load()
-        return image if image.mode == "RGB" else image.convert("RGB")
-    except Image.DecompressionBombError:
-        raise BadSample(sample, "decompression bomb") from None
-    except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError, struct.error …
-        raise BadSample(sample, "unreadable picture", str(error)) from None
+        return on_white(open_picture(io.BytesIO(sample[suffix]), side=side and SPARE * side))
+    except WrongSize as error:
+        raise BadSample(sample, error.fault) from None
+    except RequestError as error:
+        plugin = f"{suffix}: needs a plug-in of Pillow" if suffix in PLUGIN_SUFFIXES else None
+        raise BadSample(sample, plugin or "unreadable picture", str(error)) from None
 
 
 def scaled(image: Image.Image, side: int) -> Image.Image:
@@ -85,18 +85,33 @@ def captions(sample: Sample) -> list[str]:
     if "__bad__" in sample:
         raise BadSample(sample, sample["__bad__"])
     try:
-        about = json.loads(sample.get("json", b"{}"))
-        text = sample.get("txt", b"").decode("utf-8")
-    except (ValueError, RecursionError) as error:
+        about = _about(sample)
+        found = _listed(about.get("captions")) or _listed(about.get("caption"))
+        found = found or _listed(decode(sample.get("txt", b""), legacy=True))
+    except ValueError as error:
         raise BadSample(sample, "unreadable caption", str(error)) from None
-    several = (about.get("captions") or about.get("caption")) if isinstance(about, dict) else None
-    if not several:
-        several = text
-    found = [str(one).strip() for one in ([several] if isinstance(several, str) else several)]
-    found = [one for one in found if one]
     if not found:
         raise BadSample(sample, "no caption")
     return found
+
+
+def _listed(value: object) -> list[str]:
+    """The captions in a value of the JSON: text, a number, or a list of these. None and NaN are no caption."""
+    if isinstance(value, list):
+        if any(isinstance(one, list) for one in value):
+            raise ValueError("a list in a list")
+        return [caption for one in value for caption in _listed(one)]
+    if value is None or (isinstance(value, float) and not isfinite(value)):
+        return []
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"{'an object' if isinstance(value, dict) else value} instead of text")
+    return [text] if (text := legible(str(value)).strip()) else []
+
+
+def _about(sample: Sample) -> dict[str, Any]:
+    """The sample's JSON object; empty without one."""
+    found = parse_json(sample["json"]) if "json" in sample else {}
+    return found if isinstance(found, dict) else {}
 
 
 def label(sample: Sample) -> int | None:
@@ -106,10 +121,9 @@ def label(sample: Sample) -> int | None:
         BadSample: the label is not a non-negative integer.
     """
     try:
-        about = json.loads(sample.get("json", b"{}"))
-    except (ValueError, RecursionError) as error:
+        found = _about(sample).get("label")
+    except ValueError as error:
         raise BadSample(sample, "unreadable label", str(error)) from None
-    found = about.get("label") if isinstance(about, dict) else None
     if found is not None and (type(found) is not int or found < 0):
         raise BadSample(sample, "unreadable label", repr(found))
     return found

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,10 @@ from typing import Any, NamedTuple
 from unclip.data.sample import IMAGE_SUFFIXES
 from unclip.data.tar import Sample, find_shards, read_shard
 from unclip.errors import DataError
-from unclip.files import find_files
+from unclip.files import UNFINISHED, find_files
+from unclip.text import decode, legible, lines, parse_json
+
+log = logging.getLogger(__name__)
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 COLUMNS = ("path", "caption")
@@ -53,13 +57,9 @@ def find_units(source: str, size: int) -> list[Unit]:
         tars = [str(path) for path in find_files(folder, "*.tar")]
         if tars:
             return [Unit(tar) for tar in tars]
-        entries = [
-            Entry(str(path), None)
-            for path in find_files(folder, "**/*")
-            if path.suffix.lower().removeprefix(".") in IMAGE_SUFFIXES and path.is_file()
-        ]
+        entries = [Entry(str(path), None) for path in find_pictures(folder)]
         if not entries:
-            raise DataError(f"{source}: neither pictures ({', '.join(IMAGE_SUFFIXES)}) nor tars in it")
+            raise DataError(f"{source}: neither pictures (such as .jpg and .png) nor tars in it")
     elif folder.suffix.lower() in TABLES:
         entries = [_entry(folder, number, row) for number, row in enumerate(_rows(folder), start=1)]
         if not entries:
@@ -67,6 +67,31 @@ def find_units(source: str, size: int) -> list[Unit]:
     else:
         return [Unit(tar) for tar in find_shards(source)]
     return [Unit(None, tuple(entries[i : i + size])) for i in range(0, len(entries), size)]
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """Find the image files below a folder by their suffixes, sorted; linked folders are followed.
+
+    Files of formats that need a plug-in are among them, so that they are counted.
+    """
+    found, seen = [], set()
+    folders, links = [folder], list[Path]()
+    while folders or links:
+        here = (folders or links).pop()  # links come last: a folder that is also linked keeps its own name
+        try:
+            status, entries = here.stat(), list(here.iterdir())
+        except OSError as error:
+            log.warning("%s: left out: cannot be read (%s)", legible(str(here)), error.strerror)
+            continue
+        if (place := (status.st_dev, status.st_ino)) in seen:
+            continue
+        seen.add(place)
+        for path in entries:
+            if path.is_dir():
+                (links if path.is_symlink() else folders).append(path)
+            elif path.suffix.lower().removeprefix(".") in IMAGE_SUFFIXES and path.is_file():
+                found.append(path)
+    return sorted(path for path in found if not path.name.startswith(UNFINISHED))
 
 
 def _sample(entry: Entry) -> Sample:
@@ -98,15 +123,14 @@ def _rows(table: Path) -> Sequence[dict[str, Any]]:
     try:
         if table.suffix.lower() == ".parquet":
             return _parquet_rows(table)
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            if table.suffix.lower() == ".jsonl":
-                rows = [json.loads(line) for line in file if line.strip()]
-                if not all(isinstance(row, dict) for row in rows):
-                    raise ValueError("a line is not an object")
-                return rows
-            return list(
-                csv.DictReader(file, dialect="excel-tab" if table.suffix.lower() == ".tsv" else "excel")
-            )
+        text = decode(table.read_bytes(), legacy=True)
+        if table.suffix.lower() == ".jsonl":
+            rows = [parse_json(line) for line in lines(text) if line.strip()]
+            if not all(isinstance(row, dict) for row in rows):
+                raise ValueError("a line is not an object")
+            return rows
+        dialect = "excel-tab" if table.suffix.lower() == ".tsv" else "excel"
+        return list(csv.DictReader(io.StringIO(text, newline=""), dialect=dialect))
     except (OSError, ValueError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DataError(f"{table}: cannot be read as a table ({reason})") from None

@@ -8,7 +8,6 @@ module does not import torch: packing starts quickly in every process.
 from __future__ import annotations
 
 import io
-import json
 import logging
 import subprocess
 import tarfile
@@ -22,6 +21,7 @@ from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-
 
 from unclip.errors import DataError
 from unclip.files import new_file
+from unclip.text import parse_json, to_json
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> None:
 def write_record(path: Path, tree: Mapping[str, Any]) -> None:
     """Write a JSON record of a shard or folder, atomically."""
     with _new_file(path) as temporary:
-        temporary.write_text(json.dumps(tree, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+        temporary.write_text(to_json(tree, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_record(url: str) -> dict[str, Any] | None:
@@ -193,7 +193,7 @@ def read_record(url: str) -> dict[str, Any] | None:
     """
     try:
         with open_shard(url) as file:
-            tree = json.loads(file.read())
+            tree = parse_json(file.read())
     except (FileNotFoundError, PermissionError):  # object stores answer 403 for missing keys
         return None
     except Exception as error:  # file systems raise errors of their own
