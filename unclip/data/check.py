@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from unclip.data.embeddings import find_embeddings, read_embedded
-from unclip.data.pack import content_hash
+from unclip.data.examine import content_hash
 from unclip.data.sample import BadSample, Skipped, captions, described, image_suffix, picture
 from unclip.data.tar import Progress, Sample, read_shard
 
