@@ -31,7 +31,7 @@ Progress = Callable[[int, int], None]  # (done, total)
 
 PIPE = "pipe:"
 LARGEST_FILE = 256 * 2**20  # bytes; a damaged header can claim any size, and it would be read into memory
-NOT_SHARDS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt")
+NOT_SHARDS = tuple(f".{x}" for x in "json jsonl csv tsv parquet txt zip png jpg jpeg webp".split())
 NAMED = 3  # missing shards that a message lists
 BLOCK = 2**16  # bytes per read; tarfile copies the rest of the block at every header
 
@@ -64,7 +64,7 @@ def _matches(name: str) -> list[str]:
     if "://" in name:
         return _remote_matches(name)
     if Path(name).is_file() and Path(name).suffix.lower() in NOT_SHARDS:
-        raise DataError(f"{name}: not a tar; `unclip data pack {name} FOLDER` makes shards of a table")
+        raise DataError(f"{name}: not a tar; `unclip data pack` makes shards of a folder or a table")
     return [match for match in (glob(name) or [name]) if Path(match).is_file()]
 
 
