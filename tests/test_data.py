@@ -412,7 +412,7 @@ def test_bad_samples_are_skipped_and_counted_by_reason_and_shard(tmp_path: Path)
                 "g.png": good,
                 "g.json": b"[1, 2]",
                 "h.png": good,
-                "h.txt": b"\xff\xfe not utf-8",
+                "h.txt": b"\xff\xfe not UTF-16",
                 "i.png": bytes(broken),
                 "i.txt": b"damaged",
                 "j.png": bomb(),

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from unclip.errors import ConfigError
+from unclip.text import read_text
 
 
 class Config(BaseModel):
@@ -46,14 +47,11 @@ def parse(kind: type[C], tree: object, where: str) -> C:
 
 def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Reads a YAML file as a tree and applies `a.b=value` overrides, whose values are YAML."""
+    text = read_text(path, ConfigError)
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+        tree = yaml.safe_load(text)
+    except Exception as error:  # PyYAML's constructors raise ValueError, KeyError, RecursionError …
+        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split()) or 'damaged'})") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected a mapping of keys to values")
     for override in overrides:
@@ -74,5 +72,5 @@ def override_key(tree: dict[str, Any], override: str) -> None:
         tree = child
     try:
         tree[leaf] = yaml.safe_load(value)
-    except yaml.YAMLError:
+    except Exception:  # as in `read_yaml`
         raise ConfigError(f"{override!r}: {value!r} is not a YAML value") from None

@@ -5,7 +5,6 @@ Importing this module does not import torch, so that packing data starts at once
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from unclip.errors import CheckpointError
+from unclip.text import parse_json, read_text, to_json
 
 if TYPE_CHECKING:
     import torch
@@ -33,11 +33,10 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, unreadable or holds something else.
     """
+    text = read_text(path, CheckpointError)
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        tree = parse_json(text)
+    except ValueError as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(tree, dict):
         raise CheckpointError(f"{path}: expected a JSON object")
@@ -47,8 +46,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, tree: dict[str, Any]) -> None:
     """Write an indented JSON file atomically."""
     with new_file(path) as temporary:
-        text = json.dumps(tree, indent=2, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(to_json(tree, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -6,6 +6,8 @@ fast.
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 
@@ -67,6 +69,7 @@ for _command in (
 
 def main() -> None:
     """Entry point: print errors as one line and exit with their code."""
+    _print_anything()
     try:
         code = cli.main(standalone_mode=False)
     except UnclipError as error:
@@ -89,6 +92,23 @@ def main() -> None:
         click.echo(f"error: {where}{error.strerror or error}", err=True)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _print_anything() -> None:
+    """Let both outputs print every text, on terminals of any encoding."""
+    codecs.register_error("unclip", _substitute)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="unclip")
+
+
+def _substitute(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Encode a file name's bytes that are not UTF-8 as they are, and any other character as `?`."""
+    assert isinstance(error, UnicodeEncodeError)
+    found = error.object[error.start : error.end]
+    if error.encoding.lower().startswith("utf-8") and all("\udc80" <= one <= "\udcff" for one in found):
+        return found.encode("utf-8", "surrogateescape"), error.end
+    return "?" * len(found), error.end
 
 
 def _interrupted() -> int:

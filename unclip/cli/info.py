@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
+
+from unclip.cli.outputs import echo_json
 
 
 @click.command()
@@ -25,7 +26,10 @@ def info(ref: str | None, as_json: bool) -> None:
         tree = status(Path(ref))
     else:
         tree = _model(ref)
-    click.echo(json.dumps(tree, ensure_ascii=False) if as_json else _readable(tree))
+    if as_json:
+        echo_json(tree)
+    else:
+        click.echo(_readable(tree))
 
 
 def _program() -> dict[str, object]:

@@ -23,6 +23,7 @@ from unclip.cli.outputs import (
 )
 from unclip.errors import RequestError
 from unclip.pipeline.options import check_prompt
+from unclip.text import lines, read_text
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -127,13 +128,7 @@ def read_captions(prompts: Sequence[str], file: Path | None) -> list[str]:
     """
     captions = list(prompts)
     if file is not None:
-        try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise RequestError(
-                f"{file}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})"
-            ) from None
-        captions += [line for line in lines if line.strip()]
+        captions += [line for line in lines(read_text(file)) if line.strip()]
     if not captions:
         raise RequestError(
             'no prompt: say what the picture should show, as in unclip generate "a corgi in space"'

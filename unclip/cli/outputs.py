@@ -14,6 +14,7 @@ import click
 
 from unclip.cli.options import ImageOptions
 from unclip.errors import RequestError
+from unclip.text import to_json
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -151,7 +152,16 @@ def write(common: ImageOptions, made: Generation, number: int, path: Path) -> No
 
 def say(common: ImageOptions, path: Path, **more: Any) -> None:
     """Print a file's path, or with --json a line of JSON with `more` fields."""
-    click.echo(json.dumps({"path": str(path), **more}, ensure_ascii=False) if common.as_json else str(path))
+    if common.as_json:
+        echo_json({"path": str(path), **more})
+    else:
+        click.echo(str(path))
+
+
+def echo_json(tree: object) -> None:
+    """Print a line of JSON; letters are escaped unless standard output is UTF-8, so that none is lost."""
+    utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    click.echo(to_json(tree) if utf8 else json.dumps(tree))
 
 
 def write_sheet(

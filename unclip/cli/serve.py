@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import click
 
 from unclip.errors import RequestError
+from unclip.text import lines, read_text
 
 if TYPE_CHECKING:
     from unclip.pipeline import Pipeline
@@ -183,15 +184,10 @@ def _keys(given: tuple[str, ...], file: Path | None) -> tuple[str, ...]:
     if not all(key.strip() for key in keys):
         raise RequestError("--api-key: is empty; leave it and UNCLIP_API_KEY out to need none")
     if file is not None:
-        try:
-            lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise RequestError(
-                f"{file}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})"
-            ) from None
-        if not any(lines):
+        found = [line.strip() for line in lines(read_text(file))]
+        if not any(found):
             raise RequestError(f"--api-key-file {file}: holds no key")
-        keys += filter(None, lines)
+        keys += filter(None, found)
     return tuple(keys)
 
 

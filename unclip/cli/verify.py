@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from unclip.cli.outputs import echo_json
 from unclip.errors import RequestError
 
 if TYPE_CHECKING:
@@ -30,7 +30,10 @@ def verify(files: tuple[Path, ...], as_json: bool) -> None:
             click.echo(f"error: {error}", err=True)
             continue
         tree = {"path": str(path), **_tree(findings)}
-        click.echo(json.dumps(tree, ensure_ascii=False) if as_json else _readable(path, findings))
+        if as_json:
+            echo_json(tree)
+        else:
+            click.echo(_readable(path, findings))
     if unreadable:
         raise RequestError(f"{unreadable} of {len(files)} files cannot be read")
 

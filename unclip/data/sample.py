@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
-import json
 from collections import Counter, defaultdict
+from math import isfinite
+from typing import Any
 
 from PIL import Image, ImageOps
 
 from unclip.data.tar import Sample
 from unclip.errors import DataError
+from unclip.text import decode, legible, parse_json
 
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
 NAMED = 5  # shards that a message lists
@@ -85,18 +87,37 @@ def captions(sample: Sample) -> list[str]:
     if "__bad__" in sample:
         raise BadSample(sample, sample["__bad__"])
     try:
-        about = json.loads(sample.get("json", b"{}"))
-        text = sample.get("txt", b"").decode("utf-8")
-    except (ValueError, RecursionError) as error:
+        about = _about(sample)
+        found = caption_list(about.get("captions")) or caption_list(about.get("caption"))
+        found = found or caption_list(decode(sample.get("txt", b""), legacy=True))
+    except ValueError as error:
         raise BadSample(sample, "unreadable caption", str(error)) from None
-    several = (about.get("captions") or about.get("caption")) if isinstance(about, dict) else None
-    if not several:
-        several = text
-    found = [str(one).strip() for one in ([several] if isinstance(several, str) else several)]
-    found = [one for one in found if one]
     if not found:
         raise BadSample(sample, "no caption")
     return found
+
+
+def caption_list(value: object) -> list[str]:
+    """Read the captions in a field: text, a number, or a list of these. None and NaN are no caption.
+
+    Raises:
+        ValueError: the field holds something else.
+    """
+    if isinstance(value, list):
+        if any(isinstance(one, list) for one in value):
+            raise ValueError("a list in a list")
+        return [caption for one in value for caption in caption_list(one)]
+    if value is None or (isinstance(value, float) and not isfinite(value)):
+        return []
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"{'an object' if isinstance(value, dict) else value} instead of text")
+    return [text] if (text := legible(str(value)).strip()) else []
+
+
+def _about(sample: Sample) -> dict[str, Any]:
+    """The sample's JSON object; empty without one."""
+    found = parse_json(sample["json"]) if "json" in sample else {}
+    return found if isinstance(found, dict) else {}
 
 
 def label(sample: Sample) -> int | None:
@@ -106,10 +127,9 @@ def label(sample: Sample) -> int | None:
         BadSample: the label is not a non-negative integer.
     """
     try:
-        about = json.loads(sample.get("json", b"{}"))
-    except (ValueError, RecursionError) as error:
+        found = _about(sample).get("label")
+    except ValueError as error:
         raise BadSample(sample, "unreadable label", str(error)) from None
-    found = about.get("label") if isinstance(about, dict) else None
     if found is not None and (type(found) is not int or found < 0):
         raise BadSample(sample, "unreadable label", repr(found))
     return found

@@ -8,12 +8,12 @@ from __future__ import annotations
 import ast
 import csv
 import io
-import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from unclip.data.sample import caption_list
 from unclip.errors import DataError
 from unclip.text import decode, lines, parse_json, to_json
 
@@ -67,19 +67,6 @@ def read_table(table: Path, images: Path | None = None) -> list[Entry]:
     return _joined(_entry(table, images or table.parent, number, row) for number, row in enumerate(rows))
 
 
-def caption_list(value: Any) -> list[str]:
-    """Read the captions in a field: text, a number, or a list of these. Missing values are dropped."""
-    several = value if isinstance(value, list | tuple) else [value]
-    found = [
-        str(one).strip()
-        for one in several
-        if isinstance(one, str | int | float)
-        and not isinstance(one, bool)
-        and not (isinstance(one, float) and math.isnan(one))
-    ]
-    return [one for one in found if one]
-
-
 def read_rows(path: str, wanted: Sequence[int]) -> Iterator[bytes]:
     """Yield the image files in rows of a Parquet file; empty for a row without one.
 
@@ -118,7 +105,10 @@ def _entry(table: Path, images: Path, number: int, row: dict[str, Any]) -> Entry
     text = fields[_column(table, number, fields, CAPTION_COLUMNS)]
     if isinstance(text, str) and text.startswith("[") and table.suffix.lower() in (".csv", ".tsv"):
         text = _listed(text)
-    captions = tuple(caption_list(text))
+    try:
+        captions = tuple(caption_list(text))
+    except ValueError:  # an object, say: the image has no caption
+        captions = ()
     if isinstance(image, dict) and image.get("path") and not image.get("bytes"):
         image = image["path"]  # Hugging Face's images: bytes, a path, or both
     if _image_bytes(image):
@@ -173,12 +163,16 @@ def _text_rows(table: Path) -> Iterator[dict[str, Any]]:
         head = (lines(text) or [""])[0]
         delimiter = "\t" if suffix == ".tsv" else max(",;\t", key=head.count)
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+        names = reader.fieldnames or [""]
         for row in reader:
-            if None in row:
-                raise ValueError(
-                    f"line {reader.line_num} has more fields than the first line; put text that holds "
-                    f"{'tabs' if delimiter == chr(9) else f'a {delimiter!r}'} in quotes"
-                )
+            more = row.pop(None, [])
+            if any(more):  # a caption with commas and without quotes, if that is the last column
+                if names[-1].strip().lower() not in CAPTION_COLUMNS:
+                    raise ValueError(
+                        f"line {reader.line_num} has more fields than the first line; put text that holds "
+                        f"{'tabs' if delimiter == chr(9) else f'a {delimiter!r}'} in quotes"
+                    )
+                row[names[-1]] = delimiter.join([row[names[-1]], *more])
             yield row
 
 

@@ -31,7 +31,7 @@ Progress = Callable[[int, int], None]  # (done, total)
 
 PIPE = "pipe:"
 LARGEST_FILE = 256 * 2**20  # bytes; a damaged header can claim any size, and it would be read into memory
-NOT_SHARDS = tuple(f".{x}" for x in "json jsonl csv tsv parquet txt zip png jpg jpeg webp".split())
+NOT_SHARDS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt", ".zip", ".png", ".jpg", ".jpeg", ".webp")
 NAMED = 3  # missing shards that a message lists
 BLOCK = 2**16  # bytes per read; tarfile copies the rest of the block at every header
 

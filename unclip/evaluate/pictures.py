@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +15,7 @@ from unclip.data.sample import BadSample, captions, image_suffix, picture
 from unclip.data.source import Unit, find_units
 from unclip.data.tar import Sample
 from unclip.errors import DataError, RequestError
+from unclip.text import lines, parse_json, read_text
 
 if TYPE_CHECKING:
     from unclip.pipeline import Pipeline
@@ -146,8 +146,7 @@ def read_prompts(source: str) -> list[str]:
     """
     path = Path(source)
     if path.suffix == ".txt" and path.is_file():
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-        found = [line for line in lines if line]
+        found = [line.strip() for line in lines(read_text(path)) if line.strip()]
     else:
         found = Found.at(source).captions()
     if not found:
@@ -162,7 +161,7 @@ def _label(sample: Sample, key: str | None, name: str) -> Any:
             raise DataError(f"{where}: shards have no folders for classes; --label names the key of the JSON")
         return Path(sample["__key__"]).parent.name
     try:
-        found: Any = json.loads(sample.get("json", b"{}"))
+        found: Any = parse_json(sample.get("json", b"{}"))
         for part in key.split("."):
             found = found[part]
     except (ValueError, KeyError, TypeError):

@@ -105,7 +105,7 @@ def check_prompt(prompt: str) -> str:
     if not stripped:
         raise RequestError("the prompt is empty; say what the picture should show")
     for code in map(ord, stripped):
-        if (code < 32 and chr(code) not in "\t\n\r") or code == 127 or 0xD800 <= code <= 0xDFFF:
+        if (code < 32 and chr(code) not in "\t\n\v\f\r") or code == 127 or 0xD800 <= code <= 0xDFFF:
             raise RequestError(f"the prompt holds the control character U+{code:04X}; leave it out")
     return stripped
 

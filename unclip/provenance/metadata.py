@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import io
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from unclip.errors import RequestError
+from unclip.text import to_json
 from unclip.version import __version__
 
 # Made by a model, entirely or in part.
@@ -56,7 +56,7 @@ def encode(
     Raises:
         RequestError: the settings are too long for a JPEG.
     """
-    text = json.dumps(settings, ensure_ascii=False) if settings else None
+    text = to_json(settings) if settings else None
     file = io.BytesIO()
     if format == "PNG":
         info = PngInfo()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 from unclip.config import read_yaml
+from unclip.errors import CheckpointError
 from unclip.files import read_json
+from unclip.text import lines, parse_json, read_text
 from unclip.train.checkpoint import read_progress, step_folders
 
 SHOWN = (
@@ -55,9 +56,9 @@ def status(run: Path) -> dict[str, Any]:
 def _lines(path: Path) -> list[dict[str, Any]]:
     """Parse the lines of a JSONL file; a half-written last line is left out."""
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in lines(read_text(path, CheckpointError)) if path.is_file() else []:
         try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
+            found.append(parse_json(line))
+        except ValueError:
             continue
     return found
