@@ -200,9 +200,11 @@ def test_a_split_follows_the_pictures_not_their_names_or_order(root: Path) -> No
 
     def split(out: str) -> list[set[bytes]]:
         command = ["data", "pack", str(root / "in"), str(root / out), "--split", "0.2", "--shard-size", "70"]
-        assert CliRunner().invoke(cli, command).exit_code == 0
+        told = CliRunner().invoke(cli, command).output.splitlines()
         parts = (find_shards(str(root / out / part / "*.tar")) for part in ("train", "validation"))
-        return [{one["png"] for one in read_samples(part)} for part in parts]
+        found = [{one["png"] for one in read_samples(part)} for part in parts]
+        assert told[1] == f"train: {len(found[0])}, validation: {len(found[1])}"
+        return found
 
     train, validation = split("one")
     assert not train & validation and len(train | validation) == 200 and 20 <= len(validation) <= 60

@@ -41,6 +41,7 @@ class Packed:
 
     Attributes:
         shards, samples: numbers of those written.
+        validation: number of those samples in the folder `validation`.
         left_out: number of samples by reason.
         work: new, again (the source had changed since it was packed) or none (nothing had changed).
     """
@@ -48,6 +49,7 @@ class Packed:
     shards: int
     samples: int
     left_out: dict[str, int]
+    validation: int = 0
     work: Literal["new", "again", "none"] = field(default="new", compare=False)
 
 
@@ -94,7 +96,9 @@ def pack(job: PackJob, out: Path, *, jobs: int = 1, progress: Progress = lambda 
     this = {**asdict(job), "listing": listing.hexdigest()}
     done = read_record(str(out / RECORD))
     if done and _same_job(done.get("job"), this, out):
-        return Packed(done["shards"], done["samples"], done["left_out"], "none")
+        return Packed(
+            done["shards"], done["samples"], done["left_out"], done.get("validation", 0), work="none"
+        )
     _begin(out, this, again=done is not None)
 
     with _mapping(jobs) as over:
@@ -111,8 +115,14 @@ def pack(job: PackJob, out: Path, *, jobs: int = 1, progress: Progress = lambda 
         for n, _ in enumerate(over(partial(_write, out), work), start=len(units) + 1):
             progress(n, 2 * len(units))
 
-    samples = sum(part is not None for unit in verdicts for part in unit)
-    packed = Packed(len(_shards(out)), samples, dict(left_out.most_common()), "again" if done else "new")
+    parts = Counter(part for unit in verdicts for part in unit if part is not None)
+    packed = Packed(
+        len(_shards(out)),
+        parts.total(),
+        dict(left_out.most_common()),
+        parts[VALIDATION],
+        work="again" if done else "new",
+    )
     record = {**asdict(packed), "job": this}
     del record["work"]
     write_record(out / RECORD, record)

@@ -93,6 +93,8 @@ def pack(
     elif packed.work == "none":
         click.echo("already packed, nothing changed")
     click.echo(f"{packed.samples:,} samples in {packed.shards:,} shards: {out}")
+    if split:
+        click.echo(f"train: {packed.samples - packed.validation:,}, validation: {packed.validation:,}")
     if packed.left_out:
         click.echo(f"left out: {counted(Counter(packed.left_out))}")
         click.echo(f"listed in {out / LEFT_OUT}")
