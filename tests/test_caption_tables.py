@@ -120,6 +120,8 @@ def test_line_ends_and_encodings_of_other_systems(root: Path) -> None:
         ("t.jsonl", '{"path": "a.png", "text": "A"}\n[]\n', "line 2 is not an object"),
         ("gone.csv", None, "gone.csv: no such folder, table or tar"),
         ("gone", None, "gone: no such folder, table or tar"),
+        ("*.gif", None, "gif: no such folder, table or tar"),
+        ("*.png", None, "a.png: not a tar"),
         ("a.png", None, "a.png: not a tar; `unclip data pack` makes shards of a folder or a table"),
     ],
 )
@@ -170,6 +172,26 @@ def test_a_folder_with_metadata_as_imagefolder_has_it(root: Path, name: str) -> 
         text = "".join(json.dumps({"file_name": path, "text": text}) + "\n" for path, text in rows)
     (root / "in" / name).write_text(text)
     assert packed(root, "in") == [["A"], ["B, too"], ["its own"]]
+
+
+def test_a_metadata_table_about_something_else_is_not_read(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (root / "metadata.csv").write_text("id,width\n1,64\n")
+    (root / "a.txt").write_text("A")
+    (root / "b.json").write_text('{"caption": "B"}')
+    job = PackJob(str(root), Limits(), 1000)
+    assert pack(job, root / "out").left_out == {"no caption": 1}
+    assert "metadata.csv: row 1 has no path" in caplog.text
+
+
+def test_odd_names_in_a_table_are_left_out(root: Path) -> None:
+    names = ["a.png", "\ud800.png", "a\0b.png", "x" * 5000 + ".png", "..", "/", "\udce9.png", "caf\u00e9.png"]
+    rows = [{"path": name, "caption": "A \ud800"} for name in names]
+    (root / "t.json").write_text(json.dumps(rows))
+    packing = pack(PackJob(str(root / "t.json"), Limits(), 1000), root / "out")
+    assert packing.samples == 1 and sum(packing.left_out.values()) == 7
+    assert len((root / "out/left-out.jsonl").read_text().splitlines()) == 7
 
 
 def test_captions_from_class_folders_in_shards_that_are_shuffled_once(root: Path) -> None:

@@ -180,6 +180,11 @@ def test_what_a_brace_pattern_names_and_is_not_there_is_an_error(tmp_path: Path)
         find_shards(f"{tmp_path}/{{.,b}}/*.tar")
 
 
+def test_a_glob_takes_the_tars_among_other_files(shards: Path) -> None:
+    assert {path.suffix for path in shards.iterdir()} == {".json", ".tar"}
+    assert find_shards(f"{shards}/*") == [str(shards / "000000.tar")]
+
+
 @pytest.mark.parametrize("name", ["captions.json", "a.csv", "a.PARQUET"])
 def test_a_table_is_not_a_shard_and_the_message_names_the_command(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("[]")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from glob import glob
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +16,8 @@ from unclip.data.tables import METADATA, TABLES, Entry, read_rows, read_table
 from unclip.data.tar import PIPE, Sample, find_shards, read_shard, stamp
 from unclip.errors import DataError
 from unclip.files import find_files
+
+log = logging.getLogger(__name__)
 
 BESIDE = ("txt", "TXT", "json", "JSON")  # suffixes of caption files
 OTHER_FORMATS = ("gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "jxl", "jp2", "svg", "psd", "dng")
@@ -66,43 +70,52 @@ def find_units(
         DataError: there is no such source, it is empty, or the table cannot be read.
     """
     path = Path(source)
-    entries, base = None, path
+    base = path
     if path.is_dir():
-        if tars := [str(tar) for tar in find_files(path, "*.tar")]:
-            return [Unit(tar) for tar in tars]
-        entries = _folder_entries(path, folder_caption, IMAGE_SUFFIXES + OTHER_FORMATS * packing)
+        tars = find_files(path, "*.tar")
+        entries = [] if tars else _folder_entries(path, folder_caption, packing)
         if not entries:
-            raise DataError(f"{source}: neither pictures ({', '.join(IMAGE_SUFFIXES)}) nor tars in it")
+            tars = tars or find_files(path, "**/*.tar")
+            if not tars:
+                raise DataError(f"{source}: neither pictures ({', '.join(IMAGE_SUFFIXES)}) nor tars in it")
+            return [Unit(str(tar)) for tar in tars]
     elif path.is_file() and path.suffix.lower() in TABLES:
         entries, base = read_table(path, images), images or path.parent
         if not entries:
             raise DataError(f"{source}: no rows in it")
-    elif not path.exists() and not set("*?[{") & set(source) and "://" not in source and PIPE not in source:
-        raise DataError(f"{source}: no such folder, table or tar")
-    else:
+    elif path.exists() or PIPE in source or "://" in source or glob(source) or "{" in source:
         return [Unit(tar) for tar in find_shards(source)]
+    else:
+        raise DataError(f"{source}: no such folder, table or tar")
     if packing and all(entry.row is None for entry in entries):
         entries.sort(key=lambda entry: _hash(os.path.relpath(entry.path or ".", base)))
     return [Unit(None, tuple(entries[i : i + size])) for i in range(0, len(entries), size)]
 
 
 def _hash(text: str) -> bytes:
-    return hashlib.blake2b(os.fsencode(text), digest_size=12).digest()
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=12).digest()
 
 
-def _folder_entries(folder: Path, caption: str | None, suffixes: Sequence[str]) -> list[Entry]:
+def _folder_entries(folder: Path, caption: str | None, packing: bool) -> list[Entry]:
     files = [path for path in find_files(folder, "**/*") if path.is_file()]
-    named = [entry for path in files if path.name.lower() in METADATA for entry in read_table(path)]
-    told = {entry.path for entry in named}
-    entries = [
-        Entry(str(path), _folder_caption(folder, path, caption))
-        for path in files
-        if path.suffix.lower().removeprefix(".") in suffixes and str(path) not in told
-    ]
-    if not entries and not named:
+    tables = [path for path in files if path.name.lower() in METADATA]
+    told = {(entry.path, entry.row): entry for table in tables for entry in _metadata(table)}
+    suffixes = IMAGE_SUFFIXES + OTHER_FORMATS * packing
+    for path in files:
+        if path.suffix.lower().removeprefix(".") in suffixes:
+            told.setdefault((str(path), None), Entry(str(path), _folder_caption(folder, path, caption)))
+    if not told:
         tables = [path for path in files if path.suffix.lower() == ".parquet"]
         return [entry for table in tables for entry in read_table(table)]
-    return sorted(named + entries, key=lambda entry: (entry.path, entry.row or 0))
+    return sorted(told.values(), key=lambda entry: (entry.path, entry.row or 0))
+
+
+def _metadata(table: Path) -> list[Entry]:
+    try:
+        return read_table(table)
+    except DataError as error:  # a table of that name about something else
+        log.warning("%s; captions are read from the files beside the pictures", error)
+        return []
 
 
 def _folder_caption(source: Path, path: Path, caption: str | None) -> tuple[str, ...] | None:

@@ -63,9 +63,11 @@ def _matches(name: str) -> list[str]:
         return [name]
     if "://" in name:
         return _remote_matches(name)
-    if Path(name).is_file() and Path(name).suffix.lower() in NOT_SHARDS:
-        raise DataError(f"{name}: not a tar; `unclip data pack` makes shards of a folder or a table")
-    return [match for match in (glob(name) or [name]) if Path(match).is_file()]
+    found = [match for match in (glob(name) or [name]) if Path(match).is_file()]
+    tars = [match for match in found if Path(match).suffix.lower() not in NOT_SHARDS]
+    if found and not tars:
+        raise DataError(f"{found[0]}: not a tar; `unclip data pack` makes shards of a folder or a table")
+    return tars
 
 
 def stamp(path: str) -> list[int] | None:
