@@ -20,7 +20,7 @@ LONGEST = 450  # lines
 # Each imports from those above it, or from its own folder.
 LEVELS = [
     {"errors", "version"},
-    {"text"},
+    {"pictures", "text"},
     {"config", "files", "provenance"},
     {"device", "diffusion", "images", "nn", "vocabulary"},
     {"clip"},

@@ -137,12 +137,33 @@ def test_what_is_no_table_is_said_in_one_line(
 
 def test_rows_without_a_picture_are_left_out_by_reason(root: Path) -> None:
     (root / "x.svg").write_text("<svg/>")
-    (root / "t.csv").write_text("path,caption\na.png,A\n,none\ngone.png,gone\nx.svg,drawn\nb.png,\n")
+    (root / "t.csv").write_text("path,caption\na.png,A\n,none\ngone.png,gone\nx.svg,drawn\nb.png,\na.mp4,A\n")
     packing = pack(PackJob(str(root / "t.csv"), Limits(), 1000), root / "out")
-    reasons = {"no file named", "no such file", "format not read: svg", "no caption"}
+    reasons = {
+        "no file named",
+        "no such file",
+        "svg: needs a plug-in of Pillow",
+        "format not read: mp4",
+        "no caption",
+    }
     assert packing.samples == 1 and packing.left_out.keys() == reasons
     listed = [json.loads(line) for line in (root / "out/left-out.jsonl").read_text().splitlines()]
     assert {"file": str(root / "gone.png"), "reason": "no such file"} in listed
+
+
+def test_pictures_of_other_formats_are_read_or_counted(root: Path) -> None:
+    for path in root.iterdir():
+        path.unlink()
+    for i, suffix in enumerate(("gif", "bmp", "tif", "TIFF", "jp2")):
+        kind = {"tif": "TIFF", "jp2": "JPEG2000"}.get(suffix, suffix.upper())
+        Image.new("RGB", (64, 64), (i, 50 * i, 0)).save(root / f"{i}.{suffix}", kind)
+        (root / f"{i}.txt").write_text(suffix)
+    (root / "p.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (root / "p.txt").write_text("of a telephone")
+    packing = pack(PackJob(str(root), Limits(), 1000), root / "out")
+    assert packing.samples == 5 and packing.left_out == {"heic: needs a plug-in of Pillow": 1}
+    report = check(find_shards(str(root / "out/*.tar")))
+    assert report.samples == 5 and not report.skipped
 
 
 def test_pictures_lie_where_images_says(root: Path) -> None:

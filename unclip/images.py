@@ -1,76 +1,31 @@
-"""Pictures: conversion between PIL and tensors in [−1, 1], resizing, contact sheets, files."""
+"""Pictures: conversion between PIL and tensors in [−1, 1], resizing, contact sheets, files.
+
+`unclip.pictures` reads them.
+"""
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from unclip.errors import RequestError
 from unclip.files import new_file
+from unclip.pictures import LARGEST as LARGEST
+from unclip.pictures import on_white as on_white
+from unclip.pictures import open_picture as open_picture
+from unclip.pictures import opened
+from unclip.pictures import plain as plain
 from unclip.provenance import metadata, watermark
-
-SMALLEST = 8  # shortest side of a readable picture, in pixels
-LARGEST = 64 * 10**6  # largest area of a readable picture, in pixels
-
-
-def open_picture(source: Path | BinaryIO) -> Image.Image:
-    """Reads a picture file of any format and converts it by `plain`.
-
-    Raises:
-        RequestError: no such file, not a picture, cut off, or too large.
-    """
-    name = str(source) if isinstance(source, Path) else "the picture"
-    try:
-        with Image.open(source) as image:
-            return plain(image)
-    except FileNotFoundError:
-        raise RequestError(f"{name}: no such file") from None
-    except (RequestError, Image.DecompressionBombError) as error:
-        raise RequestError(f"{name}: {error}") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise RequestError(f"{name}: not a readable picture ({error})") from None
-
-
-def plain(image: Image.Image) -> Image.Image:
-    """Converts a picture to 8-bit RGB, or RGBA if parts are transparent, rotated by its EXIF orientation.
-
-    For animations, the first frame.
-
-    Raises:
-        RequestError: smaller than 8 pixels or larger than 64 megapixels.
-    """
-    if min(image.size) < SMALLEST or image.width * image.height > LARGEST:
-        raise RequestError(
-            f"{image.width} × {image.height} pixels; pictures from {SMALLEST} × {SMALLEST} to 64 megapixels "
-            "can be used"
-        )
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        # PIL would clip 16-bit values at 255. Float pictures are in [0, 1] or in [0, 255].
-        array = np.asarray(image).astype(np.float64)
-        full = 1.0 if image.mode == "F" and array.max() <= 1 else 255.0 if array.max() <= 255 else 65535.0
-        image = Image.fromarray((array / full * 255).round().clip(0, 255).astype(np.uint8))
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    return image if image.getchannel("A").getextrema() != (255, 255) else image.convert("RGB")
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    """Converts a picture to RGB, with transparent parts on white."""
-    if image.mode != "RGBA":
-        return image.convert("RGB")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+from unclip.text import parse_json, to_json
 
 
 def centre_square(image: Image.Image) -> Image.Image:
@@ -81,8 +36,8 @@ def centre_square(image: Image.Image) -> Image.Image:
 
 
 def to_bytes(image: Image.Image) -> Tensor:
-    """A picture as uint8 [H, W, 3], a quarter of the size of float32."""
-    return torch.from_numpy(np.array(image if image.mode == "RGB" else image.convert("RGB")))
+    """A picture as uint8 [H, W, 3], transparent parts on white; a quarter of the size of float32."""
+    return torch.from_numpy(np.array(on_white(image)))
 
 
 def from_bytes(pixels: Tensor) -> Tensor:
@@ -173,7 +128,7 @@ def save_animation(
     """
     check_animation(path)
     frames = [*images, *images[-2:0:-1]] if bounce else list(images)
-    text = json.dumps(settings, ensure_ascii=False) if settings else None
+    text = to_json(settings) if settings else None
     options: dict[str, Any] = {"append_images": frames[1:], "duration": round(1000 / rate), "loop": 0}
     if path.suffix.lower() == ".webp" and source:
         options["xmp"] = metadata.xmp_packet(source, text).encode()
@@ -235,19 +190,14 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         RequestError: not a readable picture, or without valid settings.
     """
-    try:
-        with Image.open(path) as image:
-            text = metadata.settings_text(image)
-    except FileNotFoundError:
-        raise RequestError(f"{path}: no such file") from None
-    except OSError as error:
-        raise RequestError(f"{path}: not a readable picture ({error})") from None
+    with opened(path) as image:
+        text = metadata.settings_text(image)
     if text is None:
         raise RequestError(f"{path}: carries no unclip settings")
     try:
-        settings = json.loads(text)
-    except json.JSONDecodeError:
-        raise RequestError(f"{path}: its unclip settings are damaged") from None
+        settings = parse_json(text)
+    except ValueError:
+        settings = None
     if not isinstance(settings, dict):
         raise RequestError(f"{path}: its unclip settings are damaged")
     return settings

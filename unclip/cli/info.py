@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from unclip.cli.outputs import echo_json
+from unclip.errors import RequestError
 
 
 @click.command()
@@ -26,10 +27,13 @@ def info(ref: str | None, as_json: bool) -> None:
         tree = status(Path(ref))
     else:
         tree = _model(ref)
-    if as_json:
-        echo_json(tree)
-    else:
-        click.echo(_readable(tree))
+    try:
+        if as_json:
+            echo_json(tree)
+        else:
+            click.echo(_readable(tree))
+    except RecursionError:
+        raise RequestError(f"{ref}: its settings are nested too deeply to be shown") from None
 
 
 def _program() -> dict[str, object]:

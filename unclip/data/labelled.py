@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,10 +11,10 @@ from pathlib import Path
 from PIL import Image
 
 from unclip.data.arrays import Arrays, find_arrays
-from unclip.data.sample import IMAGE_SUFFIXES
+from unclip.data.source import find_pictures
 from unclip.data.tar import Progress, read_record, write_record, write_shard
 from unclip.errors import DataError
-from unclip.files import find_files
+from unclip.text import legible, to_json
 
 RECORD = "shards.json"
 SHARD_SIZE = 5000
@@ -51,12 +50,7 @@ def find_labelled(source: str, split: str) -> Labelled:
     root = Path(source)
     folder = root / split if (root / split).is_dir() else root
     names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    files = [
-        (i, path)
-        for i, name in enumerate(names)
-        for path in find_files(folder / name, "**/*")
-        if _is_picture(path)
-    ]
+    files = [(i, path) for i, name in enumerate(names) for path in find_pictures(folder / name)]
     if not files:
         raise DataError(
             f"{source}: not a known data set: `digits`, an .npz with {split}_images and {split}_labels, "
@@ -101,8 +95,8 @@ def write_labelled(
 def _sample(found: Labelled, i: int) -> dict[str, bytes | str]:
     suffix, content = found.picture(i)
     label = found.labels[i]
-    about = {"captions": [found.classes[label]], "label": label}
-    return {"__key__": f"{i:08d}", suffix: content, "json": json.dumps(about, ensure_ascii=False).encode()}
+    about = {"captions": [legible(found.classes[label])], "label": label}
+    return {"__key__": f"{i:08d}", suffix: content, "json": to_json(about).encode()}
 
 
 def _png(arrays: Arrays, i: int) -> tuple[str, bytes]:
@@ -116,7 +110,3 @@ def _file(path: Path) -> tuple[str, bytes]:
         return path.suffix.lower().removeprefix("."), path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower().removeprefix(".") in IMAGE_SUFFIXES and path.is_file()

@@ -7,13 +7,19 @@ from collections import Counter, defaultdict
 from math import isfinite
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from unclip.data.tar import Sample
-from unclip.errors import DataError
+from unclip.errors import DataError, RequestError
+from unclip.pictures import WrongSize, on_white, open_picture
 from unclip.text import decode, legible, parse_json
 
-IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
+PLUGIN_SUFFIXES = ("heic", "heif", "jxl", "cr2", "cr3", "nef", "arw", "dng", "svg")  # Pillow alone reads none
+# A sample with several images is read from the first in this order.
+IMAGE_SUFFIXES = (
+    *("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "avif", "jfif", "jpe", "apng", "dib"),
+    *("jp2", "j2k", "pbm", "pgm", "ppm", "pnm", "pfm", "qoi", "tga", "ico", *PLUGIN_SUFFIXES),
+)
 NAMED = 5  # shards that a message lists
 SPARE = 2  # JPEGs are decoded at no less than this multiple of the wanted side
 
@@ -50,24 +56,16 @@ def picture(sample: Sample, side: int | None = None) -> Image.Image:
             1/2, 1/4 or 1/8 of its size, which is faster, but never below twice this side. None decodes all.
 
     Raises:
-        BadSample: the image is missing, damaged, or larger than Pillow's limit on pixels.
+        BadSample: the image is missing, damaged, or outside the limits of `unclip.pictures`.
     """
-    content = sample[image_suffix(sample)]
+    suffix = image_suffix(sample)
     try:
-        image: Image.Image = Image.open(io.BytesIO(content))
-        if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-            raise Image.DecompressionBombError
-        if side is not None:
-            image.draft(image.mode, (SPARE * side, SPARE * side))
-        ImageOps.exif_transpose(image, in_place=True)
-        if image.has_transparency_data:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-        image.load()
-        return image if image.mode == "RGB" else image.convert("RGB")
-    except Image.DecompressionBombError:
-        raise BadSample(sample, "decompression bomb") from None
-    except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError, struct.error …
-        raise BadSample(sample, "unreadable picture", str(error)) from None
+        return on_white(open_picture(io.BytesIO(sample[suffix]), side=side and SPARE * side))
+    except WrongSize as error:
+        raise BadSample(sample, error.fault) from None
+    except RequestError as error:
+        plugin = f"{suffix}: needs a plug-in of Pillow" if suffix in PLUGIN_SUFFIXES else None
+        raise BadSample(sample, plugin or "unreadable picture", str(error)) from None
 
 
 def scaled(image: Image.Image, side: int) -> Image.Image:

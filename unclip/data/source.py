@@ -15,12 +15,12 @@ from unclip.data.sample import IMAGE_SUFFIXES
 from unclip.data.tables import METADATA, TABLES, Entry, read_rows, read_table
 from unclip.data.tar import PIPE, Sample, find_shards, read_shard, stamp
 from unclip.errors import DataError
-from unclip.files import find_files
+from unclip.files import UNFINISHED, find_files
+from unclip.text import legible
 
 log = logging.getLogger(__name__)
 
 BESIDE = ("txt", "TXT", "json", "JSON")  # suffixes of caption files
-OTHER_FORMATS = ("gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "jxl", "jp2", "svg", "psd", "dng")
 MAGIC = {b"\x89PNG": "png", b"\xff\xd8": "jpg"}  # first bytes of images in Parquet files; webp otherwise
 
 
@@ -63,8 +63,7 @@ def find_units(
         size: images per unit; a tar is one unit of any size.
         images: folder that a table's paths are relative to. Default: the table's folder.
         folder_caption: caption of an image in a folder without one; `{}` is the name of the image's folder.
-        packing: order image files by a hash of their paths, so that each unit is a sample of all; also find
-            images of formats that are not read, to count them.
+        packing: order image files by a hash of their paths, so that each unit is a sample of all.
 
     Raises:
         DataError: there is no such source, it is empty, or the table cannot be read.
@@ -73,11 +72,11 @@ def find_units(
     base = path
     if path.is_dir():
         tars = find_files(path, "*.tar")
-        entries = [] if tars else _folder_entries(path, folder_caption, packing)
+        entries = [] if tars else _folder_entries(path, folder_caption)
         if not entries:
             tars = tars or find_files(path, "**/*.tar")
             if not tars:
-                raise DataError(f"{source}: neither pictures ({', '.join(IMAGE_SUFFIXES)}) nor tars in it")
+                raise DataError(f"{source}: neither pictures (such as .jpg and .png) nor tars in it")
             return [Unit(str(tar)) for tar in tars]
     elif path.is_file() and path.suffix.lower() in TABLES:
         entries, base = read_table(path, images), images or path.parent
@@ -96,13 +95,42 @@ def _hash(text: str) -> bytes:
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=12).digest()
 
 
-def _folder_entries(folder: Path, caption: str | None, packing: bool) -> list[Entry]:
-    files = [path for path in find_files(folder, "**/*") if path.is_file()]
+def find_pictures(folder: Path) -> list[Path]:
+    """Find the image files below a folder by their suffixes, sorted; linked folders are followed.
+
+    Files of formats that need a plug-in are among them, so that they are counted.
+    """
+    return [path for path in _files(folder) if path.suffix.lower().removeprefix(".") in IMAGE_SUFFIXES]
+
+
+def _files(folder: Path) -> list[Path]:
+    """Find all files below a folder, sorted; linked folders are followed."""
+    found, seen = [], set()
+    folders, links = [folder], list[Path]()
+    while folders or links:
+        here = (folders or links).pop()  # links come last: a folder that is also linked keeps its own name
+        try:
+            status, entries = here.stat(), list(here.iterdir())
+        except OSError as error:
+            log.warning("%s: left out: cannot be read (%s)", legible(str(here)), error.strerror)
+            continue
+        if (place := (status.st_dev, status.st_ino)) in seen:
+            continue
+        seen.add(place)
+        for path in entries:
+            if path.is_dir():
+                (links if path.is_symlink() else folders).append(path)
+            elif path.is_file():
+                found.append(path)
+    return sorted(path for path in found if not path.name.startswith(UNFINISHED))
+
+
+def _folder_entries(folder: Path, caption: str | None) -> list[Entry]:
+    files = _files(folder)
     tables = [path for path in files if path.name.lower() in METADATA]
     told = {(entry.path, entry.row): entry for table in tables for entry in _metadata(table)}
-    suffixes = IMAGE_SUFFIXES + OTHER_FORMATS * packing
     for path in files:
-        if path.suffix.lower().removeprefix(".") in suffixes:
+        if path.suffix.lower().removeprefix(".") in IMAGE_SUFFIXES:
             told.setdefault((str(path), None), Entry(str(path), _folder_caption(folder, path, caption)))
     if not told:
         tables = [path for path in files if path.suffix.lower() == ".parquet"]

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import io
-import struct
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image
-
 from unclip.errors import RequestError
+from unclip.pictures import LARGEST, WrongSize, opened
 from unclip.provenance.credentials import Manifest, read
 from unclip.provenance.header import Header, read_header
 from unclip.provenance.watermark import Detection, detect
 
-# Errors of damaged or hostile images; Pillow raises SyntaxError for some broken PNGs.
-BAD_PICTURE = (OSError, ValueError, SyntaxError, struct.error, MemoryError, Image.DecompressionBombError)
-
 WATERMARK = "watermark of unclip"
-LARGEST = 64 * 10**6  # pixels; larger images are not decoded
 REDUCED = 2048  # pixels; a JPEG is decoded at the smallest scale with both sides above this
 
 
@@ -59,8 +52,10 @@ def verify(path: Path) -> Findings:
             return Findings(header, _find_watermark(file, search=True), manifest)
     except FileNotFoundError:
         raise RequestError(f"{path}: no such file") from None
-    except BAD_PICTURE as error:
-        raise RequestError(f"{path}: not a readable picture ({' '.join(str(error).split())})") from None
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except RequestError as error:
+        raise RequestError(f"{path}: {error}") from None
 
 
 def _manifest(data: bytes) -> Manifest | None:
@@ -84,7 +79,7 @@ def generated(data: bytes, *, watermark: bool = True) -> str | None:
     if watermark:
         try:
             detection = _find_watermark(file, search=False)
-        except BAD_PICTURE:
+        except RequestError:
             return None  # reported by the next decoder
         if detection is not None and detection.found:
             return WATERMARK
@@ -97,12 +92,11 @@ def _find_watermark(file: BinaryIO, *, search: bool) -> Detection | None:
     Args:
         search: as in `detect`.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter
-        try:
-            image = Image.open(file)
-        except Image.DecompressionBombError:
-            return None
-    with image:
-        image.draft(None, (REDUCED, REDUCED))  # only JPEGs can be decoded at a smaller scale
-        return detect(image, search=search) if image.width * image.height <= LARGEST else None
+    try:
+        with opened(file) as image:
+            image.draft(None, (REDUCED, REDUCED))  # only JPEGs can be decoded at a smaller scale
+            if image.width * image.height > LARGEST:
+                return None
+            return detect(image, search=search)
+    except WrongSize:  # more pixels than Pillow opens
+        return None

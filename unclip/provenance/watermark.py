@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from unclip.pictures import eight_bit
+
 Array = NDArray[np.floating[Any]]
 
 KEY = 20220413  # seed of the pattern; a change would make all earlier images undetectable
@@ -64,7 +66,7 @@ def detect(picture: Image.Image, *, search: bool = True) -> Detection:
     Args:
         search: also detect crops of marked images, down to 3/4 of each side; 30 times slower.
     """
-    grey = picture.convert("L")
+    grey = eight_bit(picture).convert("L")
     if (factor := min(grey.size) // REDUCED) > 1:
         grey = grey.reduce(factor)  # once for all searched sizes
     # Half of the false positive rate goes to uncropped images, the usual case.

@@ -101,7 +101,7 @@ class PageController:
         Args:
             drawn: the editor's value: `background`, and `layers` that are opaque where the brush was.
         """
-        image = self._read((drawn or {}).get("background"), "the picture to edit").convert("RGB")
+        image = images.on_white(self._read((drawn or {}).get("background"), "the picture to edit"))
         mask = Image.new("L", image.size)
         for layer in (drawn or {}).get("layers", []):
             alpha = self._read(layer, "the brushed area").convert("RGBA").getchannel("A")

@@ -15,6 +15,7 @@ from PIL import Image
 
 from unclip import images
 from unclip.errors import RequestError
+from unclip.pictures import WrongSize, on_white, opened, plain
 from unclip.pipeline.masks import read_mask
 from unclip.provenance import metadata
 from unclip.provenance.credentials import Signer
@@ -109,24 +110,18 @@ def read_upload(data: bytes | None, name: str, limits: UploadLimits) -> Image.Im
     if len(data) >= limits.size:
         raise _bad_format(name, limits)
     try:
-        with Image.open(io.BytesIO(data), formats=limits.formats) as image:
+        with opened(io.BytesIO(data), limits.formats) as image:
             if limits.scale_jpeg and max(image.size) > KEPT_SIDE:
                 image.draft(None, (KEPT_SIDE, KEPT_SIDE))  # does nothing to other formats
             if max(image.size) > limits.side:
                 width, height = image.size
-                message = (
-                    f"Invalid input image - at most {limits.side}x{limits.side} pixels, got {width}x{height}."
-                )
-                raise ApiError(message, param=name)
-            return images.plain(image)
-    except ApiError:
-        raise
+                message = f"at most {limits.side}x{limits.side} pixels, got {width}x{height}."
+                raise WrongSize("too large", message)
+            return plain(image)
     except RequestError as error:
+        if not isinstance(error, WrongSize) or error.fault == "decompression bomb":
+            raise _bad_format(name, limits) from None
         raise ApiError(f"Invalid input image - {error}", param=name) from None
-    except (
-        Exception
-    ):  # Pillow raises many kinds: OSError, ValueError, SyntaxError, struct.error, zlib.error …
-        raise _bad_format(name, limits) from None
 
 
 def check_edit(
@@ -148,7 +143,7 @@ def check_edit(
         raise ApiError(message, param="image")
     image = _square(image, strict=strict)
     paint = read_mask(image, None if mask is None else _square(mask, strict=strict))
-    image = _shrink(image).convert("RGB")
+    image = on_white(_shrink(image))
     return image, None if paint is None else _resize_mask(
         Image.fromarray(paint.numpy()).convert("L"), image.size
     )
@@ -156,7 +151,7 @@ def check_edit(
 
 def check_variation(image: Image.Image, *, strict: bool) -> Image.Image:
     """Returns the square RGB image to vary."""
-    return _shrink(images.on_white(_square(image, strict=strict)))
+    return _shrink(on_white(_square(image, strict=strict)))
 
 
 def composite_kept(made: Image.Image, image: Image.Image, mask: Image.Image | None) -> Image.Image:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from itertools import chain, islice
 from pathlib import Path
 
-from PIL import Image
-
 from unclip.config import read_yaml
 from unclip.data.sample import BadSample, image_suffix
 from unclip.data.tar import read_shard
+from unclip.errors import RequestError
+from unclip.pictures import opened
 from unclip.stages.base import Stage
 from unclip.train.config import RunConfig
 
@@ -52,8 +52,8 @@ def shorter_sides(paths: Sequence[str]) -> list[int]:
     found = []
     for sample in chain.from_iterable(islice(read_shard(path), SAMPLES) for path in some):
         try:
-            with Image.open(io.BytesIO(sample[image_suffix(sample)])) as image:
+            with opened(io.BytesIO(sample[image_suffix(sample)])) as image:
                 found.append(min(image.size))
-        except (BadSample, OSError, ValueError, Image.DecompressionBombError):
+        except (BadSample, RequestError):
             continue  # training counts them
     return found

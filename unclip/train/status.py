@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from unclip.config import read_yaml
 from unclip.errors import CheckpointError
 from unclip.files import read_json
-from unclip.text import lines, parse_json, read_text
+from unclip.text import lines, parse_json
 from unclip.train.checkpoint import read_progress, step_folders
 
 SHOWN = (
@@ -29,8 +30,16 @@ def status(run: Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: the folder holds no run.yaml, or a damaged one.
+        CheckpointError: another file of it is damaged.
     """
     config = read_yaml(run / "run.yaml")
+    try:
+        return _status(run, config)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{run}: its files are damaged ({type(error).__name__}: {error})") from None
+
+
+def _status(run: Path, config: dict[str, Any]) -> dict[str, Any]:
     steps = int(config["train"]["steps"])
     newest: dict[str, Any] = {}
     for line in _lines(run / "metrics.jsonl"):
@@ -54,11 +63,9 @@ def status(run: Path) -> dict[str, Any]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """Parse the lines of a JSONL file; a half-written last line is left out."""
+    """Parse the objects of a JSONL file; lines that are half-written or damaged are left out."""
     found = []
-    for line in lines(read_text(path, CheckpointError)) if path.is_file() else []:
-        try:
+    for line in lines(path.read_bytes().decode(errors="replace")) if path.is_file() else []:
+        with suppress(ValueError):
             found.append(parse_json(line))
-        except ValueError:
-            continue
-    return found
+    return [one for one in found if isinstance(one, dict)]
