@@ -78,6 +78,7 @@ COCO = {
         ("t.tsv", "url\tcaption\na.png\tA, one\n", [["A, one"]]),
         ("t.jsonl", '{"image": "a.png", "captions": ["A one", null, "A two"]}\n', [["A one", "A two"]]),
         ("t.jsonl", '{"path": "a.png", "text": NaN}\n{"path": "b.png", "text": "B"}\n', [["B"]]),
+        ("t.jsonl", '{"path": "a.png", "text": "A"}\n{"path": "b.png"}\n', [["A"]]),
         ("t.jsonl", '{"path": "a.png", "text": "A\u2028one"}\n', [["A\u2028one"]]),
         ("t.json", '[{"path": "a.png", "text": "A"}, {"path": "b.png", "text": null}]', [["A"]]),
         ("t.json", '[{"path": "a.png", "text": {"en": "A"}}, {"path": "b.png", "text": "B"}]', [["B"]]),
@@ -112,6 +113,7 @@ def test_line_ends_and_encodings_of_other_systems(root: Path) -> None:
     [
         ("t.csv", "caption,path\na cat, sleeping,a.png\n", "line 2 has more fields .* holds a ',' in quotes"),
         ("t.csv", "a.png,a cat\nb.png,a dog\n", "row 1 has no path, .* or url; there are a.png, a cat"),
+        ("t.csv", 'path,"words\nof it"\na.png,A\n', "there are path, words of it"),
         ("t.csv", "path,words\na.png,A\n", "row 1 has no captions, caption or text; there are path, words"),
         ("t.csv", "url,caption\nhttps://example.org/a.png,A\n", "is an address; img2dataset"),
         ("t.json", '{"images": [{"id": 1}], "annotations": []}', "not COCO's captions: 'file_name'"),

@@ -9,7 +9,7 @@ import ast
 import csv
 import io
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,8 +101,8 @@ def _joined(entries: Iterable[Entry]) -> list[Entry]:
 
 def _entry(table: Path, images: Path, number: int, row: dict[str, Any]) -> Entry:
     fields = {str(name).strip().lower(): value for name, value in row.items()}
-    image = fields[_column(table, number, fields, IMAGE_COLUMNS)]
-    text = fields[_column(table, number, fields, CAPTION_COLUMNS)]
+    image = fields.get(_column(table, number, fields, IMAGE_COLUMNS))
+    text = fields.get(_column(table, number, fields, CAPTION_COLUMNS))
     if isinstance(text, str) and text.startswith("[") and table.suffix.lower() in (".csv", ".tsv"):
         text = _listed(text)
     try:
@@ -118,20 +118,21 @@ def _entry(table: Path, images: Path, number: int, row: dict[str, Any]) -> Entry
     image = image.strip().removeprefix("file://")
     if "://" in image:
         raise DataError(
-            f"{table}: {image} is an address; img2dataset downloads pictures into shards that `pack` takes"
+            f"{table}: {' '.join(image.split())[:200]} is an address; img2dataset downloads pictures into "
+            "shards that `pack` takes"
         )
     return Entry(str(images / image), captions)
 
 
-def _column(table: Path, number: int, names: Iterable[str], known: tuple[str, ...]) -> str:
-    there = list(names)
+def _column(table: Path, number: int, names: Collection[str], known: tuple[str, ...]) -> str:
+    """Choose the column to read. Only the first row must have one: JSON rows can lack what is missing."""
     for name in known:
-        if name in there:
+        if name in names:
             return name
-    raise DataError(
-        f"{table}: row {number + 1} has no {', '.join(known[:-1])} or {known[-1]}; there are "
-        f"{', '.join(there) or 'none'}"
-    )
+    if number:
+        return known[0]
+    shown = " ".join(", ".join(names).split())[:200] or "none"
+    raise DataError(f"{table}: row 1 has no {', '.join(known[:-1])} or {known[-1]}; there are {shown}")
 
 
 def _image_bytes(value: Any) -> bytes | None:
