@@ -53,7 +53,7 @@ def packed_captions(out: Path) -> list[list[str]]:
 
 
 def everything(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 @pytest.fixture
@@ -303,8 +303,33 @@ def test_a_source_that_changed_is_packed_again(pictures: Path, tmp_path: Path) -
     (bare / "0.png").unlink()
     assert (pack(job(bare, 2), out).samples, len(list(out.glob("*.tar")))) == (2, 1)
     assert image(30) in [sample["png"] for sample in read_samples(find_shards(str(out / "*.tar")))]
+    kept = {path.name: path.read_bytes() for path in out.glob("*.tar")}
+    for text in bare.glob("*.[tT][xX][tT]"):
+        text.rename(text.with_suffix(".bak"))
+    with pytest.raises(DataError, match="no usable samples: 2 no caption"):
+        pack(job(bare, 2), out)
+    assert {path.name: path.read_bytes() for path in out.glob("*.tar")} == kept
+    for text in bare.glob("*.bak"):
+        text.rename(text.with_suffix(".txt"))
+    assert pack(job(bare, 2), out).samples == 2
     next(out.glob("*.tar")).unlink()  # a record alone is no packing
     assert (pack(job(bare, 2), out).work, len(list(out.glob("*.tar")))) == ("again", 1)
+
+
+def test_packing_again_touches_no_other_packing_in_a_folder_below(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pack(job(pictures), out)
+    pack(job(pictures), out / "train")
+    other = everything(out / "train")
+    assert pack(job(pictures), out).work == "none"
+    (pictures / "00.txt").write_bytes(b"changed")
+    assert pack(job(pictures), out).work == "again" and everything(out / "train") == other
+    with pytest.raises(DataError, match="with another split"):
+        pack(PackJob(str(pictures), Limits(), 1000, split=0.5), tmp_path / "out")
+    (tmp_path / "more/train").mkdir(parents=True)
+    (tmp_path / "more/train/a.tar").write_bytes(b"mine")
+    with pytest.raises(DataError, match="holds other shards"):
+        pack(PackJob(str(pictures), Limits(), 1000, split=0.5), tmp_path / "more")
 
 
 def test_what_failed_or_was_stopped_does_not_block_the_corrected_command(

@@ -111,13 +111,15 @@ def pack(job: PackJob, out: Path, *, jobs: int = 1, progress: Progress = lambda 
             raise DataError(
                 f"{job.source}: no usable samples: {counted(left_out)} ({out / LEFT_OUT} lists them)"
             )
+        if done:
+            _remove_shards(out, job.split)
         work = enumerate(zip(units, verdicts))
         for n, _ in enumerate(over(partial(_write, out), work), start=len(units) + 1):
             progress(n, 2 * len(units))
 
     parts = Counter(part for unit in verdicts for part in unit if part is not None)
     packed = Packed(
-        len(_shards(out)),
+        len(_shards(out, job.split)),
         parts.total(),
         dict(left_out.most_common()),
         parts[VALIDATION],
@@ -135,8 +137,13 @@ def counted(reasons: Counter[str]) -> str:
     return ", ".join(f"{n:,} {reason}" for reason, n in reasons.most_common())
 
 
-def _shards(out: Path) -> list[Path]:
-    return [path for part in ("", TRAIN, VALIDATION) for path in (out / part).glob(SHARDS)]
+def _folders(out: Path, split: float) -> list[Path]:
+    """Return the folders of the shards; others below `out` may hold other packings."""
+    return [out / TRAIN, out / VALIDATION] if split else [out]
+
+
+def _shards(out: Path, split: float) -> list[Path]:
+    return [path for folder in _folders(out, split) for path in folder.glob(SHARDS)]
 
 
 def _same_job(before: dict[str, Any] | None, this: dict[str, Any], out: Path) -> bool:
@@ -154,26 +161,40 @@ def _same_job(before: dict[str, Any] | None, this: dict[str, Any], out: Path) ->
                 f"{out}: holds a packing with another {key} ({earlier.get(key)}); give an empty folder"
             )
     shards = (read_record(str(out / RECORD)) or {}).get("shards")
-    return before.get("listing") == this["listing"] and len(_shards(out)) == shards
+    return before.get("listing") == this["listing"] and len(_shards(out, this["split"])) == shards
 
 
 def _begin(out: Path, job: dict[str, Any], *, again: bool) -> None:
-    """Prepare the folder: resume the same job, and remove what another source or a stopped job left."""
+    """Prepare the folder: resume the same job, and remove what another one left when it was stopped.
+
+    Args:
+        again: whether `out` holds a finished packing; it stays until the new one is known to hold samples.
+    """
     before = read_record(str(out / NOTES / "job.json"))
-    if before is None and not again and any(out.glob("*.tar")):
+    folders = _folders(out, job["split"])
+    if (
+        before is None
+        and not again
+        and any(path for folder in (out, *folders) for path in folder.glob("*.tar"))
+    ):
         raise DataError(f"{out}: holds other shards; give an empty folder")
     try:
-        if again or (before is not None and before != job):
-            for path in (*_shards(out), out / RECORD, out / LEFT_OUT):
-                path.unlink(missing_ok=True)
-            shutil.rmtree(out / NOTES, ignore_errors=True)
+        if before is not None and before != job:
+            shutil.rmtree(out / NOTES)
+            if not again:
+                _remove_shards(out, before.get("split", 0.0))
         (out / NOTES).mkdir(parents=True, exist_ok=True)
-        for folder in (out, out / NOTES, out / TRAIN, out / VALIDATION):
+        for folder in (out, out / NOTES, *folders):
             for left in folder.glob(f"{UNFINISHED}*"):
-                left.unlink()
+                left.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror or error})") from None
     write_record(out / NOTES / "job.json", job)
+
+
+def _remove_shards(out: Path, split: float) -> None:
+    for path in (*_shards(out, split), out / RECORD):
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
