@@ -219,6 +219,14 @@ def test_nothing_good_is_an_error(tmp_path: Path) -> None:
         pack(job(tmp_path / "in"), tmp_path / "out")
 
 
+def test_a_tar_whose_pictures_and_captions_lie_apart_is_explained(tmp_path: Path) -> None:
+    files = [{"__key__": str(i), "png": image(i)} for i in range(3)]
+    texts = [{"__key__": str(i), "txt": b"a cat"} for i in range(3)]
+    write_shard(tmp_path / "a.tar", [*files, *texts])
+    with pytest.raises(DataError, match="3 no caption, 3 no picture .*must follow each other: unpack it"):
+        pack(job(tmp_path / "a.tar"), tmp_path / "out")
+
+
 def test_duplicates_are_found_across_shards_whatever_the_number_of_processes(
     pictures: Path, tmp_path: Path
 ) -> None:

@@ -108,8 +108,10 @@ def pack(job: PackJob, out: Path, *, jobs: int = 1, progress: Progress = lambda 
         verdicts = _judge(out, job, len(units), left_out)
         if not any(part is not None for unit in verdicts for part in unit):
             shutil.rmtree(out / NOTES)
+            apart = {"no picture", "no caption"} <= left_out.keys()
+            hint = "; in a tar, the files of a sample must follow each other: unpack it" if apart else ""
             raise DataError(
-                f"{job.source}: no usable samples: {counted(left_out)} ({out / LEFT_OUT} lists them)"
+                f"{job.source}: no usable samples: {counted(left_out)} ({out / LEFT_OUT} lists them){hint}"
             )
         if done:
             _remove_shards(out, job.split)
