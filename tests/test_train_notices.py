@@ -46,7 +46,6 @@ def test_pictures_below_an_upsamplers_size_and_other_data_are_warned_of(
 
 
 def test_sides_are_read_from_shards_all_over_the_set(tmp_path: Path) -> None:
-    file = io.BytesIO()
     for i in range(20):
         file = io.BytesIO()
         Image.new("RGB", (100 + i, 300)).save(file, "PNG")
@@ -54,3 +53,8 @@ def test_sides_are_read_from_shards_all_over_the_set(tmp_path: Path) -> None:
     sides = shorter_sides([str(tmp_path / f"{i:02d}.tar") for i in range(20)])
     assert sides == list(range(100, 120, 3))
     assert shorter_sides([str(tmp_path / "gone.tar")]) == []
+    for i in range(40):
+        Image.new("RGB", (300, 50 + i)).save(tmp_path / f"{i}.png")
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        (tmp_path / f"{i}.png").rename(tmp_path / f"pictures/{i}.png")
+    assert len(set(shorter_sides([str(tmp_path / "pictures")]))) == 32

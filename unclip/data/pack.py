@@ -88,7 +88,7 @@ def pack(job: PackJob, out: Path, *, jobs: int = 1, progress: Progress = lambda 
         job.shard_size,
         images=Path(job.images) if job.images else None,
         folder_caption=job.folder_caption,
-        packing=True,
+        shuffled=True,
     )
     listing = hashlib.sha256()
     for unit in units:

@@ -53,7 +53,7 @@ def find_units(
     *,
     images: Path | None = None,
     folder_caption: str | None = None,
-    packing: bool = False,
+    shuffled: bool = False,
 ) -> list[Unit]:
     """Split a source into units; each unit becomes one shard.
 
@@ -63,7 +63,7 @@ def find_units(
         size: images per unit; a tar is one unit of any size.
         images: folder that a table's paths are relative to. Default: the table's folder.
         folder_caption: caption of an image in a folder without one; `{}` is the name of the image's folder.
-        packing: order image files by a hash of their paths, so that each unit is a sample of all.
+        shuffled: order image files by a hash of their paths, so that each unit is a sample of all.
 
     Raises:
         DataError: there is no such source, it is empty, or the table cannot be read.
@@ -86,7 +86,7 @@ def find_units(
         return [Unit(tar) for tar in find_shards(source)]
     else:
         raise DataError(f"{source}: no such folder, table or tar")
-    if packing and all(entry.row is None for entry in entries):
+    if shuffled and all(entry.row is None for entry in entries):
         entries.sort(key=lambda entry: _hash(os.path.relpath(entry.path or ".", base)))
     return [Unit(None, tuple(entries[i : i + size])) for i in range(0, len(entries), size)]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 
 from unclip.config import read_yaml
 from unclip.data.sample import BadSample, image_suffix
-from unclip.data.tar import read_shard
+from unclip.data.source import find_units
+from unclip.data.tar import Sample, read_shard
 from unclip.errors import RequestError
 from unclip.pictures import opened
 from unclip.stages.base import Stage
@@ -50,10 +51,17 @@ def shorter_sides(paths: Sequence[str]) -> list[int]:
     """Read the shorter sides of some images, in pixels, from their headers."""
     some = paths[:: -(-len(paths) // SHARDS)]
     found = []
-    for sample in chain.from_iterable(islice(read_shard(path), SAMPLES) for path in some):
+    for sample in chain.from_iterable(map(_some, some)):
         try:
             with opened(io.BytesIO(sample[image_suffix(sample)])) as image:
                 found.append(min(image.size))
         except (BadSample, RequestError):
             continue  # training counts them
     return found
+
+
+def _some(path: str) -> Iterator[Sample]:
+    """Some samples of a shard, or of a folder of images."""
+    if Path(path).is_dir():
+        return find_units(path, SAMPLES, shuffled=True)[0].samples()
+    return islice(read_shard(path), SAMPLES)
