@@ -34,7 +34,7 @@ class Unit(NamedTuple):
         """Yield the samples, always in the same order; unreadable ones are marked bad."""
         if self.tar is not None:
             yield from read_shard(self.tar)
-        for table, group in groupby(self.entries, lambda entry: entry.row is not None and entry.path):
+        for table, group in groupby(self.entries, lambda entry: entry.path if entry.row is not None else ""):
             entries = list(group)
             yield from _rows(table, entries) if table else map(_sample, entries)
 
