@@ -17,10 +17,10 @@ from unclip.data.sample import caption_list
 from unclip.errors import DataError
 from unclip.text import decode, lines, parse_json, to_json
 
-TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+TABLES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet")
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # Hugging Face's ImageFolder
-IMAGE_COLUMNS = ("path", "file_name", "filename", "image", "url")
-CAPTION_COLUMNS = ("captions", "caption", "text")
+IMAGE_COLUMNS = ("path", "file_name", "filename", "image_name", "image", "url")
+CAPTION_COLUMNS = ("captions", "caption", "text", "comment")
 
 
 class Entry(NamedTuple):
@@ -162,7 +162,7 @@ def _text_rows(table: Path) -> Iterator[dict[str, Any]]:
                 yield row
     else:
         head = (lines(text) or [""])[0]
-        delimiter = "\t" if suffix == ".tsv" else max(",;\t", key=head.count)
+        delimiter = "\t" if suffix == ".tsv" else max(",;\t|", key=head.count)
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
         names = reader.fieldnames or [""]
         for row in reader:

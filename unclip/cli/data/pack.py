@@ -56,9 +56,9 @@ def pack(
     """Pack pictures and captions into WebDataset shards. Run again to resume, or after the source changed.
 
     SOURCE is a folder of pictures with .txt or .json beside them, or with a metadata.csv or metadata.jsonl; a
-    .csv, .tsv, .json, .jsonl or .parquet table with a column path, file_name, image or url and a column
-    captions, caption or text; COCO's captions; or tars, as img2dataset writes them (their folder, or a
-    pattern).
+    .csv, .tsv, .txt, .json, .jsonl or .parquet table with a column path, file_name, image or url and a
+    column captions, caption or text; COCO's captions; or tars, as img2dataset writes them (their folder, or
+    a pattern).
 
     \b
     unclip data pack pictures data/mine
