@@ -78,3 +78,16 @@ def test_the_command_fails_where_nothing_can_be_used(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.tar", [{"__key__": "0", "txt": b"no picture"}])
     done = CliRunner().invoke(cli, ["data", "check", str(tmp_path / "a.tar")])
     assert isinstance(done.exception, RequestError) and "no picture" in done.output
+
+
+def test_captions_that_are_too_long_for_a_clip_are_counted_by_its_tokens(
+    tmp_path: Path, tiny_clip_folder: Path
+) -> None:
+    texts = ["a cat", "a cat and " * 30, "狐" * 20]  # the last one is short in letters alone
+    about = json.dumps({"captions": texts}).encode()
+    write_shard(tmp_path / "a.tar", [{"__key__": "0", "png": png(64, 64), "json": about}])
+    command = ["data", "check", str(tmp_path / "a.tar"), "--clip", str(tiny_clip_folder)]
+    assert "2 of 3 captions are longer than the CLIP's 48 tokens" in CliRunner().invoke(cli, command).output
+    told = json.loads(CliRunner().invoke(cli, [*command, "--json"]).output)
+    assert (told["clip_context"], told["captions_over_context"]) == (48, 2)
+    assert "tokens" not in CliRunner().invoke(cli, command[:3]).output

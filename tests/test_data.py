@@ -11,6 +11,7 @@ import sys
 import tarfile
 import zlib
 from collections import Counter
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,18 @@ import fsspec
 import numpy as np
 import pytest
 import torch
+import webdataset as wds
+from click.testing import CliRunner
 from PIL import Image
 
+from unclip.cli import cli
 from unclip.clip import Clip
 from unclip.data import shards as streams
 from unclip.data import tar
 from unclip.data.loader import batches, embed
 from unclip.data.sample import BadSample, captions, described, picture, scaled
 from unclip.data.shards import DataConfig, Item, Stream
+from unclip.data.shuffle import shuffled
 from unclip.data.tar import find_shards, read_samples, read_shard
 from unclip.errors import DataError
 from unclip.images import from_bytes
@@ -106,6 +111,23 @@ def test_writing_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(write_shards(tmp_path, count=25, size=32)) == []
 
 
+@pytest.mark.parametrize(
+    "other", [("--count", "4"), ("--seed", "1"), ("--held-out",), ("--size", "32"), ("--siblings", "2")]
+)
+def test_another_menagerie_in_the_same_folder_is_refused(tmp_path: Path, other: tuple[str, ...]) -> None:
+    command = ["data", "menagerie", "--out", str(tmp_path), "--count", "3", "--size", "16"]
+    assert CliRunner().invoke(cli, command).output == f"{tmp_path}\n"
+    content = (tmp_path / "000000.tar").read_bytes()
+    assert CliRunner().invoke(cli, command).output == f"already drawn, nothing changed: {tmp_path}\n"
+    refused = CliRunner().invoke(cli, [*command, *other])
+    name = other[0].removeprefix("--").replace("-", "_")
+    assert isinstance(refused.exception, DataError)
+    assert f"holds the menagerie with another {name}" in str(refused.exception)
+    assert (tmp_path / "000000.tar").read_bytes() == content
+    (tmp_path / "shards.json").unlink()
+    assert "holds other shards" in str(CliRunner().invoke(cli, command).exception)
+
+
 def test_a_shard_that_fails_half_way_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop_at_5(scene: object, size: int) -> Image.Image:
         if scene == sample(0, 5):
@@ -115,7 +137,7 @@ def test_a_shard_that_fails_half_way_is_not_there(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(menagerie_shards, "draw", stop_at_5)
     with pytest.raises(KeyboardInterrupt):
         list(write_shards(tmp_path, count=10, size=32))
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["shards.json"]
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -146,6 +168,28 @@ def test_shards_are_found_by_path_glob_and_braces(tmp_path: Path) -> None:
     assert find_shards(str(tmp_path / "*.tar")) == names
     assert find_shards(str(tmp_path / "00{0..1}.tar")) == names[:2]
     assert find_shards(str(tmp_path / "00{2,0}.tar")) == [names[0], names[2]]
+
+
+def test_what_a_brace_pattern_names_and_is_not_there_is_an_error(tmp_path: Path) -> None:
+    for i in (0, 2):
+        write_tar(tmp_path / f"{i}.tar", {"a.png": png(), "a.txt": b"x"})
+    with pytest.raises(DataError, match=r"2 of its 4 names are missing: \S+/1.tar, \S+/3.tar; a glob"):
+        find_shards(str(tmp_path / "{0..3}.tar"))
+    assert len(find_shards(str(tmp_path / "{0..2..2}.tar"))) == 2
+    with pytest.raises(DataError, match=r"1 of its 2 names are missing: \S+/b/\*.tar"):
+        find_shards(f"{tmp_path}/{{.,b}}/*.tar")
+
+
+def test_a_glob_takes_the_tars_among_other_files(shards: Path) -> None:
+    assert {path.suffix for path in shards.iterdir()} == {".json", ".tar"}
+    assert find_shards(f"{shards}/*") == [str(shards / "000000.tar")]
+
+
+@pytest.mark.parametrize("name", ["captions.json", "a.csv", "a.PARQUET"])
+def test_a_table_is_not_a_shard_and_the_message_names_the_command(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("[]")
+    with pytest.raises(DataError, match=f"{name}: not a tar; `unclip data pack"):
+        find_shards(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("pattern", ["nothing.tar", "*.tar", "{0..9}.tar", "{0..", ""])
@@ -199,6 +243,25 @@ def test_the_stream_is_endless_and_shuffled(shards: Path) -> None:
     in_order = [draw(sample(0, i), 64) for i in range(40)]
     assert [np.frombuffer(p, np.float32).tobytes() for p in pictures[:40]] != [i.tobytes() for i in in_order]
     assert len({text for _, text in several}) > 60  # one of several captions is drawn each time
+
+
+def test_the_shuffle_buffer_is_bounded_in_samples_and_in_bytes() -> None:
+    def content(sizes: list[int]) -> Iterator[dict[str, Any]]:
+        for i, size in enumerate(sizes):
+            read.append(i)
+            yield {"__key__": str(i), "png": bytes(size)}
+
+    read: list[int] = []
+    expected = wds.shuffle(7, initial=7, rng=random.Random(3))(content([1] * 50))
+    order = [one["__key__"] for one in expected]  # runs of earlier versions resume in their order
+    assert [one["__key__"] for one in shuffled(content([1] * 50), 7, random.Random(3))] == order
+    sizes, read = [1] * 20 + [100] * 20 + [5000] + [1] * 20, []
+    out: list[int] = []
+    for one in shuffled(content(sizes), 10, random.Random(3), limit=350):
+        waiting = [i for i in read if i not in {*out, int(one["__key__"])}]
+        assert len(waiting) < 10 and sum(sizes[i] for i in waiting) <= 450 + 5000 * (40 in waiting)
+        out.append(int(one["__key__"]))
+    assert sorted(out) == list(range(61)) and out != sorted(out)
 
 
 def test_reading_draws_nothing_from_the_global_generators(shards: Path) -> None:

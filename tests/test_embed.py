@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from itertools import islice
@@ -221,6 +222,65 @@ def test_two_processes_share_the_shards(
     assert one.pop("null").keys() == other.pop("null").keys() and one == other
 
 
+def counts(out: Path) -> tuple[list[str], int]:
+    """Names of the shards, and the number of images in the record."""
+    return sorted(path.name for path in out.glob("*.tar")), json.loads((out / "shards.json").read_text())[
+        "count"
+    ]
+
+
+def test_shards_that_changed_or_came_later_are_embedded_and_no_others(
+    pictures: Path, tiny_clip_folder: Path, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "a", tmp_path / "out"
+    shutil.copytree(pictures, source)
+
+    def embedded_now(pattern: str = str(source / "*.tar")) -> int:
+        return embed_shards(pattern, out, str(tiny_clip_folder), batch=8)
+
+    assert (embedded_now(), counts(out)) == (3, (["0.tar", "1.tar", "2.tar"], 24))
+    untouched = (out / "0.tar").stat().st_mtime_ns
+    good = list(read_samples([str(source / "1.tar")]))[:3]
+    write_shard(source / "1.tar", good)  # replaced under its name
+    assert (embedded_now(), counts(out)) == (1, (["0.tar", "1.tar", "2.tar"], 19))
+    assert embedded_now() == 0 and (out / "0.tar").stat().st_mtime_ns == untouched
+    (tmp_path / "b").mkdir()
+    write_shard(tmp_path / "b/1.tar", good[:2])  # another pack, numbered as the first
+    both = f"{{{source},{tmp_path / 'b'}}}/*.tar"
+    assert (embedded_now(both), counts(out)) == (1, (["0.tar", "1.tar", "2.tar", "b-1.tar"], 21))
+    with pytest.raises(DataError, match=r"out: holds embeddings of other shards \(\S+/b/1.tar\)"):
+        embedded_now()
+    shutil.rmtree(tmp_path / "b")
+    (source / "2.tar").unlink()
+    assert (embedded_now(), counts(out)) == (0, (["0.tar", "1.tar"], 11))
+    source.rename(tmp_path / "moved")
+    assert (embedded_now(str(tmp_path / "moved/*.tar")), counts(out)) == (0, (["0.tar", "1.tar"], 11))
+
+
+def test_two_packs_of_folders_of_the_same_name_embed_together(
+    pictures: Path, tiny_clip_folder: Path, tmp_path: Path
+) -> None:
+    good = list(read_samples([str(pictures / "0.tar")]))[:2]
+    for name in ("x", "y", "z"):
+        write_shard(tmp_path / name / "train/000000.tar", good)
+    embed_shards(str(tmp_path / "?/train/*.tar"), tmp_path / "out", str(tiny_clip_folder), batch=8)
+    names, count = counts(tmp_path / "out")
+    assert len(names) == 3 and count == 6
+
+
+def test_long_keys_and_captions_beyond_the_context_are_embedded_and_the_latter_counted(
+    pictures: Path, tiny_clip_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = next(read_samples([str(pictures / "0.tar")]))
+    key = "k" * 240
+    texts = {"captions": ["a cat", "a cat and " * 60]}
+    write_shard(tmp_path / "a.tar", [{**good, "__key__": key, "json": json.dumps(texts).encode()}])
+    embed_shards(str(tmp_path / "a.tar"), tmp_path / "out", str(tiny_clip_folder), batch=8)
+    assert next(read_samples([str(tmp_path / "out/a.tar")]))["__key__"] == key
+    assert json.loads((tmp_path / "out/shards.json").read_text())["cut"] == 1
+    assert "1 captions are longer than the CLIP's 48 tokens" in caplog.text
+
+
 # --- training from it ---
 
 
@@ -302,10 +362,6 @@ def test_what_cannot_be_embedded_is_refused(
         embed_shards(str(embedded / "*.tar"), tmp_path / "a", ref, batch=8)
     with pytest.raises(DataError, match="other shards"):
         embed_shards(str(pictures / "*.tar"), pictures, ref, batch=8)
-    with pytest.raises(DataError, match="two of the shards are called 0"):
-        (tmp_path / "more").mkdir()
-        (tmp_path / "more/0.tar").write_bytes(b"")
-        embed_shards(f"{{{pictures},{tmp_path / 'more'}}}/0.tar", tmp_path / "b", ref, batch=8)
     write_shard(tmp_path / "bad.tar", [{"__key__": "0", "txt": b"no picture"}])
     with pytest.raises(DataError, match=r"no sample could be used: \S+bad.tar: 1 no picture"):
         embed_shards(str(tmp_path / "bad.tar"), tmp_path / "c", ref, batch=8)
@@ -354,4 +410,6 @@ def test_the_command_embeds(pictures: Path, embedded: Path, tiny_clip_folder: Pa
     ]
     done = CliRunner().invoke(cli, [*arguments, "--batch", "5"])
     assert done.exit_code == 0 and done.output == f"{tmp_path / 'out'}\n"
+    again = CliRunner().invoke(cli, [*arguments, "--batch", "5"])
+    assert again.output == f"already embedded, nothing changed: {tmp_path / 'out'}\n"
     assert everything(tmp_path / "out") == everything(embedded)

@@ -261,6 +261,30 @@ def test_shards_hold_pictures_and_labels_in_order(tmp_path: Path) -> None:
         write_labelled(str(tmp_path / "b.npz"), tmp_path / "out")
 
 
+def test_a_data_set_that_changed_is_written_again(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16), "red").save(tmp_path / "in" / name / "a.png")
+    arguments = ["data", "labelled", str(tmp_path / "in"), str(tmp_path / "out")]
+    written = f"2 pictures: {tmp_path / 'out'}\n"
+    assert CliRunner().invoke(cli, arguments).output == written
+    assert CliRunner().invoke(cli, arguments).output == f"already written, nothing changed\n{written}"
+    record = tmp_path / "out/shards.json"
+    tree = json.loads(record.read_text())
+    del tree["content"]  # earlier versions noted none
+    record.write_text(json.dumps(tree))
+    assert "nothing changed" in CliRunner().invoke(cli, arguments).output
+    Image.new("RGB", (16, 16), "blue").save(tmp_path / "in/dog/a.png")  # as many as before
+    assert CliRunner().invoke(cli, arguments).output == written
+    pixels = [picture(one).getpixel((0, 0)) for one in read_samples([str(tmp_path / "out/000000.tar")])]
+    assert pixels == [(255, 0, 0), (0, 0, 255)]
+    np.savez(tmp_path / "a.npz", train_images=GREY, train_labels=LABELS)
+    write_labelled(str(tmp_path / "a.npz"), tmp_path / "arrays")
+    np.savez(tmp_path / "a.npz", train_images=GREY[:3], train_labels=LABELS[:3])
+    assert write_labelled(str(tmp_path / "a.npz"), tmp_path / "arrays") == 3
+    assert len(list(read_samples([str(tmp_path / "arrays/000000.tar")]))) == 3
+
+
 def test_a_stream_gives_the_labels_that_are_asked_for(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", train_images=GREY, train_labels=LABELS)
     write_labelled(str(tmp_path / "a.npz"), tmp_path / "out")

@@ -19,7 +19,8 @@ from PIL import Image
 
 from unclip.cli import cli
 from unclip.data.check import check
-from unclip.data.pack import Limits, PackJob, pack
+from unclip.data.examine import Limits
+from unclip.data.pack import PackJob, pack
 from unclip.data.sample import captions, picture
 from unclip.data.source import Unit, find_units
 from unclip.data.tar import find_shards, read_samples, write_shard
@@ -52,7 +53,7 @@ def packed_captions(out: Path) -> list[list[str]]:
 
 
 def everything(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 @pytest.fixture
@@ -80,9 +81,9 @@ def test_a_folder_of_pictures_with_text_or_json_beside_them(tmp_path: Path) -> N
     )
     packed = pack(job(source), tmp_path / "out")
     assert (packed.shards, packed.samples, packed.left_out) == (1, 3, {})
-    assert packed_captions(tmp_path / "out") == [["first"], ["text"], ["x", "y"]]
+    assert sorted(packed_captions(tmp_path / "out")) == [["first"], ["text"], ["x", "y"]]
     samples = list(read_samples([str(tmp_path / "out/000000.tar")]))
-    assert samples[1]["png"] == image(1)  # the file as it was
+    assert image(1) in [one.get("png") for one in samples]  # the file as it was
     assert picture(samples[0]).size == (80, 64)
 
 
@@ -103,7 +104,7 @@ def test_a_table_names_pictures_from_where_it_lies(tmp_path: Path, name: str, co
         {"in/a.png": image(1), "in/b.png": image(2), "in/a.txt": b"not this", name: content.encode()},
     )
     assert pack(job(tmp_path / name), tmp_path / "out").samples == 2
-    assert packed_captions(tmp_path / "out") == [["a cat, sleeping"], ["é"]]
+    assert sorted(packed_captions(tmp_path / "out")) == [["a cat, sleeping"], ["é"]]
 
 
 def test_tars_as_img2dataset_writes_them(tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_tars_as_img2dataset_writes_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.csv", b"file,caption\na,b\n", "row 1 has no 'path'; there are file, caption"),
+        ("t.csv", b"file,caption\na,b\n", "row 1 has no path, file_name, .* or url; there are file, caption"),
         ("t.csv", b"", "no rows in it"),
         ("t.tsv", b"\xff\xfe\xff", "cannot be read as a table"),
         ("t.jsonl", b"[1]\n", "cannot be read as a table"),
@@ -185,8 +186,11 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path: Path) -> None:
         "unreadable picture": 1,
         "unreadable caption": 1,
     }
-    # The first of two equal pictures has no caption: the other one takes its place.
-    assert packed_captions(tmp_path / "out") == [["the same picture, with a caption"]]
+    # One of the three equal pictures has no caption: another one takes its place.
+    assert packed_captions(tmp_path / "out") in ([["the same picture, with a caption"]], [["once more"]])
+    listed = [json.loads(line) for line in (tmp_path / "out/left-out.jsonl").read_text().splitlines()]
+    assert {"file": str(source / "d.png"), "reason": "too small"} in listed
+    assert len(listed) == 7 and {one["reason"] for one in listed} == packed.left_out.keys()
 
 
 def test_pictures_that_a_model_made_are_left_out_unless_they_are_wanted(tmp_path: Path) -> None:
@@ -215,6 +219,14 @@ def test_nothing_good_is_an_error(tmp_path: Path) -> None:
         pack(job(tmp_path / "in"), tmp_path / "out")
 
 
+def test_a_tar_whose_pictures_and_captions_lie_apart_is_explained(tmp_path: Path) -> None:
+    files = [{"__key__": str(i), "png": image(i)} for i in range(3)]
+    texts = [{"__key__": str(i), "txt": b"a cat"} for i in range(3)]
+    write_shard(tmp_path / "a.tar", [*files, *texts])
+    with pytest.raises(DataError, match="3 no caption, 3 no picture .*must follow each other: unpack it"):
+        pack(job(tmp_path / "a.tar"), tmp_path / "out")
+
+
 def test_duplicates_are_found_across_shards_whatever_the_number_of_processes(
     pictures: Path, tmp_path: Path
 ) -> None:
@@ -238,7 +250,7 @@ def test_a_packing_killed_in_the_middle_goes_on_to_the_same_bytes(pictures: Path
     code = """
 import sys, time
 from pathlib import Path
-from unclip.data import pack, tar
+from unclip.data import examine, pack, tar
 real = tar.tarfile.TarFile.addfile
 def slow(self, member, content):
     real(self, member, content)
@@ -248,7 +260,7 @@ def slow(self, member, content):
         print("now", flush=True)
         time.sleep(60)
 tar.tarfile.TarFile.addfile = slow
-pack.pack(pack.PackJob(sys.argv[1], pack.Limits(), 2), Path(sys.argv[2]), jobs=2)
+pack.pack(pack.PackJob(sys.argv[1], examine.Limits(), 2), Path(sys.argv[2]), jobs=2)
 """
     out = tmp_path / "killed"
     child = subprocess.Popen(
@@ -279,9 +291,6 @@ def test_a_finished_packing_is_left_as_it_is_and_another_refused(pictures: Path,
     assert pack(job(pictures), tmp_path / "out") == first and everything(tmp_path / "out") == before
     with pytest.raises(DataError, match="with another limits"):
         pack(job(pictures, min_side=10), tmp_path / "out")
-    files(pictures, {"new.jpg": image(50, kind="JPEG")})
-    with pytest.raises(DataError, match="with another listing"):
-        pack(job(pictures), tmp_path / "out")
     (tmp_path / "other").mkdir()
     (tmp_path / "other/a.tar").write_bytes(b"mine")
     with pytest.raises(DataError, match="other shards"):
@@ -289,18 +298,79 @@ def test_a_finished_packing_is_left_as_it_is_and_another_refused(pictures: Path,
     assert everything(tmp_path / "out") == before and everything(tmp_path / "other") == {"a.tar": b"mine"}
 
 
+def test_a_source_that_changed_is_packed_again(pictures: Path, tmp_path: Path) -> None:
+    bare = files(tmp_path / "bare", {f"{i}.png": image(20 + i) for i in range(3)} | {"0.txt": b"a"})
+    out = tmp_path / "out"
+    assert pack(job(bare, 2), out).left_out == {"no caption": 2}
+    files(bare, {"1.txt": b"b", "2.TXT": b"c"})
+    packed = pack(job(bare, 2), out)
+    assert (packed.samples, packed.left_out, packed.work) == (3, {}, "again")
+    assert not (out / "left-out.jsonl").exists()
+    assert pack(job(bare, 2), out).work == "none"
+    (bare / "2.png").write_bytes(image(30))  # under its name
+    (bare / "0.png").unlink()
+    assert (pack(job(bare, 2), out).samples, len(list(out.glob("*.tar")))) == (2, 1)
+    assert image(30) in [sample["png"] for sample in read_samples(find_shards(str(out / "*.tar")))]
+    kept = {path.name: path.read_bytes() for path in out.glob("*.tar")}
+    for text in bare.glob("*.[tT][xX][tT]"):
+        text.rename(text.with_suffix(".bak"))
+    with pytest.raises(DataError, match="no usable samples: 2 no caption"):
+        pack(job(bare, 2), out)
+    assert {path.name: path.read_bytes() for path in out.glob("*.tar")} == kept
+    for text in bare.glob("*.bak"):
+        text.rename(text.with_suffix(".txt"))
+    assert pack(job(bare, 2), out).samples == 2
+    next(out.glob("*.tar")).unlink()  # a record alone is no packing
+    assert (pack(job(bare, 2), out).work, len(list(out.glob("*.tar")))) == ("again", 1)
+
+
+def test_packing_again_touches_no_other_packing_in_a_folder_below(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pack(job(pictures), out)
+    pack(job(pictures), out / "train")
+    other = everything(out / "train")
+    assert pack(job(pictures), out).work == "none"
+    (pictures / "00.txt").write_bytes(b"changed")
+    assert pack(job(pictures), out).work == "again" and everything(out / "train") == other
+    with pytest.raises(DataError, match="with another split"):
+        pack(PackJob(str(pictures), Limits(), 1000, split=0.5), tmp_path / "out")
+    (tmp_path / "more/train").mkdir(parents=True)
+    (tmp_path / "more/train/a.tar").write_bytes(b"mine")
+    with pytest.raises(DataError, match="holds other shards"):
+        pack(PackJob(str(pictures), Limits(), 1000, split=0.5), tmp_path / "more")
+
+
+def test_what_failed_or_was_stopped_does_not_block_the_corrected_command(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(DataError, match="12 too small .*left-out.jsonl lists them"):
+        pack(job(pictures, min_side=100), out)
+
+    def stop(done: int, of: int) -> None:
+        if done == of - 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(job(pictures, 3), out, progress=stop)
+    assert list(out.glob("*.tar")) and not (out / "shards.json").exists()
+    assert pack(job(pictures, 5), out).shards == len(list(out.glob("*.tar"))) == 3
+
+
 # --- the command ---
 
 
 def test_the_command_packs_and_says_what_is_left_out(pictures: Path, tmp_path: Path) -> None:
     files(pictures, {"99.jpg": image(0, kind="JPEG"), "99.txt": b"again"})
-    done = CliRunner().invoke(
-        cli, ["data", "pack", str(pictures), str(tmp_path / "out"), "--shard-size", "6"]
-    )
-    assert done.output.splitlines() == [
+    command = ["data", "pack", str(pictures), str(tmp_path / "out"), "--shard-size", "7"]
+    told = [
         f"12 samples in 2 shards: {tmp_path / 'out'}",
         "left out: 1 duplicate",
+        f"listed in {tmp_path / 'out/left-out.jsonl'}",
     ]
+    assert CliRunner().invoke(cli, command).output.splitlines() == told
+    again = CliRunner().invoke(cli, command)
+    assert again.output.splitlines() == ["already packed, nothing changed", *told]
 
 
 def test_files_that_are_being_written_are_no_data(pictures: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`python -m unclip`, so that `accelerate launch -m unclip train …` works."""
+"""`python -m unclip`, so that `accelerate-launch -m unclip train …` works."""
 
 from unclip.cli import main
 

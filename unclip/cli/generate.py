@@ -28,7 +28,7 @@ def generate(
     \b
     unclip generate "a shiba inu wearing a beret" -n 4 --seed 7
     unclip generate "a corgi in space" -o "out/{prompt}-{seed}.png" --steps decoder=40 --guidance prior=2
-    accelerate launch -m unclip generate --prompts-file prompts.txt -o out/
+    accelerate-launch -m unclip generate --prompts-file prompts.txt -o out/
     """
     captions = read_captions(prompts, prompts_file)
     generate_all(common, captions, num_images, grid=grid, from_file=prompts_file is not None)

@@ -35,7 +35,7 @@ RECORD = "unclip-generate.json"  # file beside a job's images with the request
 
 
 class Share:
-    """This process's share of the work among the processes of `accelerate launch`."""
+    """This process's share of the work among the processes of `accelerate-launch`."""
 
     def __init__(self) -> None:
         self.rank, self.processes, self.device = 0, 1, None
@@ -154,7 +154,7 @@ def generate_all(
         )
     share, pattern = Share(), _pattern(common, total, grid=grid, numbered=from_file)
     if grid and share.processes > 1:
-        raise RequestError("--grid: one process makes the sheet; leave out accelerate launch")
+        raise RequestError("--grid: one process makes the sheet; leave out accelerate-launch")
     record = None
     if from_file and common.output is not None and not grid and "{" in pattern:
         record = _record(common, captions, num_images, pattern)

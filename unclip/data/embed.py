@@ -6,10 +6,13 @@ for the format.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import math
-from collections import Counter
+import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -21,11 +24,23 @@ from torch import Tensor
 from unclip.clip import Clip
 from unclip.data.embeddings import RECORD, find_embeddings
 from unclip.data.sample import BadSample, Skipped, captions, described, image_suffix, picture
-from unclip.data.tar import Progress, Sample, find_shards, read_record, read_shard, write_record, write_shard
+from unclip.data.tar import (
+    PIPE,
+    Progress,
+    Sample,
+    find_shards,
+    read_record,
+    read_shard,
+    stamp,
+    write_record,
+    write_shard,
+)
 from unclip.device import join_processes
 from unclip.errors import DataError
 from unclip.images import from_bytes, to_bytes
 from unclip.models.resolve import load_clip
+
+log = logging.getLogger(__name__)
 
 NOTES = ".embed"  # folder of the statistics of each shard
 
@@ -39,8 +54,10 @@ def embed_shards(
     tokens: bool = True,
     keep_pictures: bool = False,
     progress: Progress = lambda done, of: None,
-) -> None:
-    """Embed shards into shards of the same names in `out`.
+) -> int:
+    """Embed shards into shards of unique names in `out`; return how many this process embedded.
+
+    Shards whose files changed since they were embedded are embedded again.
 
     Args:
         ref: reference of the CLIP, see `unclip.models.resolve`.
@@ -50,32 +67,52 @@ def embed_shards(
         progress: called with the number of shards done and in total, of this process.
 
     Raises:
-        DataError: two shards have the same name, the shards hold embeddings already, no sample is usable, or
-            `out` holds other embeddings.
+        DataError: the shards hold embeddings already, no sample is usable, or `out` holds other embeddings.
     """
     paths = find_shards(pattern)
     if find_embeddings(paths):
         raise DataError(f"{pattern}: hold embeddings already; give the shards with the pictures")
-    names = _names(paths)
     state = join_processes()
     clip = load_clip(ref).to(state.device)
-    _begin(out, {"clip": clip.identity, "tokens": tokens, "shards": names, "pictures": keep_pictures})
-    share = list(zip(paths, names))[state.process_index :: state.num_processes]
-    for done, (path, name) in enumerate(share, start=1):
-        if not (note := out / NOTES / f"{name}.json").exists():
-            _embed_shard(path, out / f"{name}.tar", note, Encoder(clip, batch, tokens, keep_pictures))
+    works = _begin(out, paths, {"clip": clip.identity, "tokens": tokens, "pictures": keep_pictures})
+    share = works[state.process_index :: state.num_processes]
+    stale = [work for work in share if not work.done()]
+    progress(len(share) - len(stale), len(share))
+    for done, work in enumerate(stale, start=1 + len(share) - len(stale)):
+        _embed_shard(work, Encoder(clip, batch, tokens, keep_pictures))
         progress(done, len(share))
-    if all((out / NOTES / f"{name}.json").exists() for name in names):
-        _finish(out, clip, names, tokens, keep_pictures)
+    if all(work.done() for work in works):
+        _finish(out, clip, works, tokens, keep_pictures)
     state.destroy_process_group()
+    return len(stale)
+
+
+@dataclass(frozen=True)
+class ShardWork:
+    """The embedding of one shard.
+
+    Attributes:
+        source: path, URL or command of the shard.
+        target: the shard of embeddings.
+        note: its statistics, written last.
+    """
+
+    source: str
+    target: Path
+    note: Path
+
+    def done(self) -> bool:
+        """Return whether the shard is embedded as it is now. Earlier versions noted no stamps."""
+        note, now = read_record(str(self.note)), stamp(self.source)
+        return note is not None and note.get("stamp", now) == now
 
 
 class Encoder:
-    """Encodes samples with CLIP; accumulates statistics of z_i and counts skipped samples."""
+    """Encodes samples with CLIP; accumulates statistics of z_i, and counts skipped samples and cut captions."""
 
     def __init__(self, clip: Clip, batch: int, tokens: bool, keep_pictures: bool) -> None:
         self.clip, self.batch, self.tokens, self.keep_pictures = clip, batch, tokens, keep_pictures
-        self.count, self.skipped = 0, Skipped()
+        self.count, self.cut, self.skipped = 0, 0, Skipped()
         self.sum = torch.zeros(clip.width, dtype=torch.float64)
         self.square = torch.zeros(clip.width, dtype=torch.float64)
 
@@ -98,6 +135,9 @@ class Encoder:
     def _encode(self, part: list[tuple[Sample, list[str], Tensor]]) -> Iterator[Sample]:
         images = self.clip.encode_image(from_bytes(torch.stack([image for *_, image in part]))).float().cpu()
         texts = self.clip.encode_text([one for _, listed, _ in part for one in listed]).to("cpu")
+        lengths = texts.mask.sum(1).tolist()
+        for caption, length in zip(texts.captions, lengths):
+            self.cut += length >= self.clip.context and bool(self.clip.truncate(caption)[1])
         start = 0
         for (sample, listed, _), image_embed in zip(part, images):
             text = texts.rows(start, start + len(listed))
@@ -122,15 +162,7 @@ class Encoder:
             yield {"__key__": sample["__key__"], **kept, "safetensors": save(tensors)}
 
 
-def _names(paths: list[str]) -> list[str]:
-    names = [path.rpartition("/")[2].removesuffix(".tar") for path in paths]
-    twice = [name for name, n in Counter(names).items() if n > 1]
-    if twice:
-        raise DataError(f"two of the shards are called {twice[0]}; embed each folder into one of its own")
-    return names
-
-
-def _begin(out: Path, this: dict[str, Any]) -> None:
+def _begin(out: Path, paths: list[str], this: dict[str, Any]) -> list[ShardWork]:
     before = read_record(str(out / NOTES / "job.json"))
     if before is None and (any(out.glob("*.tar")) or (out / RECORD).exists()):
         raise DataError(f"{out}: holds other shards; give an empty folder")
@@ -140,24 +172,73 @@ def _begin(out: Path, this: dict[str, Any]) -> None:
             what = {
                 "clip": f"of CLIP {before.get(key)}, not of {this[key]}",
                 "pictures": f"{'with' if before[key] else 'without'} the pictures kept beside them",
-            }.get(key, f"of other {key}")
+            }.get(key, f"with another choice of {key}")
             raise DataError(f"{out}: holds embeddings {what}; give an empty folder")
+    known = before or {}
+    names = _names(paths, known.get("sources") or dict.fromkeys(known.get("shards", ()), ""), out)
     try:
         (out / NOTES).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror or error})") from None
-    write_record(out / NOTES / "job.json", this)
+    sources = {name: _place(path) for path, name in names.items()}
+    write_record(out / NOTES / "job.json", {**this, "sources": sources})
+    return [
+        ShardWork(path, out / f"{name}.tar", out / NOTES / f"{name}.json") for path, name in names.items()
+    ]
 
 
-def _embed_shard(path: str, target: Path, note: Path, encoder: Encoder) -> None:
+def _place(path: str) -> str:
+    """Return a shard's path such that it can be found from any folder."""
+    return path if path.startswith(PIPE) or "://" in path else os.path.abspath(path)
+
+
+def _names(paths: list[str], before: dict[str, str], out: Path) -> dict[str, str]:
+    """Choose a unique name for each shard: its file's name, with its folder's before it if that is taken.
+
+    Args:
+        before: names to sources of the shards that `out` holds. They keep their names. Those whose sources
+            are gone are removed.
+
+    Raises:
+        DataError: `out` holds embeddings of a shard that is there, and not among `paths`.
+    """
+    places = {_place(path): path for path in paths}
+    kept = {source: name for name, source in before.items() if source in places}
+    gone = {name: source for name, source in before.items() if source not in places}
+    found: dict[str, str] = {}
+    for place, path in places.items():
+        folder, _, file = path.rpartition("/")
+        base = file.removesuffix(".tar")
+        name = kept.get(place)
+        if name is None and base in gone and not os.path.exists(gone[base]):  # it was moved
+            del gone[base]
+            name = base
+        digest = hashlib.blake2b(place.encode(errors="surrogateescape"), digest_size=4).hexdigest()
+        choices = [base, f"{folder.rpartition('/')[2] or 'shards'}-{base}", f"{base}-{digest}"]
+        taken = {*found.values(), *kept.values(), *gone}
+        found[path] = name or next(one for one in choices if one not in taken)
+    for name, source in gone.items():
+        if os.path.exists(source):
+            raise DataError(f"{out}: holds embeddings of other shards ({source}); give an empty folder")
+        for left in (out / f"{name}.tar", out / NOTES / f"{name}.json"):
+            left.unlink(missing_ok=True)
+    return found
+
+
+def _embed_shard(work: ShardWork, encoder: Encoder) -> None:
     """Write a shard, then its statistics. A shard without statistics is written again on resume."""
-    encoded = encoder.encode(read_shard(path))
+    read = stamp(work.source)
+    encoded = encoder.encode(read_shard(work.source))
+    work.note.unlink(missing_ok=True)
+    work.target.unlink(missing_ok=True)  # of the shard as it was before
     for first in islice(encoded, 1):  # no empty shards
-        write_shard(target, chain([first], encoded))
+        write_shard(work.target, chain([first], encoded))
     write_record(
-        note,
+        work.note,
         {
+            "stamp": read,
             "count": encoder.count,
+            "cut": encoder.cut,
             "sum": encoder.sum.tolist(),
             "square": encoder.square.tolist(),
             "skipped": [[shard, reason, n] for (shard, reason), n in sorted(encoder.skipped.items())],
@@ -165,13 +246,18 @@ def _embed_shard(path: str, target: Path, note: Path, encoder: Encoder) -> None:
     )
 
 
-def _finish(out: Path, clip: Clip, names: list[str], tokens: bool, keep_pictures: bool) -> None:
-    notes = [note for name in names if (note := read_record(str(out / NOTES / f"{name}.json")))]
+def _finish(out: Path, clip: Clip, works: list[ShardWork], tokens: bool, keep_pictures: bool) -> None:
+    notes = [note for work in works if (note := read_record(str(work.note)))]
     count = sum(note["count"] for note in notes)
     skipped = [one for note in notes for one in note["skipped"]]
     if not count:
         reasons = Skipped({(shard, reason): n for shard, reason, n in skipped})
         raise DataError(f"{out}: no sample could be used: {described(reasons)}")
+    cut = sum(note.get("cut", 0) for note in notes)
+    if cut:
+        log.warning(
+            "%d captions are longer than the CLIP's %d tokens; the rest is not read", cut, clip.context
+        )
     null = clip.encode_text([""]).to("cpu", torch.float32) if tokens else None
     mean = [math.fsum(column) / count for column in zip(*(note["sum"] for note in notes))]
     square = [math.fsum(column) / count for column in zip(*(note["square"] for note in notes))]
@@ -183,6 +269,7 @@ def _finish(out: Path, clip: Clip, names: list[str], tokens: bool, keep_pictures
             "token_width": clip.token_width,
             "context": clip.context,
             "count": count,
+            "cut": cut,
             "mean": mean,
             "std": [math.sqrt(max(s - m * m, 0)) for s, m in zip(square, mean)],
             "null": null and {key: getattr(null, key).tolist() for key in ("ids", "embed", "tokens")},

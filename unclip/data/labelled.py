@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from unclip.data.arrays import Arrays, find_arrays
 from unclip.data.source import find_pictures
-from unclip.data.tar import Progress, read_record, write_record, write_shard
+from unclip.data.tar import Progress, read_record, stamp, write_record, write_shard
 from unclip.errors import DataError
 from unclip.text import legible, to_json
 
 RECORD = "shards.json"
 SHARD_SIZE = 5000
+SHARDS = "[0-9]" * 6 + ".tar"
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,13 @@ class Labelled:
         classes: names of the classes.
         labels: index into `classes` for each image.
         picture: function that returns the suffix and the bytes of image i.
+        content: hash of the images, or of their files' paths, sizes and times of change.
     """
 
     classes: tuple[str, ...]
     labels: tuple[int, ...]
     picture: Callable[[int], tuple[str, bytes]]
+    content: str
 
 
 def find_labelled(source: str, split: str) -> Labelled:
@@ -46,7 +52,10 @@ def find_labelled(source: str, split: str) -> Labelled:
     """
     arrays = find_arrays(source, split)
     if arrays is not None:
-        return Labelled(arrays.classes, tuple(arrays.labels.tolist()), partial(_png, arrays))
+        labels = tuple(arrays.labels.tolist())
+        content = hashlib.sha256(np.ascontiguousarray(arrays.images).data)
+        content.update(repr(labels).encode())
+        return Labelled(arrays.classes, labels, partial(_png, arrays), content.hexdigest())
     root = Path(source)
     folder = root / split if (root / split).is_dir() else root
     names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
@@ -56,7 +65,9 @@ def find_labelled(source: str, split: str) -> Labelled:
             f"{source}: not a known data set: `digits`, an .npz with {split}_images and {split}_labels, "
             "IDX files, CIFAR's folder, or a folder with a folder of pictures for each class"
         )
-    return Labelled(tuple(names), tuple(i for i, _ in files), lambda i: _file(files[i][1]))
+    stamps = repr([(os.fsencode(path), stamp(str(path))) for _, path in files]).encode()
+    content = hashlib.sha256(stamps).hexdigest()
+    return Labelled(tuple(names), tuple(i for i, _ in files), lambda i: _file(files[i][1]), content)
 
 
 def write_labelled(
@@ -65,20 +76,26 @@ def write_labelled(
     """Write a split into `out`/NNNNNN.tar and return its number of images.
 
     The caption is the name of the class; the JSON also holds the `label`, an integer. Existing shards are
-    kept, so the same call resumes.
+    kept, so the same call resumes. If the data set has changed since, all shards are written anew.
 
     Raises:
         DataError: the data set cannot be used (see `find_labelled`), or `out` holds other data.
     """
     found = find_labelled(source, split)
     this = {"source": source, "split": split, "classes": list(found.classes), "samples": len(found.labels)}
+    this["content"] = found.content
     before = read_record(str(out / RECORD))
     if before is None and any(out.glob("*.tar")):
         raise DataError(f"{out}: holds other shards; give an empty folder")
-    if before is not None and before != this:
+    if before is not None and any(before.get(key) != this[key] for key in ("source", "split")):
         raise DataError(f"{out}: holds {before.get('split')} of {before.get('source')}; give an empty folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
+        if before is not None and before != {
+            key: this.get(key) for key in before
+        }:  # earlier: without content
+            for path in out.glob(SHARDS):
+                path.unlink()
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror or error})") from None
     write_record(out / RECORD, this)

@@ -12,57 +12,45 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from unclip.data.sample import BadSample, captions, image_suffix, picture
+from unclip.data.examine import Finding, Limits, examine
+from unclip.data.sample import image_suffix
 from unclip.data.source import Unit, find_units
-from unclip.data.tar import Progress, Sample, read_record, write_record, write_shard
+from unclip.data.tar import Progress, read_record, write_lines, write_record, write_shard
 from unclip.errors import DataError
 from unclip.files import UNFINISHED
-from unclip.provenance.verify import WATERMARK, generated
-from unclip.provenance.watermark import detect
+from unclip.text import decode
 
 RECORD = "shards.json"
 NOTES = ".pack"  # folder of the first pass's results; removed at the end
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits on the size of images.
-
-    Attributes:
-        min_side: smallest shorter side in pixels.
-        max_side: largest longer side in pixels.
-        max_aspect: largest ratio of the longer to the shorter side.
-    """
-
-    min_side: int = 64
-    max_side: int = 16384
-    max_aspect: float = 3.0
-
-    def reason_against(self, size: tuple[int, int]) -> str | None:
-        """Return why an image of this size is left out; None if it is kept."""
-        short, long = sorted(size)
-        if short < self.min_side:
-            return "too small"
-        if long > self.max_side:
-            return "too large"
-        return "extreme aspect ratio" if long > self.max_aspect * short else None
+LEFT_OUT = "left-out.jsonl"  # names and reasons
+SHARDS = "[0-9]" * 6 + ".tar"
+TRAIN, VALIDATION = "train", "validation"  # folders of a split packing
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Result of a packing."""
+    """Result of a packing.
+
+    Attributes:
+        shards, samples: numbers of those written.
+        validation: number of those samples in the folder `validation`.
+        left_out: number of samples by reason.
+        work: new, again (the source had changed since it was packed) or none (nothing had changed).
+    """
 
     shards: int
     samples: int
-    left_out: dict[str, int]  # reason → samples
+    left_out: dict[str, int]
+    validation: int = 0
+    work: Literal["new", "again", "none"] = field(default="new", compare=False)
 
 
 @dataclass(frozen=True)
@@ -70,51 +58,78 @@ class PackJob:
     """Options of a packing. Two equal jobs write the same bytes.
 
     Attributes:
-        source: folder, table or shards; see `find_units`.
+        source, images, folder_caption: see `find_units`.
         limits: sizes of images that are kept.
         shard_size: samples per shard.
         keep_generated: keep images with metadata or a watermark of a generator.
+        split: share of the images that goes to the folder `validation`, drawn by a hash of their content; the
+            rest goes to `train`. 0 writes all into one folder.
     """
 
     source: str
     limits: Limits
     shard_size: int
     keep_generated: bool = False
+    images: str | None = None
+    folder_caption: str | None = None
+    split: float = 0.0
 
 
 def pack(job: PackJob, out: Path, *, jobs: int = 1, progress: Progress = lambda done, of: None) -> Packed:
-    """Pack `job.source` into `out`/NNNNNN.tar, then write shards.json.
+    """Pack `job.source` into `out`/NNNNNN.tar, then write shards.json, and left-out.jsonl if needed.
+
+    A source whose files changed since it was packed is packed again.
 
     Raises:
         DataError: the source has no usable samples, or `out` holds another packing.
     """
-    units = find_units(job.source, job.shard_size)
-    this = {**asdict(job), "listing": hashlib.sha256(json.dumps(units).encode()).hexdigest()}
-    finished = read_record(str(out / RECORD))
-    _same_job(
-        finished["job"] if finished and "job" in finished else read_record(str(out / NOTES / "job.json")),
-        this,
-        out,
+    units = find_units(
+        job.source,
+        job.shard_size,
+        images=Path(job.images) if job.images else None,
+        folder_caption=job.folder_caption,
+        shuffled=True,
     )
-    if finished:
-        return Packed(finished["shards"], finished["samples"], finished["left_out"])
-    _begin(out, this)
+    listing = hashlib.sha256()
+    for unit in units:
+        listing.update(json.dumps([unit, unit.stamps()]).encode())
+    this = {**asdict(job), "listing": listing.hexdigest()}
+    done = read_record(str(out / RECORD))
+    if done and _same_job(done.get("job"), this, out):
+        return Packed(
+            done["shards"], done["samples"], done["left_out"], done.get("validation", 0), work="none"
+        )
+    _begin(out, this, again=done is not None)
 
     with _mapping(jobs) as over:
-        for done, _ in enumerate(over(partial(_examine, out, job), enumerate(units)), start=1):
-            progress(done, 2 * len(units))
-        verdicts = _without_duplicates([_notes(out, i) for i in range(len(units))])
-        for done, _ in enumerate(
-            over(partial(_write, out), enumerate(zip(units, verdicts))), start=len(units) + 1
-        ):
-            progress(done, 2 * len(units))
+        for n, _ in enumerate(over(partial(_examine, out, job), enumerate(units)), start=1):
+            progress(n, 2 * len(units))
+        left_out: Counter[str] = Counter()
+        verdicts = _judge(out, job, len(units), left_out)
+        if not any(part is not None for unit in verdicts for part in unit):
+            shutil.rmtree(out / NOTES)
+            apart = {"no picture", "no caption"} <= left_out.keys()
+            hint = "; in a tar, the files of a sample must follow each other: unpack it" if apart else ""
+            raise DataError(
+                f"{job.source}: no usable samples: {counted(left_out)} ({out / LEFT_OUT} lists them){hint}"
+            )
+        if done:
+            _remove_shards(out, job.split)
+        work = enumerate(zip(units, verdicts))
+        for n, _ in enumerate(over(partial(_write, out), work), start=len(units) + 1):
+            progress(n, 2 * len(units))
 
-    left_out = Counter(reason for unit in verdicts for reason in unit if reason)
-    shards, samples = sum(None in unit for unit in verdicts), sum(unit.count(None) for unit in verdicts)
-    if not samples:
-        raise DataError(f"{job.source}: no usable samples: {counted(left_out)}")
-    packed = Packed(shards, samples, dict(left_out.most_common()))
-    write_record(out / RECORD, {**asdict(packed), "job": this})
+    parts = Counter(part for unit in verdicts for part in unit if part is not None)
+    packed = Packed(
+        len(_shards(out, job.split)),
+        parts.total(),
+        dict(left_out.most_common()),
+        parts[VALIDATION],
+        work="again" if done else "new",
+    )
+    record = {**asdict(packed), "job": this}
+    del record["work"]
+    write_record(out / RECORD, record)
     shutil.rmtree(out / NOTES)
     return packed
 
@@ -124,33 +139,64 @@ def counted(reasons: Counter[str]) -> str:
     return ", ".join(f"{n:,} {reason}" for reason, n in reasons.most_common())
 
 
-def content_hash(content: bytes) -> str:
-    """Hash the bytes of an image file, to find duplicates."""
-    return hashlib.blake2b(content, digest_size=12).hexdigest()
+def _folders(out: Path, split: float) -> list[Path]:
+    """Return the folders of the shards; others below `out` may hold other packings."""
+    return [out / TRAIN, out / VALIDATION] if split else [out]
 
 
-def _same_job(before: dict[str, Any] | None, this: dict[str, Any], out: Path) -> None:
+def _shards(out: Path, split: float) -> list[Path]:
+    return [path for folder in _folders(out, split) for path in folder.glob(SHARDS)]
+
+
+def _same_job(before: dict[str, Any] | None, this: dict[str, Any], out: Path) -> bool:
+    """Return whether `out` holds the packing of this job and of the source as it is.
+
+    Raises:
+        DataError: it holds something else.
+    """
     if before is None:
-        if any(out.glob("*.tar")) or (out / RECORD).exists():
-            raise DataError(f"{out}: holds other shards; give an empty folder")
-        return
-    different = [key for key in this if before.get(key) != this[key]]
-    if different:
-        raise DataError(
-            f"{out}: holds a packing with another {different[0]} ({before.get(different[0])}); give an "
-            "empty folder"
-        )
+        raise DataError(f"{out}: holds other shards; give an empty folder")
+    earlier = {"images": None, "folder_caption": None, "split": 0.0, **before}  # added later
+    for key in this:
+        if key != "listing" and earlier.get(key) != this[key]:
+            raise DataError(
+                f"{out}: holds a packing with another {key} ({earlier.get(key)}); give an empty folder"
+            )
+    shards = (read_record(str(out / RECORD)) or {}).get("shards")
+    return before.get("listing") == this["listing"] and len(_shards(out, this["split"])) == shards
 
 
-def _begin(out: Path, job: dict[str, Any]) -> None:
+def _begin(out: Path, job: dict[str, Any], *, again: bool) -> None:
+    """Prepare the folder: resume the same job, and remove what another one left when it was stopped.
+
+    Args:
+        again: whether `out` holds a finished packing; it stays until the new one is known to hold samples.
+    """
+    before = read_record(str(out / NOTES / "job.json"))
+    folders = _folders(out, job["split"])
+    if (
+        before is None
+        and not again
+        and any(path for folder in (out, *folders) for path in folder.glob("*.tar"))
+    ):
+        raise DataError(f"{out}: holds other shards; give an empty folder")
     try:
+        if before is not None and before != job:
+            shutil.rmtree(out / NOTES)
+            if not again:
+                _remove_shards(out, before.get("split", 0.0))
         (out / NOTES).mkdir(parents=True, exist_ok=True)
-        for folder in (out, out / NOTES):
+        for folder in (out, out / NOTES, *folders):
             for left in folder.glob(f"{UNFINISHED}*"):
-                left.unlink()
+                left.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror or error})") from None
     write_record(out / NOTES / "job.json", job)
+
+
+def _remove_shards(out: Path, split: float) -> None:
+    for path in (*_shards(out, split), out / RECORD):
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -170,68 +216,66 @@ def _examine(out: Path, job: PackJob, numbered: tuple[int, Unit]) -> None:
     """First pass: write why each sample of a unit is left out, or its image's hash."""
     number, unit = numbered
     path = out / NOTES / f"{number:06d}.json"
-    if path.exists():
-        return
-    found: list[tuple[str | None, str]] = []
-    for sample in unit.samples():
-        try:
-            captions(sample)
-            found.append((_reason_against(sample, job), content_hash(sample[image_suffix(sample)])))
-        except BadSample as error:
-            found.append(("too large" if error.reason == "decompression bomb" else error.reason, ""))
-    write_record(path, {"found": found})
+    if not path.exists():
+        found = examine(unit, job.limits, keep_generated=job.keep_generated)
+        write_record(path, {"found": found})
 
 
-def _reason_against(sample: Sample, job: PackJob) -> str | None:
-    """Return why a sample is left out, or None. Metadata come first, as they need no decoding."""
-    mark = None if job.keep_generated else generated(sample[image_suffix(sample)], watermark=False)
-    if mark is None:
-        image = picture(sample)
-        if reason := job.limits.reason_against(image.size):
-            return reason
-        if not job.keep_generated and detect(image, search=False).found:
-            mark = WATERMARK
-    return mark and f"generated ({mark})"
-
-
-def _notes(out: Path, number: int) -> list[tuple[str | None, str]]:
+def _notes(out: Path, number: int) -> list[Finding]:
     tree = read_record(str(out / NOTES / f"{number:06d}.json"))
     if tree is None:
         raise DataError(f"{out / NOTES}: was changed while packing; run the same command again")
-    return [(reason, key) for reason, key in tree["found"]]
+    return [Finding(*one) for one in tree["found"]]
 
 
-def _without_duplicates(units: Sequence[list[tuple[str | None, str]]]) -> list[list[str | None]]:
-    """Return the reasons per sample, with "duplicate" for all but the first of equal images."""
+def _judge(out: Path, job: PackJob, units: int, left_out: Counter[str]) -> list[list[str | None]]:
+    """Return the folder of each sample, "" for `out` itself; None for one that is left out.
+
+    Of equal images all but the first are left out. Lists what is left out in a file, and counts it.
+    """
     seen: set[str] = set()
     verdicts: list[list[str | None]] = []
-    for unit in units:
-        verdicts.append([])
-        for reason, key in unit:
-            verdicts[-1].append(reason or ("duplicate" if key in seen else None))
-            if reason is None:
-                seen.add(key)
+
+    def judged() -> Iterator[dict[str, str]]:
+        for number in range(units):
+            verdicts.append([])
+            for name, reason, key in _notes(out, number):
+                reason = reason or ("duplicate" if key in seen else None)
+                verdicts[-1].append(None if reason else _part(key, job.split))
+                if reason:
+                    left_out[reason] += 1
+                    yield {"file": name, "reason": reason}
+                else:
+                    seen.add(key)
+
+    write_lines(out / LEFT_OUT, judged())
+    if not left_out:
+        (out / LEFT_OUT).unlink()
     return verdicts
+
+
+def _part(key: str, split: float) -> str:
+    """Return the folder of an image with this hash."""
+    if not split:
+        return ""
+    return VALIDATION if int(key[:8], 16) < split * 2**32 else TRAIN
 
 
 def _write(out: Path, numbered: tuple[int, tuple[Unit, list[str | None]]]) -> None:
     """Second pass: write the samples of a unit that have no reason against them."""
     number, (unit, verdicts) = numbered
-    path = out / f"{number:06d}.tar"
-    if path.exists() or None not in verdicts:
-        return
-    write_shard(
-        path,
-        (
-            {
-                "__key__": f"{number:06d}{i:06d}",
-                **{
-                    suffix: sample[suffix]
-                    for suffix in (image_suffix(sample), "txt", "json")
-                    if suffix in sample
-                },
+    for part in sorted({one for one in verdicts if one is not None}):
+        path = out / part / f"{number:06d}.tar"
+        if not path.exists():
+            write_shard(path, _kept(number, unit, [one == part for one in verdicts]))
+
+
+def _kept(number: int, unit: Unit, kept: list[bool]) -> Iterator[dict[str, Any]]:
+    """Yield the samples of a unit that are kept; their text in UTF-8, whatever it was in."""
+    for i, (sample, keep) in enumerate(zip(unit.samples(), kept)):
+        if keep:
+            suffix = image_suffix(sample)
+            files = {
+                one: decode(sample[one], legacy=True).encode() for one in ("txt", "json") if one in sample
             }
-            for i, (sample, reason) in enumerate(zip(unit.samples(), verdicts))
-            if reason is None
-        ),
-    )
+            yield {"__key__": f"{number:06d}{i:06d}", suffix: sample[suffix], **files}

@@ -86,8 +86,8 @@ def captions(sample: Sample) -> list[str]:
         raise BadSample(sample, sample["__bad__"])
     try:
         about = _about(sample)
-        found = _listed(about.get("captions")) or _listed(about.get("caption"))
-        found = found or _listed(decode(sample.get("txt", b""), legacy=True))
+        found = caption_list(about.get("captions")) or caption_list(about.get("caption"))
+        found = found or caption_list(decode(sample.get("txt", b""), legacy=True))
     except ValueError as error:
         raise BadSample(sample, "unreadable caption", str(error)) from None
     if not found:
@@ -95,12 +95,16 @@ def captions(sample: Sample) -> list[str]:
     return found
 
 
-def _listed(value: object) -> list[str]:
-    """The captions in a value of the JSON: text, a number, or a list of these. None and NaN are no caption."""
+def caption_list(value: object) -> list[str]:
+    """Read the captions in a field: text, a number, or a list of these. None and NaN are no caption.
+
+    Raises:
+        ValueError: the field holds something else.
+    """
     if isinstance(value, list):
         if any(isinstance(one, list) for one in value):
             raise ValueError("a list in a list")
-        return [caption for one in value for caption in _listed(one)]
+        return [caption for one in value for caption in caption_list(one)]
     if value is None or (isinstance(value, float) and not isfinite(value)):
         return []
     if isinstance(value, bool) or not isinstance(value, str | int | float):

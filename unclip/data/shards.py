@@ -27,6 +27,7 @@ from unclip.clip.preprocess import Preprocess
 from unclip.config import Config
 from unclip.data.embeddings import EmbeddedText, Embeddings, find_embeddings, read_embedded
 from unclip.data.sample import SPARE, BadSample, Skipped, captions, described, label, picture, scaled
+from unclip.data.shuffle import shuffled
 from unclip.data.tar import Sample, find_shards, read_shard
 from unclip.errors import ConfigError, DataError
 from unclip.images import centre_square, to_bytes
@@ -152,9 +153,7 @@ class Stream(IterableDataset[Item]):
         self.opened = 0
         bad, fresh = Skipped(), Skipped()
         # Bad samples pass through the shuffle buffer too, so their counts follow the stream's order.
-        for seen, sample in enumerate(
-            wds.shuffle(size, initial=size, rng=order)(self._read(shards)), start=1
-        ):
+        for seen, sample in enumerate(shuffled(self._read(shards), size, order), start=1):
             try:
                 item = self._item(sample, rng)
             except BadSample as error:

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator
+from glob import glob
+from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from unclip.data.sample import IMAGE_SUFFIXES
-from unclip.data.tar import Sample, find_shards, read_shard
+from unclip.data.tables import METADATA, TABLES, Entry, read_rows, read_table
+from unclip.data.tar import PIPE, Sample, find_shards, read_shard, stamp
 from unclip.errors import DataError
 from unclip.files import UNFINISHED, find_files
-from unclip.text import decode, legible, lines, parse_json
+from unclip.text import legible
 
 log = logging.getLogger(__name__)
 
-TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
-COLUMNS = ("path", "caption")
-
-
-class Entry(NamedTuple):
-    """An image file and its caption; None reads the `.txt` or `.json` of the same name."""
-
-    path: str
-    caption: str | None
+BESIDE = ("txt", "TXT", "json", "JSON")  # suffixes of caption files
+MAGIC = {b"\x89PNG": "png", b"\xff\xd8": "jpg"}  # first bytes of images in Parquet files; webp otherwise
 
 
 class Unit(NamedTuple):
-    """The content of one shard: a tar, or a list of files."""
+    """The content of one shard: a tar, or a list of images."""
 
     tar: str | None
     entries: tuple[Entry, ...] = ()
@@ -38,35 +34,65 @@ class Unit(NamedTuple):
         """Yield the samples, always in the same order; unreadable ones are marked bad."""
         if self.tar is not None:
             yield from read_shard(self.tar)
+        for table, group in groupby(self.entries, lambda entry: entry.path if entry.row is not None else ""):
+            entries = list(group)
+            yield from _rows(table, entries) if table else map(_sample, entries)
+
+    def stamps(self) -> list[list[int] | None]:
+        """Return `stamp` of every file that the unit reads."""
+        files = [self.tar] if self.tar else list(dict.fromkeys(entry.path for entry in self.entries))
         for entry in self.entries:
-            yield _sample(entry)
+            if entry.captions is None:
+                files += map(str, _beside(Path(entry.path)))
+        return [stamp(file) for file in files]
 
 
-def find_units(source: str, size: int) -> list[Unit]:
+def find_units(
+    source: str,
+    size: int,
+    *,
+    images: Path | None = None,
+    folder_caption: str | None = None,
+    shuffled: bool = False,
+) -> list[Unit]:
     """Split a source into units; each unit becomes one shard.
 
     Args:
-        source: folder of images, table with columns `path` and `caption`, folder of tars, or a pattern.
-        size: files per unit; a tar is one unit of any size.
+        source: folder of images, table (see `read_table`), folder of tars or of Parquet files, or a pattern
+            of tars. Tables called metadata in a folder hold the captions of its images.
+        size: images per unit; a tar is one unit of any size.
+        images: folder that a table's paths are relative to. Default: the table's folder.
+        folder_caption: caption of an image in a folder without one; `{}` is the name of the image's folder.
+        shuffled: order image files by a hash of their paths, so that each unit is a sample of all.
 
     Raises:
         DataError: there is no such source, it is empty, or the table cannot be read.
     """
-    folder = Path(source)
-    if folder.is_dir():
-        tars = [str(path) for path in find_files(folder, "*.tar")]
-        if tars:
-            return [Unit(tar) for tar in tars]
-        entries = [Entry(str(path), None) for path in find_pictures(folder)]
+    path = Path(source)
+    base = path
+    if path.is_dir():
+        tars = find_files(path, "*.tar")
+        entries = [] if tars else _folder_entries(path, folder_caption)
         if not entries:
-            raise DataError(f"{source}: neither pictures (such as .jpg and .png) nor tars in it")
-    elif folder.suffix.lower() in TABLES:
-        entries = [_entry(folder, number, row) for number, row in enumerate(_rows(folder), start=1)]
+            tars = tars or find_files(path, "**/*.tar")
+            if not tars:
+                raise DataError(f"{source}: neither pictures (such as .jpg and .png) nor tars in it")
+            return [Unit(str(tar)) for tar in tars]
+    elif path.is_file() and path.suffix.lower() in TABLES:
+        entries, base = read_table(path, images), images or path.parent
         if not entries:
             raise DataError(f"{source}: no rows in it")
-    else:
+    elif path.exists() or PIPE in source or "://" in source or glob(source) or "{" in source:
         return [Unit(tar) for tar in find_shards(source)]
+    else:
+        raise DataError(f"{source}: no such folder, table or tar")
+    if shuffled and all(entry.row is None for entry in entries):
+        entries.sort(key=lambda entry: _hash(os.path.relpath(entry.path or ".", base)))
     return [Unit(None, tuple(entries[i : i + size])) for i in range(0, len(entries), size)]
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=12).digest()
 
 
 def find_pictures(folder: Path) -> list[Path]:
@@ -74,6 +100,11 @@ def find_pictures(folder: Path) -> list[Path]:
 
     Files of formats that need a plug-in are among them, so that they are counted.
     """
+    return [path for path in _files(folder) if path.suffix.lower().removeprefix(".") in IMAGE_SUFFIXES]
+
+
+def _files(folder: Path) -> list[Path]:
+    """Find all files below a folder, sorted; linked folders are followed."""
     found, seen = [], set()
     folders, links = [folder], list[Path]()
     while folders or links:
@@ -89,57 +120,67 @@ def find_pictures(folder: Path) -> list[Path]:
         for path in entries:
             if path.is_dir():
                 (links if path.is_symlink() else folders).append(path)
-            elif path.suffix.lower().removeprefix(".") in IMAGE_SUFFIXES and path.is_file():
+            elif path.is_file():
                 found.append(path)
     return sorted(path for path in found if not path.name.startswith(UNFINISHED))
+
+
+def _folder_entries(folder: Path, caption: str | None) -> list[Entry]:
+    files = _files(folder)
+    tables = [path for path in files if path.name.lower() in METADATA]
+    told = {(entry.path, entry.row): entry for table in tables for entry in _metadata(table)}
+    for path in files:
+        if path.suffix.lower().removeprefix(".") in IMAGE_SUFFIXES:
+            told.setdefault((str(path), None), Entry(str(path), _folder_caption(folder, path, caption)))
+    if not told:
+        tables = [path for path in files if path.suffix.lower() == ".parquet"]
+        return [entry for table in tables for entry in read_table(table)]
+    return sorted(told.values(), key=lambda entry: (entry.path, entry.row or 0))
+
+
+def _metadata(table: Path) -> list[Entry]:
+    try:
+        return read_table(table)
+    except DataError as error:  # a table of that name about something else
+        log.warning("%s; captions are read from the files beside the pictures", error)
+        return []
+
+
+def _folder_caption(source: Path, path: Path, caption: str | None) -> tuple[str, ...] | None:
+    if caption is None or path.parent == source or _beside(path):
+        return None
+    return (caption.replace("{}", path.parent.name.replace("_", " ")),)
+
+
+def _beside(path: Path) -> list[Path]:
+    """Find the caption files beside an image."""
+    return [beside for suffix in BESIDE if (beside := path.with_suffix(f".{suffix}")).is_file()]
 
 
 def _sample(entry: Entry) -> Sample:
     path = Path(entry.path)
     suffix = path.suffix.lower().removeprefix(".")
     sample: Sample = {"__key__": entry.path, "__url__": str(path.parent)}
+    if suffix not in IMAGE_SUFFIXES:
+        sample["__bad__"] = f"format not read: {suffix or 'none'}" if entry.path else "no file named"
+        return sample
     try:
         sample[suffix] = path.read_bytes()
-        if entry.caption is not None:
-            sample["txt"] = entry.caption.encode()
-        else:
-            for beside in ("txt", "json"):
-                if path.with_suffix(f".{beside}").is_file():
-                    sample[beside] = path.with_suffix(f".{beside}").read_bytes()
+        if entry.captions is not None:
+            return sample | entry.caption_files()
+        for beside in _beside(path):
+            sample.setdefault(beside.suffix.lower().removeprefix("."), beside.read_bytes())
+    except FileNotFoundError:
+        sample["__bad__"] = "no such file"
     except (OSError, ValueError):  # ValueError: a name that no file can have
         sample["__bad__"] = "unreadable file"
     return sample
 
 
-def _entry(table: Path, number: int, row: dict[str, Any]) -> Entry:
-    missing = [name for name in COLUMNS if name not in row]
-    if missing:
-        there = ", ".join(map(str, row)) or "none"
-        raise DataError(f"{table}: row {number} has no {missing[0]!r}; there are {there}")
-    return Entry(str(table.parent / str(row["path"])), str(row["caption"] or ""))
-
-
-def _rows(table: Path) -> Sequence[dict[str, Any]]:
-    try:
-        if table.suffix.lower() == ".parquet":
-            return _parquet_rows(table)
-        text = decode(table.read_bytes(), legacy=True)
-        if table.suffix.lower() == ".jsonl":
-            rows = [parse_json(line) for line in lines(text) if line.strip()]
-            if not all(isinstance(row, dict) for row in rows):
-                raise ValueError("a line is not an object")
-            return rows
-        dialect = "excel-tab" if table.suffix.lower() == ".tsv" else "excel"
-        return list(csv.DictReader(io.StringIO(text, newline=""), dialect=dialect))
-    except (OSError, ValueError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise DataError(f"{table}: cannot be read as a table ({reason})") from None
-
-
-def _parquet_rows(table: Path) -> Sequence[dict[str, Any]]:
-    try:
-        from pyarrow import parquet
-    except ImportError:
-        raise DataError(f"{table}: reading Parquet needs pyarrow: pip install pyarrow") from None
-    rows: list[dict[str, Any]] = parquet.read_table(table).to_pylist()
-    return rows
+def _rows(table: str, entries: list[Entry]) -> Iterator[Sample]:
+    """Samples of a Parquet file that holds the images themselves."""
+    contents = read_rows(table, [entry.row or 0 for entry in entries])
+    for entry, content in zip(entries, contents, strict=True):
+        suffix = next((suffix for magic, suffix in MAGIC.items() if content.startswith(magic)), "webp")
+        sample = {"__key__": f"{table}/{entry.row}", "__url__": table, suffix: content}
+        yield sample | entry.caption_files()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,6 +31,8 @@ Progress = Callable[[int, int], None]  # (done, total)
 
 PIPE = "pipe:"
 LARGEST_FILE = 256 * 2**20  # bytes; a damaged header can claim any size, and it would be read into memory
+NOT_SHARDS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt", ".zip", ".png", ".jpg", ".jpeg", ".webp")
+NAMED = 3  # missing shards that a message lists
 BLOCK = 2**16  # bytes per read; tarfile copies the rest of the block at every header
 
 
@@ -43,10 +46,16 @@ def find_shards(pattern: str) -> list[str]:
         names = list(braceexpand(pattern))
     except UnbalancedBracesError:
         names = [pattern]
-    found = sorted({match for name in names for match in _matches(name)})
-    if not found:
+    found = {name: _matches(name) for name in names}
+    if not any(found.values()):
         raise DataError(f"{pattern}: no such shards; `unclip data pack` makes them of your pictures")
-    return found
+    missing = [name for name, matches in found.items() if not matches]
+    if missing:
+        raise DataError(
+            f"{pattern}: {len(missing)} of its {len(found)} names are missing: "
+            f"{', '.join(missing[:NAMED])}{' …' * (len(missing) > NAMED)}; a glob (*) takes what is there"
+        )
+    return sorted({match for matches in found.values() for match in matches})
 
 
 def _matches(name: str) -> list[str]:
@@ -54,7 +63,20 @@ def _matches(name: str) -> list[str]:
         return [name]
     if "://" in name:
         return _remote_matches(name)
-    return [match for match in (glob(name) or [name]) if Path(match).is_file()]
+    found = [match for match in (glob(name) or [name]) if Path(match).is_file()]
+    tars = [match for match in found if Path(match).suffix.lower() not in NOT_SHARDS]
+    if found and not tars:
+        raise DataError(f"{found[0]}: not a tar; `unclip data pack` makes shards of a folder or a table")
+    return tars
+
+
+def stamp(path: str) -> list[int] | None:
+    """Size in bytes and time of change in ns of a local file, to notice changes; None for any other."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # no such file, a URL, a command
+        return None
+    return [found.st_size, found.st_mtime_ns]
 
 
 def _remote_matches(url: str) -> list[str]:
@@ -170,7 +192,7 @@ def read_samples(paths: Iterable[str]) -> Iterator[Sample]:
 
 def write_shard(path: Path, samples: Iterable[Sample]) -> None:
     """Write samples as a tar, atomically. Equal samples give equal bytes."""
-    with _new_file(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with _new_file(path) as temporary, tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
         for sample in samples:
             for suffix, content in sample.items():
                 if not suffix.startswith("__"):
@@ -183,6 +205,12 @@ def write_record(path: Path, tree: Mapping[str, Any]) -> None:
     """Write a JSON record of a shard or folder, atomically."""
     with _new_file(path) as temporary:
         temporary.write_text(to_json(tree, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def write_lines(path: Path, trees: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON Lines, atomically."""
+    with _new_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(to_json(tree) + "\n" for tree in trees)
 
 
 def read_record(url: str) -> dict[str, Any] | None:

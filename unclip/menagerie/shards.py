@@ -10,12 +10,14 @@ from pathlib import Path
 
 import webdataset as wds
 
+from unclip.data.tar import read_record, write_record
 from unclip.errors import DataError
 from unclip.files import new_file
 from unclip.menagerie.captions import caption
 from unclip.menagerie.drawing import draw
 from unclip.menagerie.scene import rng_for, sample
 
+RECORD = "shards.json"
 SHARD_SIZE = 1000
 CAPTIONS = 6  # per picture
 BRIEF = 2  # of these, the last ones
@@ -40,9 +42,19 @@ def write_shards(
         jobs: processes that render.
 
     Raises:
-        DataError: a shard cannot be written.
+        DataError: a shard cannot be written, or `out` holds other shards.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    this = {"count": count, "size": size, "seed": seed, "held_out": held_out, "siblings": siblings}
+    before = read_record(str(out / RECORD)) or {}
+    different = [key for key in this if before.get(key) != this[key]]
+    if different and any(out.glob("*.tar")):
+        what = (
+            f"the menagerie with another {different[0]} ({before[different[0]]})"
+            if different[0] in before
+            else "other shards"
+        )
+        raise DataError(f"{out}: holds {what}; give an empty folder")
+    write_record(out / RECORD, this)
     shards = [
         (out / f"{i:06d}.tar", range(i * SHARD_SIZE, min((i + 1) * SHARD_SIZE, count)))
         for i in range(-(-count // SHARD_SIZE))

@@ -30,6 +30,7 @@ from unclip.train.encoders import Sources, frozen_clip
 from unclip.train.feed import Feed, draw_seed, streams_fit
 from unclip.train.guard import GradientGuard, StopSignal
 from unclip.train.log import Log, Meter, start_trackers
+from unclip.train.notices import warn_of_data
 from unclip.train.plan import flops_per_image
 from unclip.train.samples import draw_samples, validate
 from unclip.train.start import start_from
@@ -88,6 +89,7 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
     if accelerator.scaler is not None and done.scaler:
         accelerator.scaler.load_state_dict(done.scaler)
     if main:
+        warn_of_data(run, config, stage, sources.training.paths)
         run.mkdir(parents=True, exist_ok=True)
         checkpoint.sweep(run)
         with new_file(run / "run.yaml") as file:

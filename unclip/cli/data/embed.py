@@ -21,11 +21,13 @@ from unclip.errors import RequestError
     "--keep-pictures", is_flag=True, help="Also store the pictures, to train decoders on the shards."
 )
 def embed(shards: str, out: Path, clip: str, batch: int, no_tokens: bool, keep_pictures: bool) -> None:
-    """Encode shards with CLIP once and store the embeddings as shards. Run again to resume.
+    """Encode shards with CLIP once and store the embeddings as shards.
+
+    Run again to resume, and to embed shards that are new or have changed.
 
     \b
     unclip data embed 'data/cats/*.tar' data/cats-embedded --clip openclip:ViT-L-14/openai
-    accelerate launch -m unclip data embed 'data/cats/*.tar' data/cats-embedded --clip runs/clip
+    accelerate-launch -m unclip data embed 'data/cats/*.tar' data/cats-embedded --clip runs/clip
     """
     if batch < 1:
         raise RequestError("--batch must be at least 1")
@@ -34,8 +36,8 @@ def embed(shards: str, out: Path, clip: str, batch: int, no_tokens: bool, keep_p
 
     tokens = not no_tokens
     with progress_bar("shard") as progress:
-        embed_shards(
+        fresh = embed_shards(
             shards, out, clip, batch=batch, tokens=tokens, keep_pictures=keep_pictures, progress=progress
         )
     if join_processes().is_main_process:
-        click.echo(str(out))
+        click.echo(str(out) if fresh else f"already embedded, nothing changed: {out}")

@@ -32,6 +32,9 @@ def labelled(source: str, out: Path, split: str) -> None:
     """
     from unclip.data.labelled import write_labelled
 
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
     with progress_bar("shard") as progress:
         count = write_labelled(source, out, split, progress)
+    if before and before == {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}:
+        click.echo("already written, nothing changed")
     click.echo(f"{count:,} pictures: {out}")

@@ -27,9 +27,11 @@ def menagerie(out: Path, count: int, size: int, seed: int, held_out: bool, sibli
         raise RequestError("--count, --siblings and --jobs must be at least 1, --size between 16 and 4096")
     from unclip.menagerie.shards import write_shards
 
+    drawn = False
     with progress_bar("picture") as progress:
         for done in write_shards(
             out, count=count, size=size, seed=seed, held_out=held_out, siblings=siblings, jobs=jobs
         ):
+            drawn = True
             progress(done, count)
-    click.echo(str(out))
+    click.echo(str(out) if drawn else f"already drawn, nothing changed: {out}")
