@@ -311,9 +311,9 @@ def test_a_rate_may_be_written_as_people_write_it(written: str, run_of: Any) -> 
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("optim.learning_rate=1", "optim.learning_rate: Extra inputs"),
-        ("stage.widht=5", "stage.widht: Extra inputs"),
-        ("stage.unet.chanels=5", "stage.unet.chanels: Extra inputs"),
+        ("optim.learning_rate=1", "optim.learning_rate: no such key"),
+        ("stage.widht=5", "stage.widht: no such key"),
+        ("stage.unet.chanels=5", "stage.unet.chanels: no such key"),
         (
             "stage.kind=piror",
             "no stage 'piror'; there are clip, decoder, pixels, prior, prior_ar, prior_onepass, upsampler",

@@ -18,12 +18,11 @@ from typing import NamedTuple, Self
 
 import webdataset as wds
 from PIL import Image
-from pydantic import Field
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from unclip.clip.preprocess import Preprocess
-from unclip.config import Config
+from unclip.data.config import DataConfig as DataConfig
 from unclip.data.embeddings import EmbeddedText, Embeddings, find_embeddings, read_embedded
 from unclip.data.sample import SPARE, BadSample, Skipped, captions, described, label, picture, scaled
 from unclip.data.tar import Sample, find_shards, read_shard
@@ -33,29 +32,6 @@ from unclip.images import to_bytes
 log = logging.getLogger(__name__)
 
 MIN_SAMPLES, MIN_SHARDS = 1000, 20  # read before a stream may fail for its share of bad samples
-
-
-class DataConfig(Config):
-    """Location and batching of the training samples.
-
-    Attributes:
-        shards: a path, glob or brace pattern of tar files, a `pipe:` command, or a URL that fsspec knows.
-        batch: images per process and accumulated part of a step.
-        workers: processes that read and decode.
-        shuffle: number of samples in the shuffle buffer.
-        calibration: number of images on which a new stage measures its statistics; embedded shards have them
-            in shards.json.
-        max_bad: largest share of unusable samples; above it the run stops.
-        validation: shards for the validation loss; not trained on.
-    """
-
-    shards: str
-    batch: int = Field(ge=1)
-    workers: int = Field(1, ge=0)
-    shuffle: int = Field(2000, ge=1)
-    calibration: int = Field(4096, ge=1)
-    max_bad: float = Field(0.1, ge=0, le=1)
-    validation: str | None = None
 
 
 class Item(NamedTuple):

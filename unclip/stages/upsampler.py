@@ -4,60 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from unclip.diffusion.diffusion import Cond, Denoise, DiffusionConfig, Prediction
+from unclip.diffusion.diffusion import Cond, Denoise, Prediction
 from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
 from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
 from unclip.errors import ConfigError
 from unclip.images import resize
-from unclip.nn.unet import UNet, UNetConfig
+from unclip.nn.unet import UNet
 from unclip.stages.batch import Batch
 from unclip.stages.config import SamplingConfig
-from unclip.stages.degradation import Kind, degrade
-from unclip.stages.diffusion import DiffusionStage, DiffusionStageConfig
-
-
-class UpsamplerConfig(DiffusionStageConfig):
-    """Configuration of an upsampler.
-
-    Attributes:
-        size: side of the output in pixels.
-        factor: ratio of the output's side to the input's.
-        crop_fraction: side of the training crops as a share of `size`; the network has convolutions only, so
-            it generalises from crops to whole images.
-        unet: shape of the network.
-        degradation: how the low-resolution input is degraded in training.
-        residual: predict what to add to the resized input instead of the whole x0, so that an untrained
-            network equals bicubic resampling. Small networks need it. For x0-prediction only.
-        catmull_rom: resize the input by Catmull–Rom splines without clamping, as Karlo does; otherwise by
-            torch's bicubic kernel, clamped to [−1, 1].
-        expert: use a second U-Net for the last step, at t = 0 (Karlo, which fine-tuned it adversarially).
-    """
-
-    kind: str = "upsampler"
-    size: int
-    factor: int = 4
-    crop_fraction: float = Field(0.25, gt=0, le=1)
-    unet: UNetConfig
-    degradation: Kind = "blur"
-    residual: bool = False
-    catmull_rom: bool = False
-    expert: bool = False
-    diffusion: DiffusionConfig = DiffusionConfig()
-    sampling: SamplingConfig = SamplingConfig(steps=27, sampler="ddim")
-
-    @model_validator(mode="after")
-    def _residual_of_x0(self) -> Self:
-        if self.residual and (self.diffusion.predict != "x0" or self.diffusion.variance == "learned"):
-            raise ValueError("residual needs diffusion.predict x0 and a fixed variance")
-        return self
+from unclip.stages.configs import UpsamplerConfig as UpsamplerConfig
+from unclip.stages.degradation import degrade
+from unclip.stages.diffusion import DiffusionStage
 
 
 class UpsamplerNetwork(nn.Module):
@@ -90,13 +54,13 @@ class Upsampler(DiffusionStage):
     def __init__(self, config: UpsamplerConfig) -> None:
         super().__init__(config)
         self.size, self.factor, self.degradation = config.size, config.factor, config.degradation
-        self.crop_fraction, self.catmull_rom = config.crop_fraction, config.catmull_rom
+        self._crop, self.catmull_rom = config.crop, config.catmull_rom
         self.expert = config.expert
         self.network = UpsamplerNetwork(config, outputs=6 if self.diffusion.learned else 3)
 
     @property
     def crop(self) -> int:
-        return round(self.size * self.crop_fraction)
+        return self._crop
 
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image is not None
