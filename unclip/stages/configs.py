@@ -184,6 +184,8 @@ class UpsamplerConfig(DiffusionStageConfig):
 
     def check_training(self) -> None:
         super().check_training()
+        if self.sampling.guidance != 1:
+            raise WrongValue("sampling.guidance", "must be 1: an upsampler reads no caption")
         self.unet.check_side("size", self.size)
         least = self.factor * (1 if self.degradation == "none" else SMALLEST_INPUT)
         if self.crop < least:
@@ -239,6 +241,11 @@ class PixelsConfig(DiffusionStageConfig):
         if self.continuous and (which.variance == "learned" or which.weight != "none"):
             raise WrongValue("continuous", "needs a diffusion of fixed variance and no weight")
         return self
+
+    def check_training(self) -> None:
+        super().check_training()
+        if self.sampling.guidance != 1 and not self.classes:
+            raise WrongValue("sampling.guidance", "must be 1: without classes there is nothing to guide to")
 
     @model_validator(mode="after")
     def _levels_divide_size(self) -> Self:

@@ -109,6 +109,7 @@ class AutoregressivePrior(BasePrior):
             if b.image_embed is not None and b.text is not None
         ]
         z_i, z_t = (torch.cat(part) for part in zip(*pairs, strict=True))
+        Moments.of(z_i).check()
         self.mean.copy_(z_i.mean(0))
         variance, vectors = torch.linalg.eigh(torch.cov(z_i.T))
         variance = variance.flip(0).clamp(min=0)

@@ -57,7 +57,8 @@ class WhitenedPrior(BasePrior):
         """Sets mean and std to the given moments, or measures them on the batches."""
         if moments is None:
             embeds = torch.cat([b.image_embed.float().cpu() for b in batches if b.image_embed is not None])
-            moments = Moments(embeds.mean(0), embeds.std(0))
+            moments = Moments.of(embeds)
+        moments.check()
         self.mean.copy_(moments.mean)
         self.std.copy_(moments.std.clamp(min=1e-4))  # a constant dimension must not divide by zero
 

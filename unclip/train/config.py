@@ -69,6 +69,7 @@ class TrainConfig(Config):
         compile: compile the repeated blocks with torch.compile.
         recompute: compute the blocks' activations again in the backward pass instead of keeping them: less
             memory, a third more work, the same bits.
+        log_every: steps between reports of the loss; the first step is always reported.
         save_every: steps between checkpoints.
         keep: number of the newest checkpoints that are kept.
         keep_every: checkpoints at multiples of this step are kept for ever; 0 for none.
@@ -88,6 +89,7 @@ class TrainConfig(Config):
     precision: Precision = "auto"
     compile: bool = False
     recompute: bool = False
+    log_every: int = Field(50, ge=1)
     save_every: int = Field(1000, ge=1)
     keep: int = Field(2, ge=1)
     keep_every: int = Field(0, ge=0)
