@@ -60,12 +60,6 @@ def test_what_is_needed_later_is_looked_at_first(
     assert not steps and not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_found_before_the_data_are_read(run_of: Any, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="choose another folder with --out"):
-        train(run_of("upsampler", "data.shards=nope.tar"), tmp_path / "file/run", progress=False)
-
-
 @pytest.mark.parametrize("bad", ["no captions", "no pictures"])
 def test_validation_shards_without_a_usable_sample_are_found_first(
     bad: str, run_of: Any, train_shards: str, tmp_path: Path, steps: list[int]
@@ -144,21 +138,6 @@ def test_a_run_that_goes_on_says_from_where(
     train(run_of("upsampler", "train.log_every=50"), tmp_path / "run", progress=False)
     assert "upsampler: resumed at step 2 of 4" in capsys.readouterr().err
     assert lines(tmp_path / "run", "step") == [1, 2, 3, 4]
-
-
-def test_other_data_on_resuming_are_said(
-    run_of: Any, train_shards: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    good = list(read_samples(find_shards(train_shards)))
-    path = tmp_path / "mine.tar"
-    write_shard(path, good[:12])
-    config = run_of("upsampler", f"data.shards={path}")
-    train(run_of("upsampler", f"data.shards={path}", "train.steps=2"), tmp_path / "run", progress=False)
-    train(run_of("upsampler", f"data.shards={path}", "train.steps=3"), tmp_path / "run", progress=False)
-    assert "shards" not in caplog.text
-    write_shard(path, good[:20])
-    train(config, tmp_path / "run", progress=False)
-    assert "data.shards are not those of the steps before" in caplog.text
 
 
 def test_tensorboard_gets_the_sheets_and_the_config(run_of: Any, tmp_path: Path) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import math
 
 import torch
 from torch import nn
@@ -14,20 +13,6 @@ from unclip.stages.base import Stage
 from unclip.stages.batch import Batch
 from unclip.stages.diffusion import DiffusionStage
 from unclip.train.config import RunConfig
-
-
-def check_place(run: Path) -> None:
-    """Check that the run's folder can be made.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    place = run.absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        reason = "may not be written to" if place.is_dir() else "is a file"
-        raise ConfigError(f"{run}: cannot be made ({place} {reason}); choose another folder with --out")
 
 
 def check_sampling(stage: Stage, config: RunConfig) -> None:
@@ -61,7 +46,7 @@ def check_validation(wrapped: nn.Module, batch: Batch, config: RunConfig) -> Non
     wrapped.eval()
     loss = wrapped(batch).mean().item()
     wrapped.train()
-    if loss != loss or loss in (float("inf"), float("-inf")):
+    if not math.isfinite(loss):
         raise ConfigError(
             f"{config.name}: data.validation {config.data.validation}: the untrained stage's loss is {loss}; "
             "the samples do not fit the stage"

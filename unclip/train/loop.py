@@ -25,7 +25,7 @@ from unclip.stages.base import Stage
 from unclip.train import checkpoint
 from unclip.train.blocks import prepare_blocks
 from unclip.train.checkpoint import Progress
-from unclip.train.checks import check_place, check_sampling, check_validation
+from unclip.train.checks import check_sampling, check_validation
 from unclip.train.config import OptimConfig, RunConfig
 from unclip.train.ema import Ema, full
 from unclip.train.encoders import Sources, frozen_clip
@@ -58,7 +58,6 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
     accelerator = _accelerator(config, run)
     main, optim, options = accelerator.is_main_process, config.optim, config.train
     torch.manual_seed(options.seed)
-    check_place(run)
     stage = stage_class(config.stage.kind)(config.stage)
     check_sampling(stage, config)
     sources = Sources.find(config.data, stage)
