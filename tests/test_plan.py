@@ -79,8 +79,8 @@ def test_a_dry_run_here_opens_the_data_and_the_clip(run_of: Any, tmp_path: Path)
     done = CliRunner().invoke(cli, command)
     assert done.exit_code == 0, done.output
     for said in (
-        f"# data: 1 shards of {config.data.shards} open",
-        "# validation: 1 shards",
+        f"# data: opened {config.data.shards} (shards: 1)",
+        "# validation: holds out 20.0% of the data",
         "# clip: tiny-clip@",
         "which runs in every step",
         "s per step (measured), 4 steps in",

@@ -117,7 +117,7 @@ def _suggestion(path: str, keys: Sequence[str]) -> str:
     beside = [key.rpartition(".")[2] for key in keys if key.rpartition(".")[0] == block]
     if near := get_close_matches(name, beside, n=1, cutoff=0.7):
         return f"did you mean {f'{block}.' if block else ''}{near[0]}?"
-    names = {key.rpartition(".")[2] for key in keys}
+    names = list(dict.fromkeys(key.rpartition(".")[2] for key in keys))
     elsewhere = get_close_matches(name, names, n=1, cutoff=0.65)
     if elsewhere:
         same = [key for key in keys if key.rpartition(".")[2] == elsewhere[0]]

@@ -92,7 +92,7 @@ class Shards(NamedTuple):
         Raises:
             DataError: nothing matches, or the shards mix images and embeddings.
         """
-        weights = {source: 1.0} if isinstance(source, str) else source
+        weights: Mapping[str, float] = {source: 1.0} if isinstance(source, str) else source
         found = cls(tuple(weights), tuple(map(_units, weights)), tuple(weights.values()), None)
         if not needs & {"image_embed", "text"}:
             return found

@@ -42,8 +42,8 @@ class Moments(NamedTuple):
         """
         if not self.std.max() > ROUNDING * self.mean.abs().max():
             raise DataError(
-                "the embeddings of the measured images are all the same; a deviation needs two different "
-                "images or more"
+                "the embeddings of the measured images (data.calibration) are all the same; their deviation "
+                "needs two different images or more"
             )
 
 

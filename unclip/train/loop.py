@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import math
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from tqdm import tqdm
 
 from unclip.clip import Clip
 from unclip.device import join_processes, peak_flops, quick_in_bf16
-from unclip.errors import ConfigError, DataError
+from unclip.errors import ConfigError
 from unclip.files import new_file
 from unclip.stages import stage_class
 from unclip.stages.base import Stage
+from unclip.stages.batch import Batch
 from unclip.train import checkpoint
 from unclip.train.blocks import prepare_blocks
 from unclip.train.checkpoint import Progress
@@ -70,22 +72,14 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
     done = _resume_point(saved, config, accelerator.num_processes)
     feed = Feed(config, stage, clip, accelerator, done.streams, sources)
     held_out = next(feed.validation()) if sources.validation else None
-    if saved and main:
-        tqdm.write(f"{config.name}: resumed at step {done.step} of {options.steps}", file=sys.stderr)
     if saved:
         checkpoint.refuse_another(saved, stage, config)
         checkpoint.load_weights_into(saved, stage)
+        if main:
+            tqdm.write(f"{config.name}: {_resumed(done.step, options.steps)}", file=sys.stderr)
     elif config.init is None or start_from(stage, config.init, config.clip):
         stored = sources.training.embeddings
-        shown = tqdm(
-            feed.calibration(), disable=not (main and progress), unit="batch", desc="measuring embeddings"
-        )
-        try:
-            stage.calibrate(shown, stored.moments if stored else None)
-        except DataError as error:
-            raise DataError(f"{config.name}: data.calibration: {error}") from None
-        finally:
-            shown.close()
+        stage.calibrate(_watched(feed, main and progress), stored.moments if stored else None)
     prepare_blocks(stage, options)
     optimizer = torch.optim.AdamW(
         stage.parameters(),
@@ -179,6 +173,19 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
     if stop.interrupted:
         raise KeyboardInterrupt
     return checkpoint.step_folders(run)[-1]
+
+
+def _resumed(step: int, steps: int) -> str:
+    if step >= steps:
+        return f"has its {steps} steps, nothing to do; more are trained with a larger train.steps"
+    return f"resumed at step {step} of {steps}"
+
+
+def _watched(feed: Feed, progress: bool) -> Iterator[Batch]:
+    """The batches for calibration with a progress bar, which appears when they are read."""
+    data = feed.config.data
+    total = -(-data.calibration // data.batch)
+    yield from tqdm(feed.calibration(), "measuring embeddings", total, disable=not progress, unit="batch")
 
 
 def due(step: int, every: int) -> bool:

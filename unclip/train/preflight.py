@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import replace
@@ -39,12 +40,11 @@ def describe_here(config: RunConfig) -> str:
     if sizes is not None:
         stage.for_clip(sizes)
     batch = _first(config, stage, clip, sources.training)
-    lines = [f"data: {len(sources.training.paths):,} shards of {sources.training.pattern} open"]
-    if sources.validation is not None:
-        _first(config, stage, clip, sources.validation)
-        lines.append(
-            f"validation: {len(sources.validation.paths):,} shards of {sources.validation.pattern} open"
-        )
+    lines = [f"data: opened {sources.training.pattern} (shards: {len(sources.training.paths):,})"]
+    if (held := sources.validation) is not None:
+        _first(config, stage, clip, held)
+        opened = f"opened {held.pattern} (shards: {len(held.paths):,})"
+        lines.append(f"validation: {f'holds out {held.share:.1%} of the data' if held.held_out else opened}")
     if sizes is not None:
         lines.append(
             f"clip: {sizes.identity}, {'which runs in every step' if clip else 'stored in the shards'}"
@@ -86,8 +86,9 @@ def _step(config: RunConfig, clip: Clip | None, batch: Batch, device: torch.devi
     seconds = 0.0
     for _ in range(2):
         started = time.monotonic()
-        stage(embed(batch, clip, stage.needs)).mean().backward()
-        _wait(device)
+        loss = stage(embed(batch, clip, stage.needs)).mean()
+        loss.backward()
+        loss.item()  # waits for the device
         seconds = time.monotonic() - started
     return seconds
 
@@ -103,16 +104,13 @@ def _speed(device: torch.device) -> float:
     return 2 * SIDE**3 / seconds
 
 
-def _wait(device: torch.device) -> None:
+def _memory(device: torch.device) -> float:
+    """Bytes of the device's memory; infinite if the operating system does not say."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _memory(device: torch.device) -> int:
-    """Bytes of the device's memory."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[1]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return float(torch.cuda.mem_get_info(device)[1])
+    if not hasattr(os, "sysconf"):  # Windows
+        return math.inf
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def _name(device: torch.device) -> str:
