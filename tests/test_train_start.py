@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from test_train_keys import lines, wandb  # noqa: F401  (a fixture)
 
 from unclip.data.tar import find_shards, read_samples, write_shard
-from unclip.errors import ConfigError, DataError, UnclipError
+from unclip.errors import ConfigError, DataError, TrainingError, UnclipError
 from unclip.stages.base import Stage
 from unclip.train.loop import train
 
@@ -190,3 +191,30 @@ def test_a_second_interrupt_stops_at_once(
         train(run_of("upsampler"), tmp_path / "run", progress=False)
     assert len(done) == 1 and "Ctrl-C again stops at once" in caplog.text
     assert signal.getsignal(signal.SIGINT) == before and not list((tmp_path / "run").glob("step-*"))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 90 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_too_little_memory_is_one_line_and_a_bug_is_not(
+    error: Exception, told: bool, run_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from click.testing import CliRunner
+
+    from unclip.cli import cli
+    from unclip.stages.upsampler import Upsampler
+
+    def fails(self: Stage, batch: Any) -> Any:
+        raise error
+
+    run_of("upsampler")
+    monkeypatch.setattr(Upsampler, "forward", fails)
+    arguments = ["train", str(tmp_path / "upsampler.yaml"), "-q", "--out", str(tmp_path / "run")]
+    caught = CliRunner().invoke(cli, arguments).exception
+    assert isinstance(caught, TrainingError if told else RuntimeError)
+    assert ("Lower data.batch" in str(caught)) == told

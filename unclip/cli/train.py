@@ -7,8 +7,10 @@ from pathlib import Path
 import click
 
 from unclip.cli.options import PATH
+from unclip.errors import TrainingError
 
 RUN = "a run"  # value of --keys without a stage
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 
 
 def _print_keys(context: click.Context, _: click.Parameter, stage: str | None) -> None:
@@ -80,6 +82,14 @@ def train(
     from unclip.device import join_processes
     from unclip.train.loop import train as train_stage
 
-    folder = train_stage(run, out or Path("runs") / run.name, progress=not quiet)
+    try:
+        folder = train_stage(run, out or Path("runs") / run.name, progress=not quiet)
+    except RuntimeError as error:  # torch's errors for GPUs and CPUs have no other class in common
+        if not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        raise TrainingError(
+            f"{run.name}: out of memory ({str(error).splitlines()[0][:200]}). Lower data.batch and raise "
+            "train.accumulate, set train.recompute=true, or make the stage smaller"
+        ) from None
     if join_processes().is_main_process:
         click.echo(str(folder))
