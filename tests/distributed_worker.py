@@ -13,7 +13,6 @@ from unclip.train.config import RunConfig
 
 
 def main() -> None:
-    loop.LOG_EVERY = 1
     Accelerator.end_training = lambda self: (
         None
     )  # it would close the process group, of which there is one for all runs

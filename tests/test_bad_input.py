@@ -169,7 +169,7 @@ def test_missing_and_foreign_tensors_are_named(refused: Any, copy: Path) -> None
         ({"kind": ".."}, "no stage"),
         ({"kind": 5}, "names no kind of stage"),
         ({"width": "wide"}, "width"),
-        ({"wings": 2}, "wings: Extra inputs"),
+        ({"wings": 2}, "wings: no such key"),
         ({"width": 64}, "tensor"),
         ({"heads": 3}, "heads 3 does not divide width 32"),
         ({"clip": "other@123"}, "was trained for CLIP other@123"),

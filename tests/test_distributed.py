@@ -16,7 +16,6 @@ import torch
 from tiny_runs import assert_same_bits
 
 from unclip.files import read_weights
-from unclip.train import loop
 from unclip.train.checkpoint import step_folders
 from unclip.train.config import RunConfig
 from unclip.train.loop import train
@@ -55,7 +54,9 @@ def trees(train_shards: str, tiny_clip_folder: Path) -> Any:
     ) -> dict[str, Any]:
         found = {}
         for kind in kinds:
-            tree = tiny_runs.tree(kind, train_shards, tiny_clip_folder, streams=STREAMS, **train_options)
+            tree = tiny_runs.tree(
+                kind, train_shards, tiny_clip_folder, streams=STREAMS, log_every=1, **train_options
+            )
             tree["data"]["batch"] = 8 // processes
             tree["train"]["steps"] = steps
             if "unet" in tree["stage"]:
@@ -67,9 +68,8 @@ def trees(train_shards: str, tiny_clip_folder: Path) -> Any:
 
 
 @pytest.fixture
-def alone(trees: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def alone(trees: Any, tmp_path: Path) -> Path:
     """The same runs on one process."""
-    monkeypatch.setattr(loop, "LOG_EVERY", 1)
     for kind, tree in trees(1).items():
         train(RunConfig.model_validate(tree), tmp_path / "alone" / kind, progress=False)
     return tmp_path / "alone"

@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from unclip.cli import cli
-from unclip.train.config import read_run
+from unclip.stages.configs import CONFIGS as KINDS
+from unclip.train.config import RunConfig, read_run
 from unclip.train.plan import flops_per_image, plan
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -68,3 +69,69 @@ def test_a_dry_run_prints_it_all_and_writes_nothing(tmp_path: Path) -> None:
     ):
         assert said in done.output
     assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_here_opens_the_data_and_the_clip(run_of: Any, tmp_path: Path) -> None:
+    config = run_of("decoder", "data.validation=0.2")
+    path = tmp_path / "decoder.yaml"
+    before = sorted(tmp_path.iterdir())
+    command = ["train", str(path), "--dry-run", "data.validation=0.2"]
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 0, done.output
+    for said in (
+        f"# data: opened {config.data.shards} (shards: 1)",
+        "# validation: holds out 20.0% of the data",
+        "# clip: tiny-clip@",
+        "which runs in every step",
+        "s per step (measured), 4 steps in",
+        "# memory: about",
+    ):
+        assert said in done.output, done.output
+    assert sorted(tmp_path.iterdir()) == before
+    for override, says in (
+        ("data.shards=nowhere.tar", "nowhere.tar"),
+        ("clip=nowhere", "nowhere"),
+        ("data.validation=nothing.tar", "nothing.tar"),
+        ("stage.sampling.sampler=nope", "no sampler 'nope'"),
+    ):
+        done = CliRunner().invoke(cli, [*command, override])
+        assert done.exit_code == 1 and says in str(done.exception)
+
+
+def test_what_does_not_fit_is_said(run_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unclip.train import preflight
+
+    monkeypatch.setattr(preflight, "_memory", lambda device: 2**20)
+    said = preflight.describe_here(run_of("upsampler"))
+    assert "too little; lower data.batch or set train.recompute=true" in said
+    assert "(estimated without the CLIP)" in said
+
+
+# --- the reference of keys ---
+
+
+@pytest.mark.parametrize("kind", [None, "clip", "decoder", "pixels", "prior", "prior_ar", "upsampler"])
+def test_every_key_is_printed_with_its_type_default_and_meaning(kind: str | None) -> None:
+    done = CliRunner().invoke(cli, ["train", "--keys", *([kind] if kind else [])])
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()
+    keys = [line.partition(": ")[0] for line in lines if line[:1].isalpha() and ": " in line][
+        : -1 if not kind else None
+    ]
+    expected = KINDS[kind].model_fields if kind else RunConfig.model_fields
+    prefix = "stage." if kind else ""
+    assert {f"{prefix}{name}" for name in expected} <= set(keys)
+    assert all(
+        lines[i + 1].startswith("    ") for i, line in enumerate(lines) if line.partition(": ")[0] in keys
+    )
+    if kind is None:
+        assert (
+            "data.batch: integer, ≥ 1, required" in lines
+            and "train.log_every: integer, ≥ 1, default 50" in lines
+        )
+        assert "optim.betas: list of 2 number ≥ 0 < 1, default [0.9, 0.999]" in lines
+
+
+def test_keys_of_a_stage_that_is_not_are_refused() -> None:
+    done = CliRunner().invoke(cli, ["train", "--keys", "piror"])
+    assert done.exit_code == 1 and "no stage 'piror'" in str(done.exception)

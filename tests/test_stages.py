@@ -273,7 +273,7 @@ def test_unknown_key_of_a_config_is_named(tmp_path: Path) -> None:
     prior().save(tmp_path)
     tree = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**tree, "depthh": 3}))
-    with pytest.raises(CheckpointError, match="depthh: Extra inputs are not permitted"):
+    with pytest.raises(CheckpointError, match="depthh: no such key; did you mean depth"):
         load_stage(tmp_path)
 
 
@@ -657,7 +657,7 @@ def test_a_noise_level_beyond_the_training_is_refused() -> None:
         options = SamplingConfig(steps=1, sampler="ddim", noise_level=level)
         with pytest.raises(RequestError, match=r"upsampler-32: noise_level 0.\d is above 0"):
             stage.sample(torch.zeros(1, 3, 8, 8), options, SeededNoise([1]))
-    with pytest.raises(ValueError, match=r"sampling.noise_level 0.3 is above noise_level 0.2"):
+    with pytest.raises(ValueError, match=r"sampling.noise_level.*must not exceed noise_level 0.2"):
         upsampler(noise_level=0.2, sampling=SamplingConfig(noise_level=0.3))
 
 

@@ -5,9 +5,11 @@ Each configuration class is in the module that it configures, not here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,7 +21,29 @@ from unclip.text import read_text
 class Config(BaseModel):
     """An immutable configuration; unknown keys are errors, so that typos do not pass silently."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def blocks(cls, key: str, value: object) -> list[type[Config]]:
+        """Return the config classes of the block under a key; none for a plain value.
+
+        Args:
+            value: content of the block, if the class depends on it.
+        """
+        return list(_configs_in(cls.model_fields[key].annotation))
+
+
+class WrongValue(ValueError):
+    """A value that cannot be right, raised by a validator that sees several keys.
+
+    Attributes:
+        key: the key to name, relative to the config that is validated.
+        problem: what is wrong with it.
+    """
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key} {problem}")
+        self.key, self.problem = key, problem
 
 
 C = TypeVar("C", bound=Config)
@@ -39,10 +63,75 @@ def parse(kind: type[C], tree: object, where: str) -> C:
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        lines = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        lines = "; ".join(_described(kind, tree, dict(problem)) for problem in error.errors())
         raise ConfigError(f"{where}: {lines}") from None
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def _configs_in(annotation: object) -> Iterator[type[Config]]:
+    if inspect.isclass(annotation) and issubclass(annotation, Config):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _configs_in(part)
+
+
+def _described(kind: type[Config], tree: dict[str, Any], problem: dict[str, Any]) -> str:
+    """Format one of pydantic's errors as `key.sub: problem`."""
+    path = _path(tree, problem)
+    if problem["type"] == "extra_forbidden":
+        return f"{path}: no such key; {_suggestion(path, list(_keys(kind, tree)))}"
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, WrongValue):
+        return f"{f'{path}.' if path else ''}{cause}"
+    value = problem["input"]
+    given = f", not {value!r}" if isinstance(value, int | float | str) and cause is None else ""
+    return f"{path}: {cause or problem['msg']}{given}"
+
+
+def _path(tree: Any, problem: Mapping[str, Any]) -> str:
+    """The key of an error, without the parts that name a branch of a union."""
+    parts = []
+    for part in problem["loc"]:
+        if (isinstance(tree, dict) and part in tree) or (
+            isinstance(tree, list | tuple) and isinstance(part, int)
+        ):
+            tree = tree[part]
+            parts.append(str(part))
+    if problem["type"] == "missing":
+        parts.append(str(problem["loc"][-1]))
+    return ".".join(parts)
+
+
+def _keys(kind: type[Config], tree: object, prefix: str = "") -> Iterator[str]:
+    """All keys that a config may have, as dotted paths."""
+    for name in kind.model_fields:
+        yield prefix + name
+        value = tree.get(name) if isinstance(tree, dict) else None
+        for block in kind.blocks(name, value):
+            yield from _keys(block, value, f"{prefix}{name}.")
+
+
+def _suggestion(path: str, keys: Sequence[str]) -> str:
+    """Say which key was probably meant: a similar one beside it, or one of the same name elsewhere."""
+    block, _, name = path.rpartition(".")
+    beside = [key.rpartition(".")[2] for key in keys if key.rpartition(".")[0] == block]
+    if near := get_close_matches(name, beside, n=1, cutoff=0.7):
+        return f"did you mean {f'{block}.' if block else ''}{near[0]}?"
+    names = list(dict.fromkeys(key.rpartition(".")[2] for key in keys))
+    elsewhere = get_close_matches(name, names, n=1, cutoff=0.65)
+    if elsewhere:
+        same = [key for key in keys if key.rpartition(".")[2] == elsewhere[0]]
+
+        def rank(key: str) -> tuple[bool, int, float]:
+            return (
+                key.partition(".")[0] != path.partition(".")[0] or not block,
+                key.count("."),
+                -SequenceMatcher(None, key, path).ratio(),
+            )
+
+        return f"did you mean {min(same, key=rank)}?"
+    return f"the keys of {block or 'a run'} are {', '.join(beside)}"
 
 
 def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -17,16 +17,14 @@ import inspect
 import logging
 import pkgutil
 import re
-import types
-import typing
 from collections.abc import Callable, Iterator
 
 import click
-from griffe import Docstring, DocstringSectionAttributes
-from pydantic.fields import FieldInfo
 
 from unclip.config import Config
 from unclip.stages.config import StageConfig
+from unclip.stages.configs import CONFIGS
+from unclip.train.keys import default, meanings, sentence, type_name
 
 log = logging.getLogger("mkdocs.hooks.reference")
 
@@ -119,22 +117,10 @@ def config(part: str) -> str:
     return "\n\n".join(_stages())
 
 
-def stage_kinds() -> dict[str, type[StageConfig]]:
-    """The config of every kind of stage in the package."""
-    import unclip.stages
-
-    homes = (
-        importlib.import_module(f"unclip.stages.{m.name}")
-        for m in pkgutil.iter_modules(unclip.stages.__path__)
-    )
-    found = {home.__name__.rpartition(".")[2]: home.STAGE.Config for home in homes if hasattr(home, "STAGE")}
-    return dict(sorted(found.items()))
-
-
 def _stages() -> Iterator[str]:
     shown: set[type[Config]] = set()
     nested: list[tuple[str, type[Config]]] = []
-    for kind, cls in stage_kinds().items():
+    for kind, cls in sorted(CONFIGS.items()):
         yield f"## `kind: {kind}` {{ #{anchor(cls)} }}\n\n{summary(cls)}\n\n{table(cls)}"
         shown.add(cls)
         nested += [("stage", inner) for inner in nested_configs(cls)]
@@ -156,13 +142,7 @@ def sections(pending: list[tuple[str, type[Config]]], shown: set[type[Config]]) 
 
 def nested_configs(cls: type[Config]) -> list[type[Config]]:
     """The configuration classes that the fields of this one hold."""
-    return [kind for field in cls.model_fields.values() for kind in _configs_in(field.annotation)]
-
-
-def _configs_in(annotation: object) -> list[type[Config]]:
-    if inspect.isclass(annotation) and issubclass(annotation, Config):
-        return [annotation]
-    return [kind for part in typing.get_args(annotation) for kind in _configs_in(part)]
+    return [kind for name in cls.model_fields for kind in cls.blocks(name, None)]
 
 
 def table(cls: type[Config]) -> str:
@@ -172,21 +152,10 @@ def table(cls: type[Config]) -> str:
     if missing:
         log.warning("%s: its docstring does not describe %s", cls.__qualname__, ", ".join(missing))
     rows = [
-        f"| `{name}` | {type_name(field)} | {default(field)} | {cell(said.get(name, ''))} |"
+        f"| `{name}` | {type_name(field, link)} | {default(field)} | {cell(said.get(name, ''))} |"
         for name, field in cls.model_fields.items()
     ]
     return "\n".join(["| key | type | default | meaning |", "| --- | --- | --- | --- |", *rows])
-
-
-def meanings(cls: type[Config]) -> dict[str, str]:
-    """What the docstrings of a class and of its parents say of each attribute."""
-    found: dict[str, str] = {}
-    for parent in reversed(cls.__mro__):
-        if parent.__doc__ and issubclass(parent, Config):
-            for section in Docstring(inspect.cleandoc(parent.__doc__)).parse("google", warnings=False):
-                if isinstance(section, DocstringSectionAttributes):
-                    found |= {attribute.name: attribute.description for attribute in section.value}
-    return found
 
 
 def summary(cls: type[Config]) -> str:
@@ -194,74 +163,9 @@ def summary(cls: type[Config]) -> str:
     return inspect.cleandoc(cls.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
 
 
-def type_name(field: FieldInfo) -> str:
-    """A field's type as readers of YAML know it, with its bounds."""
-    bounds = [f"{name} {value}" for item in field.metadata for name, value in _bounds(item)]
-    return ", ".join([_name(field.annotation), *bounds])
-
-
-def _bounds(item: object) -> Iterator[tuple[str, object]]:
-    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤", "multiple_of": "multiple of"}
-    for attribute, sign in signs.items():
-        if (value := getattr(item, attribute, None)) is not None:
-            yield sign, value
-
-
-def _name(annotation: object) -> str:
-    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return _name(parts[0])
-    if origin is typing.Literal:
-        return " or ".join(f"`{value}`" for value in parts)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(dict.fromkeys(_name(part) for part in parts))
-    if origin in (tuple, list):
-        inner = list(dict.fromkeys(_name(part) for part in parts if part is not Ellipsis))
-        count = "" if Ellipsis in parts or origin is list else f"{len(parts)} "
-        return f"list of {count}{' or '.join(inner)}"
-    if origin is dict:
-        return f"mapping of {_name(parts[0])} to {_name(parts[1])}"
-    if annotation is type(None):
-        return "null"
-    if inspect.isclass(annotation) and issubclass(annotation, Config):
-        return (
-            "a stage, by its `kind`"
-            if annotation is StageConfig
-            else f"[{annotation.__name__}](#{anchor(annotation)})"
-        )
-    plain = {int: "integer", float: "number", str: "text", bool: "true or false"}
-    return plain.get(annotation, getattr(annotation, "__name__", str(annotation)))  # type: ignore[call-overload, no-any-return]
-
-
-def default(field: FieldInfo) -> str:
-    """A field's default as YAML writes it; of a nested block, the keys that differ from that block's own
-    defaults.
-    """
-    if field.is_required():
-        return "required"
-    value = field.get_default(call_default_factory=True)
-    if isinstance(value, Config):
-        changed = value.model_dump(mode="json", exclude_defaults=True)
-        return (
-            f"`{{{', '.join(f'{name}: {plain(item)}' for name, item in changed.items())}}}`"
-            if changed
-            else "its own"
-        )
-    return f"`{plain(value)}`"
-
-
-def plain(value: object) -> str:
-    """A value in YAML's flow style."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return str(value).lower()
-        case list() | tuple():
-            return f"[{', '.join(map(plain, value))}]"
-        case dict():
-            return f"{{{', '.join(f'{name}: {plain(item)}' for name, item in value.items())}}}"
-    return str(value)
+def link(cls: type[Config]) -> str:
+    """A link to the section of a nested block."""
+    return "a stage, by its `kind`" if cls is StageConfig else f"[{cls.__name__}](#{anchor(cls)})"
 
 
 def anchor(cls: type[Config]) -> str:
@@ -271,8 +175,7 @@ def anchor(cls: type[Config]) -> str:
 
 def cell(text: str) -> str:
     """Text for a cell of a table."""
-    text = " ".join(text.split()).replace("|", "\\|")
-    return text[:1].upper() + text[1:]
+    return sentence(text).replace("|", "\\|")
 
 
 GENERATORS: dict[str, Callable[[str], str]] = {"cli": cli, "api": api, "modules": modules, "config": config}

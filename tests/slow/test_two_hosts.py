@@ -18,7 +18,6 @@ from PIL import Image
 from test_distributed import CONFIGS, losses
 
 from unclip.cli import cli
-from unclip.train import loop
 from unclip.train.config import RunConfig
 from unclip.train.loop import train
 
@@ -118,17 +117,12 @@ def launch(hosts: list[str], commands: list[list[str]]) -> list[str]:
 
 @pytest.mark.slow
 def test_two_hosts_have_the_curve_of_one_process(
-    hosts: list[str],
-    train_shards: str,
-    tiny_clip_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    hosts: list[str], train_shards: str, tiny_clip_folder: Path, tmp_path: Path
 ) -> None:
-    tree = tiny_runs.tree("upsampler", train_shards, tiny_clip_folder, streams=2)
+    tree = tiny_runs.tree("upsampler", train_shards, tiny_clip_folder, streams=2, log_every=1)
     (tmp_path / "runs.json").write_text(json.dumps({str(tmp_path / "together"): tree}))
     worker = Path(__file__).parents[1] / "distributed_worker.py"
     launch(hosts, [[str(worker), str(tmp_path / "runs.json")]] * 2)
-    monkeypatch.setattr(loop, "LOG_EVERY", 1)
     tree["data"]["batch"] *= 2
     train(RunConfig.model_validate(tree), tmp_path / "alone", progress=False)
     assert losses(tmp_path / "together") == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)

@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unclip.clip import Text
@@ -17,9 +16,9 @@ from unclip.clip.identity import stored_identity
 from unclip.clip.pooling import PooledTower
 from unclip.clip.preprocess import Preprocess
 from unclip.clip.torchvision_schemas import declare_missing_schemas
-from unclip.config import Config
 from unclip.errors import CheckpointError
 from unclip.files import find_files, load_weights, read_json
+from unclip.nn.config import Architecture as Architecture
 
 declare_missing_schemas()
 
@@ -28,51 +27,6 @@ from open_clip.tokenizer import SimpleTokenizer  # noqa: E402
 
 NORM_GROUPS = 8  # of the ResNets that the CLIP stage trains
 WEIGHTS = (".safetensors", ".bin", ".pt")  # suffixes of the weights that open_clip saves
-
-
-class Architecture(Config):
-    """A CLIP to build with open_clip's model class.
-
-    Attributes:
-        embed: width D of the shared embedding.
-        image_size: side of the vision tower's input in pixels.
-        patch: side of a vision transformer's patches in pixels.
-        vision_width: width of the vision tower.
-        vision_depth: depth of the vision tower. One number makes a transformer; four make CLIP's ResNet with
-            that many blocks per level, which learns small details (hats) from far fewer pictures.
-        vision_queries: number of attention queries that pool the vision tower's last map, see `PooledTower`;
-            the tower then has a level for each depth. 0 for open_clip's own towers.
-        text_width: width of the text transformer.
-        text_depth: depth of the text transformer.
-        head: channels per attention head, in both towers.
-        merges: number of CLIP's 48,894 byte-pair merges that the tokenizer keeps. The first ones are the most
-            frequent, so a prefix is a complete tokenizer that splits rare words further. The embedding table
-            shrinks with it (OpenAI's 49,408 rows would be most of a small model).
-        context: largest number of tokens of a caption.
-    """
-
-    embed: int = Field(ge=8)
-    image_size: int = 64
-    patch: int = 8
-    vision_width: int
-    vision_depth: int | tuple[int, ...]
-    vision_queries: int = Field(0, ge=0)
-    text_width: int
-    text_depth: int
-    head: int = 64
-    merges: int = Field(48_894, ge=0, le=48_894)
-    context: int = Field(77, ge=4)
-
-    @model_validator(mode="after")
-    def _tower_is_known(self) -> Self:
-        levels = None if isinstance(self.vision_depth, int) else len(self.vision_depth)
-        if self.vision_queries and (not levels or self.image_size % 2**levels):
-            raise ValueError(
-                "vision_queries needs a vision_depth per level, and an image_size that the levels halve"
-            )
-        if not self.vision_queries and levels not in (None, 4):
-            raise ValueError("vision_depth: one depth makes a transformer, four make CLIP's ResNet")
-        return self
 
 
 def tokenizer_with(merges: int, context: int) -> SimpleTokenizer:

@@ -59,7 +59,7 @@ def _started(loader: DataLoader[Any]) -> Iterator[Batch]:
 
 def _ignore_stop_signals(_: int) -> None:
     """Let a worker survive signals to the whole process group, as its trainer still saves a checkpoint."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -11,53 +11,35 @@ gets the uncropped image at CLIP's size, so z_i is the same for every stage, sto
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 import random
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, islice
+from pathlib import Path
 from typing import NamedTuple, Self
 
 import webdataset as wds
-from PIL import Image
-from pydantic import Field
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from unclip.clip.preprocess import Preprocess
-from unclip.config import Config
+from unclip.data.config import DataConfig as DataConfig
 from unclip.data.embeddings import EmbeddedText, Embeddings, find_embeddings, read_embedded
 from unclip.data.sample import SPARE, BadSample, Skipped, captions, described, label, picture, scaled
 from unclip.data.shuffle import shuffled
-from unclip.data.tar import Sample, find_shards, read_shard
+from unclip.data.source import Unit, find_units
+from unclip.data.tar import Sample
 from unclip.errors import ConfigError, DataError
 from unclip.images import centre_square, to_bytes
 
 log = logging.getLogger(__name__)
 
+FOLDER_UNIT = 256  # image files of a folder that are read one after the other
+ALL_SEEN = 30  # draws with replacement per unit after which every unit was most likely drawn
 MIN_SAMPLES, MIN_SHARDS = 1000, 20  # read before a stream may fail for its share of bad samples
-
-
-class DataConfig(Config):
-    """Location and batching of the training samples.
-
-    Attributes:
-        shards: a path, glob or brace pattern of tar files, a `pipe:` command, or a URL that fsspec knows.
-        batch: images per process and accumulated part of a step.
-        workers: processes that read and decode.
-        shuffle: number of samples in the shuffle buffer.
-        calibration: number of images on which a new stage measures its statistics; embedded shards have them
-            in shards.json.
-        max_bad: largest share of unusable samples; above it the run stops.
-        validation: shards for the validation loss; not trained on.
-    """
-
-    shards: str
-    batch: int = Field(ge=1)
-    workers: int = Field(1, ge=0)
-    shuffle: int = Field(2000, ge=1)
-    calibration: int = Field(4096, ge=1)
-    max_bad: float = Field(0.1, ge=0, le=1)
-    validation: str | None = None
 
 
 class Item(NamedTuple):
@@ -75,27 +57,75 @@ class Item(NamedTuple):
 
 
 class Shards(NamedTuple):
-    """The shards that a pattern matches.
+    """The shards of one or several sources.
 
     Attributes:
-        pattern: path, glob, brace pattern, command or URL.
-        paths: matching shards, sorted.
+        sources: pattern of shards, or path of a folder or table of images.
+        sets: units of each source.
+        weights: probability of each source, up to a factor.
         embeddings: record of the CLIP embeddings in the shards; None if there are none.
+        share: share of the samples that is held out for validation.
+        held_out: whether to read the samples that are held out; otherwise the others are read.
     """
 
-    pattern: str
-    paths: list[str]
+    sources: tuple[str, ...]
+    sets: tuple[tuple[Unit, ...], ...]
+    weights: tuple[float, ...]
     embeddings: Embeddings | None
+    share: float = 0.0
+    held_out: bool = False
+
+    @property
+    def pattern(self) -> str:
+        """The sources, for messages."""
+        return ", ".join(self.sources)
+
+    @property
+    def paths(self) -> list[str]:
+        """Path of each unit: the tar, or the folder of its first image."""
+        return [unit.tar or str(Path(unit.entries[0].path).parent) for units in self.sets for unit in units]
 
     @classmethod
-    def find(cls, pattern: str, needs: frozenset[str]) -> Self:
+    def find(cls, source: str | Mapping[str, float], needs: frozenset[str]) -> Self:
         """Find shards. Their record of embeddings is read only if `needs` contains embeddings.
+
+        Args:
+            source: pattern of shards, folder or table of images, or a mapping of several to their weights.
 
         Raises:
             DataError: nothing matches, or the shards mix images and embeddings.
         """
-        paths = find_shards(pattern)
-        return cls(pattern, paths, find_embeddings(paths) if needs & {"image_embed", "text"} else None)
+        weights: Mapping[str, float] = {source: 1.0} if isinstance(source, str) else source
+        found = cls(tuple(weights), tuple(map(_units, weights)), tuple(weights.values()), None)
+        if not needs & {"image_embed", "text"}:
+            return found
+        return found._replace(
+            embeddings=find_embeddings([f"{p}/" if Path(p).is_dir() else p for p in found.paths])
+        )
+
+    def wanted(self, source: int, unit: Unit, sample: Sample) -> bool:
+        """Whether a sample of a source is on this side of the hold-out."""
+        if not self.share:
+            return True
+        key, path = sample["__key__"], Path(self.sources[source])
+        if unit.tar is None:  # the key of an image file is its path
+            key = os.path.relpath(key, path if path.is_dir() else path.parent)
+        return held_out(key, self.share) == self.held_out
+
+
+def held_out(key: str, share: float) -> bool:
+    """Whether the sample of a key is among the share that is held out; the same on every machine."""
+    number = int.from_bytes(hashlib.blake2b(os.fsencode(key), digest_size=8).digest(), "big")
+    return number < share * 2**64
+
+
+def _units(source: str) -> tuple[Unit, ...]:
+    """Split a source into units that are read one after the other; image files are shuffled first."""
+    units = find_units(source, FOLDER_UNIT)
+    entries = [entry for unit in units for entry in unit.entries]
+    random.Random(0).shuffle(entries)
+    parts = [Unit(None, tuple(entries[i : i + FOLDER_UNIT])) for i in range(0, len(entries), FOLDER_UNIT)]
+    return (*(unit for unit in units if unit.tar is not None), *parts)
 
 
 class Stream(IterableDataset[Item]):
@@ -128,7 +158,8 @@ class Stream(IterableDataset[Item]):
         shards: Shards | None = None,
     ) -> None:
         self.config = config
-        pattern, self.paths, self.embeddings = shards or Shards.find(config.shards, needs)
+        self.shards = shards or Shards.find(config.shards, needs)
+        pattern, self.embeddings = self.shards.pattern, self.shards.embeddings
         self.seed, self.number = seed, number
         self.size = size if "image" in needs else None
         self.crop = crop or self.size
@@ -146,14 +177,12 @@ class Stream(IterableDataset[Item]):
         worker = get_worker_info()
         key = f"{self.seed}/{self.number}/{worker.id if worker else 0}"
         rng = random.Random(key)
-        shards = wds.ResampledShards(
-            self.paths, seed=rng.getrandbits(32), deterministic=True, worker_seed=lambda: 0
-        )
+        samples = self._mixed(rng.getrandbits(32))
         size, order = self.config.shuffle, random.Random(rng.getrandbits(32))
         self.opened = 0
         bad, fresh = Skipped(), Skipped()
         # Bad samples pass through the shuffle buffer too, so their counts follow the stream's order.
-        for seen, sample in enumerate(shuffled(self._read(shards), size, order), start=1):
+        for seen, sample in enumerate(shuffled(samples, size, order), start=1):
             try:
                 item = self._item(sample, rng)
             except BadSample as error:
@@ -165,14 +194,37 @@ class Stream(IterableDataset[Item]):
                 yield item._replace(skipped=fresh)
                 fresh = Skipped()
 
-    def _read(self, shards: Iterable[dict[str, str]]) -> Iterator[Sample]:
-        for shard in shards:
+    def _mixed(self, seed: int) -> Iterator[Sample]:
+        """Samples of the sources, in proportion to their weights."""
+        sets, weights = self.shards.sets, self.shards.weights
+        if len(sets) == 1:
+            return self._read(0, seed)
+        sources = [self._read(number, seed + 1 + number) for number in range(len(sets))]
+        rng = random.Random(seed)
+        return (next(rng.choices(sources, weights)[0]) for _ in count())
+
+    def _read(self, source: int, seed: int) -> Iterator[Sample]:
+        """Samples of a source's units, which are drawn with replacement, endlessly."""
+        units = self.shards.sets[source]
+        numbers = [str(number) for number in range(len(units))]
+        drawn = wds.ResampledShards(numbers, seed=seed, deterministic=True, worker_seed=lambda: 0)
+        found = False
+        for opened, shard in enumerate(drawn):
+            if not found and opened > ALL_SEEN * len(units):
+                raise DataError(
+                    f"{self.shards.pattern}: data.validation={self.shards.share:g} leaves no samples for "
+                    f"{'validation' if self.shards.held_out else 'training'}; there are too few"
+                )
             self.opened += 1
-            yield from read_shard(shard["url"])
+            unit = units[int(shard["url"])]
+            for sample in unit.samples():
+                if "__bad__" in sample or self.shards.wanted(source, unit, sample):
+                    found = True
+                    yield sample
 
     def _check_bad(self, bad: Skipped, seen: int) -> None:
         """Raise DataError if too many samples are bad, once enough samples and shards are read."""
-        enough = seen >= MIN_SAMPLES and self.opened > min(MIN_SHARDS, len(self.paths))
+        enough = seen >= MIN_SAMPLES and self.opened > min(MIN_SHARDS, sum(map(len, self.shards.sets)))
         if enough and (bad.total() > self.config.max_bad * seen or bad.total() == seen):
             raise DataError(
                 f"{bad.total()} of {seen} samples cannot be used, data.max_bad allows "
@@ -223,12 +275,18 @@ class Stream(IterableDataset[Item]):
 
     def _cropped(self, whole: Image.Image, rng: random.Random) -> Tensor:
         assert self.size and self.crop
-        image = scaled(whole, self.size)
-        if self.crop < self.size:
+        if self.config.crop == "pad":
+            image = ImageOps.pad(whole, (self.size, self.size), Image.Resampling.BICUBIC, "white")
+        else:
+            image = scaled(whole, self.size)
+        if self.crop < self.size or self.config.crop == "random":
             left, top = rng.randint(0, image.width - self.crop), rng.randint(0, image.height - self.crop)
         else:
             left, top = (image.width - self.crop) // 2, (image.height - self.crop) // 2
-        return to_bytes(image.crop((left, top, left + self.crop, top + self.crop)))
+        image = image.crop((left, top, left + self.crop, top + self.crop))
+        if self.config.random_flip and rng.random() < 0.5:
+            image = ImageOps.mirror(image)
+        return to_bytes(image)
 
 
 class Streams(IterableDataset[Item]):

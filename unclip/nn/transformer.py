@@ -3,36 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from unclip.config import Config
+from unclip.nn.config import TransformerConfig as TransformerConfig
 from unclip.nn.layers import attend
-
-
-class TransformerConfig(Config):
-    """Shape of a transformer.
-
-    Attributes:
-        width: width of the residual stream.
-        depth: number of blocks.
-        heads: number of attention heads; must divide the width.
-    """
-
-    width: int
-    depth: int
-    heads: int = Field(ge=1)
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"heads {self.heads} does not divide width {self.width}")
-        return self
-
 
 Activation = Callable[[Tensor], Tensor]
 

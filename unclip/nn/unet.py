@@ -3,71 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Literal, NamedTuple, Self, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from unclip.config import Config
+from unclip.nn.config import UNetConfig as UNetConfig
 from unclip.nn.layers import TimeEmbedding, number_dropout_layers, zero_init
 from unclip.nn.norm import GroupNorm
 from unclip.nn.unet_blocks import AttentionBlock, Refinement, Resample, ResBlock
-
-CHANNELS = 32  # the channels of a network are a multiple of it
-
-
-class UNetConfig(Config):
-    """Shape of a U-Net.
-
-    Attributes:
-        channels: number of channels at the highest resolution.
-        multipliers: factors of the channels, one per level; each level halves the resolution.
-        depth: residual blocks per level.
-        attention: levels (0 is the highest resolution) with self-attention and attention to the context.
-        middle_attention: whether the middle of the lowest level has attention.
-        head_channels: channels per attention head.
-        scale_shift: the time embedding scales and shifts the normalised features; otherwise it is added to
-            them.
-        dropout: dropout inside residual blocks, while training.
-        norm_groups: number of groups of group normalisation. Groups of one channel remove an image's overall
-            brightness, so a narrow network needs fewer groups.
-        resampling: resample between levels by a residual block (ADM) or one convolution (Ho et al. 2020).
-        patch: factor of the pixel unshuffle before the first layer (Shi et al. 2016); a network at 1024 px
-            then costs as much as one at 1024/patch. 1 is the paper's network.
-        refine: channels of a residual head that corrects the output at full resolution, across the borders of
-            patches, which otherwise show as a grain of their period. The identity at first. 0 for none.
-    """
-
-    channels: int = Field(ge=CHANNELS, multiple_of=CHANNELS)
-    multipliers: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
-    depth: int = Field(ge=1)
-    attention: tuple[int, ...] = ()
-    middle_attention: bool = False
-    head_channels: int = Field(64, ge=1)
-    scale_shift: bool = True
-    dropout: float = Field(0.0, ge=0, lt=1)
-    norm_groups: int = Field(32, ge=1)
-    resampling: Literal["block", "convolution"] = "block"
-    patch: int = Field(1, ge=1)
-    refine: int = Field(0, ge=0)
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        levels = len(self.multipliers)
-        if any(not 0 <= level < levels for level in self.attention):
-            raise ValueError(f"attention {self.attention}: the levels are 0 to {levels - 1}")
-        if self.channels % self.norm_groups:
-            raise ValueError(f"norm_groups {self.norm_groups} does not divide the {self.channels} channels")
-        attending = [*self.attention, *([levels - 1] if self.middle_attention else [])]
-        for width in (self.channels * self.multipliers[level] for level in attending):
-            if width > self.head_channels and width % self.head_channels:
-                raise ValueError(
-                    f"head_channels {self.head_channels} does not divide the width {width} of a level that "
-                    "attends"
-                )
-        return self
 
 
 class Conditions(NamedTuple):

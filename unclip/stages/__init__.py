@@ -8,12 +8,17 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unclip.errors import CheckpointError, ConfigError
 from unclip.files import read_json
-from unclip.stages.base import Stage
+from unclip.stages.configs import CONFIGS
 
-_NOT_STAGES = {"base", "batch", "config", "degradation", "diffusion", "prior_base"}
+if TYPE_CHECKING:
+    from unclip.stages.base import Stage
+    from unclip.stages.config import StageConfig
+
+_NOT_STAGES = {"base", "batch", "config", "configs", "degradation", "diffusion", "prior_base"}
 
 
 def stage_class(kind: str) -> type[Stage]:
@@ -30,10 +35,27 @@ def stage_class(kind: str) -> type[Stage]:
             raise  # the stage's own import is what failed
         found = None
     stage = getattr(found, "STAGE", None)
-    if not (isinstance(stage, type) and issubclass(stage, Stage)):
+    if not _is_stage(stage):
         kinds = sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _NOT_STAGES)
         raise ConfigError(f"no stage {kind!r}; there are {', '.join(kinds)}")
-    return stage
+    return stage  # type: ignore[no-any-return]
+
+
+def stage_config(kind: str) -> type[StageConfig]:
+    """The config class of a kind of stage. Does not import torch for the stages of this package.
+
+    Raises:
+        ConfigError: no such stage.
+    """
+    return CONFIGS.get(kind) or stage_class(kind).Config
+
+
+def _is_stage(found: object) -> bool:
+    if found is None:
+        return False
+    from unclip.stages.base import Stage  # imports torch, which checking a config does not need
+
+    return isinstance(found, type) and issubclass(found, Stage)
 
 
 def load_stage(folder: Path, *, keep_dtype: bool = False) -> Stage:

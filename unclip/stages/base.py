@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from unclip.clip import ClipSizes, same_clip
-from unclip.errors import ConfigError
+from unclip.errors import ConfigError, DataError
 from unclip.files import load_weights, save_weights, write_json
 from unclip.stages.batch import Batch
 from unclip.stages.config import StageConfig, parse_checkpoint
+
+ROUNDING = 1e-5  # deviation of equal embeddings, relative to their size, that rounding alone may give
 
 
 class Moments(NamedTuple):
@@ -26,6 +28,23 @@ class Moments(NamedTuple):
 
     mean: Tensor
     std: Tensor
+
+    @classmethod
+    def of(cls, z_i: Tensor) -> Self:
+        """Measure the moments of z_i [N, D]."""
+        return cls(z_i.mean(0), z_i.std(0) if len(z_i) > 1 else torch.zeros_like(z_i[0]))
+
+    def check(self) -> None:
+        """Check that the images differ.
+
+        Raises:
+            DataError: the deviation is 0 or not a number: of one image, or of copies of it.
+        """
+        if not self.std.max() > ROUNDING * self.mean.abs().max():
+            raise DataError(
+                "the embeddings of the measured images (data.calibration) are all the same; their deviation "
+                "needs two different images or more"
+            )
 
 
 class Stage(nn.Module, ABC):
@@ -69,6 +88,9 @@ class Stage(nn.Module, ABC):
         Args:
             batches: a few batches with embeddings; read only if `moments` are not enough.
             moments: of z_i over the whole data set, if its embeddings are precomputed.
+
+        Raises:
+            DataError: the embeddings do not differ, so they have no deviation to measure.
         """
 
     def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:

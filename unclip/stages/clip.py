@@ -13,27 +13,15 @@ from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
 from unclip.clip.identity import weights_identity
-from unclip.clip.openclip import Architecture, build, causal_mask, text_states, tokenize, tokenizer_with
+from unclip.clip.openclip import build, causal_mask, text_states, tokenize, tokenizer_with
 from unclip.clip.preprocess import Preprocess
 from unclip.files import load_weights, read_json, save_weights, write_json
 from unclip.stages.base import Stage
 from unclip.stages.batch import Batch
-from unclip.stages.config import StageConfig, parse_checkpoint
+from unclip.stages.config import parse_checkpoint
+from unclip.stages.configs import ClipConfig as ClipConfig
 
 LENGTH_GROUPS = 4  # parts that a batch of captions is split into, by length
-
-
-class ClipConfig(StageConfig):
-    """Configuration of a CLIP that is trained here.
-
-    Attributes:
-        name: first half of the identity of the trained weights; the second half is a hash of them.
-        architecture: shape of both encoders.
-    """
-
-    kind: str = "clip"
-    name: str = "clip"
-    architecture: Architecture
 
 
 class ClipStage(Stage):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from unclip.config import Config, parse
+from unclip.config import Config, WrongValue, parse
 from unclip.errors import CheckpointError, ConfigError, RequestError
 from unclip.files import read_json
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class SamplingConfig(Config):
@@ -33,10 +35,16 @@ class SamplingConfig(Config):
     sampler: str = "ddpm"
     eta: float = Field(0.0, ge=0, le=1)
     guidance: float = Field(1.0, ge=0, le=100, allow_inf_nan=False)
-    interval: tuple[float, float] | None = None
+    interval: tuple[Share, Share] | None = None
     rescale: float = Field(0.0, ge=0, le=1)
     candidates: int = Field(1, ge=1, le=64)
     noise_level: float = Field(0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _interval_ascends(self) -> Self:
+        if self.interval is not None and self.interval[0] > self.interval[1]:
+            raise WrongValue("interval", f"{list(self.interval)} must be [low, high] with low ≤ high")
+        return self
 
     def updated(self, changes: Mapping[str, Any]) -> SamplingConfig:
         """A copy with some fields changed.
@@ -67,6 +75,13 @@ class StageConfig(Config):
     kind: str
     clip: str | None = None
     sampling: SamplingConfig = SamplingConfig()
+
+    def check_training(self) -> None:
+        """Check what a saved stage may have, but a stage to train must not.
+
+        Raises:
+            WrongValue: the stage cannot be trained, or not be sampled as its config says.
+        """
 
 
 C = TypeVar("C", bound=StageConfig)

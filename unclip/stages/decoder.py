@@ -8,65 +8,24 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from pydantic import Field
 from torch import Tensor, nn
 
 from unclip.clip import Text
-from unclip.diffusion.diffusion import Cond, DiffusionConfig
+from unclip.diffusion.diffusion import Cond
 from unclip.diffusion.inpainting import Known
 from unclip.diffusion.noise import ExampleRng, SeededNoise
 from unclip.diffusion.samplers import Step
 from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
-from unclip.nn.transformer import TextEncoder, TransformerConfig
-from unclip.nn.unet import UNet, UNetConfig
+from unclip.nn.transformer import TextEncoder
+from unclip.nn.unet import UNet
 from unclip.stages.batch import Batch, drop_text, pad_to_same_length
 from unclip.stages.config import SamplingConfig
-from unclip.stages.diffusion import DiffusionStage, DiffusionStageConfig
+from unclip.stages.configs import DecoderConfig as DecoderConfig
+from unclip.stages.configs import TextEncoderConfig as TextEncoderConfig
+from unclip.stages.diffusion import DiffusionStage
 
 EXTRA_TOKENS = 4  # number of context tokens projected from z_i
 EXTRA_CHANNELS = 4  # extra input channels of an inpainting decoder: known pixels and their mask
-
-
-class TextEncoderConfig(TransformerConfig):
-    """Shape of the decoder's own text encoder, which is trained with it (GLIDE, DALL·E 2).
-
-    Attributes:
-        vocabulary: number of tokens.
-        context: number of tokens of a caption.
-    """
-
-    vocabulary: int
-    context: int
-
-
-class DecoderConfig(DiffusionStageConfig):
-    """Configuration of a decoder: z_i and a caption to a picture.
-
-    Attributes:
-        size: side of the pictures in pixels.
-        embed: width D of CLIP's embeddings.
-        token_width: width of CLIP's token states.
-        context_width: width of the tokens that the U-Net attends to.
-        unet: shape of the network.
-        text_encoder: a text encoder of its own. None to read CLIP's token states.
-        embed_drop: share of z_i dropped in training, for classifier-free guidance.
-        text_drop: share of the captions dropped in training.
-        inpaint: whether the network also gets the known pixels and their mask, as GLIDE's inpainting model
-            does (Nichol et al. 2021, §2.4).
-    """
-
-    kind: str = "decoder"
-    size: int = 64
-    embed: int
-    token_width: int
-    context_width: int
-    unet: UNetConfig
-    text_encoder: TextEncoderConfig | None = None
-    embed_drop: float = Field(0.1, ge=0, le=1)
-    text_drop: float = Field(0.5, ge=0, le=1)
-    inpaint: bool = False
-    diffusion: DiffusionConfig = DiffusionConfig(variance="learned", objective="hybrid")
-    sampling: SamplingConfig = SamplingConfig(steps=50, guidance=3.0)
 
 
 class DecoderNetwork(nn.Module):

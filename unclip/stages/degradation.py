@@ -6,7 +6,6 @@ import io
 import math
 import random
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from unclip.images import to_pil, to_tensor
+from unclip.stages.configs import Degradation
 
-Kind = Literal["none", "blur", "bsr"]
 
-
-def degrade(low: Tensor, kind: Kind, seeds: Sequence[int]) -> Tensor:
+def degrade(low: Tensor, kind: Degradation, seeds: Sequence[int]) -> Tensor:
     """Degrades low-resolution images [B, 3, h, w] in [−1, 1], each by its own seed.
 
     Args:

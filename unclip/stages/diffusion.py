@@ -8,22 +8,13 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from unclip.diffusion.diffusion import Cond, Denoise, Diffusion, DiffusionConfig, Guidance
+from unclip.diffusion.diffusion import Cond, Denoise, Diffusion, Guidance
 from unclip.diffusion.noise import ExampleRng, SeededNoise
 from unclip.diffusion.samplers import Step, find_sampler
 from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
 from unclip.stages.base import Stage
-from unclip.stages.config import SamplingConfig, StageConfig
-
-
-class DiffusionStageConfig(StageConfig):
-    """The config fields of every denoising stage.
-
-    Attributes:
-        diffusion: the diffusion's schedule, prediction and loss.
-    """
-
-    diffusion: DiffusionConfig = DiffusionConfig()
+from unclip.stages.config import SamplingConfig
+from unclip.stages.configs import DiffusionStageConfig as DiffusionStageConfig
 
 
 class DiffusionStage(Stage):

@@ -8,13 +8,12 @@ noise with a fixed covariance; Song et al. 2021 do the same in continuous time. 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal, Self
+from typing import ClassVar
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from unclip.diffusion.diffusion import Cond, DiffusionConfig
+from unclip.diffusion.diffusion import Cond
 from unclip.diffusion.flow import START
 from unclip.diffusion.gaussian import broadcast_to
 from unclip.diffusion.noise import SeededNoise
@@ -22,49 +21,11 @@ from unclip.diffusion.samplers import Step
 from unclip.diffusion.sde import VP, Score, score_matching
 from unclip.errors import DataError, RequestError
 from unclip.nn.transformer import embedding
-from unclip.nn.unet import UNet, UNetConfig
+from unclip.nn.unet import UNet
 from unclip.stages.batch import Batch
 from unclip.stages.config import SamplingConfig
-from unclip.stages.diffusion import DiffusionStage, DiffusionStageConfig
-
-
-class PixelsConfig(DiffusionStageConfig):
-    """Configuration of a diffusion model of small images, unconditional or class-conditional.
-
-    Attributes:
-        size: side of the pictures in pixels; divisible by 2 for each level of the U-Net but the first.
-        channels: 1 for grey pictures, 3 for coloured ones.
-        classes: number of classes; 0 for an unconditional model.
-        label_drop: share of the labels dropped in training, for classifier-free guidance.
-        continuous: train in the continuous time of the VP SDE instead of at T timesteps; the linear schedule
-            is its discretisation.
-        flips: mirror half of the images in training.
-        dequantise: add uniform noise of one level's width to the training data, which gives it a density.
-            Likelihoods by the ODE need it.
-        unet: shape of the network.
-    """
-
-    kind: str = "pixels"
-    size: int = Field(ge=4)
-    channels: Literal[1, 3] = 3
-    classes: int = Field(0, ge=0)
-    label_drop: float = Field(0.1, ge=0, le=1)
-    continuous: bool = False
-    flips: bool = False
-    dequantise: bool = False
-    unet: UNetConfig
-    diffusion: DiffusionConfig = DiffusionConfig(schedule="linear", variance="fixed_large")
-    sampling: SamplingConfig = SamplingConfig(steps=1000)
-
-    @model_validator(mode="after")
-    def _continuous_is_vp(self) -> Self:
-        which = self.diffusion
-        chosen = (which.schedule, which.predict, which.objective)
-        if self.continuous and chosen != ("linear", "eps", "simple"):
-            raise ValueError("continuous needs diffusion.schedule linear, predict eps and objective simple")
-        if self.continuous and (which.variance == "learned" or which.weight != "none"):
-            raise ValueError("continuous needs a diffusion of fixed variance and no weight")
-        return self
+from unclip.stages.configs import PixelsConfig as PixelsConfig
+from unclip.stages.diffusion import DiffusionStage
 
 
 class PixelsNetwork(nn.Module):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from unclip.clip import Text
-from unclip.diffusion.diffusion import Cond, Diffusion, DiffusionConfig
+from unclip.diffusion.diffusion import Cond, Diffusion
 from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
 from unclip.nn.layers import TimeEmbedding
@@ -17,24 +17,9 @@ from unclip.nn.transformer import Transformer, after_caption, position_table
 from unclip.stages.base import Moments
 from unclip.stages.batch import Batch, drop_text, pad_to_same_length
 from unclip.stages.config import SamplingConfig
-from unclip.stages.diffusion import DiffusionStage, DiffusionStageConfig
-from unclip.stages.prior_base import BasePriorConfig, WhitenedPrior
-
-
-class PriorConfig(DiffusionStageConfig, BasePriorConfig):
-    """Configuration of the diffusion prior.
-
-    Attributes:
-        normalise: how z_i is scaled for the diffusion: whitened by its measured mean and deviation (Karlo),
-            or multiplied by a fixed scale (the paper).
-        scale: the fixed scale of `normalise: scale`; the paper's is 17.2.
-    """
-
-    kind: str = "prior"
-    normalise: Literal["whiten", "scale"] = "whiten"
-    scale: float = 17.2
-    diffusion: DiffusionConfig = DiffusionConfig(predict="x0", clamp=None)
-    sampling: SamplingConfig = SamplingConfig(steps=25, guidance=2.0, candidates=2)
+from unclip.stages.configs import PriorConfig as PriorConfig
+from unclip.stages.diffusion import DiffusionStage
+from unclip.stages.prior_base import WhitenedPrior
 
 
 class PriorNetwork(nn.Module):

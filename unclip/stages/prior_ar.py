@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from unclip.clip import Text
@@ -18,27 +17,11 @@ from unclip.nn.transformer import Transformer, after_caption, embedding, positio
 from unclip.stages.base import Moments
 from unclip.stages.batch import Batch, drop_text, pad_to_same_length
 from unclip.stages.config import SamplingConfig
-from unclip.stages.prior_base import BasePrior, BasePriorConfig
+from unclip.stages.configs import AutoregressiveConfig as AutoregressiveConfig
+from unclip.stages.prior_base import BasePrior
 
 REACH = 4.0  # the buckets of a component span ±REACH standard deviations
 WAVES = 16.0  # half-periods of the highest frequency in the initial bucket embeddings
-
-
-class AutoregressiveConfig(BasePriorConfig):
-    """Configuration of the autoregressive prior.
-
-    Attributes:
-        explained: share of z_i's variance in the kept principal components; it sets their number (the
-            paper keeps 319 of 1,024 and loses less than 1 %).
-        buckets: number of buckets that each component is quantised into.
-        dots: number of buckets, with equal counts, of the dot product z_i · z_t.
-    """
-
-    kind: str = "prior_ar"
-    explained: float = Field(0.99, gt=0, le=1)
-    buckets: int = Field(1024, ge=2)
-    dots: int = Field(64, ge=2, multiple_of=2)
-    sampling: SamplingConfig = SamplingConfig(guidance=1.5)
 
 
 class AutoregressiveNetwork(nn.Module):
@@ -127,6 +110,7 @@ class AutoregressivePrior(BasePrior):
             if b.image_embed is not None and b.text is not None
         ]
         z_i, z_t = (torch.cat(part) for part in zip(*pairs, strict=True))
+        Moments.of(z_i).check()
         self.mean.copy_(z_i.mean(0))
         variance, vectors = torch.linalg.eigh(torch.cov(z_i.T))
         variance = variance.flip(0).clamp(min=0)

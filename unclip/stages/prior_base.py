@@ -6,33 +6,15 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from unclip.clip import Text
 from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
-from unclip.nn.transformer import TransformerConfig
 from unclip.stages.base import Moments, Stage
 from unclip.stages.batch import Batch
-from unclip.stages.config import SamplingConfig, StageConfig
-
-
-class BasePriorConfig(StageConfig, TransformerConfig):
-    """The config fields of every prior.
-
-    Attributes:
-        embed: width D of CLIP's embeddings.
-        token_width: width of CLIP's token states.
-        context: largest number of tokens of a caption.
-        text_drop: share of the captions, with their embeddings, dropped in training, for classifier-free
-            guidance.
-    """
-
-    embed: int
-    token_width: int
-    context: int = 77
-    text_drop: float = Field(0.1, ge=0, le=1)
+from unclip.stages.config import SamplingConfig
+from unclip.stages.configs import BasePriorConfig as BasePriorConfig
 
 
 class BasePrior(Stage):
@@ -75,7 +57,8 @@ class WhitenedPrior(BasePrior):
         """Sets mean and std to the given moments, or measures them on the batches."""
         if moments is None:
             embeds = torch.cat([b.image_embed.float().cpu() for b in batches if b.image_embed is not None])
-            moments = Moments(embeds.mean(0), embeds.std(0))
+            moments = Moments.of(embeds)
+        moments.check()
         self.mean.copy_(moments.mean)
         self.std.copy_(moments.std.clamp(min=1e-4))  # a constant dimension must not divide by zero
 

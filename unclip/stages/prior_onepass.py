@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from unclip.clip import Text
@@ -17,21 +16,8 @@ from unclip.diffusion.samplers import Step
 from unclip.nn.transformer import Transformer, after_caption, position_table
 from unclip.stages.batch import Batch, drop_text, pad_to_same_length
 from unclip.stages.config import SamplingConfig
-from unclip.stages.prior_base import BasePriorConfig, WhitenedPrior
-
-
-class OnePassConfig(BasePriorConfig):
-    """Configuration of the one-pass prior (ECLIPSE).
-
-    Attributes:
-        contrast: weight of the contrastive loss beside the squared error (the paper's λ).
-        temperature: temperature of the contrastive loss.
-    """
-
-    kind: str = "prior_onepass"
-    contrast: float = Field(0.2, ge=0)
-    temperature: float = Field(0.07, gt=0)
-    sampling: SamplingConfig = SamplingConfig(steps=1, guidance=1.0)
+from unclip.stages.configs import OnePassConfig as OnePassConfig
+from unclip.stages.prior_base import WhitenedPrior
 
 
 class OnePassNetwork(nn.Module):

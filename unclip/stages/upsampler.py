@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from unclip.diffusion.diffusion import Cond, Denoise, DiffusionConfig, Prediction
+from unclip.diffusion.diffusion import Cond, Denoise, Prediction
 from unclip.diffusion.gaussian import broadcast_to
 from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
@@ -19,60 +17,14 @@ from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
 from unclip.errors import ConfigError, RequestError
 from unclip.images import resize
 from unclip.nn.layers import TimeEmbedding, zero_init
-from unclip.nn.unet import UNet, UNetConfig
+from unclip.nn.unet import UNet
 from unclip.stages.batch import Batch
 from unclip.stages.config import SamplingConfig
-from unclip.stages.degradation import Kind, degrade
-from unclip.stages.diffusion import DiffusionStage, DiffusionStageConfig
+from unclip.stages.configs import UpsamplerConfig as UpsamplerConfig
+from unclip.stages.degradation import degrade
+from unclip.stages.diffusion import DiffusionStage
 
 LEVELS = 1000  # the noise level in the units of timesteps, for its sinusoidal embedding
-
-
-class UpsamplerConfig(DiffusionStageConfig):
-    """Configuration of an upsampler.
-
-    Attributes:
-        size: side of the output in pixels.
-        factor: ratio of the output's side to the input's.
-        crop_fraction: side of the training crops as a share of `size`; the network has convolutions only, so
-            it generalises from crops to whole images.
-        unet: shape of the network.
-        degradation: how the low-resolution input is degraded in training.
-        noise_level: largest noise level of the low-resolution input in training: noise conditioning
-            augmentation (Ho et al. 2021, CDM, §4.2), with a level per image, uniform in [0, noise_level], that
-            the network is given; `sampling.noise_level` chooses it when sampling. 0 is none.
-        redrawn: share of the training inputs taken from the samples' `KEY.low.png`, in place of the resized
-            image: the input as the previous stage draws it (`tools/recipes/redraw.py`).
-        residual: predict what to add to the resized input instead of the whole x0, so that an untrained
-            network equals bicubic resampling. Small networks need it. For x0-prediction only.
-        catmull_rom: resize the input by Catmull–Rom splines without clamping, as Karlo does; otherwise by
-            torch's bicubic kernel, clamped to [−1, 1].
-        expert: use a second U-Net for the last step, at t = 0 (Karlo, which fine-tuned it adversarially).
-    """
-
-    kind: str = "upsampler"
-    size: int
-    factor: int = 4
-    crop_fraction: float = Field(0.25, gt=0, le=1)
-    unet: UNetConfig
-    degradation: Kind = "blur"
-    noise_level: float = Field(0.0, ge=0, le=1)
-    redrawn: float = Field(0.0, ge=0, le=1)
-    residual: bool = False
-    catmull_rom: bool = False
-    expert: bool = False
-    diffusion: DiffusionConfig = DiffusionConfig()
-    sampling: SamplingConfig = SamplingConfig(steps=27, sampler="ddim")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.residual and (self.diffusion.predict != "x0" or self.diffusion.variance == "learned"):
-            raise ValueError("residual needs diffusion.predict x0 and a fixed variance")
-        if self.sampling.noise_level > self.noise_level:
-            raise ValueError(
-                f"sampling.noise_level {self.sampling.noise_level:g} is above noise_level {self.noise_level:g}"
-            )
-        return self
 
 
 class UpsamplerNetwork(nn.Module):
@@ -125,7 +77,7 @@ class Upsampler(DiffusionStage):
     def __init__(self, config: UpsamplerConfig) -> None:
         super().__init__(config)
         self.size, self.factor, self.degradation = config.size, config.factor, config.degradation
-        self.crop_fraction, self.catmull_rom = config.crop_fraction, config.catmull_rom
+        self._crop, self.catmull_rom = config.crop, config.catmull_rom
         self.expert, self.noise_level, self.redrawn = config.expert, config.noise_level, config.redrawn
         if self.redrawn:
             self.needs = frozenset({"image", "low"})
@@ -133,7 +85,7 @@ class Upsampler(DiffusionStage):
 
     @property
     def crop(self) -> int:
-        return round(self.size * self.crop_fraction)
+        return self._crop
 
     def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Adapts to `stage.noise_level` and `unet.refine`: what the other lacks starts as the identity."""

@@ -8,10 +8,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from unclip.config import Config, parse, read_yaml
-from unclip.data.shards import DataConfig
-from unclip.stages import stage_class
+from unclip.config import Config, WrongValue, parse, read_yaml
+from unclip.data.config import DataConfig
+from unclip.stages import stage_config
 from unclip.stages.config import StageConfig
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimConfig(Config):
@@ -33,8 +35,8 @@ class OptimConfig(Config):
     """
 
     lr: float = Field(gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     warmup: int = Field(1000, ge=0)
     decay: Literal["none", "cosine"] = "none"
@@ -44,7 +46,6 @@ class OptimConfig(Config):
     fused: bool = True
 
 
-Decay = Annotated[float, Field(ge=0, lt=1)]
 # YAML reads a bare no as false.
 Precision = Annotated[
     Literal["auto", "no", "bf16", "fp16"], BeforeValidator(lambda x: "no" if x is False else x)
@@ -68,6 +69,7 @@ class TrainConfig(Config):
         compile: compile the repeated blocks with torch.compile.
         recompute: compute the blocks' activations again in the backward pass instead of keeping them: less
             memory, a third more work, the same bits.
+        log_every: steps between reports of the loss; the first step is always reported.
         save_every: steps between checkpoints.
         keep: number of the newest checkpoints that are kept.
         keep_every: checkpoints at multiples of this step are kept for ever; 0 for none.
@@ -87,6 +89,7 @@ class TrainConfig(Config):
     precision: Precision = "auto"
     compile: bool = False
     recompute: bool = False
+    log_every: int = Field(50, ge=1)
     save_every: int = Field(1000, ge=1)
     keep: int = Field(2, ge=1)
     keep_every: int = Field(0, ge=0)
@@ -99,7 +102,7 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _decays_differ(self) -> Self:
         if len(set(self.decays)) < len(self.decays):
-            raise ValueError(f"ema {self.decays} names a decay twice")
+            raise WrongValue("ema", f"{self.decays} names a decay twice")
         return self
 
     @property
@@ -111,7 +114,7 @@ class TrainConfig(Config):
 def _stage_config(value: Any) -> Any:
     """Parse the block with the config class of its `kind`."""
     if isinstance(value, dict):
-        return stage_class(str(value.get("kind"))).Config.model_validate(value)
+        return stage_config(str(value.get("kind"))).model_validate(value)
     return value
 
 
@@ -137,6 +140,20 @@ class RunConfig(Config):
     data: DataConfig
     optim: OptimConfig
     train: TrainConfig
+
+    @classmethod
+    def blocks(cls, key: str, value: object) -> list[type[Config]]:
+        if key == "stage" and isinstance(value, dict):
+            return [stage_config(str(value.get("kind")))]
+        return super().blocks(key, value)
+
+    @model_validator(mode="after")
+    def _stage_is_trainable(self) -> Self:
+        try:
+            self.stage.check_training()
+        except WrongValue as error:
+            raise WrongValue(f"stage.{error.key}", error.problem) from None
+        return self
 
 
 def read_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

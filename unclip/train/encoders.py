@@ -25,8 +25,11 @@ class Sources(NamedTuple):
         Raises:
             DataError: see `Shards.find`.
         """
-        validation = None if data.validation is None else Shards.find(data.validation, stage.needs)
-        return cls(Shards.find(data.shards, stage.needs), validation)
+        training = Shards.find(data.shards, stage.needs)
+        if isinstance(data.validation, float):
+            training = training._replace(share=data.validation)
+            return cls(training, training._replace(held_out=True))
+        return cls(training, Shards.find(data.validation, stage.needs) if data.validation else None)
 
 
 def frozen_clip(ref: str | None, stage: Stage, sources: Sources) -> tuple[Clip | None, ClipSizes | None]:

@@ -57,12 +57,18 @@ class GradientGuard:
 
 
 class StopSignal:
-    """Context that turns SIGTERM and SIGUSR1 (preemption) into a request to stop after the step."""
+    """Context that turns SIGTERM, SIGUSR1 (preemption) and Ctrl-C into a request to stop after the step.
 
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+    A second Ctrl-C raises KeyboardInterrupt at once.
+
+    Attributes:
+        interrupted: whether this process got a Ctrl-C.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
     def __init__(self, accelerator: Accelerator) -> None:
-        self.accelerator, self._here = accelerator, False
+        self.accelerator, self._here, self.interrupted = accelerator, False, False
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._stop) for number in self.SIGNALS}
@@ -81,5 +87,9 @@ class StopSignal:
         stop = torch.tensor([float(self._here)], device=self.accelerator.device)
         return bool(self.accelerator.reduce(stop).item())
 
-    def _stop(self, *_: object) -> None:
+    def _stop(self, number: int, _: object) -> None:
         self._here = True
+        if number == signal.SIGINT:
+            self.interrupted = True
+            signal.signal(signal.SIGINT, self._before[signal.SIGINT])
+            log.warning("stopping after this step; Ctrl-C again stops at once and loses what is not saved")

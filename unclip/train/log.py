@@ -8,9 +8,13 @@ import platform
 import time
 import uuid
 from pathlib import Path
+from textwrap import indent
 
+import numpy as np
 import torch
+import yaml
 from accelerate import Accelerator
+from PIL import Image
 from torch import Tensor
 
 from unclip.data.sample import described
@@ -43,6 +47,10 @@ def start_trackers(config: RunConfig, run: Path, accelerator: Accelerator) -> No
         }
     try:
         accelerator.init_trackers(config.name, init_kwargs={"wandb": wandb})
+        if accelerator.is_main_process and "tensorboard" in config.train.trackers:
+            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+            # Markdown: an indented block keeps its lines.
+            accelerator.get_tracker("tensorboard", unwrap=True).add_text("config", indent(text, "    "))
     except Exception as error:  # each tracker raises errors of its own
         raise ConfigError(
             f"{config.name}: train.trackers: {config.train.trackers} cannot start: {error}"
@@ -66,6 +74,15 @@ class Log:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **numbers}) + "\n")
         self.accelerator.log(dict(numbers), step=step)
+
+    def sheet(self, step: int, path: Path) -> None:
+        """Show a sample sheet in the trackers, if the stage has drawn one. Only for the main process."""
+        if self.accelerator.trackers and path.is_file():
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("RGB"))[None]
+            for tracker in self.accelerator.trackers:
+                formats = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({"samples": pixels}, step=step, **formats)
 
 
 class Meter:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import math
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +23,11 @@ from unclip.errors import ConfigError
 from unclip.files import new_file
 from unclip.stages import stage_class
 from unclip.stages.base import Stage
+from unclip.stages.batch import Batch
 from unclip.train import checkpoint
 from unclip.train.blocks import prepare_blocks
 from unclip.train.checkpoint import Progress
+from unclip.train.checks import check_sampling, check_validation
 from unclip.train.config import OptimConfig, RunConfig
 from unclip.train.ema import Ema, full
 from unclip.train.encoders import Sources, frozen_clip
@@ -37,7 +41,6 @@ from unclip.train.start import start_from
 
 log = logging.getLogger(__name__)
 
-LOG_EVERY = 50  # steps
 BAR = ("loss", "images_per_second", "mfu", "data_wait")
 
 
@@ -52,12 +55,14 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
         ConfigError: the config is wrong, or differs from the checkpoint's.
         TrainingError: too many bad steps in a row.
         CheckpointError: a checkpoint cannot be read or written.
+        KeyboardInterrupt: Ctrl-C was pressed; the last finished step is saved.
     """
     # --- set up ---
     accelerator = _accelerator(config, run)
     main, optim, options = accelerator.is_main_process, config.optim, config.train
     torch.manual_seed(options.seed)
     stage = stage_class(config.stage.kind)(config.stage)
+    check_sampling(stage, config)
     sources = Sources.find(config.data, stage)
     clip = _clip_for(stage, config, sources, accelerator)
     stage.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -67,12 +72,15 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
     saved = folders[-1] if folders else None
     done = _resume_point(saved, config, accelerator.num_processes)
     feed = Feed(config, stage, clip, accelerator, done.streams, sources)
+    held_out = next(feed.validation()) if sources.validation else None
     if saved:
         checkpoint.refuse_another(saved, stage, config)
         checkpoint.load_weights_into(saved, stage)
+        if main:
+            tqdm.write(f"{config.name}: {_resumed(done.step, options.steps)}", file=sys.stderr)
     elif config.init is None or start_from(stage, config.init, config.clip):
         stored = sources.training.embeddings
-        stage.calibrate(feed.calibration(), stored.moments if stored else None)
+        stage.calibrate(_watched(feed, main and progress), stored.moments if stored else None)
     prepare_blocks(stage, options)
     optimizer = torch.optim.AdamW(
         stage.parameters(),
@@ -99,6 +107,8 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
         start_trackers(config, run, accelerator)
     report, guard = Log(run, accelerator), GradientGuard(config)
     meter = Meter(accelerator, feed, done, _limit(config, accelerator))
+    if held_out is not None:
+        check_validation(wrapped, held_out, config)
 
     # --- the loop ---
     bar = tqdm(
@@ -107,7 +117,7 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
     with bar, StopSignal(accelerator) as stop:
         source = feed.training(done.step)
         wrapped.train()
-        stopped = False
+        stopped, first = False, done.step + 1
         while done.step < options.steps and not stopped:
             # For third-party stages that use torch's generators; ours draw by the seed of each example.
             torch.manual_seed(draw_seed("step", options.seed, done.step, accelerator.process_index))
@@ -140,18 +150,19 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
             last = stopped or done.step == options.steps
 
             # --- report, validate, sample, save; when told to stop, only save ---
-            if due(done.step, LOG_EVERY) or last:
+            if done.step == first or due(done.step, options.log_every) or last:
                 numbers = meter.read()
                 bar.set_postfix({name: f"{numbers[name]:.4g}" for name in BAR if name in numbers})
                 rate = optimizer.param_groups[0]["lr"]
                 report(done.step, **numbers, lr=rate, images=done.images, skipped_steps=done.skipped)
-            if config.data.validation and not stopped and due(done.step, options.validate_every):
+            if held_out is not None and not stopped and due(done.step, options.validate_every):
                 report(done.step, **validate(wrapped, stage, emas[0], feed))
             if not stopped and due(done.step, options.sample_every):
-                shown = next(feed.validation()) if config.data.validation else batch
                 averaged = emas[0].stage(stage)
                 if main:
-                    draw_samples(averaged, shown, run / "samples" / f"step-{done.step:08d}.png")
+                    sheet = run / "samples" / f"step-{done.step:08d}.png"
+                    draw_samples(averaged, batch if held_out is None else held_out, sheet)
+                    report.sheet(done.step, sheet)
             if due(done.step, options.save_every) or last:
                 if accelerator.scaler is not None:
                     done.scaler = accelerator.scaler.state_dict()
@@ -159,9 +170,24 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
                 if main:
                     checkpoint.drop_old(run, options.keep, options.keep_every)
     if stopped:
-        log.warning("%s: told to stop; saved step %d", config.name, done.step)
+        log.warning("%s: told to stop; saved step %d. The same command resumes there", config.name, done.step)
     accelerator.end_training()
+    if stop.interrupted:
+        raise KeyboardInterrupt
     return checkpoint.step_folders(run)[-1]
+
+
+def _resumed(step: int, steps: int) -> str:
+    if step >= steps:
+        return f"has its {steps} steps, nothing to do; more are trained with a larger train.steps"
+    return f"resumed at step {step} of {steps}"
+
+
+def _watched(feed: Feed, progress: bool) -> Iterator[Batch]:
+    """The batches for calibration with a progress bar, which appears when they are read."""
+    data = feed.config.data
+    total = -(-data.calibration // data.batch)
+    yield from tqdm(feed.calibration(), "measuring embeddings", total, disable=not progress, unit="batch")
 
 
 def due(step: int, every: int) -> bool:
