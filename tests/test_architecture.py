@@ -20,8 +20,9 @@ LONGEST = 450  # lines
 # Each imports from those above it, or from its own folder.
 LEVELS = [
     {"errors", "version"},
+    {"locks"},
     {"config", "files", "provenance"},
-    {"device", "diffusion", "images", "nn", "vocabulary"},
+    {"cache", "device", "diffusion", "images", "nn", "vocabulary"},
     {"clip"},
     {"stages"},
     {"models"},

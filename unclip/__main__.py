@@ -1,5 +1,19 @@
-"""`python -m unclip`, so that `accelerate launch -m unclip train …` works."""
+"""`python -m unclip`, so that `accelerate launch -m unclip train …` works, and the command `unclip`."""
 
-from unclip.cli import main
+from __future__ import annotations
 
-main()
+import sys
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C while it is being loaded ends it quietly."""
+    try:
+        from unclip.cli import main as run
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        raise SystemExit(130) from None
+    run()
+
+
+if __name__ == "__main__":
+    main()

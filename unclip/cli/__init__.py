@@ -6,7 +6,6 @@ fast.
 
 from __future__ import annotations
 
-import os
 import sys
 
 import click
@@ -23,6 +22,7 @@ from unclip.cli.info import info
 from unclip.cli.interpolate import interpolate
 from unclip.cli.mix import mix
 from unclip.cli.outpaint import outpaint
+from unclip.cli.process import INTERRUPTED, STOPPED, Interrupts, survive_closed_pipes
 from unclip.cli.provenance import provenance
 from unclip.cli.sample import sample
 from unclip.cli.serve import serve
@@ -67,30 +67,37 @@ for _command in (
 
 def main() -> None:
     """Entry point: print errors as one line and exit with their code."""
+    survive_closed_pipes()
+    with Interrupts() as interrupts:
+        code = _run(interrupts)
+    sys.exit(code)
+
+
+def _run(interrupts: Interrupts) -> int:
+    """Run the command and return its exit code."""
     try:
         code = cli.main(standalone_mode=False)
-    except UnclipError as error:
-        click.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
-        code = 1
-    except click.Abort:
-        code = _interrupted()
-    except KeyboardInterrupt:
-        code = _interrupted()
-    except click.ClickException as error:
-        click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
-        code = error.exit_code
-    except BrokenPipeError:
-        # The reader of a pipe has closed it; without this, python fails again when it flushes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    except OSError as error:
-        # A full disk or a folder without write permission is no bug: no traceback.
-        where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {where}{error.strerror or error}", err=True)
-        code = 1
-    sys.exit(code if isinstance(code, int) else 0)
+    except (click.Abort, KeyboardInterrupt):
+        return _interrupted()
+    except Exception as error:
+        if interrupts.received:  # of workers that the signal ended as well
+            return _interrupted()
+        match error:
+            case UnclipError():
+                click.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
+                return 1
+            case click.ClickException():
+                click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
+                return error.exit_code
+            case OSError():
+                # A full disk or a folder without write permission is no bug: no traceback.
+                where = f"{error.filename}: " if error.filename else ""
+                click.echo(f"error: {where}{error.strerror or error}", err=True)
+                return 1
+        raise
+    return code if isinstance(code, int) else 0
 
 
 def _interrupted() -> int:
-    click.echo("stopped; what was finished is kept", err=True)
-    return 130
+    click.echo(STOPPED, err=True)
+    return INTERRUPTED

@@ -51,7 +51,13 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
         ConfigError: the config is wrong, or differs from the checkpoint's.
         TrainingError: too many bad steps in a row.
         CheckpointError: a checkpoint cannot be read or written.
+        RequestError: another process trains in this folder.
     """
+    with checkpoint.only_run(run):
+        return _train(config, run, progress)
+
+
+def _train(config: RunConfig, run: Path, progress: bool) -> Path:
     # --- set up ---
     accelerator = _accelerator(config, run)
     main, optim, options = accelerator.is_main_process, config.optim, config.train
