@@ -32,7 +32,8 @@ class Interrupts:
         self._main = os.getpid()
 
     def __enter__(self) -> Interrupts:
-        signal.signal(signal.SIGINT, self._handle)
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as shells do for jobs in the background
+            signal.signal(signal.SIGINT, self._handle)
         sys.unraisablehook = self._unraisable
         return self
 

@@ -22,8 +22,9 @@ class Trajectory:
         start: x at the first timestep of the walk, [B, ...]. Default: noise.
         known: the part of the data to keep (RePaint).
         repeats: how often each step towards data is taken when a part is known.
-        strength: share of the timesteps to walk, in (0, 1]. Below 1 the walk starts from the data of
-            `known`, noised to its first timestep (SDEdit).
+        strength: share of the schedule to walk, in (0, 1]. Below 1 the walk takes this share of the steps,
+            at least one, evenly from timestep strength · (T − 1) to 0. It starts from the data of `known`,
+            noised to that timestep (SDEdit).
         evaluations: evaluations of the network per step of DDIM inversion. Above 0 the walk goes from
             the data `start` to noise.
     """
@@ -67,7 +68,12 @@ class Trajectory:
 
     def _times(self, schedule: Schedule, steps: int) -> Sequence[int]:
         times = schedule.grid(steps)
-        return [t for t in times if t <= self.strength * (schedule.times - 1)] or times[-1:]
+        if self.strength == 1:
+            return times
+        count, first = max(1, round(self.strength * steps)), self.strength * (schedule.times - 1)
+        # Timesteps are distinct: a sampler cannot step from one to itself.
+        walked = {round(first - i * first / max(count - 1, 1)) for i in range(count)}
+        return sorted(walked, reverse=True)
 
 
 FROM_NOISE = Trajectory()

@@ -19,6 +19,7 @@ from unclip.clip import Clip
 from unclip.device import join_processes, peak_flops, quick_in_bf16
 from unclip.errors import ConfigError
 from unclip.files import new_file
+from unclip.models.resolve import absolute
 from unclip.stages import stage_class
 from unclip.stages.base import Stage
 from unclip.train import checkpoint
@@ -96,8 +97,10 @@ def _train(config: RunConfig, run: Path, progress: bool) -> Path:
     if main:
         run.mkdir(parents=True, exist_ok=True)
         checkpoint.sweep(run)
+        tree = config.model_dump(mode="json")
+        tree |= {key: absolute(tree[key]) for key in ("clip", "init") if tree[key] is not None}
         with new_file(run / "run.yaml") as file:
-            file.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+            file.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
     accelerator.wait_for_everyone()
     if options.trackers:
         start_trackers(config, run, accelerator)
