@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from unclip.cli.options import ImageOptions
 from unclip.errors import RequestError
 
@@ -87,6 +89,13 @@ def check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
     longest = {path.parent: path for path in sorted(paths, key=lambda path: len(os.fsencode(path.name)))}
     for path in longest.values():
         check_writable(path)
+
+
+def check_out_folder(_: click.Context, __: click.Parameter, folder: Path | None) -> Path | None:
+    """Callback of an option --out: check before the work that files can be written to the folder."""
+    if folder is not None:
+        check_writable(folder / "report.json")
+    return folder
 
 
 def check_writable(path: Path) -> None:
