@@ -16,6 +16,7 @@ from unclip.errors import RequestError
 
 log = logging.getLogger(__name__)
 
+ATTEMPTS = 1000  # to lock a file that other processes make and remove
 MODE = 0o644  # of the lock file, so that other users can read who holds it
 
 
@@ -36,7 +37,6 @@ def hold(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     """
     made = not path.parent.exists()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _acquire(path, wait=False)
     except BlockingIOError:
         holder = _holder(path)
@@ -70,8 +70,12 @@ def _acquire(path: Path, *, wait: bool) -> int | None:
         import fcntl
     except ModuleNotFoundError:
         return None
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, MODE)
+    for _ in range(ATTEMPTS):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, MODE)
+        except FileNotFoundError:  # the process before us has removed the folder
+            continue
         try:
             # POSIX locks belong to the process: worker processes that outlive it do not keep them.
             fcntl.lockf(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -86,7 +90,8 @@ def _acquire(path: Path, *, wait: bool) -> int | None:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # the process before us has removed the file; lock a new one
+        os.close(descriptor)  # the process before us has removed the file
+    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
 
 
 def _holder(path: Path) -> str:

@@ -22,7 +22,7 @@ from unclip.cli.info import info
 from unclip.cli.interpolate import interpolate
 from unclip.cli.mix import mix
 from unclip.cli.outpaint import outpaint
-from unclip.cli.process import INTERRUPTED, STOPPED, Interrupts, survive_closed_pipes
+from unclip.cli.process import INTERRUPTED, STOPPED, Commands, Interrupts, survive_closed_pipes
 from unclip.cli.provenance import provenance
 from unclip.cli.sample import sample
 from unclip.cli.serve import serve
@@ -32,7 +32,7 @@ from unclip.cli.verify import verify
 from unclip.errors import UnclipError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="unclip", prog_name="unclip")
 def cli() -> None:
     """unclip, the open DALL·E 2: generate pictures from captions, and train the models.
@@ -78,26 +78,24 @@ def _run(interrupts: Interrupts) -> int:
     try:
         code = cli.main(standalone_mode=False)
     except (click.Abort, KeyboardInterrupt):
-        return _interrupted()
+        code = INTERRUPTED
     except Exception as error:
-        if interrupts.received:  # of workers that the signal ended as well
-            return _interrupted()
         match error:
+            case _ if interrupts.received:  # of workers that the signal ended as well
+                code = INTERRUPTED
             case UnclipError():
                 click.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
-                return 1
+                code = 1
             case click.ClickException():
                 click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
-                return error.exit_code
+                code = error.exit_code
             case OSError():
                 # A full disk or a folder without write permission is no bug: no traceback.
                 where = f"{error.filename}: " if error.filename else ""
                 click.echo(f"error: {where}{error.strerror or error}", err=True)
-                return 1
-        raise
+                code = 1
+            case _:
+                raise
+    if code == INTERRUPTED:
+        click.echo(STOPPED, err=True)
     return code if isinstance(code, int) else 0
-
-
-def _interrupted() -> int:
-    click.echo(STOPPED, err=True)
-    return INTERRUPTED

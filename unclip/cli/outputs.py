@@ -43,7 +43,7 @@ def run(
     *,
     captions: Sequence[str] = (),
     one_seed: bool = False,
-    batch: int = BATCH,
+    batch: int | None = None,
     extra: Sequence[Path] = (),
     size: tuple[int, int] | None = None,
 ) -> Generation:
@@ -55,7 +55,7 @@ def run(
         draw: draws the images of a range of numbers. Its options hold the seeds of these.
         captions: the user's captions, for warnings and for {prompt} in file names.
         one_seed: whether all images share one seed.
-        batch: images per call of `draw`.
+        batch: images per call of `draw`. Default: BATCH.
         extra: other outputs of the command, which the images must not overwrite.
         size: (width, height) of the images in pixels. Default: they are square.
 
@@ -80,8 +80,8 @@ def run(
     check_stage_outputs(common, pipe, paths)
     if not common.quiet:
         warn(pipe, captions)
-    for start in range(0, count, batch):
-        rows = range(start, min(start + batch, count))
+    for start in range(0, count, step := batch or BATCH):
+        rows = range(start, min(start + step, count))
         with progress(common.quiet, batch_label(rows, count)) as on_step:
             made = draw(pipe, common.sampling(first if one_seed else seeds[start : rows.stop], on_step), rows)
         for number, i in enumerate(rows):

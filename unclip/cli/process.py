@@ -6,8 +6,11 @@ import io
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, TextIO
+
+import click
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -15,6 +18,17 @@ if TYPE_CHECKING:
 INTERRUPTED: Final = 130  # exit status after Ctrl-C
 STOPPED: Final = "stopped; what was finished is kept"
 IMPORTING: Final = "<frozen importlib._bootstrap>"
+
+
+class Commands(click.Group):
+    """A group of commands that ends quietly on Ctrl-C, where click prints an empty line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(INTERRUPTED) from None
 
 
 class Interrupts:
@@ -54,7 +68,9 @@ class Interrupts:
         """Raise an interrupt again that came in a destructor or a callback, where Python drops it."""
         if isinstance(ignored.exc_value, KeyboardInterrupt):
             self.received = False
-            signal.raise_signal(signal.SIGINT)
+            threading.Timer(
+                0.01, os.kill, (self._main, signal.SIGINT)
+            ).start()  # here, it would be lost again
         else:
             sys.__unraisablehook__(ignored)
 
