@@ -13,14 +13,17 @@ from typing import Any
 import pytest
 
 from unclip.cli.process import Interrupts
+from unclip.data.pack import Limits, PackJob, pack
 from unclip.errors import RequestError
 from unclip.files import new_folder
 from unclip.locks import hold
+from unclip.train.loop import train
 
 HOLDS = """
 import sys
 from pathlib import Path
 from unclip.locks import hold
+from unclip.train.loop import train
 with hold(Path("run/.lock"), "run"):
     print("held", flush=True)
     sys.stdin.read()
@@ -41,7 +44,7 @@ def python(code: str, **more: Any) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         # Not ignored, as in a shell's background jobs.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **more,
     )
 
@@ -171,3 +174,16 @@ def test_the_work_goes_on_when_nobody_reads_the_output() -> None:
     process.stdout.close()
     said = process.stderr.read()
     assert (process.wait(timeout=30), said) == (0, "") and Path("made").exists()
+
+
+def test_a_second_training_and_a_second_packing_are_refused(
+    holder: subprocess.Popen[str], run_of: Any
+) -> None:
+    Path("pictures").mkdir()
+    for second in (
+        lambda: train(run_of("upsampler"), Path("run"), progress=False),
+        lambda: pack(PackJob("pictures", Limits(), 10), Path("run")),
+    ):
+        with pytest.raises(RequestError, match=f"^run: is being written by process {holder.pid} on"):
+            second()
+    assert os.listdir("run") == [".lock"]

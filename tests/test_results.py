@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -19,6 +21,7 @@ from unclip.errors import CheckpointError, RequestError, UnclipError
 from unclip.files import UNFINISHED, new_file, new_folder
 from unclip.images import open_picture, read_settings, save_picture
 from unclip.models.convert.weights import read_component
+from unclip.models.resolve import absolute, resolve
 from unclip.pipeline import Pipeline
 from unclip.provenance import metadata
 
@@ -213,7 +216,8 @@ def test_pictures_are_written_as_they_are_drawn(run: Any, monkeypatch: pytest.Mo
         ("diff", ["in.png", "", "a fox", "-n", "5"]),
         ("outpaint", ["in.png", "a fox", "--to", "80x64", "-n", "2"]),
     ):
-        real, found = getattr(Pipeline, verb), []
+        real = getattr(Pipeline, verb)
+        found: list[int] = []
 
         def counted(*given: Any, real: Any = real, found: list[int] = found, **options: Any) -> Any:
             found.append(len(list(Path("o").glob("*.png"))))
@@ -236,7 +240,11 @@ def test_an_inversion_can_be_given_instead_of_its_picture(tiny_model: Path) -> N
     pipe = Pipeline.from_pretrained(str(tiny_model))
     picture, few = Image.linear_gradient("L").resize((64, 64)), {"decoder": {"steps": 2}}
     found = pipe.invert(picture, options=few)
-    for verb, arguments in (("vary", {"num_images": 2}), ("diff", {"before": "", "after": "a fox"})):
+    verbs: list[tuple[str, dict[str, Any]]] = [
+        ("vary", {"num_images": 2}),
+        ("diff", {"before": "", "after": "a fox"}),
+    ]
+    for verb, arguments in verbs:
         ours, theirs = (
             getattr(pipe, verb)(one, **arguments, seed=1, size=64, options=few).images
             for one in (found, picture)
@@ -286,3 +294,33 @@ def test_weights_of_one_variant_are_read_and_of_several_refused(tmp_path: Path) 
     shards = {"x": "model.fp16-00001-of-00002.safetensors", "y": "model.fp16-00002-of-00002.safetensors"}
     Path("model.safetensors.index.fp16.json").write_text(json.dumps({"weight_map": shards}))
     assert sorted(read_component(tmp_path)) == ["x", "y"]
+
+
+# --- references ---
+
+
+@pytest.mark.parametrize("where", ["", "deep/er"])
+def test_a_run_finds_its_relative_clip_from_everywhere(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    shutil.copytree(tiny_model / "clip", "myclip")
+    run = tmp_path / where / "run"
+    shutil.copytree(tiny_model / "decoder", run / "step-00000001")
+    (run / "step-00000001/progress.json").write_text("{}")
+    (run / "run.yaml").write_text("clip: myclip\n")
+    assert absolute("myclip") == str(tmp_path / "myclip") and absolute("mini/clip") == "mini/clip"
+    monkeypatch.chdir("/")
+    assert resolve(str(run)).clip == str(tmp_path / "myclip")
+
+
+def test_a_decoder_draws_large_batches_in_parts(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, few = Pipeline.from_pretrained(str(tiny_model)), {"decoder": {"steps": 2}}
+    keys: list[Image.Image | str] = ["a fox", Image.linear_gradient("L").resize((64, 64))]
+    whole: list[Image.Image] = []
+    parts: list[Image.Image] = []
+    for made, pixels in ((whole, 2**20), (parts, 2 * 64**2)):
+        monkeypatch.setattr("unclip.pipeline.call.TOGETHER", pixels)
+        made += pipe.interpolate(keys, 5, seed=1, size=64, options=few).images
+        made += pipe.generate("a fox", num_images=3, seed=1, size=64, options=few).images
+    for one, other in zip(whole, parts, strict=True):
+        assert np.abs(np.asarray(one).astype(int) - np.asarray(other)).max() <= 1

@@ -36,12 +36,13 @@ def diff(common: ImageOptions, image: Path, before: str, after: str, theta: str,
     """
     thetas = _thetas(theta, num_images)
     check_prompt(after)
-    source: Image.Image | Inversion = read_picture(image)
+    picture = read_picture(image)
+    source: Image.Image | Inversion = picture
 
     def draw(pipe: Pipeline, options: SamplingOptions, rows: range) -> Generation:
         nonlocal source
         if rows.start == 0:  # inverted once for all batches
-            source = pipe.invert(source, options=options)
+            source = pipe.invert(picture, options=options)
         return pipe.diff(source, before, after, thetas[rows.start : rows.stop], options=options)
 
     run(

@@ -40,8 +40,10 @@ def interpolate(
     total = frames * (len(keys) if len(keys) > 2 else 1)
 
     def draw(pipe: Pipeline, options: SamplingOptions, rows: range) -> Generation:
+        side = common.size or pipe.sizes[-1]
+        check_sheet(Path("frames.png"), total, side)  # all are in memory at once
         if strip is not None:
-            check_sheet(strip, total, common.size or pipe.sizes[-1], columns=total)
+            check_sheet(strip, total, side, columns=total)
         return pipe.interpolate(ends, frames, fixed_noise=fixed_noise, options=options)
 
     made = run(

@@ -29,12 +29,13 @@ def vary(common: ImageOptions, image: Path, num_images: int, eta: float, fresh_n
     \b
     unclip vary shiba.png -n 6 --eta 0.8 -o variations/
     """
-    source: Image.Image | Inversion = read_picture(image)
+    picture = read_picture(image)
+    source: Image.Image | Inversion = picture
 
     def draw(pipe: Pipeline, options: SamplingOptions, rows: range) -> Generation:
         nonlocal source
         if rows.start == 0 and not fresh_noise:  # inverted once for all batches
-            source = pipe.invert(source, options=options.with_stage("decoder", eta=eta))
+            source = pipe.invert(picture, options=options.with_stage("decoder", eta=eta))
         return pipe.vary(source, len(rows), eta=eta, fresh_noise=fresh_noise, options=options)
 
     run(common, "variation", num_images, draw)

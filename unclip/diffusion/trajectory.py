@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -34,6 +34,10 @@ class Trajectory:
     repeats: int = 1
     strength: float = 1.0
     evaluations: int = 0
+
+    def rows(self, rows: slice) -> Trajectory:
+        """The walk of some images of a batch. The known part is that of all images."""
+        return self if self.start is None else replace(self, start=self.start[rows])
 
     def length(self, schedule: Schedule, steps: int) -> int:
         """The number of steps that `walk` yields."""
