@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
 
@@ -12,7 +14,10 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         raise SystemExit(130) from None
-    run()
+    try:
+        run()
+    finally:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Python's end takes a moment, too
 
 
 if __name__ == "__main__":

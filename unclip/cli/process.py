@@ -46,13 +46,14 @@ class Interrupts:
         self._main = os.getpid()
 
     def __enter__(self) -> Interrupts:
-        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as shells do for jobs in the background
+        self._before = signal.getsignal(signal.SIGINT)
+        if self._before != signal.SIG_IGN:  # as shells set it for jobs in the background
             signal.signal(signal.SIGINT, self._handle)
         sys.unraisablehook = self._unraisable
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the line is being printed
+        signal.signal(signal.SIGINT, self._before)
         sys.unraisablehook = sys.__unraisablehook__
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
