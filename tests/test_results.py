@@ -185,6 +185,7 @@ def test_a_picture_too_large_for_its_format_is_refused(name: str, side: int, run
         (["mix", "a fox", "a cat", "-n", "100000"], "at most 10000"),
         (["interpolate", "a fox", "a cat", "--strip", "fr/frame-0.png", "-o", "fr/"], "two outputs"),
         (["interpolate", "a fox", "a cat", "--animation", "/proc/no/x.gif"], "cannot be"),
+        (["interpolate", "a fox", "a cat", "--frames", "999", "--size", "1024"], "999 frames of 1024"),
         (
             ["generate", "fox", "fox 64", "--size", "256", "--save-stages", "-o", "o/{prompt}.png"],
             "two outputs",

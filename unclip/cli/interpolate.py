@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from unclip.cli.options import PATH, ImageOptions, image_options
-from unclip.cli.outputs import check_sheet, read_key, run, write_animation, write_sheet
+from unclip.cli.outputs import LARGEST_SHEET, check_sheet, read_key, run, write_animation, write_sheet
 from unclip.cli.paths import check_extra_outputs
+from unclip.errors import RequestError
 
 if TYPE_CHECKING:
     from unclip.pipeline import Generation, Pipeline, SamplingOptions
@@ -41,7 +42,10 @@ def interpolate(
 
     def draw(pipe: Pipeline, options: SamplingOptions, rows: range) -> Generation:
         side = common.size or pipe.sizes[-1]
-        check_sheet(Path("frames.png"), total, side)  # all are in memory at once
+        if total * side**2 > LARGEST_SHEET:  # all are in memory at once
+            raise RequestError(
+                f"{total} frames of {side} × {side} pixels are too many; give fewer --frames, or a smaller --size"
+            )
         if strip is not None:
             check_sheet(strip, total, side, columns=total)
         return pipe.interpolate(ends, frames, fixed_noise=fixed_noise, options=options)

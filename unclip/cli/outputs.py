@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from unclip.pipeline import Generation, OnStep, Pipeline, SamplingOptions
 
 BATCH = 8  # images drawn at once; each batch is written before the next one begins
-LARGEST_SHEET = 2**28  # pixels of a contact sheet, which is held in memory
+LARGEST_SHEET = 2**28  # pixels of a contact sheet or of all frames, which are held in memory
 MOST = 10_000  # images per command, so that a typing error does not fill a disk
 
 
