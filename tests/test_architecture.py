@@ -21,8 +21,9 @@ LONGEST = 450  # lines
 LEVELS = [
     {"errors", "version"},
     {"pictures", "text"},
+    {"locks"},
     {"config", "files", "provenance"},
-    {"device", "diffusion", "images", "nn", "vocabulary"},
+    {"cache", "device", "diffusion", "images", "nn", "vocabulary"},
     {"clip"},
     {"stages"},
     {"models"},

@@ -194,11 +194,14 @@ def test_the_source_can_be_told_without_the_settings_and_nothing_without_both(fo
     assert b"unclip" not in silent
 
 
-def test_settings_too_long_for_a_jpeg_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="too long for a JPEG"):
-        save_picture(PICTURES[0], tmp_path / "x.jpg", settings={"prompt": "x" * 70_000})
-    assert list(tmp_path.iterdir()) == []
-    save_picture(PICTURES[0], tmp_path / "x.png", settings={"prompt": "x" * 70_000})
+def test_settings_too_long_for_a_jpeg_are_cut_with_a_note(tmp_path: Path) -> None:
+    settings = {"prompt": "x" * 70_000}
+    for name in ("x.jpg", "x.png"):
+        save_picture(PICTURES[0], tmp_path / name, settings=settings, source="trainedAlgorithmicMedia")
+        assert verify(tmp_path / name).generated
+    cut = read_settings(tmp_path / "x.jpg")
+    assert settings["prompt"].startswith(cut["prompt"]) and "a PNG holds them whole" in cut["shortened"]
+    assert read_settings(tmp_path / "x.png") == settings
 
 
 def test_other_formats_are_refused(tmp_path: Path) -> None:

@@ -183,9 +183,19 @@ def test_the_way_back_and_forth_ends_where_it_began() -> None:
 def test_a_smaller_strength_begins_nearer_to_the_data() -> None:
     known = Known(torch.full((2, 3), 0.9), torch.zeros(3, dtype=torch.bool))
     ends = [walk(Trajectory(known=known, strength=s))[0].t for s in (1.0, 0.5, 0.01)]
-    assert ends == [999, 444, 0]
+    assert ends == [999, 500, 10]
     *_, last = walk(Trajectory(known=Known(known.x0, torch.tensor([True, True, False])), strength=0.5))
     assert (last.x[:, :2] == 0.9).all()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 25, 999, 1000])
+@pytest.mark.parametrize("strength", [0.001, 0.01, 0.5, 0.9, 0.99, 0.9999])
+def test_even_few_steps_begin_where_the_strength_says(steps: int, strength: float) -> None:
+    known = Known(torch.full((2, 3), 0.9), torch.zeros(3, dtype=torch.bool))
+    times = [step.t for step in walk(Trajectory(known=known, strength=strength), steps)]
+    assert times[0] == round(999 * strength) and times == sorted(set(times), reverse=True)
+    assert times[-1] == 0 or len(times) == 1
+    assert abs(len(times) - strength * steps) <= 1
 
 
 def test_the_decoders_steps_are_counted_as_they_are_taken(load: Callable[..., Pipeline]) -> None:

@@ -5,10 +5,14 @@ Importing this module does not import torch, so that packing data starts at once
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import glob
 import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from unclip.errors import CheckpointError
+from unclip.locks import hold
 from unclip.text import parse_json, read_text, to_json
 
 if TYPE_CHECKING:
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
 
 BUNDLED = Path(__file__).parent / "bundled"  # the models that come with the package
 UNFINISHED = ".tmp-"  # prefix of files that are being written; left behind by a process that was killed
+NAME_KEPT = 60  # characters at the end of a file's name that its temporary name repeats
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -54,19 +60,47 @@ def new_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; on success, fsync the file and rename it to `path`.
 
     The temporary file lies beside `path` and keeps its suffix. Its name is unique, so several processes may
-    write the same file: the last one wins. Missing folders are created.
+    write the same file: the last one wins. Missing folders are created. A symbolic link stays; the file that
+    it points to is replaced.
 
     Raises:
         OSError: the file cannot be written. `path` is then as it was before.
     """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EEXIST, "is a folder or a device, not a file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{UNFINISHED}{secrets.token_hex(4)}-{path.name}")
+    # The end of the name only: a name may have up to 255 bytes, and this prefix must fit, too.
+    temporary = path.with_name(f"{UNFINISHED}{secrets.token_hex(4)}-{path.name[-NAME_KEPT:]}")
     try:
         yield temporary
         _fsync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def try_to_write(path: Path) -> None:
+    """Create an empty file of the same name in a temporary folder beside `path`, and remove it.
+
+    What would fail after the work fails before it: a name that is too long, a folder that is a file or is
+    read-only, a drive that does not exist.
+
+    Raises:
+        OSError: neither a file nor a folder can be written as `path`.
+    """
+    path = Path(os.path.realpath(path))
+    with contextlib.suppress(FileNotFoundError):
+        path.stat()
+    there = next((parent for parent in path.parents if parent.exists()), None)
+    if there is None:
+        raise FileNotFoundError(errno.ENOENT, "no such drive", str(path))
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{there} is a file", str(path))
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=there) as scratch:
+        copy = Path(scratch) / path.relative_to(there)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.touch()
 
 
 def find_files(folder: Path, pattern: str) -> list[Path]:
@@ -78,34 +112,41 @@ def find_files(folder: Path, pattern: str) -> list[Path]:
 def new_folder(folder: Path, *, replaces: str | None = None) -> Iterator[Path]:
     """Yield a temporary folder to fill; on success, fsync its files and rename it to `folder`.
 
+    One process at a time writes a folder. A symbolic link stays; the folder that it points to is replaced.
+
     Args:
         replaces: name of a file that identifies a folder that may be replaced. Any other folder that is not
             empty is an error. None replaces whatever is there.
 
     Raises:
-        CheckpointError: `folder` exists and has no file `replaces`.
+        CheckpointError: `folder` exists and has no file `replaces`, or it cannot be written.
+        RequestError: another process is writing it.
     """
-    folder = folder.absolute()
-    if (
-        replaces
-        and folder.exists()
-        and not (folder / replaces).is_file()
-        and not (folder.is_dir() and not any(folder.iterdir()))
-    ):
-        raise CheckpointError(f"{folder}: is there, but not a model folder (no {replaces} in it); it is kept")
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    shown, folder = folder, Path(os.path.realpath(folder))
+    empty = folder.is_dir() and not any(folder.iterdir())
+    if replaces and folder.exists() and not empty and not (folder / replaces).is_file():
+        raise CheckpointError(f"{shown}: is there, but not a model folder (no {replaces} in it); it is kept")
+    if folder.is_mount():
+        raise CheckpointError(f"{shown}: is a mount point, which cannot be replaced; name a folder in it")
     try:
-        yield temporary
-        for file in [*temporary.rglob("*"), temporary]:
-            _fsync(file)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-        _fsync(folder.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        try_to_write(folder)
+    except OSError as error:
+        raise CheckpointError(f"{shown}: cannot be written ({error.strerror or error})") from None
+    with hold(folder.with_name(f".{folder.name}.lock"), str(shown)):
+        for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+        temporary.mkdir()
+        try:
+            yield temporary
+            for file in [*temporary.rglob("*"), temporary]:
+                _fsync(file)
+            if folder.exists():
+                shutil.rmtree(folder)
+            temporary.rename(folder)
+            _fsync(folder.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _fsync(path: Path) -> None:
@@ -225,8 +266,3 @@ def read_ahead(path: Path) -> None:
     if hasattr(os, "posix_fadvise") and path.is_file():
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
-
-
-def cache_folder() -> Path:
-    """Return unclip's folder in the user's cache folder (XDG_CACHE_HOME or ~/.cache)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unclip"

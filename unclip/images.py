@@ -89,13 +89,25 @@ def lanczos(images: Tensor, size: int) -> Tensor:
 
 def grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 4) -> Image.Image:
     """A contact sheet of pictures of equal size."""
-    columns = columns or max(1, round(len(images) ** 0.5))
+    columns = columns or _columns(len(images))
     width, height = images[0].size
-    rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
+    sheet = Image.new("RGB", sheet_size(len(images), images[0].size, columns, gap), "white")
     for i, image in enumerate(images):
         sheet.paste(image, (i % columns * (width + gap), i // columns * (height + gap)))
     return sheet
+
+
+def sheet_size(
+    count: int, size: tuple[int, int], columns: int | None = None, gap: int = 4
+) -> tuple[int, int]:
+    """(width, height) in pixels of `grid` of `count` pictures of a size."""
+    columns = columns or _columns(count)
+    rows = -(-count // columns)
+    return columns * (size[0] + gap) - gap, rows * (size[1] + gap) - gap
+
+
+def _columns(count: int) -> int:
+    return max(1, round(count**0.5))
 
 
 def check_animation(path: Path) -> None:
@@ -138,7 +150,7 @@ def save_animation(
                 _encode_mp4(frames, temporary, rate)
             else:
                 frames[0].save(temporary, save_all=True, **options)
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
         raise RequestError(f"{path}: cannot be written ({error})") from None
 
 

@@ -6,9 +6,6 @@ fast.
 
 from __future__ import annotations
 
-import codecs
-import io
-import os
 import sys
 
 import click
@@ -25,6 +22,14 @@ from unclip.cli.info import info
 from unclip.cli.interpolate import interpolate
 from unclip.cli.mix import mix
 from unclip.cli.outpaint import outpaint
+from unclip.cli.process import (
+    INTERRUPTED,
+    STOPPED,
+    Commands,
+    Interrupts,
+    print_anything,
+    survive_closed_pipes,
+)
 from unclip.cli.provenance import provenance
 from unclip.cli.sample import sample
 from unclip.cli.serve import serve
@@ -34,7 +39,7 @@ from unclip.cli.verify import verify
 from unclip.errors import UnclipError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="unclip", prog_name="unclip")
 def cli() -> None:
     """unclip, the open DALL·E 2: generate pictures from captions, and train the models.
@@ -69,48 +74,36 @@ for _command in (
 
 def main() -> None:
     """Entry point: print errors as one line and exit with their code."""
-    _print_anything()
+    print_anything()
+    survive_closed_pipes()
+    with Interrupts() as interrupts:
+        code = _run(interrupts)
+    sys.exit(code)
+
+
+def _run(interrupts: Interrupts) -> int:
+    """Run the command and return its exit code."""
     try:
         code = cli.main(standalone_mode=False)
-    except UnclipError as error:
-        click.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
-        code = 1
-    except click.Abort:
-        code = _interrupted()
-    except KeyboardInterrupt:
-        code = _interrupted()
-    except click.ClickException as error:
-        click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
-        code = error.exit_code
-    except BrokenPipeError:
-        # The reader of a pipe has closed it; without this, python fails again when it flushes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    except OSError as error:
-        # A full disk or a folder without write permission is no bug: no traceback.
-        where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {where}{error.strerror or error}", err=True)
-        code = 1
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _print_anything() -> None:
-    """Let both outputs print every text, on terminals of any encoding."""
-    codecs.register_error("unclip", _substitute)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="unclip")
-
-
-def _substitute(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Encode a file name's bytes that are not UTF-8 as they are, and any other character as `?`."""
-    assert isinstance(error, UnicodeEncodeError)
-    found = error.object[error.start : error.end]
-    if error.encoding.lower().startswith("utf-8") and all("\udc80" <= one <= "\udcff" for one in found):
-        return found.encode("utf-8", "surrogateescape"), error.end
-    return "?" * len(found), error.end
-
-
-def _interrupted() -> int:
-    click.echo("stopped; what was finished is kept", err=True)
-    return 130
+    except (click.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
+    except Exception as error:
+        match error:
+            case _ if interrupts.received:  # of workers that the signal ended as well
+                code = INTERRUPTED
+            case UnclipError():
+                click.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
+                code = 1
+            case click.ClickException():
+                click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
+                code = error.exit_code
+            case OSError():
+                # A full disk or a folder without write permission is no bug: no traceback.
+                where = f"{error.filename}: " if error.filename else ""
+                click.echo(f"error: {where}{error.strerror or error}", err=True)
+                code = 1
+            case _:
+                raise
+    if code == INTERRUPTED:
+        click.echo(STOPPED, err=True)
+    return code if isinstance(code, int) else 0

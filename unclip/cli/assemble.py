@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from unclip.cli.options import PATH, overwrite_option
-from unclip.cli.outputs import refuse_existing
+from unclip.cli.paths import check_writable, refuse_existing
 
 
 @click.command()
@@ -34,6 +34,7 @@ def assemble(
     RUN is a training run, a saved stage, or a stage of a model, such as mini/upsampler-256.
     """
     refuse_existing(output, overwrite)
+    check_writable(output)
     import torch
 
     from unclip.menagerie.captions import vocabulary

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from unclip.cli.options import PATH, overwrite_option
-from unclip.cli.outputs import refuse_existing
+from unclip.cli.paths import check_writable, refuse_existing
 
 
 @click.command()
@@ -26,6 +26,7 @@ def convert(source: str, out: Path, parity: bool, overwrite: bool) -> None:
     PriorTransformer's (Karlo's, Kandinsky 2.2's), a folder of Karlo's own .ckpt files, or one of them.
     """
     refuse_existing(out, overwrite)
+    check_writable(out)
     from unclip.models.convert import convert as write
     from unclip.models.resolve import locate
 

@@ -46,8 +46,8 @@ def edit(
         common,
         "edit",
         num_images,
-        lambda pipe, options: pipe.edit(
-            source, prompt, painted, num_images, strength=strength, repeats=repeats, options=options
+        lambda pipe, options, rows: pipe.edit(
+            source, prompt, painted, len(rows), strength=strength, repeats=repeats, options=options
         ),
         captions=[prompt],
     )

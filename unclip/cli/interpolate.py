@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from unclip.cli.options import PATH, ImageOptions, image_options
-from unclip.cli.outputs import check_extra_outputs, read_key, run, write_animation, write_sheet
+from unclip.cli.outputs import LARGEST_SHEET, check_sheet, read_key, run, write_animation, write_sheet
+from unclip.cli.paths import check_extra_outputs
+from unclip.errors import RequestError
+
+if TYPE_CHECKING:
+    from unclip.pipeline import Generation, Pipeline, SamplingOptions
 
 
 @click.command()
@@ -30,15 +36,29 @@ def interpolate(
     \b
     unclip interpolate shiba.png "a cat in space" --frames 16 --animation way.gif -o frames/
     """
-    check_extra_outputs(common, animation, strip)
+    extra = check_extra_outputs(common, animation, strip)
     ends = [read_key(key) for key in keys]
+    total = frames * (len(keys) if len(keys) > 2 else 1)
+
+    def draw(pipe: Pipeline, options: SamplingOptions, rows: range) -> Generation:
+        side = common.size or pipe.sizes[-1]
+        if total * side**2 > LARGEST_SHEET:  # all are in memory at once
+            raise RequestError(
+                f"{total} frames of {side} × {side} pixels are too many; give fewer --frames, or a smaller --size"
+            )
+        if strip is not None:
+            check_sheet(strip, total, side, columns=total)
+        return pipe.interpolate(ends, frames, fixed_noise=fixed_noise, options=options)
+
     made = run(
         common,
         "frame",
-        frames * (len(keys) if len(keys) > 2 else 1),
-        lambda pipe, options: pipe.interpolate(ends, frames, fixed_noise=fixed_noise, options=options),
+        total,
+        draw,
         captions=[key for key in ends if isinstance(key, str)],
         one_seed=True,
+        batch=total,
+        extra=extra,
     )
     if animation is not None:
         write_animation(common, made, animation, bounce=len(keys) == 2)

@@ -11,16 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unclip.cli.options import ImageOptions
-from unclip.cli.outputs import (
-    check_outputs,
-    check_stage_outputs,
-    image_paths,
-    path_pattern,
-    progress,
-    warn,
-    write,
-    write_sheet,
-)
+from unclip.cli.outputs import BATCH, MOST, batch_label, check_sheet, progress, warn, write, write_sheet
+from unclip.cli.paths import check_outputs, check_stage_outputs, image_paths, path_pattern
 from unclip.errors import RequestError
 from unclip.pipeline.options import check_prompt
 from unclip.text import lines, read_text
@@ -28,9 +20,7 @@ from unclip.text import lines, read_text
 if TYPE_CHECKING:
     from PIL import Image
 
-BATCH = 8  # images per batch of prior and decoder; each batch is saved before the next one begins
 NAME = "{prompt}-{seed}.png"
-MOST = 10_000  # images per command, so that a typing error does not fill a disk
 RECORD = "unclip-generate.json"  # file beside a job's images with the request
 
 
@@ -171,7 +161,9 @@ def generate_all(
         check_prompt(caption)
     with share.first_process_first():
         pipe = common.load(share.device)
-        if not grid:
+        if grid:
+            check_sheet(paths[0], total, common.size or pipe.sizes[-1])
+        else:
             check_stage_outputs(common, pipe, [paths[i] for i in mine], overwrite=resumed)
         if record is not None and share.rank == 0 and not resumed:
             record.begin(first)
@@ -181,8 +173,7 @@ def generate_all(
     settings: list[dict[str, Any]] = []
     for batch in batches:
         part = [pairs[i] for i in batch]
-        label = f"{batch[0] + 1}–{batch[-1] + 1} of {total}" if total > BATCH else ""
-        with progress(common.quiet, label) as on_step:
+        with progress(common.quiet, batch_label(batch, total)) as on_step:
             options = common.sampling([seed for _, seed in part], on_step)
             # A sheet gets one watermark as a whole, not one per image.
             options = replace(options, watermark=options.watermark and not grid)

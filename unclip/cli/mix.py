@@ -46,6 +46,6 @@ def mix(
         common,
         "mix",
         num_images,
-        lambda pipe, options: pipe.mix(parts, shares, num_images, by=by, options=options),
+        lambda pipe, options, rows: pipe.mix(parts, shares, len(rows), by=by, options=options),
         captions=[key for key in parts if isinstance(key, str)],
     )

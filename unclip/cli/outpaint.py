@@ -35,8 +35,10 @@ def outpaint(
         common,
         "outpaint",
         num_images,
-        lambda pipe, options: pipe.outpaint(
-            source, prompt, canvas, num_images, repeats=repeats, options=options
+        lambda pipe, options, rows: pipe.outpaint(
+            source, prompt, canvas, len(rows), repeats=repeats, options=options
         ),
         captions=[prompt],
+        batch=1,  # a canvas may have 64 megapixels
+        size=canvas,
     )

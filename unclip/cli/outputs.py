@@ -1,4 +1,4 @@
-"""Outputs of the commands: paths, checks before the work, files, JSON and progress bars."""
+"""Outputs of the commands: files, JSON and progress bars."""
 
 from __future__ import annotations
 
@@ -13,6 +13,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unclip.cli.options import ImageOptions
+from unclip.cli.paths import (
+    SUFFIXES,
+    check_distinct,
+    check_outputs,
+    check_size,
+    check_stage_outputs,
+    image_paths,
+    path_pattern,
+    stage_path,
+)
 from unclip.errors import RequestError
 from unclip.text import to_json
 
@@ -21,128 +31,75 @@ if TYPE_CHECKING:
 
     from unclip.pipeline import Generation, OnStep, Pipeline, SamplingOptions
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-ANIMATIONS = (".gif", ".webp", ".mp4")
+BATCH = 8  # images drawn at once; each batch is written before the next one begins
+LARGEST_SHEET = 2**28  # pixels of a contact sheet or of all frames, which are held in memory
+MOST = 10_000  # images per command, so that a typing error does not fill a disk
 
 
 def run(
     common: ImageOptions,
     name: str,
     count: int,
-    verb: Callable[[Pipeline, SamplingOptions], Generation],
+    draw: Callable[[Pipeline, SamplingOptions, range], Generation],
     *,
     captions: Sequence[str] = (),
     one_seed: bool = False,
+    batch: int | None = None,
+    extra: Sequence[Path] = (),
+    size: tuple[int, int] | None = None,
 ) -> Generation:
-    """Check the outputs, load the model, call a verb, write its images and print their paths.
+    """Check the outputs, load the model, draw in batches, write each batch's images and print their paths.
 
     Args:
         name: stem of the default file names.
-        count: number of images that the verb makes.
+        count: number of images.
+        draw: draws the images of a range of numbers. Its options hold the seeds of these.
         captions: the user's captions, for warnings and for {prompt} in file names.
         one_seed: whether all images share one seed.
+        batch: images per call of `draw`. Default: BATCH.
+        extra: other outputs of the command, which the images must not overwrite.
+        size: (width, height) of the images in pixels. Default: they are square.
+
+    Returns:
+        The last batch.
     """
     if count < 1:
         raise RequestError(f"{count} images: there must be at least 1")
+    if count > MOST:
+        raise RequestError(
+            f"{count} images: one command makes at most {MOST}; go on with another --seed for more"
+        )
     first = common.first_seed()
-    seeds = [first] if one_seed else [first + i for i in range(count)]
-    pairs = [(captions[0] if captions else name, seeds[i % len(seeds)]) for i in range(count)]
+    seeds = [first] * count if one_seed else [first + i for i in range(count)]
+    pairs = [(captions[0] if captions else name, seed) for seed in seeds]
     paths = image_paths(path_pattern(common.output, f"{name}-{{index}}.png", count), pairs)
     check_outputs(paths, common.overwrite)
+    check_distinct([*paths, *extra])
+    if size is not None:
+        check_size(paths[0], *size)
     pipe = common.load()
     check_stage_outputs(common, pipe, paths)
     if not common.quiet:
         warn(pipe, captions)
-    with progress(common.quiet) as on_step:
-        made = verb(pipe, common.sampling(seeds[0], on_step))
-    for number, path in enumerate(paths):
-        write(common, made, number, path)
+    for start in range(0, count, step := batch or BATCH):
+        rows = range(start, min(start + step, count))
+        with progress(common.quiet, batch_label(rows, count)) as on_step:
+            made = draw(pipe, common.sampling(first if one_seed else seeds[start : rows.stop], on_step), rows)
+        for number, i in enumerate(rows):
+            write(common, made, number, paths[i])
     return made
 
 
-def path_pattern(output: str | None, name: str, total: int) -> str:
-    """The pattern of the file names for --output; `name` is the default pattern."""
-    if output is None:
-        return name
-    if "{" in output:
-        return output
-    if output.endswith(("/", "\\")) or Path(output).is_dir() or not Path(output).suffix:
-        return str(Path(output) / name)
-    stem = Path(output)
-    return output if total == 1 else str(stem.with_name(f"{stem.stem}-{{index}}{stem.suffix}"))
-
-
-def image_paths(pattern: str, pairs: Sequence[tuple[str, int]]) -> list[Path]:
-    """The path of each image, given (caption, seed) pairs."""
-    try:
-        paths = [Path(pattern.format(prompt=_slug(c), seed=s, index=i)) for i, (c, s) in enumerate(pairs)]
-    except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
-        raise RequestError(
-            f"--output {pattern}: a pattern knows {{prompt}}, {{seed}} and {{index}} only, not {error}"
-        ) from None
-    if any(path.suffix.lower() not in SUFFIXES for path in paths):
-        raise RequestError(f"--output {pattern}: give a folder, or a name that ends in {', '.join(SUFFIXES)}")
-    if len(set(paths)) < len(paths):
-        raise RequestError(
-            f"--output {pattern}: several pictures would have the same name; use {{seed}} or {{index}} in it"
-        )
-    return paths
-
-
-def _slug(caption: str) -> str:
-    """The caption as part of a file name."""
-    name = "-".join("".join(c if c.isalnum() else " " for c in caption).split())[:60]
-    # File systems limit bytes, and a character can take four.
-    return name.encode()[:180].decode(errors="ignore").strip("-") or "picture"
-
-
-def refuse_existing(path: Path, overwrite: bool) -> None:
-    """RequestError if a file or folder exists and --overwrite is not given."""
-    if path.exists() and not overwrite:
-        raise RequestError(f"{path}: exists already and is kept; --overwrite replaces it")
-
-
-def check_outputs(paths: Sequence[Path], overwrite: bool) -> None:
-    """Check before the work that the images can be written.
-
-    Raises:
-        RequestError: a file exists, or its folder cannot be written to.
-    """
-    for path in paths:
-        if path.is_dir():
-            raise RequestError(f"{path}: is a folder")
-        refuse_existing(path, overwrite)
-    for folder in {path.parent for path in paths}:
-        # Folders are made with the first picture, so that a refused request leaves none behind.
-        there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-        if not there.is_dir():
-            raise RequestError(f"{folder}: cannot be made ({there} is a file)")
-        if not os.access(there, os.W_OK):
-            raise RequestError(
-                f"{folder}: cannot be {'written to' if there == folder else 'made'} (not permitted)"
-            )
-
-
-def check_stage_outputs(
-    common: ImageOptions, pipe: Pipeline, paths: Sequence[Path], *, overwrite: bool = False
-) -> None:
-    """`check_outputs` for the images of earlier stages, with --save-stages."""
-    if common.save_stages:
-        smaller = [side for side in pipe.sizes if side < (common.size or pipe.sizes[-1])]
-        check_outputs(
-            [_stage_path(path, side) for path in paths for side in smaller], common.overwrite or overwrite
-        )
-
-
-def _stage_path(path: Path, side: int) -> Path:
-    return path.with_name(f"{path.stem}-{side}{path.suffix}")
+def batch_label(rows: Sequence[int], total: int) -> str:
+    """Label of a batch's progress bar; empty if there is one batch only."""
+    return f"{rows[0] + 1}–{rows[-1] + 1} of {total}" if len(rows) < total else ""
 
 
 def write(common: ImageOptions, made: Generation, number: int, path: Path) -> None:
     """Write an image and those of its earlier stages; print its path or a line of JSON."""
     metadata = not common.no_metadata
     for side in made.stages:
-        made.save(number, _stage_path(path, side), size=side, metadata=metadata)
+        made.save(number, stage_path(path, side), size=side, metadata=metadata)
     made.save(number, path, metadata=metadata)  # last, so that a resumed job finds all stages of it
     settings = made.settings[number]
     prompt = {"prompt": settings["prompt"]} if "prompt" in settings else {}
@@ -185,16 +142,21 @@ def write_sheet(
     say(common, path, images=len(images), **more)
 
 
-def check_extra_outputs(common: ImageOptions, animation: Path | None, strip: Path | None) -> None:
-    """Check before the work that an animation and a strip can be written."""
-    from unclip.images import check_animation
+def check_sheet(path: Path, total: int, side: int, columns: int | None = None) -> None:
+    """Check before the work that a contact sheet of `total` images of a side in pixels can be written.
 
-    for extra, kinds in ((animation, ANIMATIONS), (strip, (".png",))):
-        if extra is not None and extra.suffix.lower() not in kinds:
-            raise RequestError(f"{extra}: its name must end in {' or '.join(kinds)}")
-    check_outputs([path for path in (animation, strip) if path is not None], common.overwrite)
-    if animation is not None:
-        check_animation(animation)
+    Raises:
+        RequestError: too large for the format, or for the memory.
+    """
+    from unclip.images import sheet_size
+
+    width, height = sheet_size(total, (side, side), columns)
+    check_size(path, width, height)
+    if width * height > LARGEST_SHEET:
+        raise RequestError(
+            f"{path}: a sheet of {total} images would have {width} × {height} pixels, {LARGEST_SHEET >> 20} "
+            "million at most; draw fewer, or smaller ones (--size)"
+        )
 
 
 def write_animation(common: ImageOptions, made: Generation, path: Path, *, bounce: bool) -> None:
@@ -212,7 +174,7 @@ def write_animation(common: ImageOptions, made: Generation, path: Path, *, bounc
 
 def read_key(key: str) -> Image.Image | str:
     """Read a key: the picture if it names a file, else the prompt itself."""
-    if Path(key).is_file():
+    if os.path.isfile(key):  # unlike Path.is_file, False for a prompt that is too long for a name
         return read_picture(Path(key))
     if Path(key).suffix.lower() in (*SUFFIXES, ".gif"):
         raise RequestError(f"{key}: no such file")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from unclip.cli.options import PATH, device_option, overwrite_option
-from unclip.cli.outputs import refuse_existing
+from unclip.cli.outputs import check_sheet
+from unclip.cli.paths import check_writable, refuse_existing
 from unclip.errors import RequestError
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
     from unclip.stages.pixels import Pixels
@@ -62,7 +63,10 @@ def sample(
     if min(count, batch, scale) < 1:
         raise RequestError("--count, --batch and --scale must be at least 1")
     refuse_existing(output, overwrite)
+    check_writable(output)
     import torch
+
+    from unclip.images import grid, save_picture
 
     stage = load_pixels(run, device)
     known = range(stage.classes)
@@ -74,42 +78,33 @@ def sample(
     labels = [classes[i % len(classes)] for i in range(count)] if classes else None
     changes = {key: value for key, value in options.items() if value is not None}
     sampling = stage.config.sampling.updated(changes)
-    seeds = range(seed, seed + count)
-    with torch.inference_mode():
-        drawn = [one for part in stage.draw(labels, seeds, sampling, batch=batch) for one in part]
+    seeds, side = range(seed, seed + count), scale * stage.size
+    columns = len(classes) if len(classes) > 1 else None
+    if is_sheet := output.suffix.lower() == ".png":
+        check_sheet(output, count, side, columns)
     settings = {"verb": "sample", "run": str(run), "sampling": sampling.model_dump(mode="json")}
-    _write(drawn, output, settings, seeds=seeds, labels=labels, classes=classes, scale=scale)
+    with torch.inference_mode():
+        drawn = (one for part in stage.draw(labels, seeds, sampling, batch=batch) for one in part)
+        pictures = (_enlarged(one, side) for one in drawn)
+        if is_sheet:
+            about = {**settings, "seed": seed, "classes": classes}
+            sheet = grid(list(pictures), columns=columns, gap=scale)
+            save_picture(sheet, output, settings=about, source="trainedAlgorithmicMedia")
+        else:
+            for i, picture in enumerate(pictures):  # written as they are drawn
+                path = output / (str(labels[i]) if labels else "") / f"{seeds[i]:08d}.png"
+                about = {**settings, "seed": seeds[i], "class": labels and labels[i]}
+                save_picture(picture, path, settings=about, source="trainedAlgorithmicMedia")
     click.echo(str(output))
 
 
-def _write(
-    drawn: Sequence[Tensor],
-    output: Path,
-    settings: dict[str, Any],
-    *,
-    seeds: Sequence[int],
-    labels: Sequence[int] | None,
-    classes: Sequence[int],
-    scale: int,
-) -> None:
-    """Write pictures [C, H, W], as one contact sheet if `output` is a PNG, else as a file each."""
+def _enlarged(image: Tensor, side: int) -> Image.Image:
+    """[C, H, W] as an RGB picture, each pixel enlarged to a square."""
     from PIL import Image
 
-    from unclip.images import grid, save_picture, to_pil
+    from unclip.images import to_pil
 
-    side = scale * drawn[0].shape[-1]
-    pictures = [
-        to_pil(image.expand(3, -1, -1)).resize((side, side), Image.Resampling.NEAREST) for image in drawn
-    ]
-    if output.suffix.lower() == ".png":
-        sheet = grid(pictures, columns=len(classes) if len(classes) > 1 else None, gap=scale)
-        about = {**settings, "seed": seeds[0], "classes": classes}
-        save_picture(sheet, output, settings=about, source="trainedAlgorithmicMedia")
-        return
-    for i, picture in enumerate(pictures):
-        path = output / (str(labels[i]) if labels else "") / f"{seeds[i]:08d}.png"
-        about = {**settings, "seed": seeds[i], "class": labels and labels[i]}
-        save_picture(picture, path, settings=about, source="trainedAlgorithmicMedia")
+    return to_pil(image.expand(3, -1, -1)).resize((side, side), Image.Resampling.NEAREST)
 
 
 def load_pixels(run: Path, device: str | None) -> Pixels:

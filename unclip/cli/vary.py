@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from unclip.cli.options import PATH, ImageOptions, image_options, num_images
 from unclip.cli.outputs import read_picture, run
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from unclip.pipeline import Generation, Pipeline, SamplingOptions
+    from unclip.pipeline.invert import Inversion
 
 
 @click.command()
@@ -22,12 +29,13 @@ def vary(common: ImageOptions, image: Path, num_images: int, eta: float, fresh_n
     \b
     unclip vary shiba.png -n 6 --eta 0.8 -o variations/
     """
-    source = read_picture(image)
-    run(
-        common,
-        "variation",
-        num_images,
-        lambda pipe, options: pipe.vary(
-            source, num_images, eta=eta, fresh_noise=fresh_noise, options=options
-        ),
-    )
+    picture = read_picture(image)
+    source: Image.Image | Inversion = picture
+
+    def draw(pipe: Pipeline, options: SamplingOptions, rows: range) -> Generation:
+        nonlocal source
+        if rows.start == 0 and not fresh_noise:  # inverted once for all batches
+            source = pipe.invert(picture, options=options.with_stage("decoder", eta=eta))
+        return pipe.vary(source, len(rows), eta=eta, fresh_noise=fresh_noise, options=options)
+
+    run(common, "variation", num_images, draw)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from unclip.files import cache_folder, new_file
+from unclip.cache import cache_folder
+from unclip.files import new_file
 
 
 def weights_identity(name: str, state: Mapping[str, Tensor]) -> str:

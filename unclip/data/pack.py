@@ -26,9 +26,11 @@ from unclip.data.source import Unit, find_units
 from unclip.data.tar import Progress, read_record, write_lines, write_record, write_shard
 from unclip.errors import DataError
 from unclip.files import UNFINISHED
+from unclip.locks import hold
 from unclip.text import decode
 
 RECORD = "shards.json"
+LOCK = ".lock"  # file in the folder while it is being packed
 NOTES = ".pack"  # folder of the first pass's results; removed at the end
 LEFT_OUT = "left-out.jsonl"  # names and reasons
 SHARDS = "[0-9]" * 6 + ".tar"
@@ -82,7 +84,13 @@ def pack(job: PackJob, out: Path, *, jobs: int = 1, progress: Progress = lambda 
 
     Raises:
         DataError: the source has no usable samples, or `out` holds another packing.
+        RequestError: another process packs into `out`.
     """
+    with hold(out / LOCK, str(out)):
+        return _pack(job, out, jobs, progress)
+
+
+def _pack(job: PackJob, out: Path, jobs: int, progress: Progress) -> Packed:
     units = find_units(
         job.source,
         job.shard_size,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -22,8 +22,9 @@ class Trajectory:
         start: x at the first timestep of the walk, [B, ...]. Default: noise.
         known: the part of the data to keep (RePaint).
         repeats: how often each step towards data is taken when a part is known.
-        strength: share of the timesteps to walk, in (0, 1]. Below 1 the walk starts from the data of
-            `known`, noised to its first timestep (SDEdit).
+        strength: share of the schedule to walk, in (0, 1]. Below 1 the walk takes this share of the steps,
+            at least one, evenly from timestep strength · (T − 1) to 0. It starts from the data of `known`,
+            noised to that timestep (SDEdit).
         evaluations: evaluations of the network per step of DDIM inversion. Above 0 the walk goes from
             the data `start` to noise.
     """
@@ -33,6 +34,10 @@ class Trajectory:
     repeats: int = 1
     strength: float = 1.0
     evaluations: int = 0
+
+    def rows(self, rows: slice) -> Trajectory:
+        """The walk of some images of a batch. The known part is that of all images."""
+        return self if self.start is None else replace(self, start=self.start[rows])
 
     def length(self, schedule: Schedule, steps: int) -> int:
         """The number of steps that `walk` yields."""
@@ -67,7 +72,12 @@ class Trajectory:
 
     def _times(self, schedule: Schedule, steps: int) -> Sequence[int]:
         times = schedule.grid(steps)
-        return [t for t in times if t <= self.strength * (schedule.times - 1)] or times[-1:]
+        if self.strength == 1:
+            return times
+        count, first = max(1, round(self.strength * steps)), self.strength * (schedule.times - 1)
+        # Timesteps are distinct: a sampler cannot step from one to itself.
+        walked = {round(first - i * first / max(count - 1, 1)) for i in range(count)}
+        return sorted(walked, reverse=True)
 
 
 FROM_NOISE = Trajectory()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
@@ -15,15 +16,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from unclip.cache import cache_folder
 from unclip.clip import Clip, encode_pictures
 from unclip.clip.torchvision_schemas import declare_missing_schemas
 from unclip.data.sample import scaled
 from unclip.device import join_processes
 from unclip.errors import CheckpointError, DataError, RequestError
 from unclip.evaluate.pictures import Pictures
-from unclip.files import cache_folder, new_file, write_weights
+from unclip.files import new_file, write_weights
 from unclip.images import centre_square, to_tensor
 from unclip.models.convert.weights import read_pickle
+
+log = logging.getLogger(__name__)
 
 SHEET = 64  # images of a contact sheet
 
@@ -184,8 +188,12 @@ def _write(path: Path, features: Tensor) -> None:
     try:
         with new_file(path) as temporary:
             write_weights({"features": features}, temporary)
-    except (OSError, CheckpointError) as error:
-        raise DataError(f"{path}: cannot be written ({error}); --cache names another folder") from None
+    except (OSError, CheckpointError) as error:  # a cache that cannot be written only costs time
+        log.warning(
+            "%s: the features are not kept, it cannot be written (%s); --cache names another folder",
+            path.parent,
+            getattr(error, "strerror", None) or error,
+        )
 
 
 def _brought(image: Image.Image, size: int | None) -> Image.Image:

@@ -10,6 +10,7 @@ openclip:ViT-L-14/openai, hf:openai/clip-vit-large-patch14    a CLIP of another 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,9 +138,7 @@ def locate(ref: str, *, revision: str | None = None, token: str | None = None) -
     """
     if not ref:
         raise CheckpointError("an empty reference names no model; give mini, a folder or a Hub id owner/name")
-    path, parts = Path(ref), Path(ref).parts
-    named = bool(parts) and ".." not in parts and parts[0].isidentifier()
-    bundled = named and (files.BUNDLED / parts[0] / FILE).is_file()
+    path, parts, bundled = Path(ref), Path(ref).parts, _is_bundled(ref)
     if revision is not None and (bundled or path.exists()):
         raise CheckpointError(f"{ref}: is a folder; a revision is a Hub repository's")
     if bundled:
@@ -169,6 +168,13 @@ def locate(ref: str, *, revision: str | None = None, token: str | None = None) -
 def role_of(kind: type[Stage], size: object = None) -> str | None:
     """Role of a stage in a model: "clip", "prior", "decoder", "upsampler-SIZE"; None for other stages."""
     return f"upsampler-{size}" if kind.role == "upsampler" else kind.role
+
+
+def _is_bundled(ref: str) -> bool:
+    """Whether the reference names the bundled model or a stage of it."""
+    parts = Path(ref).parts
+    named = bool(parts) and ".." not in parts and parts[0].isidentifier()
+    return named and (files.BUNDLED / parts[0] / FILE).is_file()
 
 
 def _is_model(folder: Path) -> bool:
@@ -217,7 +223,25 @@ def _clip_beside(folder: Path) -> str | None:
         clip = ModelIndex.read(parent).clip
         return None if clip is None else _clip_of(parent, clip)
     trained_with = read_yaml(parent / RUN).get("clip") if (parent / RUN).is_file() else None
-    return None if trained_with is None else str(trained_with)
+    return None if trained_with is None else _from_run(parent, str(trained_with))
+
+
+def _from_run(run: Path, ref: str) -> str:
+    """A reference of a run's config, which may be relative to the folder in which the run was started.
+
+    Runs record absolute paths; older ones, and those that were moved with what they refer to, do not find
+    them: the folders above the run are searched for a relative path.
+    """
+    if encoders.is_backend(ref) or Path(ref).is_absolute() or _is_bundled(ref):
+        return ref
+    places = (folder / ref for folder in run.absolute().parents)
+    return next((str(place) for place in places if place.exists() and _is_model(place)), ref)
+
+
+def absolute(ref: str) -> str:
+    """A reference that means the same in every working directory: a local path made absolute."""
+    local = not (encoders.is_backend(ref) or _is_bundled(ref)) and os.path.exists(ref)
+    return str(Path(ref).absolute()) if local else ref
 
 
 def _clip_of(folder: Path, clip: str) -> str:

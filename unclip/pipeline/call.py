@@ -31,7 +31,7 @@ from unclip.stages.prior_base import BasePrior
 from unclip.stages.upsampler import Upsampler
 
 LARGEST = 1024  # side in pixels of DALL·E 2's images
-TOGETHER = 4 * 256**2  # pixels per batch of an upsampler: larger batches are no faster and need more memory
+TOGETHER = 4 * 256**2  # pixels per batch of a stage: larger batches are no faster and need more memory
 
 DEFAULTS = SamplingOptions()
 WITHOUT = {"prior": "so it cannot generate from a prompt", "decoder": "so it cannot make pictures"}
@@ -174,8 +174,15 @@ class Call:
             name: label for `on_step` and the timings.
         """
         decoder, used = self.model.decoder, self.sampling["decoder"]
-        steps = decoder.sample(z_i, text, null, used, self.noise("decoder"), trajectory)
-        return self.run(name, steps, trajectory.length(decoder.diffusion.schedule, used.steps))
+        total = trajectory.length(decoder.diffusion.schedule, used.steps)
+        batch, parts = max(1, TOGETHER // decoder.size**2), []
+        for i in range(0, len(z_i), batch):
+            rows = slice(i, i + batch)
+            noise = SeededNoise(self.seeds[rows], "decoder")
+            texts = text.rows(i, i + batch), null.rows(i, i + batch)
+            steps = decoder.sample(z_i[rows], *texts, used, noise, trajectory.rows(rows))
+            parts.append(self.run(name, steps, total))
+        return torch.cat(parts)
 
     def upsample(
         self, x: Tensor, trajectory_at: Callable[[int], Trajectory] = lambda side: FROM_NOISE

@@ -12,14 +12,21 @@ from PIL import Image
 from unclip.errors import RequestError
 from unclip.pipeline.call import Call, Model
 from unclip.pipeline.generation import Generation
-from unclip.pipeline.invert import DDIM, STEPS, latents, redraw
-from unclip.pipeline.options import OptionKeywords, check_negative, check_prompt, choose_seeds, collect
+from unclip.pipeline.invert import DDIM, STEPS, Inversion, latents, redraw
+from unclip.pipeline.options import (
+    OptionKeywords,
+    check_negative,
+    check_prompt,
+    check_thetas,
+    choose_seeds,
+    collect,
+)
 from unclip.pipeline.slerp import slerp
 
 
 def diff(
     model: Model,
-    image: Image.Image,
+    image: Image.Image | Inversion,
     before: str,
     after: str,
     theta: float | Sequence[float] = (0.25, 0.5),
@@ -30,7 +37,8 @@ def diff(
     z_d = norm(z_t − z_t0); each image decodes slerp(z_i, z_d, theta) from the picture's own x_T.
 
     Args:
-        image: of any size. CLIP crops it by its own rule; x_T is inverted from its middle square.
+        image: of any size, or its inversion. CLIP crops it by its own rule; x_T is inverted from its middle
+            square.
         before: caption of the picture, or a neutral "a photo", or "".
         after: caption of the wanted picture.
         theta: strength of the edit in [0, 1], one image per value; 0 reconstructs the picture. The paper
@@ -42,12 +50,7 @@ def diff(
         RequestError: a theta outside [0, 1], captions that mean the same, a picture that cannot be used, a
             model without an image encoder.
     """
-    thetas = [float(theta)] if isinstance(theta, int | float) else [float(one) for one in theta]
-    if not thetas:
-        raise RequestError("no theta: give at least one, between 0.25 and 0.5 for instance")
-    for one in thetas:
-        if not 0 <= one <= 1:
-            raise RequestError(f"theta {one}: must be between 0 and 1")
+    thetas = check_thetas(theta)
     target, base, chosen = check_prompt(after), check_negative(before), collect(options)
     call = Call(model, choose_seeds(1, chosen.seed) * len(thetas), chosen, defaults=STEPS, forced=DDIM)
     with torch.inference_mode():
@@ -55,7 +58,7 @@ def diff(
         towards = text.embed[0] - text.embed[1]
         if towards.norm() <= 1e-6 * text.embed[0].norm():
             raise RequestError("both captions mean the same to this model: there is no difference to follow")
-        found = latents(call, [image])
+        found = image if isinstance(image, Inversion) else latents(call, [image])
         z_i = found.image_embeds
         # Scaled to the length of z_i: the decoder was trained on embeddings of that length.
         z_d = F.normalize(towards.float(), dim=0)[None] * z_i.norm(dim=1, keepdim=True)

@@ -82,4 +82,5 @@ def latents(call: Call, images: Sequence[Image.Image], evaluations: int = 2) -> 
 
 def redraw(call: Call, z_i: Tensor, x_T: Tensor | None) -> Tensor:
     """Decode latents to pictures [B, 3, h, h]; with x_T None, from the seeds' noise."""
-    return call.decode(z_i, *call.encode([""] * len(z_i)), Trajectory(start=x_T))
+    text, null = call.encode([""])
+    return call.decode(z_i, text.repeat(len(z_i)), null.repeat(len(z_i)), Trajectory(start=x_T))

@@ -115,6 +115,17 @@ def check_negative(negative: str) -> str:
     return check_prompt(negative) if negative.strip() else ""
 
 
+def check_thetas(theta: float | Sequence[float]) -> list[float]:
+    """Strengths of a text diff as a list; RequestError if there is none, or one is not in [0, 1]."""
+    thetas = [float(theta)] if isinstance(theta, int | float) else [float(one) for one in theta]
+    if not thetas:
+        raise RequestError("no theta: give at least one, between 0.25 and 0.5 for instance")
+    for one in thetas:
+        if not 0 <= one <= 1:
+            raise RequestError(f"theta {one}: must be between 0 and 1")
+    return thetas
+
+
 def choose_seeds(num_images: int, seed: Seed = None, *, prompts: int = 1) -> list[int]:
     """One seed per image: the given list, or seed, seed + 1, … for each prompt from one (default: random)."""
     if num_images < 1 or prompts < 1:

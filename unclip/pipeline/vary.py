@@ -10,13 +10,13 @@ from PIL import Image
 
 from unclip.pipeline.call import Call, Model
 from unclip.pipeline.generation import Generation
-from unclip.pipeline.invert import DDIM, STEPS, latents, redraw
+from unclip.pipeline.invert import DDIM, STEPS, Inversion, latents, redraw
 from unclip.pipeline.options import OptionKeywords, choose_seeds, collect
 
 
 def vary(
     model: Model,
-    image: Image.Image | Sequence[Image.Image],
+    image: Image.Image | Sequence[Image.Image] | Inversion,
     num_images: int = 1,
     *,
     eta: float = 1.0,
@@ -26,8 +26,8 @@ def vary(
     """Generate variations of a picture: decode its z_i with fresh noise (Ramesh et al. 2022, §3.1).
 
     Args:
-        image: one or several of any size. CLIP crops each by its own rule; x_T is inverted from its middle
-            square.
+        image: one or several of any size, or their inversion. CLIP crops each by its own rule; x_T is
+            inverted from its middle square.
         num_images: number of variations of each picture.
         eta: DDIM's stochasticity in [0, 1], starting from the picture's x_T. 0 reconstructs the picture; a
             larger eta changes more of what z_i does not encode.
@@ -39,19 +39,23 @@ def vary(
         RequestError: a picture that cannot be used, an impossible eta or size, a model without an image
             encoder.
     """
-    pictures = [image] if isinstance(image, Image.Image) else list(image)
+    found = image if isinstance(image, Inversion) else None
+    pictures = (
+        [image] if isinstance(image, Image.Image) else [] if isinstance(image, Inversion) else list(image)
+    )
     chosen = collect(options)
-    seeds = choose_seeds(num_images, chosen.seed, prompts=len(pictures))
+    seeds = choose_seeds(num_images, chosen.seed, prompts=len(found.noise if found else pictures))
     if fresh_noise:
         call = Call(model, seeds, chosen)
     else:
         call = Call(model, seeds, chosen.with_stage("decoder", eta=eta), defaults=STEPS, forced=DDIM)
     with torch.inference_mode():
         if fresh_noise:
-            z_i = call.encode_images(pictures).repeat_interleave(num_images, dim=0)
+            z_i = found.image_embeds if found else call.encode_images(pictures)
+            z_i = z_i.repeat_interleave(num_images, dim=0)
             x = call.decode(z_i, *call.encode([""] * len(seeds)))
         else:
-            found = latents(call, pictures)
+            found = found or latents(call, pictures)
             z_i = found.image_embeds.repeat_interleave(num_images, dim=0)
             x = redraw(call, z_i, found.noise.repeat_interleave(num_images, dim=0))
         made = call.upsample(x)

@@ -26,6 +26,8 @@ SETTINGS_KEY = "unclip"  # the PNG text chunk that holds the settings
 XMP_KEY = "XML:com.adobe.xmp"  # the PNG text chunk that holds XMP
 FORMATS: dict[str, Format] = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 LONGEST_XMP = 65_000  # bytes; the limit of a JPEG segment
+LARGEST_SIDE: dict[Format, int] = {"PNG": 2**31 - 1, "JPEG": 65_500, "WEBP": 16_383}  # pixels
+SHORTENED = "lists and texts are cut to fit into a JPEG; a PNG holds them whole"
 
 
 def format_of(path: Path) -> Format:
@@ -53,9 +55,13 @@ def encode(
         settings: generation settings, stored as JSON in a PNG text chunk, or in XMP for other formats.
         source: IPTC digital source type of the pixels.
 
+    In a JPEG, whose metadata are limited to 64 KiB, long lists and texts of the settings are cut, and a note
+    under `shortened` says so.
+
     Raises:
-        RequestError: the settings are too long for a JPEG.
+        RequestError: the picture is too large for the format.
     """
+    check_size(format, *image.size)
     text = to_json(settings) if settings else None
     file = io.BytesIO()
     if format == "PNG":
@@ -67,11 +73,32 @@ def encode(
         image.save(file, "PNG", pnginfo=info)
         return file.getvalue()
     xmp = xmp_packet(source, text).encode() if source or text else b""
-    if format == "JPEG" and len(xmp) > LONGEST_XMP:
-        raise RequestError("the settings are too long for a JPEG; write a PNG, or leave the metadata out")
+    limit = 2**18
+    while settings and format == "JPEG" and len(xmp) > LONGEST_XMP:
+        limit //= 2
+        cut = {**_shortened(dict(settings), limit), "shortened": SHORTENED} if limit else None
+        xmp = xmp_packet(source, cut and to_json(cut)).encode()
     how: dict[str, Any] = {"quality": 95, "subsampling": 0} if format == "JPEG" else {"quality": 92}
     image.convert("RGB").save(file, format, **how, **({"xmp": xmp} if xmp else {}))
     return file.getvalue()
+
+
+def check_size(format: Format, width: int, height: int, name: str = "the picture") -> None:
+    """RequestError if a format cannot hold a picture of this size in pixels."""
+    if max(width, height) > LARGEST_SIDE[format]:
+        raise RequestError(
+            f"{name}: {width} × {height} pixels are too large for a {format}, whose sides have at most "
+            f"{LARGEST_SIDE[format]}; write a PNG"
+        )
+
+
+def _shortened(tree: Any, limit: int) -> Any:
+    """A copy with texts cut to `limit` characters and lists to `limit` / 1024 items, at least 1."""
+    if isinstance(tree, dict):
+        return {key: _shortened(value, limit) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_shortened(value, limit) for value in tree[: max(1, limit // 1024)]]
+    return tree[:limit] if isinstance(tree, str) else tree
 
 
 def settings_text(image: Image.Image) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from unclip.errors import CheckpointError, ConfigError
+from unclip.device import join_processes
+from unclip.errors import CheckpointError, ConfigError, RequestError
 from unclip.files import load_weights, new_folder, read_json, read_weights, write_json, write_weights
+from unclip.locks import hold
 from unclip.stages.base import Stage
 from unclip.stages.config import parse_checkpoint
 from unclip.train.config import RunConfig
 from unclip.train.ema import Ema, full, laid_out_like
 
+LOCK = ".lock"  # file in a run's folder while it trains
 FREE = ("stage.sampling",)  # keys that may change when a run resumes
 
 
@@ -46,6 +50,27 @@ class Progress:
     streams: int = 0
     batch: int = 0
     scaler: dict[str, float] | None = None
+
+
+@contextmanager
+def only_run(run: Path) -> Iterator[None]:
+    """Keep other trainings out of a run's folder. Every process must call this.
+
+    Raises:
+        RequestError: another training holds the folder; the message names its process.
+    """
+    with ExitStack() as held:
+        failure: str | None = None
+        if join_processes().is_main_process:
+            try:
+                held.enter_context(hold(run / LOCK, str(run)))
+            except RequestError as error:
+                failure = str(error)
+        if join_processes().num_processes > 1:  # the others would wait for the main process forever
+            (failure,) = broadcast_object_list([failure])
+        if failure:
+            raise RequestError(failure)
+        yield
 
 
 def step_folders(run: Path) -> list[Path]:
@@ -111,9 +136,11 @@ def drop_old(run: Path, keep: int, keep_every: int) -> None:
 
 
 def sweep(run: Path) -> None:
-    """Remove checkpoints that a killed process left half-written or half-removed."""
+    """Remove checkpoints that a killed process left half-written or half-removed, and their locks."""
     for left in run.glob(".step-*.tmp"):
         shutil.rmtree(left)
+    for lock in run.glob(".step-*.lock"):
+        lock.unlink()
 
 
 def refuse_another(folder: Path, stage: Stage, config: RunConfig) -> None:

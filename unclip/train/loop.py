@@ -21,6 +21,7 @@ from unclip.clip import Clip
 from unclip.device import join_processes, peak_flops, quick_in_bf16
 from unclip.errors import ConfigError
 from unclip.files import new_file
+from unclip.models.resolve import absolute
 from unclip.stages import stage_class
 from unclip.stages.base import Stage
 from unclip.stages.batch import Batch
@@ -56,7 +57,13 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
         TrainingError: too many bad steps in a row.
         CheckpointError: a checkpoint cannot be read or written.
         KeyboardInterrupt: Ctrl-C was pressed; the last finished step is saved.
+        RequestError: another process trains in this folder.
     """
+    with checkpoint.only_run(run):
+        return _train(config, run, progress)
+
+
+def _train(config: RunConfig, run: Path, progress: bool) -> Path:
     # --- set up ---
     accelerator = _accelerator(config, run)
     main, optim, options = accelerator.is_main_process, config.optim, config.train
@@ -100,8 +107,10 @@ def train(config: RunConfig, run: Path, *, progress: bool = True) -> Path:
         warn_of_data(run, config, stage, sources.training.paths)
         run.mkdir(parents=True, exist_ok=True)
         checkpoint.sweep(run)
+        tree = config.model_dump(mode="json")
+        tree |= {key: absolute(tree[key]) for key in ("clip", "init") if tree[key] is not None}
         with new_file(run / "run.yaml") as file:
-            file.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+            file.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
     accelerator.wait_for_everyone()
     if options.trackers:
         start_trackers(config, run, accelerator)

@@ -13,7 +13,7 @@ from unclip.clip import Clip, same_clip
 from unclip.data.loader import batches, embed
 from unclip.data.shards import DataConfig, Shards, Stream
 from unclip.errors import RequestError
-from unclip.files import write_json
+from unclip.files import try_to_write, write_json
 from unclip.models.resolve import resolve
 from unclip.stages import load_stage
 from unclip.stages.batch import Batch
@@ -41,6 +41,10 @@ def calibrate(prior: str | Path, shards: str, ref: str | None = None, *, count: 
         raise RequestError(f"{found}: is a {stage.config.kind}; Analytic-DPM is for the diffusion prior")
     if count < BATCH:
         raise RequestError(f"--count {count}: must be at least {BATCH}")
+    try:
+        try_to_write(found / "config.json")
+    except OSError as error:
+        raise RequestError(f"{found}: cannot be written ({error.strerror or error})") from None
     data = DataConfig(shards=shards, batch=BATCH, workers=0)
     sources = Sources.find(data, stage)
     if ref is None and (sources.training.embeddings is None or sources.training.embeddings.null is None):

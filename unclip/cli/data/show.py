@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from unclip.cli.options import PATH, overwrite_option
-from unclip.cli.outputs import refuse_existing
+from unclip.cli.paths import check_outputs
 from unclip.errors import RequestError
 
 
@@ -20,7 +20,7 @@ from unclip.errors import RequestError
 @overwrite_option
 def show(shards: str, output: Path, count: int, size: int, overwrite: bool) -> None:
     """Draw a contact sheet of shards, and print the captions in the same order."""
-    refuse_existing(output, overwrite)
+    check_outputs([output], overwrite)
     if count < 1 or not 8 <= size <= 2048:
         raise RequestError("--count must be at least 1, --size between 8 and 2048")
     from unclip.data.sample import BadSample, captions, picture

@@ -10,6 +10,7 @@ import click
 
 from unclip.cli.evaluate.measuring import held_out_options
 from unclip.cli.options import PATH, json_option
+from unclip.cli.paths import check_out_folder
 from unclip.errors import RequestError
 
 if TYPE_CHECKING:
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @held_out_options(count=512)
-@click.option("--out", type=PATH, help="Folder for report.json and the contact sheet. Default: not saved.")
+@click.option(
+    "--out",
+    type=PATH,
+    callback=check_out_folder,
+    help="Folder for report.json and the contact sheet. Default: not saved.",
+)
 @click.option(
     "--condition",
     type=click.Choice(["both", "caption", "embedding"]),
@@ -45,6 +51,6 @@ def compose(
 
     pipeline = Pipeline.from_pretrained(model, device=device)
     report = evaluate_compose(pipeline, count=count, seed=seed, batch=batch, condition=condition)
+    click.echo(json.dumps(report.to_dict()) if as_json else report.table())
     if out is not None:
         report.save(out)
-    click.echo(json.dumps(report.to_dict()) if as_json else report.table())

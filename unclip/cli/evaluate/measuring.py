@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unclip.cli.options import CLIP_HELP, PATH, add_options, device_option, json_option
+from unclip.cli.paths import check_out_folder
 from unclip.errors import RequestError
 
 if TYPE_CHECKING:
@@ -24,7 +25,10 @@ MODEL = "model:"  # prefix of a source whose pictures are generated: model:mini
 
 clip_option = click.option("--clip", "ref", default="mini", show_default=True, help=CLIP_HELP)
 out_option = click.option(
-    "--out", type=PATH, help="Folder for report.json, report.md and sheet.png. Default: not saved."
+    "--out",
+    type=PATH,
+    callback=check_out_folder,
+    help="Folder for report.json, report.md and sheet.png. Default: not saved.",
 )
 _no_cache = click.option("--no-cache", is_flag=True, help="Neither read nor write cached features.")
 _cache = click.option("--cache", type=PATH, help="Folder of cached features. Default: in the user's cache.")
@@ -171,6 +175,6 @@ def report(found: Quality | Recognised | ProbedScenes, options: dict[str, Any]) 
 
     if not join_processes().is_main_process:
         return
+    click.echo(json.dumps(found.to_dict()) if options["as_json"] else found.table())
     if options["out"] is not None:
         found.save(options["out"])
-    click.echo(json.dumps(found.to_dict()) if options["as_json"] else found.table())

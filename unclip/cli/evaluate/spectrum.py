@@ -9,6 +9,7 @@ import click
 
 from unclip.cli.evaluate.measuring import held_out_options
 from unclip.cli.options import PATH, json_option
+from unclip.cli.paths import check_outputs
 
 
 @click.command()
@@ -23,10 +24,13 @@ def spectrum(
     The last column is the power at the frequency of each stage's patches over the power around it, with the
     renderings' value in brackets.
     """
+    if out is not None:
+        check_outputs([out], overwrite=True)
+    from unclip.images import write
     from unclip.menagerie.spectrum import spectra, table
     from unclip.pipeline import Pipeline
 
     found = spectra(Pipeline.from_pretrained(model, device=device), count=count, seed=seed, batch=batch)
-    if out is not None:
-        out.write_text(table(found) + "\n", encoding="utf-8")
     click.echo(json.dumps([one.to_dict() for one in found]) if as_json else table(found))
+    if out is not None:
+        write(out, (table(found) + "\n").encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 
 from unclip.cli.evaluate.measuring import held_out_options
 from unclip.cli.options import PATH
+from unclip.cli.paths import check_out_folder
 from unclip.errors import RequestError
 
 
@@ -21,7 +23,13 @@ from unclip.errors import RequestError
 @click.option("--sampler", help="Samplers, as ddim,dpmpp_2m. Default: the stage's.")
 @held_out_options(count=64)
 @click.option("--resamples", default=100, show_default=True, help="Bootstrap resamples; 0 for no interval.")
-@click.option("--out", type=PATH, required=True, help="Folder for sweep.csv, plot.png and sheet.png.")
+@click.option(
+    "--out",
+    type=PATH,
+    required=True,
+    callback=check_out_folder,
+    help="Folder for sweep.csv, plot.png and sheet.png.",
+)
 def sweep(
     model: str,
     stage: str,
@@ -47,6 +55,8 @@ def sweep(
         "steps": _list("steps", steps, int),
         "guidances": _list("guidance", guidance, float),
     }
+    if importlib.util.find_spec("matplotlib") is None:
+        raise RequestError("the plot needs matplotlib: pip install 'unclip[lecture]'")
     from unclip.images import save_png
     from unclip.menagerie import sweep as measuring
     from unclip.pipeline import Pipeline

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from unclip import files
+from unclip.cache import cache_folder, writable_cache
 from unclip.errors import CheckpointError
+from unclip.locks import hold
 from unclip.models.convert import diffusers_stages, karlo_ckpt
 from unclip.models.index import FILE, ModelIndex
 from unclip.stages.base import Stage
@@ -19,6 +21,7 @@ from unclip.stages.prior import Prior
 from unclip.stages.upsampler import Upsampler
 from unclip.version import __version__
 
+FOLDER = "converted"  # in the cache folder
 LAYOUT = 2  # version of the written folders; cached folders of an older one are converted again
 
 
@@ -47,7 +50,8 @@ def convert(source: Path, out: Path, *, parity: bool = False) -> None:
 def converted(source: Path) -> Path:
     """The folder to load for `source`: itself if it is ours, else its conversion in the cache folder.
 
-    One of diffusers' networks or of Karlo's checkpoints becomes a model of that stage and its CLIP.
+    One of diffusers' networks or of Karlo's checkpoints becomes a model of that stage and its CLIP. Of several
+    processes, one converts and the others wait for it.
     """
     if _is_ours(source):
         return source
@@ -62,9 +66,13 @@ def converted(source: Path) -> Path:
             digest.update(path.read_bytes())
     name = folder.parent.parent.name if folder.parent.name == "snapshots" else folder.resolve().name
     part = "" if whole else f"-{source.stem}"
-    target = files.cache_folder() / "converted" / f"{name}{part}-{digest.hexdigest()[:12]}"
-    if not (target / FILE).is_file():
-        convert(source, target) if whole else _single(source, target)
+    unique = f"{name}{part}-{digest.hexdigest()[:12]}"
+    if (cache_folder() / FOLDER / unique / FILE).is_file():  # perhaps read-only
+        return cache_folder() / FOLDER / unique
+    target = writable_cache(FOLDER) / unique
+    with hold(target.with_name(f".{unique}.first"), f"the conversion of {source}", wait=True):
+        if not (target / FILE).is_file():
+            convert(source, target) if whole else _single(source, target)
     return target
 
 

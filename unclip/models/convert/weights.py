@@ -20,18 +20,40 @@ STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")  # file stems of d
 
 
 def read_component(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a component's folder; safetensors are memory-mapped."""
-    for stem in STEMS:
-        if (folder / f"{stem}.safetensors").is_file():
-            return files.read_weights(folder / f"{stem}.safetensors")
-        if (folder / f"{stem}.safetensors.index.json").is_file():
-            return _shards(folder / f"{stem}.safetensors.index.json")
-    for stem in STEMS:
-        if (folder / f"{stem}.bin").is_file():
-            return tensors(read_pickle(folder / f"{stem}.bin"), folder / f"{stem}.bin")
+    """The tensors of a component's folder; safetensors are memory-mapped.
+
+    Whole precision is preferred to a variant (`model.fp16.safetensors`), safetensors to pickles.
+
+    Raises:
+        CheckpointError: no weights, damaged ones, or several variants to choose from.
+    """
+    for suffix, read in ((".safetensors", files.read_weights), (".bin", _read_bin)):
+        for stem in STEMS:
+            if (folder / f"{stem}{suffix}").is_file():
+                return read(folder / f"{stem}{suffix}")
+            if (folder / f"{stem}{suffix}.index.json").is_file():
+                return _shards(folder / f"{stem}{suffix}.index.json", read)
+        if (variant := _variant(folder, suffix)) is not None:
+            return _shards(variant, read) if variant.suffix == ".json" else read(variant)
     raise CheckpointError(
         f"{folder}: no weights in it (no {STEMS[0]}.safetensors nor {STEMS[1]}.safetensors)"
     )
+
+
+def _variant(folder: Path, suffix: str) -> Path | None:
+    """The weights, or the index of their shards, of a folder with one variant only (`variant="fp16"`)."""
+    whole = [path for stem in STEMS for path in folder.glob(f"{stem}.*{suffix}") if "-of-" not in path.name]
+    indices = [path for stem in STEMS for path in folder.glob(f"{stem}{suffix}.index.*.json")]
+    found = sorted([*whole, *indices])
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{folder}: several variants of the weights ({', '.join(path.name for path in found)}); keep one"
+        )
+    return found[0] if found else None
+
+
+def _read_bin(path: Path) -> dict[str, Tensor]:
+    return tensors(read_pickle(path), path)
 
 
 def read_pickle(path: Path) -> Any:
@@ -96,7 +118,7 @@ def filled(module: M, name: Callable[[str], str], weights: dict[str, Tensor], wh
     return module
 
 
-def _shards(index: Path) -> dict[str, Tensor]:
+def _shards(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
     table = files.read_json(index).get("weight_map")
     if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
         raise CheckpointError(f"{index}: has no weight_map")
@@ -104,7 +126,7 @@ def _shards(index: Path) -> dict[str, Tensor]:
     for name in sorted(set(table.values())):
         if Path(name).name != name:
             raise CheckpointError(f"{index}: {name!r} points outside the folder")
-        found.update(files.read_weights(index.parent / name))
+        found.update(read(index.parent / name))
     missing = sorted(set(table) - set(found))
     if missing:
         raise CheckpointError(f"{index}: tensor {missing[0]} is in none of its files")
