@@ -21,7 +21,7 @@ pytest.importorskip("fastapi", reason="needs unclip[serve]")
 from serving import KEY, Running
 
 from unclip.cli import cli
-from unclip.cli.serve import _keys
+from unclip.cli.serve_setup import api_keys
 from unclip.errors import RequestError
 from unclip.serve import connections, store
 from unclip.serve.access import KeylessGuard
@@ -72,7 +72,7 @@ def keyless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def test_a_key_is_one_key_and_an_empty_file_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNCLIP_API_KEY", "my secret key")
-    assert _keys((), None) == ("my secret key",)
+    assert api_keys((), None) == ("my secret key",)
     file = tmp_path / "keys"
     for text in ("", "\n \n"):
         file.write_text(text)
@@ -80,11 +80,11 @@ def test_a_key_is_one_key_and_an_empty_file_is_none(tmp_path: Path, monkeypatch:
             refused = CliRunner().invoke(cli, ["serve", *arguments])
             assert isinstance(refused.exception, RequestError) and "holds no key" in str(refused.exception)
     file.write_text("one two\n\nthree\n")
-    assert _keys(("given",), file) == ("given", "one two", "three")
+    assert api_keys(("given",), file) == ("given", "one two", "three")
     monkeypatch.setenv("UNCLIP_API_KEY", " ")
     for given in ((), ("",)):
         with pytest.raises(RequestError, match="is empty"):
-            _keys(given, None)
+            api_keys(given, None)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from unclip.serve.envelope import ApiError
 
+JSON_ROUTES: Final = ("/images/generations", "/responses")
 EMBEDDABLE: Final = "/v1/files/images/"  # its URLs are signed, and made to be shown on other sites
 
 
@@ -118,7 +119,7 @@ class KeylessGuard:
             )
             raise ApiError(message, status=403)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if method == "POST" and path.endswith("/images/generations") and kind != "application/json":
+        if method == "POST" and path.endswith(JSON_ROUTES) and kind != "application/json":
             raise ApiError("The body must be sent as Content-Type: application/json.", status=415)
 
     def _is_cross_site(self, headers: Headers, host: str) -> bool:
