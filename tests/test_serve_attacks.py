@@ -29,7 +29,7 @@ from unclip.serve.app import Policy
 from unclip.serve.connections import BoundedProtocol
 from unclip.serve.envelope import ApiError
 from unclip.serve.limits import cost
-from unclip.serve.requests import GenerationRequest
+from unclip.serve.requests import EmbeddingRequest, GenerationRequest
 from unclip.serve.store import Store
 from unclip.serve.worker import Worker
 
@@ -142,6 +142,12 @@ def test_other_sites_cannot_draw_on_a_keyless_server(
     assert found == status and (status == 200 or set(answer["error"]) == {"message", "type", "param", "code"})
 
 
+@pytest.mark.parametrize("path", ["/v1/images/embeddings", "/v1/responses", "/responses"])
+def test_bodies_that_browsers_send_without_asking_are_refused_everywhere(keyless: Running, path: str) -> None:
+    assert keyless.ask("POST", path, {"prompt": "a"}, {"Content-Type": "text/plain"})[0] == 415
+    assert keyless.ask("POST", path, {"prompt": 5}, JSON)[0] == 400
+
+
 def test_only_the_allowed_site_reads_answers(keyless: Running) -> None:
     ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
     status, headers, _ = keyless.ask(
@@ -183,6 +189,8 @@ def test_a_request_may_not_cost_more_than_the_limit(keyless: Running) -> None:
     )
     assert cost(wanted) == 10 * 4 * 500
     assert cost(GenerationRequest("a", 2, 256, "url", preset="paper")) == 2 * 314
+    embedding = EmbeddingRequest("a", 10, 1024, "url", options=(("prior", "steps", 250),), image=None)
+    assert cost(embedding) == 10 * 250
     body = {"prompt": "a cat", "n": 10, "steps": 250, "prior_steps": 250}
     for more in ({}, {"response_format": "b64_json"}):
         status, _, answer = keyless.ask("POST", "/v1/images/generations", {**body, **more})

@@ -145,6 +145,9 @@ def test_fields_without_effect_are_named(running: Running) -> None:
     assert made.x_unclip["ignored"] == ["background", "quality"]
     made = running.client().images.generate(prompt=PROMPT, size="256x256")
     assert "ignored" not in made.x_unclip
+    odd = b'{"prompt": "a cat", "size": "256x256", "\\ud800": 1, "%s": 1}' % (b"x" * 60)
+    status, _, answer = running.ask("POST", "/v1/images/generations", odd)
+    assert status == 200 and answer["x_unclip"]["ignored"] == ["x" * 50, "\\ud800"]
 
 
 def test_a_negative_prompt_changes_the_picture(running: Running) -> None:
@@ -248,6 +251,12 @@ def test_a_stream_has_the_events_that_clients_wait_for(running: Running) -> None
         ),
         ({"input": "a", "tools": [{**TOOL, "size": 5}]}, "'size'"),
         ({"input": "a", "tools": [{**TOOL, "action": "edit"}]}, "no image to edit"),
+        ({"input": "a", "tools": [{**TOOL, "action": "edit", "model": [1]}]}, "no image to edit"),
+        (
+            {"input": "a", "tools": [{**TOOL, "x": "\ud800"}]},
+            "holds what cannot be written as JSON - 'tools'",
+        ),
+        ({"input": "a", "tools": [TOOL], "metadata": {"x": float("nan")}}, "as JSON - 'metadata'"),
     ],
 )
 def test_responses_that_cannot_be_are_refused(body: Any, says: str) -> None:

@@ -1,7 +1,8 @@
-"""The API's answers as pydantic models, for the OpenAPI document."""
+"""The OpenAPI document: the API's answers as pydantic models, and the schemas of bodies."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -100,3 +101,31 @@ class FailureResponse(BaseModel):
     """OpenAI's envelope of errors."""
 
     error: Failure
+
+
+def body_schema(bodies: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
+    """Returns the OpenAPI `requestBody` of models by media type; optional fields may also be null."""
+    content = {media: {"schema": _schema(model)} for media, model in bodies.items()}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    schema = model.model_json_schema()
+    for name, field in schema["properties"].items():
+        choices = [one for one in field.pop("anyOf", []) if one.get("type") != "null"]
+        if len(choices) == 1:  # X | None
+            field |= choices[0]
+        elif choices:
+            field["oneOf"] = choices
+        for ours, theirs in (("ge", "minimum"), ("le", "maximum")):  # which pydantic leaves beside validators
+            if ours in field:
+                field.setdefault(theirs, field.pop(ours))
+        if name not in schema.get("required", []):
+            if "enum" in field:
+                field["enum"] = [*field["enum"], None]
+                field.pop("type", None)
+            elif "oneOf" in field:
+                field["oneOf"] = [*field["oneOf"], {"type": "null"}]
+            elif "type" in field and "format" not in field:
+                field["type"] = [field["type"], "null"]
+    return schema

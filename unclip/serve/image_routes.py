@@ -10,8 +10,14 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
-from unclip.serve.access import authorize, base_url
-from unclip.serve.answers import EmbeddingsResponse, FailureResponse, ImagesResponse, ResponseObject
+from unclip.serve.access import FORM, JSON, authorize, base_url
+from unclip.serve.answers import (
+    EmbeddingsResponse,
+    FailureResponse,
+    ImagesResponse,
+    ResponseObject,
+    body_schema,
+)
 from unclip.serve.bodies import read_form, read_json
 from unclip.serve.requests import (
     DecodeRequest,
@@ -31,7 +37,6 @@ from unclip.serve.schema import (
     ImageBody,
     Rules,
     VariationBody,
-    body_schema,
     validate,
 )
 from unclip.serve.service import ImageService, event_stream
@@ -42,7 +47,6 @@ if TYPE_CHECKING:
 Route = Callable[[Request], Awaitable[Response]]
 Answers = dict[int | str, dict[str, Any]]
 
-JSON, FORM = "application/json", "multipart/form-data"
 FAILURES: Final[Answers] = {
     "4XX": {"description": "Refused.", "model": FailureResponse},
     503: {"description": "The server is shutting down.", "model": FailureResponse},

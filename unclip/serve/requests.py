@@ -222,8 +222,13 @@ def common_fields(body: ImageBody) -> dict[str, Any]:
         "negative": check_negative(body.negative_prompt or ""),
         "format": form,
         "quality": body.output_compression,
-        "ignored": tuple(name[:50] for name in sorted({*(body.model_extra or {}), *unused}))[:MOST_IGNORED],
+        "ignored": tuple(_shown(name) for name in sorted({*body.unknown, *unused})[:MOST_IGNORED]),
     }
+
+
+def _shown(name: str) -> str:
+    """A client's name of a field, which may hold what UTF-8 cannot encode."""
+    return name[:50].encode("utf-8", "backslashreplace").decode()
 
 
 def _prompt(prompt: str | None) -> str:

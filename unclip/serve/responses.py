@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import json
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -45,7 +46,11 @@ class ResponsesBody(BaseModel):
     )
     tools: list[dict[str, Any]] = Field(
         description="One of type image_generation, with size, output_format, output_compression, "
-        "partial_images, input_image_mask and the further fields of /images/generations."
+        "partial_images, input_image_mask and the further fields of /images/generations.",
+        json_schema_extra={
+            "minItems": 1,
+            "items": {"type": "object", "properties": {"type": {"enum": [TOOL]}}, "required": ["type"]},
+        },
     )
     tool_choice: Any = Field(None, description="Ignored: an image is always drawn.")
     instructions: Any = Field(None, description="Ignored.")
@@ -66,6 +71,11 @@ def read_body(data: object) -> ResponsesBody:
             "This server keeps no responses: send the image again, as input_image or image_generation_call"
         )
         raise ApiError(f"{message} - 'previous_response_id'", param="previous_response_id")
+    for name in ("tools", "tool_choice", "metadata", "instructions"):  # which the answer repeats
+        try:
+            json.dumps(data.get(name), allow_nan=False, ensure_ascii=False).encode()
+        except (ValueError, RecursionError):
+            raise ApiError(f"holds what cannot be written as JSON - '{name}'", param=name) from None
     try:
         return ResponsesBody.model_validate({key: one for key, one in data.items() if one is not None})
     except ValidationError as error:
@@ -89,7 +99,8 @@ def response_request(body: ResponsesBody, served: Mapping[str, Any]) -> Generati
         message = f"This server only draws: it needs a tool of type '{TOOL}' - 'tools'"
         raise ApiError(message, param="tools")
     fields = {key: one for key, one in tool.items() if key not in ("type", "action", "input_image_mask")}
-    model = next((name for name in (tool.get("model"), body.model) if name in served), "")
+    names = [name for name in (tool.get("model"), body.model) if isinstance(name, str)]
+    model = next((name for name in names if name in served), "")
     text, image = _last_message(body.input)
     # The name decides about the longest prompt and the format of the answer.
     fields |= {"prompt": text, "model": "gpt-image-1", "n": 1, "stream": body.stream}

@@ -18,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     WithJsonSchema,
 )
@@ -152,9 +153,9 @@ Preset = Annotated[
 class ImageBody(BaseModel):
     """Fields that all image routes share: dall-e-2's, later models', then our extensions."""
 
-    model_config = ConfigDict(
-        extra="allow", frozen=True
-    )  # extra fields have no effect; the answer names them
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    _unknown: tuple[str, ...] = PrivateAttr(())
 
     model: ModelName | None = Field(
         None, description="A name of /models. Any other name, like dall-e-3, means the first of them."
@@ -187,6 +188,11 @@ class ImageBody(BaseModel):
     partial_images: Annotated[Integer, Field(ge=0, le=MAX_PARTIAL)] = Field(
         0, description="Number of previews in a stream."
     )
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Names of the fields that were sent and that no body of this kind has."""
+        return self._unknown
 
 
 class GenerationBody(ImageBody):
@@ -253,11 +259,16 @@ def validate(model: type[Body], data: object, rules: Rules) -> Body:
     if rules.strict and (unknown := sorted(set(data) - (DALL_E_2 & set(model.model_fields)))):
         raise ApiError(f"Additional properties are not allowed ({unknown[0][:50]!r} was unexpected)")
     try:
-        return model.model_validate(
-            {key: value for key, value in data.items() if value is not None}, context=rules
+        body = model.model_validate(
+            {key: value for key, value in data.items() if value is not None and key in model.model_fields},
+            context=rules,
         )
     except ValidationError as error:
         raise _refusal(error.errors(include_url=False)[0]) from None
+    body._unknown = tuple(
+        key for key, value in data.items() if value is not None and key not in model.model_fields
+    )
+    return body
 
 
 def _refusal(error: ErrorDetails) -> ApiError:
@@ -284,31 +295,3 @@ def _refusal(error: ErrorDetails) -> ApiError:
             known = {"int_type": "integer", "float_type": "number", "bytes_type": "file"}
             says = f"{shown} is not of type '{known.get(kind, 'string')}'"
     return ApiError(f"{says} - '{name}'", param=name)
-
-
-def body_schema(bodies: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
-    """Returns the OpenAPI `requestBody` of models by media type; optional fields may also be null."""
-    content = {media: {"schema": _schema(model)} for media, model in bodies.items()}
-    return {"requestBody": {"required": True, "content": content}}
-
-
-def _schema(model: type[BaseModel]) -> dict[str, Any]:
-    schema = model.model_json_schema()
-    for name, field in schema["properties"].items():
-        choices = [one for one in field.pop("anyOf", []) if one.get("type") != "null"]
-        if len(choices) == 1:  # X | None
-            field |= choices[0]
-        elif choices:
-            field["oneOf"] = choices
-        for ours, theirs in (("ge", "minimum"), ("le", "maximum")):  # which pydantic leaves beside validators
-            if ours in field:
-                field.setdefault(theirs, field.pop(ours))
-        if name not in schema.get("required", []):
-            if "enum" in field:
-                field["enum"] = [*field["enum"], None]
-                field.pop("type", None)
-            elif "oneOf" in field:
-                field["oneOf"] = [*field["oneOf"], {"type": "null"}]
-            elif "type" in field and "format" not in field:
-                field["type"] = [field["type"], "null"]
-    return schema
