@@ -18,7 +18,11 @@ from unclip.serve.envelope import ApiError
 
 JSON, FORM = "application/json", "multipart/form-data"
 # What a browser sends as text/plain it sends without asking.
-BODIES: Final = {"/images/generations": (JSON,), "/responses": (JSON,), "/images/embeddings": (JSON, FORM)}
+BODIES: Final[dict[str, tuple[str, ...]]] = {
+    "/images/generations": (JSON,),
+    "/responses": (JSON,),
+    "/images/embeddings": (JSON, FORM),
+}
 EMBEDDABLE: Final = "/v1/files/images/"  # its URLs are signed, and made to be shown on other sites
 
 

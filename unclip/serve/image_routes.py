@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -122,7 +122,7 @@ def _add_post(
     app: FastAPI,
     path: str,
     route: Route,
-    bodies: dict[str, type[BaseModel]],
+    bodies: Mapping[str, type[BaseModel]],
     answer: type[BaseModel],
     says: str,
 ) -> None:

@@ -178,7 +178,8 @@ def check_width(wanted: GenerationRequest, width: int, model: str) -> None:
 def embedding_request(body: EmbeddingBody | EmbeddingForm) -> EmbeddingRequest:
     """Returns the request of a body or, after its image is decoded, of a form."""
     common = {**common_fields(body), "preset": body.preset}
-    if (upload := getattr(body, "image", None)) is None:
+    upload = body.image if isinstance(body, EmbeddingForm) else None
+    if upload is None:
         return EmbeddingRequest(_prompt(body.prompt), **common, image=None)
     if body.prompt is not None or body.n != 1:
         raise ApiError("an image has one embedding: leave 'prompt' and 'n' out - 'image'", param="image")
@@ -208,7 +209,7 @@ def common_fields(body: ImageBody) -> dict[str, Any]:
     if body.stream and body.n > 1:
         raise ApiError("A stream shows one picture: n must be 1 - 'n'", param="n")
     form: Format = FORMATS[f".{body.output_format}"]
-    unused = {"output_compression"} & body.model_fields_set if form == "PNG" else set()
+    unused: set[str] = {"output_compression"} & body.model_fields_set if form == "PNG" else set()
     b64 = "b64_json" if is_gpt_image(body.model) else None
     options = [(role, name, getattr(body, key)) for key, (role, name) in OPTIONS.items()]
     return {

@@ -82,7 +82,7 @@ class ImageService:
         """
         drawn = await self.draw(request, wanted, client)
         model = self.worker.model(wanted.model)
-        seeds = drawn.seeds if wanted.image is None else [None]
+        seeds: list[int | None] = [*drawn.seeds] if wanted.image is None else [None]
         data = [
             {"object": "embedding", "index": i, "embedding": encode_embedding(z_i, encoding), "seed": seed}
             for i, (z_i, seed) in enumerate(zip(drawn.embeds, seeds, strict=True))
