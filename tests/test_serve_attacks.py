@@ -21,7 +21,7 @@ pytest.importorskip("fastapi", reason="needs unclip[serve]")
 from serving import KEY, Running
 
 from unclip.cli import cli
-from unclip.cli.serve import _keys
+from unclip.cli.serve_setup import api_keys
 from unclip.errors import RequestError
 from unclip.serve import connections, store
 from unclip.serve.access import KeylessGuard
@@ -29,7 +29,7 @@ from unclip.serve.app import Policy
 from unclip.serve.connections import BoundedProtocol
 from unclip.serve.envelope import ApiError
 from unclip.serve.limits import cost
-from unclip.serve.requests import GenerationRequest
+from unclip.serve.requests import EmbeddingRequest, GenerationRequest
 from unclip.serve.store import Store
 from unclip.serve.worker import Worker
 
@@ -72,7 +72,7 @@ def keyless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def test_a_key_is_one_key_and_an_empty_file_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNCLIP_API_KEY", "my secret key")
-    assert _keys((), None) == ("my secret key",)
+    assert api_keys((), None) == ("my secret key",)
     file = tmp_path / "keys"
     for text in ("", "\n \n"):
         file.write_text(text)
@@ -80,11 +80,11 @@ def test_a_key_is_one_key_and_an_empty_file_is_none(tmp_path: Path, monkeypatch:
             refused = CliRunner().invoke(cli, ["serve", *arguments])
             assert isinstance(refused.exception, RequestError) and "holds no key" in str(refused.exception)
     file.write_text("one two\n\nthree\n")
-    assert _keys(("given",), file) == ("given", "one two", "three")
+    assert api_keys(("given",), file) == ("given", "one two", "three")
     monkeypatch.setenv("UNCLIP_API_KEY", " ")
     for given in ((), ("",)):
         with pytest.raises(RequestError, match="is empty"):
-            _keys(given, None)
+            api_keys(given, None)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +142,12 @@ def test_other_sites_cannot_draw_on_a_keyless_server(
     assert found == status and (status == 200 or set(answer["error"]) == {"message", "type", "param", "code"})
 
 
+@pytest.mark.parametrize("path", ["/v1/images/embeddings", "/v1/responses", "/responses"])
+def test_bodies_that_browsers_send_without_asking_are_refused_everywhere(keyless: Running, path: str) -> None:
+    assert keyless.ask("POST", path, {"prompt": "a"}, {"Content-Type": "text/plain"})[0] == 415
+    assert keyless.ask("POST", path, {"prompt": 5}, JSON)[0] == 400
+
+
 def test_only_the_allowed_site_reads_answers(keyless: Running) -> None:
     ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
     status, headers, _ = keyless.ask(
@@ -183,6 +189,8 @@ def test_a_request_may_not_cost_more_than_the_limit(keyless: Running) -> None:
     )
     assert cost(wanted) == 10 * 4 * 500
     assert cost(GenerationRequest("a", 2, 256, "url", preset="paper")) == 2 * 314
+    embedding = EmbeddingRequest("a", 10, 1024, "url", options=(("prior", "steps", 250),), image=None)
+    assert cost(embedding) == 10 * 250
     body = {"prompt": "a cat", "n": 10, "steps": 250, "prior_steps": 250}
     for more in ({}, {"response_format": "b64_json"}):
         status, _, answer = keyless.ask("POST", "/v1/images/generations", {**body, **more})

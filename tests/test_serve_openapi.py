@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("fastapi", reason="needs unclip[serve]")
@@ -22,27 +23,48 @@ from unclip.serve.worker import Worker
 class Painter:
     """A model that paints at once."""
 
-    sizes = (256,)
+    name, sizes, vocabulary = "painter", (256,), None
+    clip = SimpleNamespace(
+        identity="a clip",
+        width=2,
+        preprocess=SimpleNamespace(view=lambda picture: picture.resize((8, 8))),
+        encode_image=lambda x: torch.zeros(len(x), 2),
+    )
 
     def generate(self, prompts: list[str], *, seeds: list[int], **how: Any) -> SimpleNamespace:
         return SimpleNamespace(images=[Image.new("RGB", (256, 256)) for _ in seeds], seeds=seeds, seconds={})
+
+    def decode(self, image_embeds: torch.Tensor, prompt: str, *, seed: list[int], **how: Any) -> Any:
+        return self.generate([prompt], seeds=seed)
+
+    def sample_prior(self, prompts: list[str], *, seeds: list[int], **how: Any) -> torch.Tensor:
+        return torch.zeros(len(seeds), 2)
 
 
 def test_it_names_the_fields_that_are_read(tmp_path: Path) -> None:
     document = create_app(Worker(Painter()), Store(tmp_path), Policy()).openapi()
     bodies = {
-        path: next(iter(route["post"]["requestBody"]["content"].values()))["schema"]
+        path: [kind["schema"] for kind in route["post"]["requestBody"]["content"].values()]
         for path, route in document["paths"].items()
         if "post" in route
     }
-    assert set(bodies) == {f"/v1/images/{name}" for name in ("generations", "edits", "variations")}
+    names = ("generations", "edits", "variations", "embeddings")
+    assert set(bodies) == {"/v1/responses", *(f"/v1/images/{name}" for name in names)}
     known = {"prompt", "model", "n", "size", "response_format", "user"}
     ours = {*OPTIONS, "seed", "stream", "partial_images"}
-    fields = {path.rpartition("/")[2]: set(body["properties"]) for path, body in bodies.items()}
-    assert fields["generations"] == known | ours | {"preset"}
+    ours |= {"output_format", "output_compression", "negative_prompt"}
+    fields = {path.rpartition("/")[2]: set(body[-1]["properties"]) for path, body in bodies.items()}
+    assert fields["generations"] == known | ours | {"preset", "image_embeds"}
+    assert fields["embeddings"] == known | ours | {"preset", "encoding_format", "image"}
+    assert fields["responses"] >= {"model", "input", "tools", "stream"}
     assert fields["edits"] == known | ours | {"image", "mask", "strength"}
     assert fields["variations"] == known - {"prompt"} | ours | {"image"}
-    bounds = bodies["/v1/images/generations"]["properties"]
+    bounds = bodies["/v1/images/generations"][0]["properties"]
+    assert {name for name, schema in bounds.items() if "minimum" in schema} >= {
+        "n",
+        "steps",
+        "guidance_scale",
+    }
     for name, schema in bounds.items():  # the document's own extremes are taken, and what lies beyond is not
         for bound, beyond in (("minimum", -1), ("maximum", 1)):
             if bound in schema and name != "seed":

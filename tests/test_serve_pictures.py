@@ -193,8 +193,8 @@ def test_variations_of_several_clients_are_drawn_together_and_are_their_own(runn
     first, second = gradient(), hole()
     alone = vary(first, 1, 5), vary(second, 1, 6)
     together = vary(first, 2, 5)
-    pipe = running.worker.pipelines[0]
-    both = pipe.vary([picture(first), picture(second)], fresh_noise=True, seed=[5, 6], size=256).images
+    with running.worker.default.use(0) as pipe:
+        both = pipe.vary([picture(first), picture(second)], fresh_noise=True, seed=[5, 6], size=256).images
     assert difference(together[0], alone[0][0]).max() <= 1
     for made, expected in zip(both, (alone[0][0], alone[1][0]), strict=True):
         assert difference(made, expected).max() <= 24  # the watermark

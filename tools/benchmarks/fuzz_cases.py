@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import random
 import struct
 import zlib
@@ -169,10 +170,48 @@ def json_case(rng: random.Random) -> Case:
         if not isinstance(odd, list | dict)
         else [json.dumps({"n": 11, "prompt": odd}).encode()]
     )
-    return Case(
-        "json",
-        request(rng.choice(["/v1/images/generations", "/images/generations"]), body, "application/json"),
+    path = rng.choice(["/v1/images/generations", "/images/generations", "/v1/images/embeddings"])
+    return Case("json", request(path, body, "application/json"))
+
+
+def responses_case(rng: random.Random) -> Case:
+    """Bodies of the Responses API, and embeddings that cannot be decoded."""
+    odd: Any = rng.choice(
+        [
+            True,
+            0,
+            1e300,
+            math.nan,
+            [],
+            {},
+            [[]],
+            [1, math.inf],
+            "\0",
+            "\ud800",
+            "http://127.0.0.1:9/x",
+            "AAAA",
+        ]
     )
+    tool: dict[str, Any] = {"type": "image_generation"}
+    message = {"role": "user", "content": [{"type": "input_image", "image_url": odd}]}
+    texts = [{"type": "input_text", "text": "a"}, *message["content"]]
+    body: dict[str, Any] = rng.choice(
+        [
+            {"input": odd, "tools": [{**tool, "size": 5}]},
+            {"input": "a", "tools": odd},
+            {"input": "a", "tools": [{**tool, rng.choice(["size", "output_format", "image_embeds"]): odd}]},
+            {"input": "a", "tools": [{**tool, "model": odd, "action": "edit"}]},
+            {"input": "a", "tools": [{**tool, "x": "\ud800"}]},
+            {"input": [message], "tools": [tool]},
+            {"input": [{"role": "user", "content": texts}], "tools": [tool]},
+            {"input": [{"type": "image_generation_call", "result": "é"}], "tools": [tool]},
+            {"input": [{"role": "user", "content": odd}], "tools": [tool], "previous_response_id": "a"},
+        ]
+    )
+    if rng.randrange(3) == 0:
+        sent = json.dumps({"image_embeds": odd}).encode()
+        return Case("responses", request("/v1/images/generations", sent, "application/json"))
+    return Case("responses", request("/v1/responses", json.dumps(body).encode(), "application/json"))
 
 
 def header_case(rng: random.Random) -> Case:
@@ -223,7 +262,13 @@ def header_case(rng: random.Random) -> Case:
     )
 
 
-KINDS: tuple[Callable[[random.Random], Case], ...] = (multipart_case, picture_case, json_case, header_case)
+KINDS: tuple[Callable[[random.Random], Case], ...] = (
+    multipart_case,
+    picture_case,
+    json_case,
+    responses_case,
+    header_case,
+)
 
 
 def cases(count: int, seed: int = 0) -> Iterator[Case]:

@@ -48,12 +48,14 @@ def encode(
     *,
     settings: Mapping[str, Any] | None = None,
     source: Source | None = None,
+    quality: int | None = None,
 ) -> bytes:
     """Encode an image as a file's bytes.
 
     Args:
         settings: generation settings, stored as JSON in a PNG text chunk, or in XMP for other formats.
         source: IPTC digital source type of the pixels.
+        quality: of JPEG or WebP, 0 to 100. Default: 95 and 92.
 
     In a JPEG, whose metadata are limited to 64 KiB, long lists and texts of the settings are cut, and a note
     under `shortened` says so.
@@ -79,6 +81,8 @@ def encode(
         cut = {**_shortened(dict(settings), limit), "shortened": SHORTENED} if limit else None
         xmp = xmp_packet(source, cut and to_json(cut)).encode()
     how: dict[str, Any] = {"quality": 95, "subsampling": 0} if format == "JPEG" else {"quality": 92}
+    if quality is not None:
+        how["quality"] = max(1, quality)  # Pillow takes 0 for its default
     image.convert("RGB").save(file, format, **how, **({"xmp": xmp} if xmp else {}))
     return file.getvalue()
 

@@ -16,6 +16,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from unclip.serve.envelope import ApiError
 
+JSON, FORM = "application/json", "multipart/form-data"
+# What a browser sends as text/plain it sends without asking.
+BODIES: Final[dict[str, tuple[str, ...]]] = {
+    "/images/generations": (JSON,),
+    "/responses": (JSON,),
+    "/images/embeddings": (JSON, FORM),
+}
 EMBEDDABLE: Final = "/v1/files/images/"  # its URLs are signed, and made to be shown on other sites
 
 
@@ -118,8 +125,9 @@ class KeylessGuard:
             )
             raise ApiError(message, status=403)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if method == "POST" and path.endswith("/images/generations") and kind != "application/json":
-            raise ApiError("The body must be sent as Content-Type: application/json.", status=415)
+        kinds = next((kinds for end, kinds in BODIES.items() if path.endswith(end)), None)
+        if method == "POST" and kinds and kind not in kinds:
+            raise ApiError(f"The body must be sent as Content-Type: {' or '.join(kinds)}.", status=415)
 
     def _is_cross_site(self, headers: Headers, host: str) -> bool:
         origin = headers.get("origin")

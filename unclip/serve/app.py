@@ -1,11 +1,11 @@
-"""The routes: OpenAI's Images API, health, metrics and the image files."""
+"""The application: the image routes, and those of models, health, metrics and the image files."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
@@ -15,45 +15,18 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from unclip.errors import RequestError
-from unclip.serve.access import KeylessGuard, authorize, base_url
-from unclip.serve.bodies import read_form, read_json
+from unclip.serve.access import KeylessGuard, authorize
+from unclip.serve.answers import Model, ModelList
 from unclip.serve.envelope import ApiError
+from unclip.serve.image_routes import FAILURES, add_image_routes
 from unclip.serve.limits import MAX_COST
 from unclip.serve.metrics import Metrics
 from unclip.serve.middleware import RequestRecorder, refuse
 from unclip.serve.pictures import Marks
-from unclip.serve.requests import GenerationRequest, edit_request, generation_request, variation_request
-from unclip.serve.schema import (
-    EditBody,
-    FailureResponse,
-    GenerationBody,
-    ImageBody,
-    ImagesResponse,
-    Model,
-    ModelList,
-    Rules,
-    VariationBody,
-    body_schema,
-    validate,
-)
 from unclip.serve.service import ImageService
 from unclip.serve.store import Store
 from unclip.serve.worker import Worker
 
-JSON, FORM = "application/json", "multipart/form-data"
-FAILURES: Final[dict[int | str, dict[str, Any]]] = {
-    "4XX": {"description": "Refused.", "model": FailureResponse},
-    503: {"description": "The server is shutting down.", "model": FailureResponse},
-    507: {"description": "No room for images.", "model": FailureResponse},
-}
-IMAGES: Final[dict[int | str, dict[str, Any]]] = {
-    200: {
-        "description": "The images; with `stream`, events.",
-        "model": ImagesResponse,
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
-    },
-    **FAILURES,
-}
 READY: Final[dict[int | str, dict[str, Any]]] = {503: {"description": "Not ready."}}
 
 
@@ -116,49 +89,11 @@ def create_app(worker: Worker, store: Store, policy: Policy) -> FastAPI:
     for error in (ApiError, RequestError, HTTPException, ClientDisconnect):
         app.add_exception_handler(error, refuse)
     for prefix in ("/v1", ""):
-        _add_image_routes(app, prefix, service, policy)
+        add_image_routes(app, prefix, service, policy)
         _add_model_routes(app, prefix, policy)
     _add_file_route(app, store)
     _add_health_routes(app, worker, store, metrics)
     return app
-
-
-def _add_image_routes(app: FastAPI, prefix: str, service: ImageService, policy: Policy) -> None:
-    strict, rules = policy.strict, Rules(strict=policy.strict, models=policy.models)
-
-    async def generate(request: Request) -> Response:
-        client = authorize(request, policy.keys)
-        body = validate(GenerationBody, await read_json(request), rules)
-        wanted = generation_request(body)
-        return await service.answer(request, wanted, base_url(request, policy.public_url), client)
-
-    def on_form(
-        model: type[ImageBody], convert: Callable[..., GenerationRequest]
-    ) -> Callable[[Request], Awaitable[Response]]:
-        async def route(request: Request) -> Response:
-            client = authorize(request, policy.keys)
-            body = validate(model, await read_form(request), replace(rules, form=True))
-            wanted = await service.decoders.run(convert, body, strict=strict)
-            del body  # the encoded uploads
-            return await service.answer(request, wanted, base_url(request, policy.public_url), client)
-
-        return route
-
-    for name, route, schema in (
-        ("generations", generate, body_schema(GenerationBody, JSON)),
-        ("edits", on_form(EditBody, edit_request), body_schema(EditBody, FORM)),
-        ("variations", on_form(VariationBody, variation_request), body_schema(VariationBody, FORM)),
-    ):
-        app.add_api_route(
-            f"{prefix}/images/{name}",
-            route,
-            methods=["POST"],
-            name=name,
-            response_model=None,
-            responses=IMAGES,
-            openapi_extra=schema,
-            include_in_schema=bool(prefix),
-        )
 
 
 def _add_model_routes(app: FastAPI, prefix: str, policy: Policy) -> None:
@@ -181,7 +116,7 @@ def _add_model_routes(app: FastAPI, prefix: str, policy: Policy) -> None:
 def _add_file_route(app: FastAPI, store: Store) -> None:
     async def file(name: str, exp: str = "", sig: str = "") -> Response:
         headers = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
-        return FileResponse(store.find(name, exp, sig), media_type="image/png", headers=headers)
+        return FileResponse(store.find(name, exp, sig), headers=headers)
 
     path = "/v1/files/images/{name}"
     _add_get(app, path, file, response_class=FileResponse, responses=FAILURES)
@@ -189,7 +124,8 @@ def _add_file_route(app: FastAPI, store: Store) -> None:
 
 def _add_health_routes(app: FastAPI, worker: Worker, store: Store, metrics: Metrics) -> None:
     async def health() -> Response:
-        return JSONResponse({"status": "ok"})
+        unloaded = [name for name, model in worker.models.items() if not model.loaded]
+        return JSONResponse({"status": "ok", **({"unloaded": unloaded} if unloaded else {})})
 
     async def ready() -> Response:
         is_ready = worker.alive and not await asyncio.to_thread(lambda: store.full)

@@ -16,16 +16,17 @@ from unclip.serve.envelope import ApiError
 
 LARGEST_JSON: Final = 1 << 20  # bytes
 LARGEST_FORM: Final = 9 << 20  # bytes: two images and the fields
+LARGEST_FIELD: Final = 1 << 17  # bytes: the longest prompt
 BODY_DEADLINE: Final = 120.0  # seconds in which a body must arrive
 
 
-async def read_json(request: Request) -> object:
-    """Parses a JSON body.
+async def read_json(request: Request, most: int = LARGEST_JSON) -> object:
+    """Parses a JSON body of at most `most` bytes.
 
     Raises:
         ApiError: it is too large (413) or not JSON.
     """
-    body = b"".join([part async for part in _limited(request, LARGEST_JSON)])
+    body = b"".join([part async for part in _limited(request, most)])
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
@@ -43,7 +44,11 @@ async def read_form(request: Request) -> dict[str, str | bytes]:
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise ApiError("The body must be multipart/form-data.")
     parser = MultiPartParser(
-        request.headers, _limited(request, LARGEST_FORM), max_files=16, max_fields=64, max_part_size=1 << 16
+        request.headers,
+        _limited(request, LARGEST_FORM),
+        max_files=16,
+        max_fields=64,
+        max_part_size=LARGEST_FIELD,
     )
     parts: dict[str, str | bytes] = {}
     try:

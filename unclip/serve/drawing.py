@@ -1,13 +1,22 @@
-"""The server's calls into `Pipeline`: one batch of requests in, images out."""
+"""The server's calls into `Pipeline`: one batch of requests in, images or embeddings out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+from PIL import Image
+
+from unclip.clip import encode_pictures
 from unclip.serve.requests import (
+    DecodeRequest,
     DiffRequest,
     EditRequest,
+    EmbeddingRequest,
     GenerationRequest,
     InterpolationRequest,
     OutpaintRequest,
@@ -23,26 +32,48 @@ BATCHED = (GenerationRequest, VariationRequest)  # other requests have a mask or
 DIVISIBLE = (*BATCHED, EditRequest)  # each of their images depends on its own seed only
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What a batch gives, one for each seed: images or, for an `EmbeddingRequest`, z_i [D].
+
+    Attributes:
+        seconds: time of each stage.
+    """
+
+    images: list[Image.Image]
+    embeds: list[np.ndarray]
+    seconds: Mapping[str, float]
+
+
 def draw(
     pipeline: Pipeline,
     requests: Sequence[GenerationRequest],
     seeds: Sequence[int],
     size: int,
     on_step: OnStep,
-) -> Generation:
-    """Draws one image per seed.
+) -> Batch:
+    """Draws one image per seed, or encodes.
 
     Args:
         requests: one per seed, all of one kind with equal options.
         size: side in pixels at which the model draws.
     """
     first = requests[0]
-    options: dict[str, dict[str, Any]] = {}
-    for role, name, value in first.options:
-        options.setdefault(role, {})[name] = value
+    if isinstance(first, EmbeddingRequest):
+        return _embed(pipeline, first, seeds, on_step)
     # Unmarked: the server still resizes the images, and marks what it sends (`pictures.encode`).
-    how: dict[str, Any] = {"size": size, "options": options, "on_step": on_step, "watermark": False}
-    seeds = list(seeds)
+    how = {**_options(first), "size": size, "on_step": on_step, "watermark": False}
+    made = _draw(pipeline, first, requests, list(seeds), how)
+    return Batch(made.images, [], made.seconds)
+
+
+def _draw(
+    pipeline: Pipeline,
+    first: GenerationRequest,
+    requests: Sequence[GenerationRequest],
+    seeds: list[int],
+    how: dict[str, Any],
+) -> Generation:
     match first:
         case EditRequest():
             how["strength"] = first.strength
@@ -58,5 +89,27 @@ def draw(
         case VariationRequest():
             images = [one.image for one in requests if isinstance(one, VariationRequest)]
             return pipeline.vary(images, fresh_noise=True, seed=seeds, **how)
+        case DecodeRequest():
+            z_i = torch.from_numpy(first.embeds)
+            return pipeline.decode(z_i, first.prompt, seed=seeds, preset=first.preset, **how)
     prompts = [one.prompt for one in requests]
     return pipeline.generate(prompts, seeds=seeds, preset=first.preset, **how)
+
+
+def _embed(pipeline: Pipeline, wanted: EmbeddingRequest, seeds: Sequence[int], on_step: OnStep) -> Batch:
+    """Returns z_i of the picture, or of the prompt as the prior samples it for each seed."""
+    started = time.perf_counter()
+    if wanted.image is not None:
+        with torch.inference_mode():
+            z_i, stage = encode_pictures(pipeline.clip, [wanted.image]).float().cpu(), "clip"
+    else:
+        how = {**_options(wanted), "preset": wanted.preset, "on_step": on_step}
+        z_i, stage = pipeline.sample_prior([wanted.prompt] * len(seeds), seeds=list(seeds), **how), "prior"
+    return Batch([], list(z_i.numpy()), {stage: time.perf_counter() - started})
+
+
+def _options(wanted: GenerationRequest) -> dict[str, Any]:
+    stages: dict[str, dict[str, Any]] = {}
+    for role, name, value in wanted.options:
+        stages.setdefault(role, {})[name] = value
+    return {"options": stages, **({"negative": wanted.negative} if wanted.negative else {})}

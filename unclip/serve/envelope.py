@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unclip.errors import UnclipError
+from unclip.errors import RequestError, UnclipError
 
 GONE = 499  # status of a request whose client closed the connection; nginx's number, never sent
 
@@ -37,6 +37,13 @@ class ApiError(UnclipError):
     def body(self) -> dict[str, Any]:
         """The envelope."""
         return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
+
+
+def refusal(error: Exception) -> ApiError:
+    """Returns what the client is told of an error: its message, unless it is unforeseen."""
+    if isinstance(error, ApiError):
+        return error
+    return ApiError(str(error)) if isinstance(error, RequestError) else internal_error()
 
 
 def rate_limited(message: str, seconds: float) -> ApiError:

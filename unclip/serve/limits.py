@@ -6,19 +6,21 @@ from typing import Final
 
 from unclip.pipeline.presets import PRESETS
 from unclip.serve.envelope import ApiError
-from unclip.serve.requests import GenerationRequest
+from unclip.serve.requests import EmbeddingRequest, GenerationRequest
 
 USUAL_STEPS: Final = 25  # of a stage, where the request does not say
 MAX_COST: Final = 5000.0  # ten images of 1024 pixels with 125 steps in all
 
 
 def cost(wanted: GenerationRequest) -> float:
-    """Returns n × (size / 256) × (steps of the prior and the decoder)."""
+    """Returns n × (size / 256) × (steps of the prior and the decoder); for embeddings, n × the prior's."""
     steps = {"prior": USUAL_STEPS, "decoder": USUAL_STEPS}
     for role, settings in PRESETS[wanted.preset].items():
         if role in steps:
             steps[role] = settings["steps"]
     steps |= {role: int(value) for role, name, value in wanted.options if name == "steps"}
+    if isinstance(wanted, EmbeddingRequest):
+        return wanted.n * steps["prior"]
     return wanted.n * wanted.size / 256 * sum(steps.values())
 
 

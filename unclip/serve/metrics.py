@@ -65,3 +65,7 @@ class _WorkerCollector(Collector):
         yield CounterMetricFamily("unclip_batches", "Batches drawn.", self.worker.batches)
         yield CounterMetricFamily("unclip_cancelled", "Requests whose client left.", self.worker.cancelled)
         yield GaugeMetricFamily("unclip_queue_images", "Images that wait.", self.worker.waiting)
+        loaded = GaugeMetricFamily("unclip_model_loaded", "Whether a model is in memory.", labels=["model"])
+        for name, model in self.worker.models.items():
+            loaded.add_metric([name], model.loaded)
+        yield loaded

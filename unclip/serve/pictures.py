@@ -173,21 +173,24 @@ def encode(
     part: bool,
     mask: Image.Image | None = None,
     settings: Mapping[str, Any] | None = None,
+    format: metadata.Format = "PNG",
+    quality: int | None = None,
 ) -> bytes:
-    """Encodes a picture as PNG, with its marks.
+    """Encodes a picture as a file, with its marks.
 
     Args:
         part: a model made a part of the picture only.
         mask: white where the model painted, at any size; None if it painted everything.
         settings: written into the file.
+        quality: of JPEG or WebP, 0 to 100. Default: 95 and 92.
     """
     if marks.watermark:
         painted = None if mask is None else torch.from_numpy(np.asarray(_resize_mask(mask, image.size)) > 0)
         image = images.mark(image, painted)
     if not marks.metadata:
-        return metadata.encode(image)
+        return metadata.encode(image, format, quality=quality)
     source: metadata.Source = "compositeWithTrainedAlgorithmicMedia" if part else "trainedAlgorithmicMedia"
-    file = metadata.encode(image, source=source, settings=settings)
+    file = metadata.encode(image, format, source=source, settings=settings, quality=quality)
     return marks.signer.sign(file, source) if marks.signer else file
 
 

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+import numpy as np
 from PIL import Image
 
 from unclip.serve.drawing import BATCHED, DIVISIBLE
 from unclip.serve.envelope import rate_limited
+from unclip.serve.models import ServedModel
 from unclip.serve.requests import GenerationRequest
 
 OnPreview = Callable[[int, list[Image.Image]], None]  # number from 0, and the images as far as they are
@@ -24,11 +26,13 @@ class DrawnImages:
 
     Attributes:
         seconds: time that the batches took that drew them.
+        embeds: z_i [D] for each seed, if the request asks for them and not for images.
     """
 
     images: list[Image.Image]
     seeds: list[int]
     seconds: float
+    embeds: list[np.ndarray] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -36,16 +40,19 @@ class QueuedRequest:
     """A request in the queue or in work.
 
     Attributes:
+        model: draws it.
         size: side in pixels at which the model draws it.
         client: whose share of the server it takes; by key or address.
         on_preview: called from the worker's thread.
         submitted: time of its arrival, by `time.perf_counter`.
         finish: virtual time at which a server that serves all clients at once would be done with it.
-        images: those that are done.
+        done: number of seeds that are drawn.
+        images: those that are done; `embeds` likewise.
         previews: number of previews shown.
     """
 
     request: GenerationRequest
+    model: ServedModel
     size: int
     client: str = ""
     on_preview: OnPreview | None = None
@@ -53,7 +60,9 @@ class QueuedRequest:
     cancelled: threading.Event = field(default_factory=threading.Event)
     submitted: float = field(default_factory=time.perf_counter)
     finish: float = 0.0
+    done: int = 0
     images: list[Image.Image] = field(default_factory=list)
+    embeds: list[np.ndarray] = field(default_factory=list)
     seconds: float = 0.0
     previews: int = 0
 
@@ -65,8 +74,10 @@ class QueuedRequest:
     @property
     def kind(self) -> object:
         """Requests of equal kind can be drawn in one batch."""
-        alone = None if type(self.request) in BATCHED else id(self)
-        return type(self.request), self.size, self.request.options, self.request.preset, alone
+        wanted = self.request
+        alone = None if type(wanted) in BATCHED else id(self)
+        settings = wanted.options, wanted.preset, wanted.negative
+        return self.model.name, type(wanted), self.size, settings, alone
 
     @property
     def divisible(self) -> bool:
@@ -76,7 +87,7 @@ class QueuedRequest:
     @property
     def remaining(self) -> int:
         """Number of images that are not drawn yet."""
-        return self.request.n - len(self.images)
+        return self.request.n - self.done
 
 
 @dataclass(frozen=True)
@@ -91,8 +102,7 @@ class FairQueue:
     """Requests that wait, in the order of weighted fair queueing. Not thread-safe: the worker holds a lock.
 
     Each request gets a finish tag: the time at which it would be done if every waiting client got an equal
-        share of
-    the server. The smallest tag is next (Golestani 1994, self-clocked fair queueing). One client's requests
+    share of the server. The smallest tag is next (Golestani 1994, self-clocked fair queueing). One client's requests
     keep their order, and a client with a hundred requests delays another one's first by one batch.
 
     Args:
@@ -152,8 +162,7 @@ class FairQueue:
             if one.kind != first.kind or (one is not first and one.remaining > room):
                 continue
             count = min(one.remaining, room) if one.divisible else one.remaining
-            start = len(one.images)
-            shares.append(Share(one, one.seeds[start : start + count]))
+            shares.append(Share(one, one.seeds[one.done : one.done + count]))
             self._waiting.remove(one)
             room -= count
         self._clock = first.finish - max(0, first.remaining - most)

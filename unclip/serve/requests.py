@@ -5,12 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
 from PIL import Image
 
+from unclip import images
 from unclip.pipeline import check_prompt
+from unclip.pipeline.options import check_negative
+from unclip.provenance.metadata import FORMATS, Format
 from unclip.serve.envelope import ApiError
 from unclip.serve.pictures import LENIENT, STRICT, check_edit, check_variation, read_upload
-from unclip.serve.schema import EditBody, GenerationBody, ImageBody, ResponseFormat, VariationBody
+from unclip.serve.schema import (
+    MAX_IMAGES,
+    EditBody,
+    EmbeddingBody,
+    EmbeddingForm,
+    GenerationBody,
+    ImageBody,
+    ResponseFormat,
+    VariationBody,
+    is_gpt_image,
+)
 
 OPTIONS: Final = {
     "steps": ("decoder", "steps"),
@@ -18,7 +32,7 @@ OPTIONS: Final = {
     "guidance_scale": ("decoder", "guidance"),
     "prior_guidance_scale": ("prior", "guidance"),
 }
-B64_MODELS: Final = ("gpt-image", "chatgpt-image")  # clients of these expect base64 without asking for it
+MOST_IGNORED: Final = 20  # names of ignored fields in an answer
 WHOLE_STRENGTH: Final = 0.7  # of an edit without a mask: colours and layout stay
 
 
@@ -33,6 +47,10 @@ class GenerationRequest:
         options: changed sampling settings as (role, name, value); hashable, because equal ones are batched.
         preset: name of the sampling settings that `options` change.
         partial_images: number of previews; None for one answer at the end.
+        model: name of the model as the client says it.
+        negative: negative prompt; may be empty.
+        format: file format of the images; `quality` is its encoder's, None for the usual one.
+        ignored: names of fields that the client sent and that have no effect.
     """
 
     prompt: str
@@ -43,6 +61,33 @@ class GenerationRequest:
     options: tuple[tuple[str, str, float], ...] = ()
     preset: str = "balanced"
     partial_images: int | None = None
+    model: str = ""
+    negative: str = ""
+    format: Format = "PNG"
+    quality: int | None = None
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DecodeRequest(GenerationRequest):
+    """Images of given embeddings; the prompt is the decoder's caption and may be empty.
+
+    Attributes:
+        embeds: z_i of each image, [n, D], float32.
+    """
+
+    embeds: np.ndarray = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class EmbeddingRequest(GenerationRequest):
+    """Embeddings z_i instead of images.
+
+    Attributes:
+        image: RGB; None for the prompt's, `n` of which the prior samples.
+    """
+
+    image: Image.Image | None = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -106,8 +151,40 @@ class DiffRequest(GenerationRequest):
 
 
 def generation_request(body: GenerationBody) -> GenerationRequest:
-    """Returns the request of a body."""
-    return GenerationRequest(_prompt(body.prompt), **common_fields(body), preset=body.preset)
+    """Returns the request of a body: for images of a prompt or, with `image_embeds`, of embeddings."""
+    if body.image_embeds is None:
+        return GenerationRequest(_prompt(body.prompt), **common_fields(body), preset=body.preset)
+    n = len(body.image_embeds) * body.n
+    if n > MAX_IMAGES or (body.stream and n > 1):
+        most = 1 if body.stream else MAX_IMAGES
+        message = f"{body.n} images of each of {len(body.image_embeds)} embeddings are more than {most} - 'n'"
+        raise ApiError(message, param="n")
+    embeds = np.array(body.image_embeds, np.float32).repeat(body.n, axis=0)
+    common = {**common_fields(body), "n": n, "preset": body.preset}
+    return DecodeRequest(_prompt(body.prompt) if body.prompt else "", **common, embeds=embeds)
+
+
+def check_width(wanted: GenerationRequest, width: int, model: str) -> None:
+    """Refuses embeddings that the model cannot decode.
+
+    Raises:
+        ApiError: they are not `width` numbers each.
+    """
+    if isinstance(wanted, DecodeRequest) and (found := wanted.embeds.shape[1]) != width:
+        message = f"an embedding has {found} numbers; those of {model} have {width} - 'image_embeds'"
+        raise ApiError(message, param="image_embeds")
+
+
+def embedding_request(body: EmbeddingBody | EmbeddingForm) -> EmbeddingRequest:
+    """Returns the request of a body or, after its image is decoded, of a form."""
+    common = {**common_fields(body), "preset": body.preset}
+    upload = body.image if isinstance(body, EmbeddingForm) else None
+    if upload is None:
+        return EmbeddingRequest(_prompt(body.prompt), **common, image=None)
+    if body.prompt is not None or body.n != 1:
+        raise ApiError("an image has one embedding: leave 'prompt' and 'n' out - 'image'", param="image")
+    image = images.on_white(read_upload(upload, "image", LENIENT))
+    return EmbeddingRequest("", **common, image=image)
 
 
 def edit_request(body: EditBody, *, strict: bool) -> EditRequest:
@@ -131,19 +208,33 @@ def common_fields(body: ImageBody) -> dict[str, Any]:
     """Returns the arguments of `GenerationRequest` that all bodies have."""
     if body.stream and body.n > 1:
         raise ApiError("A stream shows one picture: n must be 1 - 'n'", param="n")
-    b64 = (body.model or "").startswith(B64_MODELS)
+    form: Format = FORMATS[f".{body.output_format}"]
+    unused: set[str] = {"output_compression"} & body.model_fields_set if form == "PNG" else set()
+    b64 = "b64_json" if is_gpt_image(body.model) else None
     options = [(role, name, getattr(body, key)) for key, (role, name) in OPTIONS.items()]
     return {
         "n": body.n,
         "size": body.size,
-        "response_format": body.response_format or ("b64_json" if b64 else "url"),
+        "response_format": b64 or body.response_format or "url",
         "seed": body.seed,
         "options": tuple(option for option in options if option[2] is not None),
         "partial_images": body.partial_images if body.stream else None,
+        "model": body.model or "",
+        "negative": check_negative(body.negative_prompt or ""),
+        "format": form,
+        "quality": body.output_compression,
+        "ignored": tuple(_shown(name) for name in sorted({*body.unknown, *unused})[:MOST_IGNORED]),
     }
 
 
-def _prompt(prompt: str) -> str:
+def _shown(name: str) -> str:
+    """A client's name of a field, which may hold what UTF-8 cannot encode."""
+    return name[:50].encode("utf-8", "backslashreplace").decode()
+
+
+def _prompt(prompt: str | None) -> str:
+    if prompt is None:
+        raise ApiError("'prompt' is a required property", param="prompt")
     if not prompt.strip():
         raise ApiError("'' is too short - 'prompt'", param="prompt")
     # Checked here because a prompt that cannot be encoded would fail the whole batch that it is drawn in.

@@ -56,6 +56,8 @@ def temporary_folder() -> Iterator[Path]:
     """
     _sweep_stale()
     with tempfile.TemporaryDirectory(prefix=PREFIX) as name, _locked(Path(name) / LOCK):
+        # PyTorch makes this folder when a model is loaded, and leaves it.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{name}/compiled")
         yield Path(name)
 
 

@@ -18,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     WithJsonSchema,
 )
@@ -25,10 +26,17 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from unclip.pipeline.presets import PRESETS
+from unclip.serve.embeddings import Embeds
 from unclip.serve.envelope import ApiError
 
 SIZES: Final = (256, 512, 1024)
-LONGEST_PROMPT: Final = 1000  # characters
+LONGEST_PROMPT: Final = 1000  # characters, for dall-e-2 and our own models
+LONGEST_PROMPTS: Final = {
+    "dall-e-3": 4000,
+    "gpt-image": 32_000,
+    "chatgpt-image": 32_000,
+}  # by name's beginning
+GPT_IMAGE: Final = ("gpt-image", "chatgpt-image")
 MAX_IMAGES: Final = 10
 MAX_SEED: Final = 2**63 - 1 - MAX_IMAGES  # image i has seed + i
 MAX_PARTIAL: Final = 3
@@ -109,6 +117,20 @@ def _truth(value: object) -> bool:
     return value in (True, "true", "True")
 
 
+def is_gpt_image(model: str | None) -> bool:
+    """Whether a name is one of OpenAI's later models, whose clients expect base64 and send no format."""
+    return (model or "").startswith(GPT_IMAGE)
+
+
+def _prompt(value: str, info: ValidationInfo) -> str:
+    """Checks the length as the service of that model name would."""
+    name = info.data.get("model") or ""
+    longest = next((n for start, n in LONGEST_PROMPTS.items() if name.startswith(start)), LONGEST_PROMPT)
+    if len(value) > longest:
+        raise PydanticCustomError("string_too_long", "too long")
+    return value
+
+
 Integer = Annotated[int, BeforeValidator(_integer)]
 Number = Annotated[float, BeforeValidator(_number)]
 Truth = Annotated[bool, BeforeValidator(_truth)]
@@ -117,13 +139,11 @@ Guidance = Annotated[Number, Field(ge=0, le=MAX_GUIDANCE)]
 Upload = Annotated[bytes, Field(strict=True), WithJsonSchema({"type": "string", "format": "binary"})]
 ResponseFormat = Literal["url", "b64_json"]
 ModelName = Annotated[str, Field(strict=True), AfterValidator(_model)]
-Prompt = Annotated[str, Field(strict=True, min_length=1, max_length=LONGEST_PROMPT)]
+Prompt = Annotated[
+    str, Field(strict=True, min_length=1, max_length=max(LONGEST_PROMPTS.values())), AfterValidator(_prompt)
+]
 Size = Annotated[
-    int,
-    BeforeValidator(_size),
-    WithJsonSchema(
-        {"enum": [*(f"{side}x{side}" for side in SIZES), "auto"], "default": f"{SIZES[-1]}x{SIZES[-1]}"}
-    ),
+    int, BeforeValidator(_size), WithJsonSchema({"enum": [*(f"{side}x{side}" for side in SIZES), "auto"]})
 ]
 Preset = Annotated[
     str, BeforeValidator(_preset), WithJsonSchema({"enum": list(PRESETS), "default": "balanced"})
@@ -131,15 +151,30 @@ Preset = Annotated[
 
 
 class ImageBody(BaseModel):
-    """Fields that all image routes share: dall-e-2's, then our extensions."""
+    """Fields that all image routes share: dall-e-2's, later models', then our extensions."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    model: ModelName | None = Field(None, description="Ignored, except by a strict server.")
+    _unknown: tuple[str, ...] = PrivateAttr(())
+
+    model: ModelName | None = Field(
+        None, description="A name of /models. Any other name, like dall-e-3, means the first of them."
+    )
     n: Annotated[Integer, Field(ge=1, le=MAX_IMAGES)] = Field(1, description="Number of images.")
-    size: Size = Field(SIZES[-1], description="Shapes of later models give the nearest square.")
+    size: Size = Field(
+        SIZES[-1],
+        description="Shapes of later models give the nearest square.",
+        json_schema_extra={"default": f"{SIZES[-1]}x{SIZES[-1]}"},
+    )
     response_format: ResponseFormat | None = Field(None, description="Default: url.")
     user: Any = Field(None, description="Ignored.", json_schema_extra={"type": "string"})
+    output_format: Literal["png", "jpeg", "webp"] = Field("png", description="File format of the images.")
+    output_compression: Annotated[Integer, Field(ge=0, le=100)] | None = Field(
+        None, description="Quality of JPEG or WebP. Default: 95 and 92."
+    )
+    negative_prompt: Annotated[str, Field(strict=True, max_length=LONGEST_PROMPT)] | None = Field(
+        None, description="Text that guidance leads away from."
+    )
     seed: Annotated[Integer, Field(ge=0, le=MAX_SEED)] | None = Field(
         None,
         description="Seed of the first image; the following images use seed + 1, seed + 2, … Default: random.",
@@ -154,12 +189,26 @@ class ImageBody(BaseModel):
         0, description="Number of previews in a stream."
     )
 
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Names of the fields that were sent and that no body of this kind has."""
+        return self._unknown
+
 
 class GenerationBody(ImageBody):
     """Body of `POST /images/generations`."""
 
-    prompt: Prompt = Field(description="Text that describes the image.")
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": ["prompt"]}, {"required": ["image_embeds"]}]}
+    )
+
+    prompt: Prompt | None = Field(None, description="Text that describes the image.")
     preset: Preset = Field("balanced", description="Sampling settings that the other fields change.")
+    image_embeds: Embeds | None = Field(
+        None,
+        description="Embeddings z_i to decode instead of the prior's: one or several, each a list of numbers or "
+        "base64 of little-endian float32. The prompt may then be left out.",
+    )
 
 
 class EditBody(ImageBody):
@@ -180,6 +229,22 @@ class VariationBody(ImageBody):
     image: Upload = Field(description="Below 4 MB, sides of at most 4096 pixels.")
 
 
+class EmbeddingBody(ImageBody):
+    """Body of `POST /images/embeddings`."""
+
+    prompt: Prompt | None = Field(None, description="Text whose image embeddings the prior samples.")
+    preset: Preset = Field("balanced", description="Sampling settings that the other fields change.")
+    encoding_format: Literal["float", "base64"] = Field(
+        "float", description="Lists of numbers, or base64 of little-endian float32."
+    )
+
+
+class EmbeddingForm(EmbeddingBody):
+    """Form of `POST /images/embeddings`."""
+
+    image: Upload | None = Field(None, description="Below 4 MB, sides of at most 4096 pixels.")
+
+
 Body = TypeVar("Body", bound=ImageBody)
 
 
@@ -194,11 +259,16 @@ def validate(model: type[Body], data: object, rules: Rules) -> Body:
     if rules.strict and (unknown := sorted(set(data) - (DALL_E_2 & set(model.model_fields)))):
         raise ApiError(f"Additional properties are not allowed ({unknown[0][:50]!r} was unexpected)")
     try:
-        return model.model_validate(
-            {key: value for key, value in data.items() if value is not None}, context=rules
+        body = model.model_validate(
+            {key: value for key, value in data.items() if value is not None and key in model.model_fields},
+            context=rules,
         )
     except ValidationError as error:
         raise _refusal(error.errors(include_url=False)[0]) from None
+    body._unknown = tuple(
+        key for key, value in data.items() if value is not None and key not in model.model_fields
+    )
+    return body
 
 
 def _refusal(error: ErrorDetails) -> ApiError:
@@ -219,79 +289,9 @@ def _refusal(error: ErrorDetails) -> ApiError:
         case "literal_error":
             allowed = details.get("allowed") or re.findall(r"'([^']*)'", str(details["expected"]))
             says = f"{shown} is not one of {allowed}"
+        case "unclip":
+            says = str(details["message"])
         case kind:
             known = {"int_type": "integer", "float_type": "number", "bytes_type": "file"}
             says = f"{shown} is not of type '{known.get(kind, 'string')}'"
     return ApiError(f"{says} - '{name}'", param=name)
-
-
-def body_schema(model: type[ImageBody], media: str) -> dict[str, Any]:
-    """Returns the OpenAPI `requestBody` of a model; optional fields may also be null."""
-    schema = model.model_json_schema()
-    for name, field in schema["properties"].items():
-        choices = field.pop("anyOf", None)
-        if choices:  # X | None
-            field |= next(one for one in choices if one.get("type") != "null")
-        if name not in schema["required"]:
-            if "enum" in field:
-                field["enum"] = [*field["enum"], None]
-                field.pop("type", None)
-            elif "format" not in field:
-                field["type"] = [field["type"], "null"]
-    return {"requestBody": {"required": True, "content": {media: {"schema": schema}}}}
-
-
-# --- answers ---
-
-
-class ImageData(BaseModel):
-    """One image of an answer."""
-
-    url: str | None = None
-    b64_json: str | None = None
-    seed: int
-
-
-class Timing(BaseModel):
-    """Our own fields of an answer."""
-
-    seconds: float
-
-
-class ImagesResponse(BaseModel):
-    """Answer of the image routes."""
-
-    created: int = Field(description="Seconds since 1970.")
-    data: list[ImageData]
-    x_unclip: Timing
-
-
-class Model(BaseModel):
-    """One entry of the list of models."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int = 1698798177  # OpenAI's date of dall-e-2
-    owned_by: str = "unclip"
-
-
-class ModelList(BaseModel):
-    """Answer of `GET /models`."""
-
-    object: Literal["list"] = "list"
-    data: list[Model]
-
-
-class Failure(BaseModel):
-    """The `error` object of an answer that refuses."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class FailureResponse(BaseModel):
-    """OpenAI's envelope of errors."""
-
-    error: Failure

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,12 +16,13 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from PIL import Image
 
-from unclip.errors import UnclipError
-from unclip.serve.envelope import GONE, ApiError, internal_error
+from unclip.serve.embeddings import encode_embedding
+from unclip.serve.envelope import GONE, ApiError, refusal
 from unclip.serve.limits import check_cost
 from unclip.serve.pictures import Decoders, Marks, composite_kept, encode
 from unclip.serve.queueing import DrawnImages, QueuedRequest
-from unclip.serve.requests import EditRequest, GenerationRequest, OutpaintRequest
+from unclip.serve.requests import EditRequest, EmbeddingRequest, GenerationRequest, OutpaintRequest
+from unclip.serve.schema import is_gpt_image
 from unclip.serve.store import Store
 from unclip.serve.worker import Worker
 
@@ -68,12 +69,40 @@ class ImageService:
             await asyncio.to_thread(self.store.check_room)
         if wanted.partial_images is not None:
             return self._stream(wanted, client)
-        check_cost(wanted, self.max_cost)
-        queued = self.worker.submit(wanted, client=client)
-        drawn = await self._result(request, queued)
+        drawn = await self.draw(request, wanted, client)
         data = await asyncio.to_thread(self._data, wanted, drawn, base)
-        timing = {"seconds": round(drawn.seconds, 3)}
-        return JSONResponse({"created": int(time.time()), "data": data, "x_unclip": timing})
+        answer = {"created": int(time.time()), "data": data, "x_unclip": self.details(wanted, drawn)}
+        return JSONResponse({**answer, **(look(wanted) if is_gpt_image(wanted.model) else {})})
+
+    async def embed(self, request: Request, wanted: EmbeddingRequest, encoding: str, client: str) -> Response:
+        """Answers with embeddings, see `EmbeddingsResponse`.
+
+        Args:
+            encoding: "float" or "base64".
+        """
+        drawn = await self.draw(request, wanted, client)
+        model = self.worker.model(wanted.model)
+        seeds: list[int | None] = [*drawn.seeds] if wanted.image is None else [None]
+        data = [
+            {"object": "embedding", "index": i, "embedding": encode_embedding(z_i, encoding), "seed": seed}
+            for i, (z_i, seed) in enumerate(zip(drawn.embeds, seeds, strict=True))
+        ]
+        about = {"clip": model.facts.clip, "width": model.facts.width, **self.details(wanted, drawn)}
+        return JSONResponse({"object": "list", "model": model.name, "data": data, "x_unclip": about})
+
+    async def draw(self, request: Request, wanted: GenerationRequest, client: str) -> DrawnImages:
+        """Draws, unless the client closes the connection before.
+
+        Raises:
+            ApiError: as `answer`.
+        """
+        check_cost(wanted, self.max_cost)
+        return await self._result(request, self.worker.submit(wanted, client=client))
+
+    def details(self, wanted: GenerationRequest, drawn: DrawnImages) -> dict[str, Any]:
+        """Returns our own fields of an answer, see `Details`."""
+        found = {"seconds": round(drawn.seconds, 3), "model": self.worker.model(wanted.model).name}
+        return {**found, **({"ignored": wanted.ignored} if wanted.ignored else {})}
 
     async def _result(self, request: Request, queued: QueuedRequest) -> DrawnImages:
         """Waits for the images, or for the client to close the connection; then the work stops."""
@@ -103,27 +132,31 @@ class ImageService:
         for image, seed in zip(drawn.images, drawn.seeds, strict=True):
             file = self.encode(wanted, image)
             if wanted.response_format == "url" and not self.draining:
-                data.append({"url": base + self.store.add(file), "seed": seed})
+                data.append({"url": base + self.store.add(file, wanted.format.lower()), "seed": seed})
             else:
                 data.append({"b64_json": base64.b64encode(file).decode(), "seed": seed})
         return data
 
     def encode(self, wanted: GenerationRequest, image: Image.Image) -> bytes:
-        """Encodes an image as PNG at the requested size, with its marks."""
-        settings = self.marks.settings(image)
+        """Encodes an image in the requested format and size, with its marks."""
+        write = partial(
+            encode,
+            marks=self.marks,
+            settings=self.marks.settings(image),
+            format=wanted.format,
+            quality=wanted.quality,
+        )
         if image.width != wanted.size:
             image = image.resize((wanted.size, wanted.size), Image.Resampling.LANCZOS)
         if isinstance(wanted, EditRequest):
             image = composite_kept(image, wanted.image, wanted.mask)
         if isinstance(wanted, EditRequest | OutpaintRequest):
-            return encode(image, self.marks, part=True, mask=wanted.mask, settings=settings)
-        return encode(image, self.marks, part=False, settings=settings)
+            return write(image, part=True, mask=wanted.mask)
+        return write(image, part=False)
 
     def _stream(self, wanted: GenerationRequest, client: str) -> Response:
         """Returns the events of the newer Images API."""
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the latter is for nginx
-        events = self._events(wanted, self.follow(wanted, client))
-        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+        return event_stream(self._events(wanted, self.follow(wanted, client)))
 
     def follow(self, wanted: GenerationRequest, client: str) -> AsyncGenerator[Preview | DrawnImages]:
         """Yields the previews that the request asks for, then the finished images.
@@ -169,16 +202,11 @@ class ImageService:
                     if isinstance(now, Preview):
                         name, more = "partial_image", {"partial_image_index": now.number}
                     else:
-                        name, more = (
-                            "completed",
-                            {"seed": now.seeds[0], "x_unclip": {"seconds": round(now.seconds, 3)}},
-                        )
+                        more = {"seed": now.seeds[0], "x_unclip": self.details(wanted, now)}
+                        name = "completed"
                     yield await asyncio.to_thread(event, name, now.images[0], more)
-        except UnclipError as error:
-            refused = error if isinstance(error, ApiError) else ApiError(str(error))
-            yield f"event: error\ndata: {json.dumps(refused.body)}\n\n"
-        except Exception:  # logged by the worker; the status has been sent, so only an event can say it
-            yield f"event: error\ndata: {json.dumps(internal_error().body)}\n\n"
+        except Exception as error:  # the status has been sent, so only an event can say it
+            yield sse({"type": "error", **refusal(error).body})
 
     def _event(self, wanted: GenerationRequest, name: str, image: Image.Image, more: dict[str, Any]) -> str:
         kind = "image_edit" if isinstance(wanted, EditRequest) else "image_generation"
@@ -186,10 +214,25 @@ class ImageService:
             "type": f"{kind}.{name}",
             "b64_json": base64.b64encode(self.encode(wanted, image)).decode(),
             "created_at": int(time.time()),
-            "size": f"{wanted.size}x{wanted.size}",
-            "output_format": "png",
+            **look(wanted),
             "quality": "auto",
-            "background": "opaque",
             **more,
         }
-        return f"event: {data['type']}\ndata: {json.dumps(data)}\n\n"
+        return sse(data)
+
+
+def event_stream(events: AsyncIterator[str]) -> Response:
+    """Returns server-sent events as an answer."""
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the latter is for nginx
+    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+
+
+def look(wanted: GenerationRequest) -> dict[str, str]:
+    """Returns the fields by which later models say how an image looks."""
+    size = f"{wanted.size}x{wanted.size}"
+    return {"size": size, "output_format": wanted.format.lower(), "background": "opaque"}
+
+
+def sse(data: Mapping[str, Any]) -> str:
+    """Words a server-sent event."""
+    return f"event: {data['type']}\ndata: {json.dumps(data)}\n\n"

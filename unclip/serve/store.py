@@ -21,7 +21,7 @@ LIFETIME: Final = 3600  # seconds for which a URL is valid
 GRACE: Final = 60  # seconds that a file stays after its URL has expired
 SWEEP: Final = 60.0  # seconds between two sweeps
 RESERVE: Final = 64 << 20  # bytes that must stay free on the disk
-NAME: Final = re.compile(r"img-[0-9a-f]{32}\.png")
+NAME: Final = re.compile(r"img-[0-9a-f]{32}\.(png|jpeg|webp)")
 
 
 class Store:
@@ -102,13 +102,16 @@ class Store:
         if self.full:
             raise _no_room()
 
-    def add(self, data: bytes) -> str:
-        """Keeps a PNG and returns the path and query of its URL.
+    def add(self, data: bytes, kind: str = "png") -> str:
+        """Keeps an image and returns the path and query of its URL.
+
+        Args:
+            kind: end of its name: png, jpeg or webp.
 
         Raises:
             ApiError: 507 if it cannot be written.
         """
-        name = f"img-{secrets.token_hex(16)}.png"
+        name = f"img-{secrets.token_hex(16)}.{kind}"
         try:
             with new_file(self.folder / name) as temporary:
                 temporary.write_bytes(data)

@@ -1,4 +1,4 @@
-"""The threads that own a pipeline each: they take batches of requests from one queue and draw them."""
+"""The threads that own a device each: they take batches of requests from one queue and draw them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from PIL import Image
 from unclip.errors import Cancelled, RequestError
 from unclip.serve.drawing import OnStep, draw
 from unclip.serve.envelope import shutting_down
+from unclip.serve.models import ServedModel
 from unclip.serve.pictures import preview
 from unclip.serve.queueing import DrawnImages, FairQueue, OnPreview, QueuedRequest, Share
 from unclip.serve.requests import GenerationRequest
@@ -29,21 +30,27 @@ class Worker:
     """Draws what is in the queue.
 
     Args:
-        pipelines: the same model on one device or several; each has a thread.
+        models: models on the same devices, each of which has a thread; the first model is the default. Or the
+            pipelines of one model, one for each device.
         capacity: images that may wait; a request that finds no room is refused.
         batch: images drawn together at most.
         on_prompt: called with the number of images and the prompt of each request; without it prompts leave
             no trace.
+        unload_after: seconds without a request after which a model's memory is freed; None to keep it.
     """
 
     def __init__(
         self,
-        *pipelines: Pipeline,
+        *models: ServedModel | Pipeline,
         capacity: int = 64,
         batch: int = 8,
         on_prompt: Callable[[int, str], None] | None = None,
+        unload_after: float | None = None,
     ) -> None:
-        self.pipelines, self.batch = pipelines, batch
+        pipelines = [one for one in models if not isinstance(one, ServedModel)]
+        served = [ServedModel(pipelines)] if pipelines else [m for m in models if isinstance(m, ServedModel)]
+        self.models, self.default = {model.name: model for model in served}, served[0]
+        self.batch, self.unload_after = batch, unload_after
         self.drawn = self.cancelled = self.batches = 0
         self.on_batch: Callable[[int, Mapping[str, float], Sequence[float]], None] | None = None
         self._on_prompt = on_prompt
@@ -52,8 +59,8 @@ class Worker:
         self._stopping = False
         self._pace = 1.0  # seconds per image of one thread, as a running mean
         self._threads = [
-            threading.Thread(target=self._work, args=(pipeline,), name=f"unclip-worker-{i}", daemon=True)
-            for i, pipeline in enumerate(pipelines)
+            threading.Thread(target=self._work, args=(device,), name=f"unclip-worker-{device}", daemon=True)
+            for device in range(self.default.devices)
         ]
 
     def start(self) -> None:
@@ -71,8 +78,12 @@ class Worker:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Sides in pixels of the images that the model makes."""
-        return self.pipelines[0].sizes
+        """Sides in pixels of the images that the default model makes."""
+        return self.default.sizes
+
+    def model(self, name: str) -> ServedModel:
+        """Returns the model of a name; the default for names of other services, like dall-e-2."""
+        return self.models.get(name, self.default)
 
     @property
     def alive(self) -> bool:
@@ -96,12 +107,13 @@ class Worker:
         Raises:
             ApiError: no room (429), or the server shuts down (503).
         """
-        size = min((side for side in self.sizes if side >= request.size), default=self.sizes[-1])
-        queued = QueuedRequest(request, size, client, on_preview)
+        model = self.model(request.model)
+        size = min((side for side in model.sizes if side >= request.size), default=model.sizes[-1])
+        queued = QueuedRequest(request, model, size, client, on_preview)
         with self._changed:
             if self._stopping:
                 raise shutting_down()
-            self._queue.add(queued, self._pace / len(self.pipelines))
+            self._queue.add(queued, self._pace / len(self._threads))
             self._changed.notify_all()
         if self._on_prompt:
             self._on_prompt(request.n, request.prompt)
@@ -115,11 +127,11 @@ class Worker:
             if self._queue.remove(queued) and not queued.result.cancel():
                 queued.result.set_exception(Cancelled("the client is gone"))  # a part of it was drawn already
 
-    def _work(self, pipeline: Pipeline) -> None:
-        while shares := self._next():
+    def _work(self, device: int) -> None:
+        while shares := self._next(device):
             started = time.perf_counter()
             try:
-                self._draw(pipeline, shares, started)
+                self._draw(device, shares, started)
             except Exception as error:  # whatever it is, the next request must find a living worker
                 if not isinstance(error, Cancelled | RequestError):
                     log.exception("a batch of %d requests failed", len(shares))
@@ -129,26 +141,37 @@ class Worker:
                 images = sum(len(share.seeds) for share in shares)
                 self._pace += 0.3 * ((time.perf_counter() - started) / images - self._pace)
 
-    def _next(self) -> list[Share]:
-        """Waits for the next batch; empty at the end."""
-        with self._changed:
-            while not self._queue:
+    def _next(self, device: int) -> list[Share]:
+        """Waits for the next batch, and unloads idle models meanwhile; empty at the end."""
+        while True:
+            patience = self._drop_idle(device)  # takes time, and so comes without the lock
+            with self._changed:
+                if self._queue:
+                    shares = self._queue.take(self.batch)
+                    for share in shares:
+                        if not share.queued.done:  # from here on, only a worker ends it
+                            share.queued.result.set_running_or_notify_cancel()
+                    return shares
                 if self._stopping:
                     return []
-                self._changed.wait()
-            shares = self._queue.take(self.batch)
-            for share in shares:
-                if not share.queued.images:
-                    share.queued.result.set_running_or_notify_cancel()  # from here on, only a worker ends it
-            return shares
+                self._changed.wait(patience)
 
-    def _draw(self, pipeline: Pipeline, shares: Sequence[Share], started: float) -> None:
+    def _drop_idle(self, device: int) -> float | None:
+        """Returns the seconds until the next model will be idle; None if there is none to wait for."""
+        if self.unload_after is None:
+            return None
+        left = [model.drop_idle(device, self.unload_after) for model in self.models.values()]
+        return min((seconds for seconds in left if seconds is not None), default=None)
+
+    def _draw(self, device: int, shares: Sequence[Share], started: float) -> None:
         requests = [share.queued.request for share in shares for _ in share.seeds]
         seeds = [seed for share in shares for seed in share.seeds]
-        made = draw(pipeline, requests, seeds, shares[0].queued.size, _watch(shares))
+        first = shares[0].queued
+        with first.model.use(device) as pipeline:
+            made = draw(pipeline, requests, seeds, first.size, _watch(shares))
         seconds = sum(made.seconds.values())
         if self.on_batch:
-            new = [started - share.queued.submitted for share in shares if not share.queued.images]
+            new = [started - share.queued.submitted for share in shares if not share.queued.done]
             self.on_batch(len(seeds), made.seconds, new)
         with self._changed:
             self.batches += 1
@@ -156,6 +179,8 @@ class Worker:
             for share, rows in zip(shares, _rows(shares), strict=True):
                 queued = share.queued
                 queued.images += made.images[rows]
+                queued.embeds += made.embeds[rows]
+                queued.done += len(share.seeds)
                 queued.seconds += seconds
                 if queued.remaining and not queued.cancelled.is_set():
                     self._queue.put_back(queued)
@@ -163,7 +188,8 @@ class Worker:
                 elif queued.remaining:
                     queued.result.set_exception(Cancelled("the client is gone"))
                 else:
-                    queued.result.set_result(DrawnImages(queued.images, queued.seeds, queued.seconds))
+                    drawn = DrawnImages(queued.images, queued.seeds, queued.seconds, queued.embeds)
+                    queued.result.set_result(drawn)
 
 
 def _rows(shares: Sequence[Share]) -> list[slice]:
