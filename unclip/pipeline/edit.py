@@ -131,4 +131,4 @@ def paint_over(
     made = call.upsample(x, lambda side: Trajectory(known=known_at(side, picture, paint)))
     if call.size not in made:
         made[call.size] = lanczos(made[max(made)], call.size)
-    return {side: seamless(images) for side, images in made.items()}
+    return {side: images if side == x.shape[-1] else seamless(images) for side, images in made.items()}

@@ -115,7 +115,9 @@ def _paint_canvas(
         view = painted[:, *box]  # a view: writes go through to the canvas
         seen, paint = resize(view[None], size).to(device), resized_mask(missing, size).to(device)
         made = paint_over(part, z, (text, null), seen, paint, 1.0, repeats)[size]
-        view.copy_(join(resize(made, window).to(view), view[None], missing)[0])
+        if size != window:  # otherwise it is seamless already
+            made = join(resize(made, window), view[None], missing)
+        view.copy_(made[0])
         done[box] = True
     return painted
 
