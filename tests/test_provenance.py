@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from PIL import Image
+from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from unclip.cli import cli
@@ -103,6 +103,51 @@ def test_the_watermark_survives(change: str, number: int) -> None:
     assert found.found, found
 
 
+def screenshot(image: Image.Image) -> Image.Image:
+    """A window with a title, a column of text and the image at 0.8 of its size, saved as a JPEG."""
+    shown = image.resize((image.width * 4 // 5, image.height * 4 // 5), Image.Resampling.BICUBIC)
+    window = Image.new("RGB", (shown.width + 217, shown.height + 143), (247, 247, 250))
+    window.paste((60, 64, 72), (0, 0, window.width, 33))
+    for line in range(8, window.height, 15):
+        ImageDraw.Draw(window).text((6, line), f"Line {line} of this text", fill="black")
+    window.paste(shown, (171, 71))
+    return through(window, "JPEG", 80)
+
+
+def with_caption(image: Image.Image) -> Image.Image:
+    framed = Image.new("RGB", (image.width, image.height + 61), "white")
+    framed.paste(image, (0, 37))
+    ImageDraw.Draw(framed).text((10, 10), "What a picture", fill="black")
+    return framed
+
+
+MOVED: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "screenshot": screenshot,
+    "a fifth of each side": lambda image: cropped(image, 0.2, 0.2, 0.6),
+    "16:9": lambda image: image.crop((0, 50, image.width, 50 + image.width * 9 // 16)),
+    "caption": with_caption,
+    "mirror": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "rotation to the left": lambda image: image.rotate(3, Image.Resampling.BICUBIC),
+    "rotation to the right": lambda image: cropped(image.rotate(-1.9, Image.Resampling.BICUBIC), 0.05, 0.05),
+}
+
+
+@pytest.mark.parametrize("number", [0, 4])
+@pytest.mark.parametrize("change", MOVED)
+def test_the_watermark_is_found_wherever_the_picture_lies(change: str, number: int) -> None:
+    picture = PICTURES[number]
+    assert watermark.detect(MOVED[change](mark(picture))).found
+    assert not watermark.detect(MOVED[change](picture)).found
+
+
+def test_pictures_that_an_earlier_version_marked_are_found() -> None:
+    """It stretched the pattern to the picture; the fixture has 384 × 256 pixels."""
+    with Image.open(Path(__file__).parent / "fixtures/marked-stretched.webp") as image:
+        marked = image.convert("RGB")
+    assert watermark.detect(marked, search=False).found
+    assert watermark.detect(cropped(marked, 0.05, 0.05)).found
+
+
 @pytest.mark.parametrize("number", range(len(PICTURES)))
 def test_the_watermark_cannot_be_seen(number: int) -> None:
     plain = np.asarray(PICTURES[number]).astype(float)
@@ -137,13 +182,42 @@ def test_chance_gives_a_normal_distribution(monkeypatch: pytest.MonkeyPatch) -> 
         for key in range(60):
             watermark._spectrum.cache_clear()
             monkeypatch.setattr(watermark, "KEY", key)
-            scores += [watermark._score(picture, watermark.GRID, watermark.GRID) for picture in pictures]
+            scores += [watermark._score(picture) for picture in pictures]
     finally:
         watermark._spectrum.cache_clear()
     assert abs(np.mean(scores)) < 0.2 and 0.85 < np.std(scores) < 1.15 and max(scores) < 4
 
 
-@pytest.mark.parametrize("size", [(64, 64), (63, 200), (300, 256), (1024, 1024)])
+def test_chance_gives_no_more_anywhere_in_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tail of all looks is at most the normal distribution's, so the threshold counts looks rightly."""
+    looks, beyond = 0, 0
+    canvases = [
+        np.stack([canvas for canvas in watermark._placements(PICTURES[number].convert("L"))][::40])
+        for number in (0, 4)
+    ]
+    caches = (watermark._spectrum, watermark._pattern, watermark._searched_spectra)
+    try:
+        for key in range(12):
+            for cache in caches:
+                cache.cache_clear()
+            monkeypatch.setattr(watermark, "KEY", key)
+            for some in canvases:
+                fits = watermark._fits(some)
+                looks, beyond = looks + fits.size, beyond + int((fits > 4).sum())
+                assert fits.max() < 6.5
+    finally:
+        for cache in caches:
+            cache.cache_clear()
+    assert 0.3 < beyond / looks / 3.17e-5 < 1.2
+
+
+def test_a_long_search_has_bounded_work() -> None:
+    for size in ((8, 60_000), (3000, 64), (4000, 4000)):
+        canvases = sum(1 for _ in watermark._placements(Image.new("L", size)))
+        assert canvases < 520, size
+
+
+@pytest.mark.parametrize("size", [(64, 64), (63, 200), (300, 256), (1024, 1024), (2000, 128)])
 def test_pictures_of_every_size_carry_it(size: tuple[int, int]) -> None:
     marked = mark(draw(sample(0, 3), 1024).resize(size))
     assert marked.size == size

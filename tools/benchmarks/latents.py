@@ -1,4 +1,4 @@
-"""Quality of inversion, interpolation, text diffs and edits on held-out renderings, as tables.
+"""Quality of inversion, interpolation and text diffs on held-out renderings, as tables.
 
 python tools/benchmarks/latents.py --count 16
 """
@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from unclip.images import to_pil
 from unclip.menagerie.captions import WORDS
@@ -32,13 +32,11 @@ def main() -> None:
     )
     parser.add_argument("--model", default="mini")
     parser.add_argument("--count", type=int, default=16, help="renderings per figure")
-    parser.add_argument(
-        "--only", choices=["inversion", "ends", "diff", "seams"], help="one table instead of all"
-    )
+    parser.add_argument("--only", choices=["inversion", "ends", "diff"], help="one table instead of all")
     args = parser.parse_args()
     pipe = Pipeline.from_pretrained(args.model)
     scenes = [sample(SEED, i, held_out=True) for i in range(args.count)]
-    for name, table in (("inversion", inversion), ("ends", ends), ("diff", diffs), ("seams", seams)):
+    for name, table in (("inversion", inversion), ("ends", ends), ("diff", diffs)):
         if args.only in (None, name):
             table(pipe, scenes)
 
@@ -94,34 +92,6 @@ def sentence(scene: Scene) -> str:
     where = f"on a {scene.setting_colour} background" if scene.setting == "plain" else WORDS[scene.setting][0]
     wearing = f"wearing a {scene.headwear_colour} {scene.headwear}"
     return f"{WORDS[scene.style][0]} a {scene.subject} {wearing} {where}"
-
-
-def seams(pipe: Pipeline, scenes: list[Scene]) -> None:
-    """Ratio of the gradient across the mask's border to the gradient inside the edited area."""
-    print(
-        "\n| repeats | step across the border : inside | renderings, at the same place |\n| ---: | ---: | "
-        "---: |"
-    )
-    side = pipe.decoder.size
-    mask = Image.new("L", (side, side), 0)
-    ImageDraw.Draw(mask).rectangle((side // 2, 0, side, side), fill=255)
-    images = [draw(scene, side) for scene in scenes]
-    for repeats in (1, 4, 8):
-        made = [
-            pipe.edit(
-                image, sentence(scene), mask, seed=i, size=side, repeats=repeats, watermark=False
-            ).images[0]
-            for i, (image, scene) in enumerate(zip(images, scenes, strict=True))
-        ]
-        print(f"| {repeats} | {seam(made):.2f} | {seam(images):.2f} |", flush=True)
-
-
-def seam(images: list[Image.Image]) -> float:
-    steps = np.mean(
-        [np.abs(np.diff(np.asarray(i).astype(float), axis=1)).mean(axis=(0, 2)) for i in images], axis=0
-    )
-    border = len(steps) // 2
-    return float(steps[border] / steps[border + 1 :].mean())
 
 
 def psnr(a: Image.Image, b: Image.Image) -> float:

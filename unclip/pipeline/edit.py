@@ -12,10 +12,11 @@ from torch import Tensor
 from unclip.clip import Text
 from unclip.diffusion.trajectory import Trajectory
 from unclip.errors import RequestError
-from unclip.images import plain, resize, to_tensor
+from unclip.images import lanczos, plain, resize, to_tensor
 from unclip.pipeline.call import Call, Model
 from unclip.pipeline.generation import Generation
 from unclip.pipeline.masks import known_at, read_mask, resized_mask
+from unclip.pipeline.membrane import join
 from unclip.pipeline.options import OptionKeywords, StageChanges, check_prompt, choose_seeds, collect
 
 # RePaint undoes and repeats single steps, so a multistep solver would have no valid history.
@@ -112,12 +113,22 @@ def paint_over(
 ) -> dict[int, Tensor]:
     """Sample decoder and upsamplers with the kept part fixed; returns pictures by side in pixels.
 
+    The result of each stage is corrected to meet the kept part without a seam (see `join`).
+
     Args:
         texts: the captions, and the null text of guidance.
         picture: [1, 3, S, S] with S the call's size.
         paint: True where to paint, [S, S].
         strength, repeats: settings of the decoder; the upsamplers start from noise and do not repeat steps.
     """
+
+    def seamless(x: Tensor) -> Tensor:
+        kept = known_at(x.shape[-1], picture, paint)
+        return join(x, kept.x0, ~kept.keep)
+
     known = known_at(call.model.decoder.size, picture, paint)
-    x = call.decode(z_i, *texts, Trajectory(known=known, strength=strength, repeats=repeats))
-    return call.upsample(x, lambda side: Trajectory(known=known_at(side, picture, paint)))
+    x = seamless(call.decode(z_i, *texts, Trajectory(known=known, strength=strength, repeats=repeats)))
+    made = call.upsample(x, lambda side: Trajectory(known=known_at(side, picture, paint)))
+    if call.size not in made:
+        made[call.size] = lanczos(made[max(made)], call.size)
+    return {side: images if side == x.shape[-1] else seamless(images) for side, images in made.items()}

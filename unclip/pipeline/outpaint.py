@@ -17,6 +17,7 @@ from unclip.pipeline.call import Call, Model
 from unclip.pipeline.edit import SINGLE_STEPS, default_repeats, paint_over
 from unclip.pipeline.generation import Generation
 from unclip.pipeline.masks import read_mask, resized_mask
+from unclip.pipeline.membrane import join
 from unclip.pipeline.options import MAX_SEED, OptionKeywords, check_prompt, choose_seeds, collect
 
 
@@ -114,7 +115,9 @@ def _paint_canvas(
         view = painted[:, *box]  # a view: writes go through to the canvas
         seen, paint = resize(view[None], size).to(device), resized_mask(missing, size).to(device)
         made = paint_over(part, z, (text, null), seen, paint, 1.0, repeats)[size]
-        view.copy_(torch.where(missing, resize(made, window)[0].to(view), view))
+        if size != window:  # otherwise it is seamless already
+            made = join(resize(made, window), view[None], missing)
+        view.copy_(made[0])
         done[box] = True
     return painted
 
