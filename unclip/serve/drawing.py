@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from unclip.serve.requests import (
     DiffRequest,
     EditRequest,
+    EnlargeRequest,
     GenerationRequest,
     InterpolationRequest,
     OutpaintRequest,
@@ -43,6 +44,9 @@ def draw(
     # Unmarked: the server still resizes the images, and marks what it sends (`pictures.encode`).
     how: dict[str, Any] = {"size": size, "options": options, "on_step": on_step, "watermark": False}
     seeds = list(seeds)
+    if isinstance(first, EnlargeRequest):
+        return pipeline.upsample(first.image, seed=seeds, **how)
+    how["negative"] = first.negative
     match first:
         case EditRequest():
             how["strength"] = first.strength

@@ -13,6 +13,7 @@ from PIL import Image
 
 from unclip.serve.drawing import BATCHED, DIVISIBLE
 from unclip.serve.envelope import rate_limited
+from unclip.serve.progress import OnProgress, Progress
 from unclip.serve.requests import GenerationRequest
 
 OnPreview = Callable[[int, list[Image.Image]], None]  # number from 0, and the images as far as they are
@@ -38,7 +39,7 @@ class QueuedRequest:
     Attributes:
         size: side in pixels at which the model draws it.
         client: whose share of the server it takes; by key or address.
-        on_preview: called from the worker's thread.
+        on_preview: called from the worker's thread; `on_progress` likewise.
         submitted: time of its arrival, by `time.perf_counter`.
         finish: virtual time at which a server that serves all clients at once would be done with it.
         images: those that are done.
@@ -49,6 +50,7 @@ class QueuedRequest:
     size: int
     client: str = ""
     on_preview: OnPreview | None = None
+    on_progress: OnProgress | None = None
     result: Future[DrawnImages] = field(default_factory=Future)
     cancelled: threading.Event = field(default_factory=threading.Event)
     submitted: float = field(default_factory=time.perf_counter)
@@ -66,7 +68,14 @@ class QueuedRequest:
     def kind(self) -> object:
         """Requests of equal kind can be drawn in one batch."""
         alone = None if type(self.request) in BATCHED else id(self)
-        return type(self.request), self.size, self.request.options, self.request.preset, alone
+        return (
+            type(self.request),
+            self.size,
+            self.request.options,
+            self.request.preset,
+            self.request.negative,
+            alone,
+        )
 
     @property
     def divisible(self) -> bool:
@@ -85,6 +94,11 @@ class Share:
 
     queued: QueuedRequest
     seeds: list[int]
+
+    def progress(self, batch: Progress) -> Progress:
+        """Returns the request's progress, given that of the batch."""
+        images, done = len(self.seeds), len(self.queued.images)
+        return batch.of_request(images, done, self.queued.remaining - images)
 
 
 class FairQueue:

@@ -15,6 +15,7 @@ from unclip.errors import Cancelled, RequestError
 from unclip.serve.drawing import OnStep, draw
 from unclip.serve.envelope import shutting_down
 from unclip.serve.pictures import preview
+from unclip.serve.progress import BatchTimer, OnProgress, StageTimings
 from unclip.serve.queueing import DrawnImages, FairQueue, OnPreview, QueuedRequest, Share
 from unclip.serve.requests import GenerationRequest
 
@@ -50,6 +51,7 @@ class Worker:
         self._queue = FairQueue(capacity)
         self._changed = threading.Condition()
         self._stopping = False
+        self._timings = StageTimings()
         self._pace = 1.0  # seconds per image of one thread, as a running mean
         self._threads = [
             threading.Thread(target=self._work, args=(pipeline,), name=f"unclip-worker-{i}", daemon=True)
@@ -86,7 +88,12 @@ class Worker:
             return self._queue.images
 
     def submit(
-        self, request: GenerationRequest, on_preview: OnPreview | None = None, *, client: str = ""
+        self,
+        request: GenerationRequest,
+        on_preview: OnPreview | None = None,
+        on_progress: OnProgress | None = None,
+        *,
+        client: str = "",
     ) -> QueuedRequest:
         """Puts a request into the queue.
 
@@ -97,7 +104,7 @@ class Worker:
             ApiError: no room (429), or the server shuts down (503).
         """
         size = min((side for side in self.sizes if side >= request.size), default=self.sizes[-1])
-        queued = QueuedRequest(request, size, client, on_preview)
+        queued = QueuedRequest(request, size, client, on_preview, on_progress)
         with self._changed:
             if self._stopping:
                 raise shutting_down()
@@ -145,7 +152,12 @@ class Worker:
     def _draw(self, pipeline: Pipeline, shares: Sequence[Share], started: float) -> None:
         requests = [share.queued.request for share in shares for _ in share.seeds]
         seeds = [seed for share in shares for seed in share.seeds]
-        made = draw(pipeline, requests, seeds, shares[0].queued.size, _watch(shares))
+        timer = None
+        if any(share.queued.on_progress for share in shares):
+            timer = self._timings.begin((type(requests[0]), shares[0].queued.size), len(seeds))
+        made = draw(pipeline, requests, seeds, shares[0].queued.size, _watch(shares, timer))
+        if timer:
+            timer.end()
         seconds = sum(made.seconds.values())
         if self.on_batch:
             new = [started - share.queued.submitted for share in shares if not share.queued.images]
@@ -172,13 +184,20 @@ def _rows(shares: Sequence[Share]) -> list[slice]:
     return [slice(start, end) for start, end in pairwise(ends)]
 
 
-def _watch(shares: Sequence[Share]) -> OnStep:
-    """Returns a callback that stops the batch when all its clients are gone, and shows previews."""
+def _watch(shares: Sequence[Share], timer: BatchTimer | None) -> OnStep:
+    """Returns a callback that stops the batch when all its clients are gone, and shows progress and
+    previews.
+    """
     rows = _rows(shares)
 
     def on_step(role: str, number: int, total: int, step: Step) -> None:
         if all(share.queued.cancelled.is_set() for share in shares):
             raise Cancelled("all clients are gone")
+        if timer:
+            now = timer.step(role, number, total, len(step.x0))
+            for share in shares:
+                if share.queued.on_progress:
+                    share.queued.on_progress(share.progress(now))
         if role != "decoder":
             return
         for share, own in zip(shares, rows, strict=True):
