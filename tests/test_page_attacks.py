@@ -35,7 +35,7 @@ from unclip.serve.worker import Worker
 class EchoModel:
     """A model whose edits keep every pixel, so that a test can see which picture the server read."""
 
-    name, sizes = "echo", (256,)
+    name, sizes, vocabulary = "echo", (64, 256), None
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
@@ -54,6 +54,9 @@ class EchoModel:
 
     def vary(self, images: list[Image.Image], *, seed: list[int], **how: Any) -> Any:
         return self._made(images, seed)
+
+    def upsample(self, image: Image.Image, *, seed: list[int], **how: Any) -> Any:
+        return self._made(image, seed)
 
     def outpaint(self, image: Image.Image, *args: Any, seed: list[int], **how: Any) -> Any:
         return self._made(image, seed)
@@ -79,9 +82,14 @@ class Attacker:
         self.config = self.server.ask("GET", "/ui/config")[2]
         self.kinds = {one["id"]: one["type"] for one in self.config["components"]}
 
-    def functions(self, kind: str) -> list[dict[str, Any]]:
-        """The page's functions that take a component of that kind."""
-        return [one for one in self.config["dependencies"] if kind in [self.kinds[i] for i in one["inputs"]]]
+    def functions(self, kind: str, label: str = "") -> list[dict[str, Any]]:
+        """The page's functions on the server that take a component of that kind, with that label."""
+        return [
+            one
+            for one in self.config["dependencies"]
+            if one["backend_fn"]
+            and any(self.kinds[i] == kind and label in self._label(i) for i in one["inputs"])
+        ]
 
     def call(self, function: dict[str, Any], kind: str, value: Any) -> list[dict[str, Any]]:
         """Runs the function with `value` for every component of that kind; returns the events."""
@@ -179,12 +187,47 @@ def test_no_component_reads_a_foreign_file(attacker: Attacker, secret: Path) -> 
                 ("image", value),
                 ("imageeditor", {"background": value, "layers": [value], "composite": None}),
             ):
-                for function in attacker.functions(kind)[: 9 if path == secret else 1]:
+                for function in attacker.functions(kind)[: None if path == secret else 1]:
                     events = attacker.call(function, kind, payload)
                     assert "refused" in events[0], events
                     tried += 1
     assert tried > 30
     assert not attacker.model.seen and attacker.files() == before
+
+
+def test_a_browsers_history_names_no_foreign_file(attacker: Attacker, secret: Path) -> None:
+    [recall] = attacker.functions("browserstate")
+    album = attacker.guard.pictures
+    folder = album / ("0" * 32)
+    folder.mkdir()
+    (folder / "unclip-7-1.png").write_bytes(stroke())
+    (folder / "other.png").write_bytes(stroke())
+    own = f"{folder.name}/unclip-7-1.png"
+    hostile = [
+        {"file": file, "settings": {}, "inputs": {}}
+        for file in (
+            str(secret),
+            f"../../{secret.parent.name}/{secret.name}",
+            f"{folder.name}/../{own}",
+            f"{folder.name}/other.png",
+            f"{own}\n",
+            "/etc/hostname",
+        )
+    ]
+    hostile += [{"file": own}, {"file": own, "settings": [], "inputs": {}}, own, None]  # type: ignore[list-item]
+    right = {"file": own, "settings": {"seed": 7}, "inputs": {"tab": "draw"}}
+    for stored, shown in (
+        (hostile, []),
+        ([*hostile, right], ["unclip-7-1.png"]),
+        ({"file": own}, []),
+        ("x", []),
+    ):
+        events = attacker.call(recall, "browserstate", stored)
+        [made] = [one["output"] for one in events if one.get("msg") == "process_completed"]
+        text = json.dumps(made)
+        assert "secret" not in text and "hostname" not in text and "other.png" not in text
+        assert [name for name in ("unclip-7-1.png",) if name in text] == shown
+        assert "error" not in text
 
 
 def test_gradios_own_check_is_active_behind_ours(attacker: Attacker, secret: Path) -> None:
@@ -207,6 +250,10 @@ def test_the_controller_reads_no_foreign_file_either(attacker: Attacker, secret:
     for path in (str(secret), f"{attacker.folder}/copies/../../{secret.parent.name}/{secret.name}"):
         with pytest.raises(RequestError, match="was not uploaded here"):
             controller.variation(path, settings)
+        with pytest.raises(RequestError, match="was not uploaded here"):
+            controller.enlargement(path, settings)
+        with pytest.raises(RequestError, match="was not uploaded here"):
+            asyncio.run(controller.verify(path))
         with pytest.raises(RequestError, match="was not uploaded here"):
             controller.edit({"background": path, "layers": []}, "a cat", settings)
 
@@ -242,7 +289,7 @@ def test_gradios_tools_beside_the_page_are_closed(attacker: Attacker) -> None:
 
 
 def test_an_upload_is_decoded_by_the_apis_reader_within_its_limits(attacker: Attacker) -> None:
-    [function] = [one for one in attacker.functions("image") if len(one["inputs"]) == 9]  # Vary
+    function = attacker.functions("image", "Picture to vary")[0]
     bomb = io.BytesIO()
     Image.new("L", (8000, 8000)).save(bomb, "PNG")
     photo = io.BytesIO()
@@ -260,6 +307,19 @@ def test_an_upload_is_decoded_by_the_apis_reader_within_its_limits(attacker: Att
                 "at most 4096x4096 pixels, got 8000x8000" in json.dumps(events)
                 and len(attacker.model.seen) == before
             )
+
+
+def test_a_picture_to_verify_keeps_the_limits_of_uploads(attacker: Attacker) -> None:
+    [verify] = attacker.functions("image", "Picture to verify")
+    bomb = io.BytesIO()
+    Image.new("L", (8000, 8000)).save(bomb, "PNG")
+    for data, says in (
+        (bomb.getvalue(), "at most 4096x4096 pixels, got 8000x8000"),
+        (b"<svg/>", "must be a PNG"),
+        (stroke(), "No mark found"),
+    ):
+        [path] = attacker.upload(data)
+        assert says in json.dumps(attacker.call(verify, "image", file_data(path)))
 
 
 def test_the_editor_keeps_uploads_within_bounds(attacker: Attacker) -> None:

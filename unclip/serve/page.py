@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from html import escape
@@ -118,7 +119,7 @@ def create_page(controller: PageController) -> gr.Blocks:
 
 def _options(controller: PageController) -> PageOptions:
     """Builds the options that all tabs share."""
-    with gr.Group(elem_id="options"):
+    with gr.Group(elem_classes=["options"]):
         with gr.Row():
             count = gr.Slider(1, MAX_IMAGES, 4, step=1, label="Pictures", elem_id="count", min_width=150)
             # The default is the first upsampler's size: quick, and large enough to look at.
@@ -197,7 +198,7 @@ def _outputs(tabs: Sequence[Tab]) -> tuple[PageOutputs, Uses, tuple[gr.Button, g
     clear = gr.Button("Clear", size="sm", min_width=80, scale=0, elem_id="clear", render=False)
     stored = gr.BrowserState([], storage_key=HISTORY_KEY, secret=HISTORY_KEY)
     states = [gr.State([]), gr.State([]), gr.State(None)]
-    buttons = [*(button for button, _, _ in uses), seed, again]
+    buttons = dict.fromkeys([seed, again], math.inf) | {button: tab.most for button, tab, _ in uses}
     outputs = PageOutputs(
         gallery, status, progress, stop, buttons, line, settings, past, history, clear, stored, *states
     )

@@ -67,7 +67,7 @@ class PageOutputs:
     """The components that drawing changes.
 
     Attributes:
-        uses: buttons that need a chosen image.
+        uses: buttons that act on the chosen image; the side in pixels from which there is nothing to do.
         past: what surrounds the history.
         line, settings: settings of the chosen image, to read and as JSON.
         stored: the history as the browser keeps it.
@@ -80,7 +80,7 @@ class PageOutputs:
     status: gr.HTML
     progress: gr.HTML
     stop: gr.Button
-    uses: list[gr.Button]
+    uses: dict[gr.Button, float]
     line: gr.HTML
     settings: gr.JSON
     past: gr.Column
@@ -161,12 +161,14 @@ class PageOutputs:
     def choose(self, pictures: Sequence[PagePicture], index: int) -> dict[Any, Any]:
         """Returns the updates that choose one of the pictures."""
         picture = pictures[index]
+        size = picture.settings.get("size")
+        side = size if isinstance(size, int) else 0
         place = f"Picture {index + 1} of {len(pictures)}" if len(pictures) > 1 else ""
         return {
             self.picked: picture,
             self.line: page_words.describe(picture.settings, place),
             self.settings: picture.settings,
-            **{button: gr.Button(interactive=True) for button in self.uses},
+            **{button: gr.Button(interactive=side < most) for button, most in self.uses.items()},
         }
 
 

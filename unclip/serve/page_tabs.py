@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -29,6 +30,7 @@ class Tab:
         submits: text fields in which Enter starts it.
         targets: label of a button → the input that takes the chosen image.
         at_once: whether such a button also starts it.
+        most: side in pixels of an image from which the tab has nothing to do.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Tab:
     submits: Sequence[gr.Textbox] = ()
     targets: dict[str, gr.components.Component] = field(default_factory=dict)
     at_once: bool = False
+    most: float = math.inf
 
     @property
     def triggers(self) -> list[Callable[..., Any]]:
@@ -100,6 +103,7 @@ def _edit(controller: PageController) -> Tab:
             brush=gr.Brush(default_size=40, colors=[BRUSH], default_color=BRUSH, color_mode="fixed"),
             layers=False,
             format="png",
+            height=400,
             elem_id="editor",
         )
         prompt = prompt_box("Describe the whole picture after the edit")
@@ -154,7 +158,7 @@ def _enlarge(controller: PageController) -> Tab:
         image = picture("Picture to enlarge")
         go = _go("Enlarge")
     targets = {f"Enlarge to {side}": image}
-    return Tab("enlarge", controller.enlargement, [image], go, targets=targets, at_once=True)
+    return Tab("enlarge", controller.enlargement, [image], go, targets=targets, at_once=True, most=side)
 
 
 def make_verify_tab(controller: PageController) -> None:

@@ -152,11 +152,14 @@ def done(pictures: int, seconds: float) -> str:
 
 def error(message: str) -> str:
     """Returns the status of a request that was refused or failed."""
-    message = message[:1].upper() + message[1:]
-    return f'<div class="error" role="alert"><b>Error</b><p>{escape(message)}</p></div>'
+    return f'<div class="error" role="alert"><b>Error</b><p>{escape(_sentence(message))}</p></div>'
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def findings(verdict: str, marks: Mapping[str, str]) -> str:
     """Returns the marks of a verified picture as a list."""
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in marks.items())
-    return f'<div class="findings"><b>{escape(verdict)}</b><dl>{rows}</dl></div>'
+    return f'<div class="findings"><b>{escape(_sentence(verdict))}</b><dl>{rows}</dl></div>'
