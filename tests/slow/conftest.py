@@ -36,9 +36,23 @@ def page_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture
-def visit(browser: Any, page_server: Any) -> Iterator[Any]:
+def visitors(browser: Any, page_server: Any) -> Iterator[Any]:
+    """Opens visits; all are closed at the end, also of a test that failed, or the server would wait for them."""
     import visiting
 
-    one = visiting.Visit(browser, page_server.port)
-    yield one
-    one.end()
+    opened = []
+
+    def visit(width: int = 1280, height: int = 720, **more: Any) -> Any:
+        opened.append(visiting.Visit(browser, page_server.port, width, height, **more))
+        return opened[-1]
+
+    yield visit
+    for one in opened:
+        one.context.close()
+    assert not [complaint for one in opened for complaint in one.complaints]
+
+
+@pytest.fixture
+def visit(visitors: Any) -> Any:
+    """One visit, at 1280 × 720 pixels."""
+    return visitors()

@@ -107,10 +107,6 @@ class Visit:
         api.expect(found).to_have_count(count)
         return [self.context.request.get(found.nth(i).get_attribute("src")).body() for i in range(count)]
 
-    def end(self) -> None:
-        self.context.close()
-        assert not self.complaints
-
 
 def pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 LIFETIME: Final = 24 * 3600  # seconds for which a picture can be fetched
 MOST_REMEMBERED: Final = 100  # pictures in the list that a browser keeps
-LONGEST_LIST: Final = 400_000  # characters of that list as JSON: browsers keep some millions, the guard passes one
+LONGEST_LIST: Final = 400_000  # characters of that list as JSON; the page's guard passes a million
 FILE: Final = r"[0-9a-f]{32}/unclip-[0-9]{1,19}-[0-9]{1,2}\.png"  # of a picture, below the folder
 
 
