@@ -55,31 +55,5 @@ def _tree(findings: Findings) -> dict[str, Any]:
 
 
 def _readable(path: Path, findings: Findings) -> str:
-    return "\n".join(
-        (
-            f"{path}: {'made by a model' if findings.generated else 'no mark found'}",
-            f"  metadata:    {'; '.join(findings.header.generated) or 'says nothing'}",
-            f"  watermark:   {_watermark(findings)}",
-            f"  credentials: {_credentials(findings)}",
-        )
-    )
-
-
-def _watermark(findings: Findings) -> str:
-    if findings.watermark is None:
-        return "not looked for (over 64 megapixels)"
-    score, threshold = findings.watermark
-    found = "found" if findings.watermark.found else "not found"
-    return f"{found} (score {score:.1f}, threshold {threshold:.1f})"
-
-
-def _credentials(findings: Findings) -> str:
-    if not findings.header.credentials:
-        return "none"
-    if findings.manifest is None:
-        return "a C2PA manifest"
-    means = {
-        "Trusted": "signed by {}, who is on C2PA's trust list",
-        "Valid": "signed by {}, unchanged since; the signer is on no trust list",
-    }.get(findings.manifest.state, "of {}, but changed or damaged since it was signed")
-    return f"a C2PA manifest {means.format(findings.manifest.issuer or 'somebody unnamed')}"
+    marks = [f"  {name + ':':13}{says}" for name, says in findings.marks.items()]
+    return "\n".join((f"{path}: {findings.verdict}", *marks))

@@ -36,6 +36,38 @@ class Findings:
         """Whether any mark says that a model made it."""
         return bool(self.header.generated) or (self.watermark is not None and self.watermark.found)
 
+    @property
+    def verdict(self) -> str:
+        """What the marks say, in words."""
+        return "made by a model" if self.generated else "no mark found"
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """What each kind of mark says, in words."""
+        return {
+            "metadata": "; ".join(self.header.generated) or "says nothing",
+            "watermark": self._watermark(),
+            "credentials": self._credentials(),
+        }
+
+    def _watermark(self) -> str:
+        if self.watermark is None:
+            return "not looked for (over 64 megapixels)"
+        score, threshold = self.watermark
+        found = "found" if self.watermark.found else "not found"
+        return f"{found} (score {score:.1f}, threshold {threshold:.1f})"
+
+    def _credentials(self) -> str:
+        if not self.header.credentials:
+            return "none"
+        if self.manifest is None:
+            return "a C2PA manifest"
+        means = {
+            "Trusted": "signed by {}, who is on C2PA's trust list",
+            "Valid": "signed by {}, unchanged since; the signer is on no trust list",
+        }.get(self.manifest.state, "of {}, but changed or damaged since it was signed")
+        return f"a C2PA manifest {means.format(self.manifest.issuer or 'somebody unnamed')}"
+
 
 def verify(path: Path) -> Findings:
     """Look for every mark in an image file. Images above 64 megapixels are not searched for the watermark.

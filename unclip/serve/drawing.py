@@ -17,6 +17,7 @@ from unclip.serve.requests import (
     DiffRequest,
     EditRequest,
     EmbeddingRequest,
+    EnlargeRequest,
     GenerationRequest,
     InterpolationRequest,
     OutpaintRequest,
@@ -75,6 +76,8 @@ def _draw(
     how: dict[str, Any],
 ) -> Generation:
     match first:
+        case EnlargeRequest():
+            return pipeline.upsample(first.image, seed=seeds, **how)
         case EditRequest():
             how["strength"] = first.strength
             return pipeline.edit(first.image, first.prompt, first.mask, len(seeds), seed=seeds, **how)

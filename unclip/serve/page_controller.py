@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
-import shutil
-import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -18,10 +15,15 @@ from PIL import Image, ImageChops
 from unclip import images
 from unclip.errors import RequestError, UnclipError
 from unclip.pipeline import check_prompt
+from unclip.pipeline.options import check_negative
+from unclip.provenance.verify import Findings, verify
+from unclip.serve.page_album import PageAlbum, PagePicture
 from unclip.serve.pictures import KEPT_SIDE, PAGE, check_edit, check_variation, read_upload
+from unclip.serve.progress import Progress
 from unclip.serve.requests import (
     DiffRequest,
     EditRequest,
+    EnlargeRequest,
     GenerationRequest,
     InterpolationRequest,
     OutpaintRequest,
@@ -33,7 +35,6 @@ from unclip.serve.service import ImageService, Preview
 
 PREVIEWS: Final = 8  # previews of a request
 MOST_WIDER: Final = 3  # times the width or height of an extended image
-LIFETIME: Final = 24 * 3600  # seconds for which an image of the page can be fetched
 
 # Fields of “Advanced”: name in a request's body → label, bounds.
 ADVANCED: Final = {
@@ -48,20 +49,14 @@ Upload = str | bytes | None  # path of an uploaded file, or its bytes
 
 
 class PictureSettings(NamedTuple):
-    """Settings that all tabs share: number of images, side in pixels, and the texts of `ADVANCED` (may be
-    empty).
+    """Settings that all tabs share: number of images, side in pixels, the texts of `ADVANCED` and the
+    negative prompt (may be empty).
     """
 
     n: int
     size: int
     advanced: dict[str, str | None]
-
-
-class PagePicture(NamedTuple):
-    """An image on the page: its file and the settings that made it."""
-
-    path: str
-    settings: dict[str, Any]
+    negative: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,9 +73,24 @@ class PageController:
     uploads: Path
 
     @property
+    def album(self) -> PageAlbum:
+        """The files of finished images."""
+        return PageAlbum(self.pictures)
+
+    @property
     def sizes(self) -> tuple[int, ...]:
         """Sides in pixels of the images that the model makes."""
         return self.service.worker.sizes
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return self.service.worker.default.name
+
+    @property
+    def vocabulary(self) -> frozenset[str] | None:
+        """Words that the model was trained on; None for an open vocabulary."""
+        return self.service.worker.default.facts.vocabulary
 
     # --- inputs to requests ---
 
@@ -92,6 +102,15 @@ class PageController:
         """Returns a request for variations of an image."""
         picture = check_variation(self._read(image, "the picture to vary"), strict=False)
         return VariationRequest("", **self._common(settings), image=picture)
+
+    def enlargement(self, image: Upload, settings: PictureSettings) -> EnlargeRequest:
+        """Returns a request to enlarge the middle square of an image to the largest size."""
+        picture = images.on_white(self._read(image, "the picture to enlarge"))
+        largest = self.sizes[-1]
+        if min(picture.size) >= largest:
+            raise RequestError(f"The picture already has {largest} pixels or more on each side.")
+        common = {**self._common(settings), "n": 1, "size": largest, "negative": "", "options": ()}
+        return EnlargeRequest("", **common, image=images.centre_square(picture))
 
     def edit(
         self, drawn: Mapping[str, Any] | None, prompt: str | None, settings: PictureSettings
@@ -173,7 +192,12 @@ class PageController:
         if settings.size not in self.sizes:
             raise RequestError(f"Size: {settings.size} is not one of {', '.join(map(str, self.sizes))}.")
         body = validate(ImageBody, {"n": settings.n, **chosen}, Rules(form=True))
-        return {**common_fields(body), "size": settings.size, "partial_images": PREVIEWS}
+        return {
+            **common_fields(body),
+            "size": settings.size,
+            "negative": check_negative(settings.negative or ""),
+            "partial_images": PREVIEWS,
+        }
 
     def _read(self, upload: Upload, what: str) -> Image.Image:
         """Decodes an upload with the API's reader; larger files are allowed, because the page scales
@@ -182,13 +206,31 @@ class PageController:
         if upload is None:
             raise RequestError(f"Choose {what} first.")
         if isinstance(upload, str):
-            path = Path(upload).resolve()
-            if not path.is_relative_to(self.uploads.resolve()) or not path.is_file():
-                raise RequestError("This file was not uploaded here.")
-            if path.stat().st_size >= PAGE.size:
-                raise RequestError(f"The file is larger than {PAGE.size >> 20} MB.")
-            upload = path.read_bytes()
+            upload = self._uploaded(upload).read_bytes()
         return read_upload(upload, "image", PAGE)
+
+    def _uploaded(self, name: str) -> Path:
+        """Returns the path of an upload; RequestError for any other file, or one that is too large."""
+        path = Path(name).resolve()
+        if not path.is_relative_to(self.uploads.resolve()) or not path.is_file():
+            raise RequestError("This file was not uploaded here.")
+        if path.stat().st_size >= PAGE.size:
+            raise RequestError(f"The file is larger than {PAGE.size >> 20} MB.")
+        return path
+
+    # --- verification ---
+
+    async def verify(self, upload: str | None) -> Findings:
+        """Looks for the marks of an uploaded picture, in a thread of those that decode uploads.
+
+        Raises:
+            RequestError: no picture, or one beyond the limits of uploads.
+        """
+        return await self.service.decoders.run(self._verify, upload)
+
+    def _verify(self, upload: str | None) -> Findings:
+        self._read(upload, "the picture to verify")  # within the limits, or refused
+        return verify(self._uploaded(str(upload)))
 
     # --- requests to images ---
 
@@ -197,36 +239,32 @@ class PageController:
         return await self.service.decoders.run(make, *values)
 
     async def draw(
-        self, wanted: GenerationRequest, client: str
-    ) -> AsyncGenerator[list[Image.Image] | list[PagePicture]]:
-        """Yields the images as they form, then their files.
+        self, wanted: GenerationRequest, client: str, inputs: dict[str, Any] | None = None
+    ) -> AsyncGenerator[Progress | list[Image.Image] | list[PagePicture]]:
+        """Yields the progress and the images as they form, then their files.
+
+        Args:
+            inputs: what the page asked for; goes into the pictures.
 
         Raises:
             UnclipError: with a message for people.
         """
         try:
-            async with aclosing(self.service.follow(wanted, client)) as course:
+            async with aclosing(self.service.follow(wanted, client, progress=True)) as course:
                 async for now in course:
-                    if isinstance(now, Preview):
+                    if isinstance(now, Progress):
+                        yield now
+                    elif isinstance(now, Preview):
                         yield now.images
                     else:
-                        yield await asyncio.to_thread(self._keep, wanted, now.images)
+                        yield await asyncio.to_thread(self._keep, wanted, now.images, inputs or {})
         except UnclipError:
             raise
         except Exception:  # logged by the worker
             raise RequestError("The server could not draw this. Its log says why.") from None
 
-    def _keep(self, wanted: GenerationRequest, made: Sequence[Image.Image]) -> list[PagePicture]:
-        """Writes images into a folder with a random name, and removes those of the day before."""
-        for old in self.pictures.iterdir():
-            if old.stat().st_mtime < time.time() - LIFETIME:
-                shutil.rmtree(old, ignore_errors=True)
-        folder = self.pictures / secrets.token_hex(16)
-        folder.mkdir()
-        kept = []
-        for number, image in enumerate(made, start=1):
-            settings = image.info["unclip"]
-            path = folder / f"unclip-{settings['seed']}-{number}.png"
-            path.write_bytes(self.service.encode(wanted, image))
-            kept.append(PagePicture(str(path), settings))
-        return kept
+    def _keep(
+        self, wanted: GenerationRequest, made: Sequence[Image.Image], inputs: dict[str, Any]
+    ) -> list[PagePicture]:
+        encoded = [(self.service.encode(wanted, image), image.info["unclip"]) for image in made]
+        return self.album.keep(encoded, inputs)

@@ -15,6 +15,7 @@ from PIL import Image
 from unclip.serve.drawing import BATCHED, DIVISIBLE
 from unclip.serve.envelope import rate_limited
 from unclip.serve.models import ServedModel
+from unclip.serve.progress import OnProgress, Progress
 from unclip.serve.requests import GenerationRequest
 
 OnPreview = Callable[[int, list[Image.Image]], None]  # number from 0, and the images as far as they are
@@ -43,7 +44,7 @@ class QueuedRequest:
         model: draws it.
         size: side in pixels at which the model draws it.
         client: whose share of the server it takes; by key or address.
-        on_preview: called from the worker's thread.
+        on_preview: called from the worker's thread; `on_progress` likewise.
         submitted: time of its arrival, by `time.perf_counter`.
         finish: virtual time at which a server that serves all clients at once would be done with it.
         done: number of seeds that are drawn.
@@ -56,6 +57,7 @@ class QueuedRequest:
     size: int
     client: str = ""
     on_preview: OnPreview | None = None
+    on_progress: OnProgress | None = None
     result: Future[DrawnImages] = field(default_factory=Future)
     cancelled: threading.Event = field(default_factory=threading.Event)
     submitted: float = field(default_factory=time.perf_counter)
@@ -96,6 +98,11 @@ class Share:
 
     queued: QueuedRequest
     seeds: list[int]
+
+    def progress(self, batch: Progress) -> Progress:
+        """Returns the request's progress, given that of the batch."""
+        images, done = len(self.seeds), len(self.queued.images)
+        return batch.of_request(images, done, self.queued.remaining - images)
 
 
 class FairQueue:

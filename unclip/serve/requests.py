@@ -46,9 +46,9 @@ class GenerationRequest:
         seed: seed of the first image, if the client chose it.
         options: changed sampling settings as (role, name, value); hashable, because equal ones are batched.
         preset: name of the sampling settings that `options` change.
+        negative: negative prompt; empty for none.
         partial_images: number of previews; None for one answer at the end.
         model: name of the model as the client says it.
-        negative: negative prompt; may be empty.
         format: file format of the images; `quality` is its encoder's, None for the usual one.
         ignored: names of fields that the client sent and that have no effect.
     """
@@ -60,9 +60,9 @@ class GenerationRequest:
     seed: int | None = None
     options: tuple[tuple[str, str, float], ...] = ()
     preset: str = "balanced"
+    negative: str = ""
     partial_images: int | None = None
     model: str = ""
-    negative: str = ""
     format: Format = "PNG"
     quality: int | None = None
     ignored: tuple[str, ...] = ()
@@ -113,8 +113,15 @@ class VariationRequest(GenerationRequest):
 
 
 @dataclass(frozen=True)
+class EnlargeRequest(GenerationRequest):
+    """An image that the upsamplers enlarge to `size`; the prompt is empty."""
+
+    image: Image.Image = field(kw_only=True)
+
+
+@dataclass(frozen=True)
 class OutpaintRequest(GenerationRequest):
-    """An image that is extended on all sides; like the next two, only the page sends it.
+    """An image that is extended on all sides; like the next two and enlarging, only the page sends it.
 
     Attributes:
         to: (width, height) of the canvas in pixels; `size` is its width.

@@ -20,11 +20,14 @@ from unclip.serve.embeddings import encode_embedding
 from unclip.serve.envelope import GONE, ApiError, refusal
 from unclip.serve.limits import check_cost
 from unclip.serve.pictures import Decoders, Marks, composite_kept, encode
+from unclip.serve.progress import Progress
 from unclip.serve.queueing import DrawnImages, QueuedRequest
 from unclip.serve.requests import EditRequest, EmbeddingRequest, GenerationRequest, OutpaintRequest
 from unclip.serve.schema import is_gpt_image
 from unclip.serve.store import Store
 from unclip.serve.worker import Worker
+
+OFTEN = 0.25  # seconds between two reports of progress
 
 
 @dataclass(frozen=True)
@@ -158,30 +161,43 @@ class ImageService:
         """Returns the events of the newer Images API."""
         return event_stream(self._events(wanted, self.follow(wanted, client)))
 
-    def follow(self, wanted: GenerationRequest, client: str) -> AsyncGenerator[Preview | DrawnImages]:
+    def follow(
+        self, wanted: GenerationRequest, client: str, *, progress: bool = False
+    ) -> AsyncGenerator[Progress | Preview | DrawnImages]:
         """Yields the previews that the request asks for, then the finished images.
 
         The work stops if the generator is closed early.
+
+        Args:
+            progress: also yield the progress, at most every `OFTEN` seconds.
 
         Raises:
             ApiError: too large, or no room in the queue.
         """
         check_cost(wanted, self.max_cost)
         loop = asyncio.get_running_loop()
-        previews: asyncio.Queue[Preview] = asyncio.Queue()
+        news: asyncio.Queue[Progress | Preview] = asyncio.Queue()
+        told = 0.0
 
         def on_preview(number: int, images: list[Image.Image]) -> None:
-            loop.call_soon_threadsafe(previews.put_nowait, Preview(number, images))
+            loop.call_soon_threadsafe(news.put_nowait, Preview(number, images))
 
-        return self._follow(self.worker.submit(wanted, on_preview, client=client), previews)
+        def on_progress(now: Progress) -> None:
+            nonlocal told
+            if time.monotonic() - told > OFTEN:
+                told = time.monotonic()
+                loop.call_soon_threadsafe(news.put_nowait, now)
+
+        queued = self.worker.submit(wanted, on_preview, on_progress if progress else None, client=client)
+        return self._follow(queued, news)
 
     async def _follow(
-        self, queued: QueuedRequest, previews: asyncio.Queue[Preview]
-    ) -> AsyncGenerator[Preview | DrawnImages]:
+        self, queued: QueuedRequest, news: asyncio.Queue[Progress | Preview]
+    ) -> AsyncGenerator[Progress | Preview | DrawnImages]:
         result: asyncio.Future[DrawnImages] = asyncio.wrap_future(queued.result)
         try:
-            while not (result.done() and previews.empty()):
-                look: asyncio.Future[Any] = asyncio.ensure_future(previews.get())
+            while not (result.done() and news.empty()):
+                look: asyncio.Future[Any] = asyncio.ensure_future(news.get())
                 await asyncio.wait([look, result], return_when=asyncio.FIRST_COMPLETED)
                 if look.done():
                     yield look.result()
@@ -192,13 +208,15 @@ class ImageService:
             self._release(queued, result)
 
     async def _events(
-        self, wanted: GenerationRequest, course: AsyncGenerator[Preview | DrawnImages]
+        self, wanted: GenerationRequest, course: AsyncGenerator[Progress | Preview | DrawnImages]
     ) -> AsyncIterator[str]:
         event = partial(self._event, wanted)
         try:
             async with aclosing(course):
                 async for now in course:
                     more: dict[str, Any]
+                    if isinstance(now, Progress):
+                        continue
                     if isinstance(now, Preview):
                         name, more = "partial_image", {"partial_image_index": now.number}
                     else:

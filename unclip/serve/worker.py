@@ -16,6 +16,7 @@ from unclip.serve.drawing import OnStep, draw
 from unclip.serve.envelope import shutting_down
 from unclip.serve.models import ServedModel
 from unclip.serve.pictures import preview
+from unclip.serve.progress import BatchTimer, OnProgress, StageTimings
 from unclip.serve.queueing import DrawnImages, FairQueue, OnPreview, QueuedRequest, Share
 from unclip.serve.requests import GenerationRequest
 
@@ -57,6 +58,7 @@ class Worker:
         self._queue = FairQueue(capacity)
         self._changed = threading.Condition()
         self._stopping = False
+        self._timings = StageTimings()
         self._pace = 1.0  # seconds per image of one thread, as a running mean
         self._threads = [
             threading.Thread(target=self._work, args=(device,), name=f"unclip-worker-{device}", daemon=True)
@@ -97,7 +99,12 @@ class Worker:
             return self._queue.images
 
     def submit(
-        self, request: GenerationRequest, on_preview: OnPreview | None = None, *, client: str = ""
+        self,
+        request: GenerationRequest,
+        on_preview: OnPreview | None = None,
+        on_progress: OnProgress | None = None,
+        *,
+        client: str = "",
     ) -> QueuedRequest:
         """Puts a request into the queue.
 
@@ -109,7 +116,7 @@ class Worker:
         """
         model = self.model(request.model)
         size = min((side for side in model.sizes if side >= request.size), default=model.sizes[-1])
-        queued = QueuedRequest(request, model, size, client, on_preview)
+        queued = QueuedRequest(request, model, size, client, on_preview, on_progress)
         with self._changed:
             if self._stopping:
                 raise shutting_down()
@@ -166,9 +173,13 @@ class Worker:
     def _draw(self, device: int, shares: Sequence[Share], started: float) -> None:
         requests = [share.queued.request for share in shares for _ in share.seeds]
         seeds = [seed for share in shares for seed in share.seeds]
-        first = shares[0].queued
+        first, timer = shares[0].queued, None
         with first.model.use(device) as pipeline:
-            made = draw(pipeline, requests, seeds, first.size, _watch(shares))
+            if any(share.queued.on_progress for share in shares):
+                timer = self._timings.begin((first.model.name, type(requests[0]), first.size), len(seeds))
+            made = draw(pipeline, requests, seeds, first.size, _watch(shares, timer))
+        if timer:
+            timer.end()
         seconds = sum(made.seconds.values())
         if self.on_batch:
             new = [started - share.queued.submitted for share in shares if not share.queued.done]
@@ -198,13 +209,20 @@ def _rows(shares: Sequence[Share]) -> list[slice]:
     return [slice(start, end) for start, end in pairwise(ends)]
 
 
-def _watch(shares: Sequence[Share]) -> OnStep:
-    """Returns a callback that stops the batch when all its clients are gone, and shows previews."""
+def _watch(shares: Sequence[Share], timer: BatchTimer | None) -> OnStep:
+    """Returns a callback that stops the batch when all its clients are gone, and shows progress and
+    previews.
+    """
     rows = _rows(shares)
 
     def on_step(role: str, number: int, total: int, step: Step) -> None:
         if all(share.queued.cancelled.is_set() for share in shares):
             raise Cancelled("all clients are gone")
+        if timer:
+            now = timer.step(role, number, total, len(step.x0))
+            for share in shares:
+                if share.queued.on_progress:
+                    share.queued.on_progress(share.progress(now))
         if role != "decoder":
             return
         for share, own in zip(shares, rows, strict=True):
