@@ -72,7 +72,7 @@ def find_units(source: str, size: int) -> list[Unit]:
 def find_pictures(folder: Path) -> list[Path]:
     """Find the image files below a folder by their suffixes, sorted; linked folders are followed.
 
-    Files of formats that need a plug-in are among them, so that they are counted.
+    Files of formats that are not read are among them, so that they are counted.
     """
     found, seen = [], set()
     folders, links = [folder], list[Path]()
