@@ -279,7 +279,7 @@ def test_pictures_of_every_format_are_found_also_behind_links(tmp_path: Path) ->
     ]
     packed = pack(PackJob(str(source), Limits(min_side=8), 100), tmp_path / "out")
     assert packed.samples == 7
-    assert packed.left_out == {"heic: needs a plug-in of Pillow": 1, "svg: needs a plug-in of Pillow": 1}
+    assert packed.left_out == {"HEIC needs pillow-heif": 1, "svg is not read": 1}
     assert [picture(one, 16).size for one in read_shard(str(tmp_path / "out/000000.tar"))] == [(48, 32)] * 7
 
 

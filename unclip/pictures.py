@@ -17,6 +17,13 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from unclip.errors import RequestError
 
+try:
+    from pillow_heif import register_heif_opener
+except ImportError:
+    pass  # HEIC files are then refused
+else:
+    register_heif_opener()
+
 SMALLEST = 8  # shortest side of a readable picture, in pixels
 LARGEST = 64 * 10**6  # largest area of a readable picture, in pixels
 MAX_ASPECT = (

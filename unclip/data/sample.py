@@ -14,11 +14,15 @@ from unclip.errors import DataError, RequestError
 from unclip.pictures import WrongSize, on_white, open_picture
 from unclip.text import decode, legible, parse_json
 
-PLUGIN_SUFFIXES = ("heic", "heif", "jxl", "cr2", "cr3", "nef", "arw", "dng", "svg")  # Pillow alone reads none
+# Formats that Pillow does not read, or only with a plug-in, and what a message says of them.
+FOREIGN = {
+    **dict.fromkeys(("heic", "heif"), "HEIC needs pillow-heif"),
+    **{suffix: f"{suffix} is not read" for suffix in ("jxl", "cr2", "cr3", "nef", "arw", "dng", "svg")},
+}
 # A sample with several images is read from the first in this order.
 IMAGE_SUFFIXES = (
     *("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "avif", "jfif", "jpe", "apng", "dib"),
-    *("jp2", "j2k", "pbm", "pgm", "ppm", "pnm", "pfm", "qoi", "tga", "ico", *PLUGIN_SUFFIXES),
+    *("jp2", "j2k", "pbm", "pgm", "ppm", "pnm", "pfm", "qoi", "tga", "ico", *FOREIGN),
 )
 NAMED = 5  # shards that a message lists
 SPARE = 2  # JPEGs are decoded at no less than this multiple of the wanted side
@@ -64,8 +68,7 @@ def picture(sample: Sample, side: int | None = None) -> Image.Image:
     except WrongSize as error:
         raise BadSample(sample, error.fault) from None
     except RequestError as error:
-        plugin = f"{suffix}: needs a plug-in of Pillow" if suffix in PLUGIN_SUFFIXES else None
-        raise BadSample(sample, plugin or "unreadable picture", str(error)) from None
+        raise BadSample(sample, FOREIGN.get(suffix, "unreadable picture"), str(error)) from None
 
 
 def scaled(image: Image.Image, side: int) -> Image.Image:

@@ -98,7 +98,7 @@ def _hash(text: str) -> bytes:
 def find_pictures(folder: Path) -> list[Path]:
     """Find the image files below a folder by their suffixes, sorted; linked folders are followed.
 
-    Files of formats that need a plug-in are among them, so that they are counted.
+    Files of formats that are not read are among them, so that they are counted.
     """
     return [path for path in _files(folder) if path.suffix.lower().removeprefix(".") in IMAGE_SUFFIXES]
 

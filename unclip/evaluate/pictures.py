@@ -145,7 +145,7 @@ def read_prompts(source: str) -> list[str]:
         RequestError: it holds no captions.
     """
     path = Path(source)
-    if path.suffix == ".txt" and path.is_file():
+    if path.suffix.lower() == ".txt" and path.is_file():
         found = [line.strip() for line in lines(read_text(path)) if line.strip()]
     else:
         found = Found.at(source).captions()
