@@ -29,7 +29,7 @@ def train(
 
     \b
     unclip train configs/mini/prior.yaml train.steps=2000
-    accelerate-launch -m unclip train configs/mini/decoder.yaml --out runs/decoder
+    accelerate launch -m unclip train configs/mini/decoder.yaml --out runs/decoder
     unclip train configs/dalle2/decoder.yaml --dry-run --devices 128
     """
     from unclip.train.config import read_run
