@@ -15,6 +15,7 @@ from unclip.data.check import check
 from unclip.data.examine import Limits
 from unclip.data.pack import PackJob, pack
 from unclip.data.sample import captions
+from unclip.data.source import Unit, find_units
 from unclip.data.tar import find_shards, read_samples
 from unclip.errors import DataError, RequestError
 
@@ -279,6 +280,8 @@ def test_parquet_with_the_pictures_in_it(root: Path) -> None:
     samples = list(read_samples(find_shards(str(root / "out/*.tar"))))
     assert [one["png"] for one in samples] == [png(i) for i in range(1, 10)]
     assert captions(samples[0]) == ["1 one", "1 two"]
+    mixed = tuple(find_units(str(root / "set"), 10)[0].entries[i] for i in (7, 2, 5))
+    assert [one["png"] for one in Unit(None, mixed).samples()] == [png(7), png(2), png(5)]
     (root / "bad.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="bad.parquet: cannot be read as Parquet"):
         pack(PackJob(str(root / "bad.parquet"), Limits(), 4), root / "other")

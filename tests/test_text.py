@@ -13,7 +13,7 @@ from PIL import Image
 
 from unclip.cli import cli, main
 from unclip.cli.jobs import read_captions
-from unclip.cli.serve import _keys
+from unclip.cli.serve_setup import api_keys
 from unclip.config import read_yaml
 from unclip.data.sample import BadSample, captions
 from unclip.data.source import find_units
@@ -30,7 +30,7 @@ CAFE = "a café, 狐"
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_every_reader_of_text_reads_every_marked_encoding(encoding: str, end: str, tmp_path: Path) -> None:
     (path := tmp_path / "p.txt").write_bytes(f"{CAFE}{end}{end}a fox{end}".encode(encoding))
-    assert read_prompts(str(path)) == read_captions([], path) == list(_keys((), path)) == [CAFE, "a fox"]
+    assert read_prompts(str(path)) == read_captions([], path) == list(api_keys((), path)) == [CAFE, "a fox"]
     assert captions({"__key__": "a", "txt": CAFE.encode(encoding)}) == [CAFE]
     assert captions({"__key__": "a", "json": json.dumps({"caption": CAFE}).encode(encoding)}) == [CAFE]
     (table := tmp_path / "t.csv").write_bytes(f"path,caption{end}a.png,{CAFE!r}{end}".encode(encoding))
@@ -56,7 +56,7 @@ def test_a_file_that_is_no_text_is_refused_in_one_line(data: bytes, tmp_path: Pa
     for read, error in (
         (read_prompts, RequestError),
         (lambda name: read_captions([], Path(name)), RequestError),
-        (lambda name: _keys((), Path(name)), RequestError),
+        (lambda name: api_keys((), Path(name)), RequestError),
         (lambda name: read_yaml(Path(name)), ConfigError),
         (lambda name: read_json(Path(name)), CheckpointError),
     ):

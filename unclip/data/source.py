@@ -179,7 +179,11 @@ def _sample(entry: Entry) -> Sample:
 
 def _rows(table: str, entries: list[Entry]) -> Iterator[Sample]:
     """Samples of a Parquet file that holds the images themselves."""
-    contents = read_rows(table, [entry.row or 0 for entry in entries])
+    rows = [entry.row or 0 for entry in entries]
+    contents = read_rows(table, sorted(rows))
+    if rows != sorted(rows):  # shuffled by the caller
+        found = dict(zip(sorted(rows), contents))
+        contents = iter([found[row] for row in rows])
     for entry, content in zip(entries, contents, strict=True):
         suffix = next((suffix for magic, suffix in MAGIC.items() if content.startswith(magic)), "webp")
         sample = {"__key__": f"{table}/{entry.row}", "__url__": table, suffix: content}
