@@ -48,6 +48,8 @@ def read(tmp_path: Path) -> Any:
         ("decoder", "stage.size=0", "stage.size: "),
         ("decoder", "stage.size=-32", "stage.size: "),
         ("decoder", "stage.unet.patch=64", "stage.size 32 pixels"),
+        ("decoder", "stage.size=2", "stage.size 2 pixels, but groups of one channel"),
+        ("decoder", "stage.sampling.interval=[1]", "stage.sampling.interval.1: "),
         ("decoder", "stage.embed=0", "stage.embed: "),
         ("decoder", "stage.token_width=0", "stage.token_width: "),
         ("decoder", "stage.context_width=0", "stage.context_width: "),

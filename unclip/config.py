@@ -92,9 +92,7 @@ def _path(tree: Any, problem: Mapping[str, Any]) -> str:
     """The key of an error, without the parts that name a branch of a union."""
     parts = []
     for part in problem["loc"]:
-        if (isinstance(tree, dict) and part in tree) or (
-            isinstance(tree, list | tuple) and isinstance(part, int)
-        ):
+        if part in (range(len(tree)) if isinstance(tree, list) else tree if isinstance(tree, dict) else ()):
             tree = tree[part]
             parts.append(str(part))
     if problem["type"] == "missing":
