@@ -111,6 +111,7 @@ def read(tmp_path: Path) -> Any:
         ("upsampler", "optim.lr=.inf", "optim.lr: "),
         ("upsampler", "optim.weight_decay=.nan", "optim.weight_decay: "),
         ("upsampler", "train.ema=.nan", "train.ema: "),
+        ("upsampler", "train.seed=99999999999999999999", "train.seed: "),
     ],
 )
 def test_a_number_that_cannot_be_right_is_named(kind: str, override: str, says: str, read: Any) -> None:

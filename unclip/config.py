@@ -1,6 +1,7 @@
 """The strict base of every configuration, and the reader of YAML files and `key=value` overrides.
 
-Each configuration class is in the module that it configures, not here.
+Each configuration class is in a module `config` beside what it configures, not here. Those of training do not
+import torch, so that mistakes are found at once.
 """
 
 from __future__ import annotations
