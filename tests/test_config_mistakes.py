@@ -48,6 +48,8 @@ def read(tmp_path: Path) -> Any:
         ("decoder", "stage.size=0", "stage.size: "),
         ("decoder", "stage.size=-32", "stage.size: "),
         ("decoder", "stage.unet.patch=64", "stage.size 32 pixels"),
+        ("decoder", "stage.size=2", "stage.size 2 pixels, but groups of one channel"),
+        ("decoder", "stage.sampling.interval=[1]", "stage.sampling.interval.1: "),
         ("decoder", "stage.embed=0", "stage.embed: "),
         ("decoder", "stage.token_width=0", "stage.token_width: "),
         ("decoder", "stage.context_width=0", "stage.context_width: "),
@@ -109,6 +111,7 @@ def read(tmp_path: Path) -> Any:
         ("upsampler", "optim.lr=.inf", "optim.lr: "),
         ("upsampler", "optim.weight_decay=.nan", "optim.weight_decay: "),
         ("upsampler", "train.ema=.nan", "train.ema: "),
+        ("upsampler", "train.seed=99999999999999999999", "train.seed: "),
     ],
 )
 def test_a_number_that_cannot_be_right_is_named(kind: str, override: str, says: str, read: Any) -> None:

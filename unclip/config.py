@@ -1,6 +1,7 @@
 """The strict base of every configuration, and the reader of YAML files and `key=value` overrides.
 
-Each configuration class is in the module that it configures, not here.
+Each configuration class is in a module `config` beside what it configures, not here. Those of training do not
+import torch, so that mistakes are found at once.
 """
 
 from __future__ import annotations
@@ -93,9 +94,7 @@ def _path(tree: Any, problem: Mapping[str, Any]) -> str:
     """The key of an error, without the parts that name a branch of a union."""
     parts = []
     for part in problem["loc"]:
-        if (isinstance(tree, dict) and part in tree) or (
-            isinstance(tree, list | tuple) and isinstance(part, int)
-        ):
+        if part in (range(len(tree)) if isinstance(tree, list) else tree if isinstance(tree, dict) else ()):
             tree = tree[part]
             parts.append(str(part))
     if problem["type"] == "missing":

@@ -78,6 +78,8 @@ class UNetConfig(Config):
                 f"{side} pixels, but the U-Net (patch {self.patch}, {len(self.multipliers)} levels) needs a "
                 f"multiple of {unit}",
             )
+        if side == unit and self.channels * self.multipliers[-1] == self.norm_groups:
+            raise WrongValue(key, f"{side} pixels, but groups of one channel cannot normalise one pixel")
 
 
 class TransformerConfig(Config):

@@ -82,7 +82,7 @@ class TrainConfig(Config):
     """
 
     steps: int = Field(ge=1)
-    seed: int = 0
+    seed: int = Field(0, ge=-(2**32), le=2**32)
     accumulate: int = Field(1, ge=1)
     streams: int | None = Field(None, ge=1)
     ema: Decay | Annotated[tuple[Decay, ...], Field(min_length=1)] = 0.9999
