@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -107,7 +108,7 @@ def sheet_size(
 
 
 def _columns(count: int) -> int:
-    return max(1, round(count**0.5))
+    return max(1, round(math.sqrt(count)))
 
 
 def check_animation(path: Path) -> None:

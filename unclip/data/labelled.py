@@ -53,9 +53,9 @@ def find_labelled(source: str, split: str) -> Labelled:
     arrays = find_arrays(source, split)
     if arrays is not None:
         labels = tuple(arrays.labels.tolist())
-        content = hashlib.sha256(np.ascontiguousarray(arrays.images).data)
-        content.update(repr(labels).encode())
-        return Labelled(arrays.classes, labels, partial(_png, arrays), content.hexdigest())
+        pixels = np.ascontiguousarray(arrays.images).data
+        content = hashlib.sha256(hashlib.sha256(pixels).digest() + repr(labels).encode()).hexdigest()
+        return Labelled(arrays.classes, labels, partial(_png, arrays), content)
     root = Path(source)
     folder = root / split if (root / split).is_dir() else root
     names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []

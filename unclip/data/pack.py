@@ -23,7 +23,7 @@ from typing import Any, Literal
 from unclip.data.examine import Finding, Limits, examine
 from unclip.data.sample import image_suffix
 from unclip.data.source import Unit, find_units
-from unclip.data.tar import Progress, read_record, write_lines, write_record, write_shard
+from unclip.data.tar import Progress, Sample, read_record, write_lines, write_record, write_shard
 from unclip.errors import DataError
 from unclip.files import UNFINISHED
 from unclip.locks import hold
@@ -278,12 +278,12 @@ def _write(out: Path, numbered: tuple[int, tuple[Unit, list[str | None]]]) -> No
             write_shard(path, _kept(number, unit, [one == part for one in verdicts]))
 
 
-def _kept(number: int, unit: Unit, kept: list[bool]) -> Iterator[dict[str, Any]]:
+def _kept(number: int, unit: Unit, kept: list[bool]) -> Iterator[Sample]:
     """Yield the samples of a unit that are kept; their text in UTF-8, whatever it was in."""
     for i, (sample, keep) in enumerate(zip(unit.samples(), kept)):
         if keep:
             suffix = image_suffix(sample)
-            files = {
-                one: decode(sample[one], legacy=True).encode() for one in ("txt", "json") if one in sample
-            }
-            yield {"__key__": f"{number:06d}{i:06d}", suffix: sample[suffix], **files}
+            packed: Sample = {"__key__": f"{number:06d}{i:06d}", suffix: sample[suffix]}
+            for beside in (one for one in ("txt", "json") if one in sample):
+                packed[beside] = decode(sample[beside], legacy=True).encode()
+            yield packed

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unclip.data.sample import caption_list
+from unclip.data.tar import Sample
 from unclip.errors import DataError
 from unclip.text import decode, lines, parse_json, to_json
 
@@ -36,7 +37,7 @@ class Entry(NamedTuple):
     captions: tuple[str, ...] | None
     row: int | None = None
 
-    def caption_files(self) -> dict[str, bytes]:
+    def caption_files(self) -> Sample:
         """Return the captions as a sample's text file, or its JSON file if there are several."""
         several = self.captions or ()
         if len(several) > 1:

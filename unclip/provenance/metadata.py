@@ -79,7 +79,7 @@ def encode(
     while settings and format == "JPEG" and len(xmp) > LONGEST_XMP:
         limit //= 2
         cut = {**_shortened(dict(settings), limit), "shortened": SHORTENED} if limit else None
-        xmp = xmp_packet(source, cut and to_json(cut)).encode()
+        xmp = xmp_packet(source, to_json(cut) if cut else None).encode()
     how: dict[str, Any] = {"quality": 95, "subsampling": 0} if format == "JPEG" else {"quality": 92}
     if quality is not None:
         how["quality"] = max(1, quality)  # Pillow takes 0 for its default

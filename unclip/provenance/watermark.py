@@ -168,7 +168,8 @@ def _fits(canvases: Array) -> Array:
     pattern = np.conj(_searched_spectra())[:, None]
     fits: Array = np.fft.irfft2(_whitened(canvases) * pattern, s=(CELLS, CELLS))
     spread = fits.std(axis=(-2, -1), keepdims=True)
-    return np.divide(fits, spread, out=np.zeros_like(fits), where=spread > 1e-12)
+    found: Array = np.divide(fits, spread, out=np.zeros_like(fits), where=spread > 1e-12)
+    return found
 
 
 def _details(grey: Array) -> Array:
@@ -203,7 +204,7 @@ def _box(values: Array) -> Array:
         padding[axis] = (4, 4)
         padded = np.pad(values, padding, mode="wrap").swapaxes(axis, 0)
         length = len(padded) - 8
-        values = (sum(padded[i : i + length] for i in range(9)) / 9).swapaxes(axis, 0)
+        values = np.mean([padded[i : i + length] for i in range(9)], axis=0).swapaxes(axis, 0)
     return values
 
 

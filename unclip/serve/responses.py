@@ -17,6 +17,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from unclip.serve.envelope import ApiError, refusal
+from unclip.serve.progress import Progress
 from unclip.serve.queueing import DrawnImages
 from unclip.serve.requests import EditRequest, GenerationRequest, edit_request, generation_request
 from unclip.serve.schema import EditBody, GenerationBody, Rules, Truth, validate
@@ -208,7 +209,7 @@ class ResponseWriter:
     def _base64(self, image: Image.Image) -> str:
         return base64.b64encode(self.service.encode(self.wanted, image)).decode()
 
-    async def events(self, course: AsyncGenerator[Preview | DrawnImages]) -> AsyncIterator[str]:
+    async def events(self, course: AsyncGenerator[Preview | DrawnImages | Progress]) -> AsyncIterator[str]:
         """Yields the events while the image forms; a failure is an event, too."""
         place = {"item_id": self.call_id, "output_index": 0}
         for name in ("created", "in_progress"):
@@ -223,11 +224,11 @@ class ResponseWriter:
                         data = await asyncio.to_thread(self._base64, now.images[0])
                         shown = {"partial_image_index": now.number, "partial_image_b64": data}
                         yield self._event(f"{CALL}.partial_image", **place, **shown, **look(self.wanted))
-                        continue
-                    whole = await asyncio.to_thread(self.response, now)
-                    yield self._event(f"{CALL}.completed", **place)
-                    yield self._event("output_item.done", output_index=0, item=whole["output"][0])
-                    yield self._event("completed", response=whole)
+                    elif isinstance(now, DrawnImages):
+                        whole = await asyncio.to_thread(self.response, now)
+                        yield self._event(f"{CALL}.completed", **place)
+                        yield self._event("output_item.done", output_index=0, item=whole["output"][0])
+                        yield self._event("completed", response=whole)
         except Exception as error:  # the status has been sent, so only an event can say it
             refused = refusal(error).body
             yield sse({**refused["error"], **refused, "type": "error", "sequence_number": self.number})

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from unclip.errors import CheckpointError, ConfigError
 from unclip.files import read_json
@@ -38,7 +38,7 @@ def stage_class(kind: str) -> type[Stage]:
     if not _is_stage(stage):
         kinds = sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _NOT_STAGES)
         raise ConfigError(f"no stage {kind!r}; there are {', '.join(kinds)}")
-    return stage  # type: ignore[no-any-return]
+    return stage
 
 
 def stage_config(kind: str) -> type[StageConfig]:
@@ -50,7 +50,7 @@ def stage_config(kind: str) -> type[StageConfig]:
     return CONFIGS.get(kind) or stage_class(kind).Config
 
 
-def _is_stage(found: object) -> bool:
+def _is_stage(found: object) -> TypeGuard[type[Stage]]:
     if found is None:
         return False
     from unclip.stages.base import Stage  # imports torch, which checking a config does not need
