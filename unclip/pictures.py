@@ -6,7 +6,7 @@ Importing this module does not import torch, so that packing data starts at once
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -55,7 +55,7 @@ class WrongSize(RequestError):
 
 
 @contextmanager
-def opened(source: Path | BinaryIO, formats: Sequence[str] | None = None) -> Iterator[Image.Image]:
+def opened(source: Path | BinaryIO, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
     """Open a picture file; every error of Pillow, in the body too, becomes a RequestError of one line.
 
     Args:
@@ -88,7 +88,7 @@ def opened(source: Path | BinaryIO, formats: Sequence[str] | None = None) -> Ite
         raise RequestError(f"{name}not a readable picture ({reason})") from None
 
 
-def _open(source: Path | BinaryIO, formats: Sequence[str] | None) -> Image.Image:
+def _open(source: Path | BinaryIO, formats: tuple[str, ...] | None) -> Image.Image:
     try:
         return Image.open(source, formats=formats)
     except UnidentifiedImageError:

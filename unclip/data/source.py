@@ -74,7 +74,7 @@ def find_pictures(folder: Path) -> list[Path]:
 
     Files of formats that are not read are among them, so that they are counted.
     """
-    found, seen = [], set()
+    found, seen = list[Path](), set[tuple[int, int]]()
     folders, links = [folder], list[Path]()
     while folders or links:
         here = (folders or links).pop()  # links come last: a folder that is also linked keeps its own name

@@ -9,6 +9,7 @@ import click
 
 from unclip.cli.evaluate.measuring import held_out_options
 from unclip.cli.options import PATH, json_option
+from unclip.text import legible
 
 
 @click.command()
@@ -28,5 +29,5 @@ def spectrum(
 
     found = spectra(Pipeline.from_pretrained(model, device=device), count=count, seed=seed, batch=batch)
     if out is not None:
-        out.write_text(table(found) + "\n", encoding="utf-8")
+        out.write_text(legible(table(found)) + "\n", encoding="utf-8")
     click.echo(json.dumps([one.to_dict() for one in found]) if as_json else table(found))
