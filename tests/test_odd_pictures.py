@@ -5,18 +5,15 @@ from __future__ import annotations
 import io
 import json
 import os
-import random
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from odd_files import BASE, GREY, deep, encoded, png_chunk, trained
 from PIL import Image
 
-from unclip.cli import cli
 from unclip.data.labelled import write_labelled
 from unclip.data.pack import Limits, PackJob, pack
 from unclip.data.sample import BadSample, picture
@@ -26,41 +23,10 @@ from unclip.errors import RequestError
 from unclip.evaluate.pictures import Found
 from unclip.images import to_bytes
 from unclip.pictures import on_white, open_picture, plain
-from unclip.provenance.verify import verify
 from unclip.provenance.watermark import detect, embed
-from unclip.serve.pictures import LENIENT, check_edit, read_upload
+from unclip.serve.pictures import check_edit
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's; pytest undoes our own filter
-
-Image.init()
-BASE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)).resize((48, 32))
-GREY = np.asarray(BASE.convert("L"))
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def trained(data: bytes, side: int | None = None) -> Image.Image:
-    """The picture as training sees it."""
-    return picture({"__key__": "a", "png": data}, side)
-
-
-def png_chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def with_chunk(kind: bytes, data: bytes) -> bytes:
-    """A PNG with another chunk before its pixels."""
-    sound = encoded(BASE)
-    return sound[:33] + png_chunk(kind, data) + sound[33:]
-
-
-def deep(levels: np.ndarray[Any, Any], mode: str) -> Image.Image:
-    types = {"I;16": "<u2", "I;16B": ">u2", "I": "<i4", "F": "<f4"}
-    return Image.frombytes(mode, levels.shape[::-1], levels.astype(types[mode]).tobytes())
 
 
 @pytest.mark.parametrize(
@@ -146,12 +112,6 @@ def test_transparent_pixels_are_white_everywhere(mode: str) -> None:
     assert np.asarray(kept).min() == 255
 
 
-TURNED = Image.Exif()
-TURNED[0x112] = 6
-TURNED[0x10E] = "a description"
-TURNED.get_ifd(0x8769)[0x9204] = -1.5
-
-
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "MPO"])
 def test_the_orientation_is_read_in_every_format(kind: str) -> None:
     exif = Image.Exif()
@@ -161,73 +121,6 @@ def test_the_orientation_is_read_in_every_format(kind: str) -> None:
     for seen in (open_picture(io.BytesIO(data)), trained(data), trained(data, 16)):
         assert seen.size == (32, 48)
         assert np.corrcoef(np.asarray(seen).ravel(), upright.ravel())[0, 1] > 0.95
-
-
-def mutated(data: bytes, rng: random.Random, most: int = 8) -> bytes:
-    """Data with bytes overwritten, removed, repeated or cut off."""
-    found = bytearray(data)
-    for _ in range(rng.randint(1, most)):
-        i = rng.randrange(min(len(found), rng.choice((64, 512, 1 << 20)))) if found else 0
-        action = rng.randrange(5)
-        if action == 0:
-            found[i : i + 1] = bytes([rng.randrange(256)])
-        elif action == 1:
-            found[i : i + 4] = rng.choice((b"\xff\xff\xff\xff", bytes(4), b"\x7f\xff\xff\xff", b"\0\0\0\x80"))
-        elif action == 2:
-            del found[i : i + rng.randrange(1, 32)]
-        elif action == 3:
-            found[i:i] = found[i : i + rng.randrange(1, 64)]
-        elif rng.random() < 0.2:
-            del found[i:]
-    return bytes(found)
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_no_damage_to_exif_costs_the_picture(kind: str) -> None:
-    rng, good = random.Random(0), TURNED.tobytes()
-    turned = 0
-    for _ in range(150):
-        exif = mutated(good, rng, 3)
-        seen = trained(encoded(BASE, kind, exif=exif))
-        turned += seen.size == (32, 48)
-    assert turned > 30
-
-
-def test_a_damaged_index_of_further_pictures_costs_nothing() -> None:
-    sound = encoded(BASE, "MPO", save_all=True, append_images=[BASE])
-    start, rng = sound.index(b"MPF\0") + 4, random.Random(0)
-    for _ in range(100):
-        data = bytearray(sound)
-        for _ in range(3):
-            data[start + rng.randrange(82)] = rng.randrange(256)
-        assert open_picture(io.BytesIO(data)).size == BASE.size
-
-
-def seeds() -> list[bytes]:
-    """A file of every format and mode that Pillow writes, with and without EXIF."""
-    found = []
-    for kind in sorted(Image.SAVE.keys() - {"ICNS"}):  # of a million pixels at least
-        for mode in ("RGB", "L", "1", "P", "RGBA", "I;16"):
-            image = deep(GREY * 257.0, "I;16") if mode == "I;16" else BASE.convert(mode)
-            try:
-                found += [encoded(image, kind), encoded(image, kind, exif=TURNED)]
-            except Exception:  # a format without this mode
-                continue
-    return found
-
-
-def test_no_error_of_pillow_leaves_the_reader(capfd: pytest.CaptureFixture[str]) -> None:
-    rng, files = random.Random(0), seeds()
-    read = refused = 0
-    for data in [*files, *(mutated(rng.choice(files), rng) for _ in range(500))]:
-        try:
-            assert on_white(open_picture(io.BytesIO(data))).mode == "RGB"
-            read += 1
-        except RequestError as error:
-            assert "\n" not in str(error)
-            refused += 1
-    assert read > 150 and refused > 100
-    capfd.readouterr()  # libtiff writes to standard error
 
 
 def test_formats_that_run_other_programs_are_not_read(tmp_path: Path) -> None:
@@ -293,58 +186,3 @@ def test_folders_with_names_that_are_not_utf_8_are_packed(tmp_path: Path) -> Non
     assert write_labelled(str(tmp_path), tmp_path / "labelled") == 1
     (sample, *_) = read_shard(str(tmp_path / "labelled/000000.tar"))
     assert json.loads(sample["json"])["captions"] == ["café"]
-
-
-ODD = {
-    "text": with_chunk(b"zTXt", b"workflow\0\0" + zlib.compress(bytes(2 << 20))),
-    "profile": with_chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(2 << 20))),
-    "deep": with_chunk(b"iTXt", b"unclip\0\0\0\0\0" + b"[" * 200_000),
-    "nested": with_chunk(b"iTXt", b"unclip\0\0\0\0\0" + b'{"a":[' * 480 + b"]}" * 480),
-    "number": with_chunk(b"iTXt", b'unclip\0\0\0\0\0{"a":' + b"1" * 5000 + b"}"),
-    "exif": with_chunk(b"eXIf", b"garbage"),
-    "empty": b"",
-}
-
-
-@pytest.mark.parametrize("name", ODD)
-def test_info_and_verify_of_odd_files_are_one_line(name: str, tmp_path: Path) -> None:
-    (path := tmp_path / f"{name}.png").write_bytes(ODD[name])
-    for words in (["info", str(path)], ["info", "--json", str(path)], ["verify", str(path)]):
-        done = CliRunner().invoke(cli, words)
-        assert done.exception is None or isinstance(done.exception, RequestError), done.exc_info
-        assert "\n" not in str(done.exception)
-    with pytest.raises(RequestError, match=f"{name}.png"):
-        CliRunner().invoke(cli, ["info", str(path)], catch_exceptions=False)
-
-
-def test_verify_reads_pictures_whose_exif_is_damaged(tmp_path: Path) -> None:
-    (path := tmp_path / "a.png").write_bytes(ODD["exif"])
-    assert verify(path).watermark is not None
-    assert read_upload(ODD["exif"], "image", LENIENT).size == BASE.size
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("run.yaml", "name: x\n"),
-        ("run.yaml", "name: x\ntrain: 1\nstage: {kind: prior}\n"),
-        ("run.yaml", "train: {steps: many}\n"),
-        ("run.yaml", "["),
-        ("metrics.jsonl", '[1]\n{"step": "x"}\n'),
-        ("environment.json", "[]"),
-        ("step-00000001/progress.json", "["),
-    ],
-)
-def test_info_of_a_damaged_run_is_one_line(name: str, content: str, tmp_path: Path) -> None:
-    (tmp_path / "run.yaml").write_text("name: x\nstage: {kind: prior}\ntrain: {steps: 10}\n")
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_text(content)
-    done = CliRunner().invoke(cli, ["info", str(tmp_path)])
-    assert type(done.exception).__name__ in ("ConfigError", "CheckpointError")
-    assert str(tmp_path) in str(done.exception) and "\n" not in str(done.exception)
-
-
-def test_metrics_that_a_crash_cut_off_are_still_shown(tmp_path: Path) -> None:
-    (tmp_path / "run.yaml").write_text("name: x\nstage: {kind: prior}\ntrain: {steps: 10}\n")
-    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 3, "loss": 1.5}\n{"step": 4, "lo\xe9\0\0\0\0')
-    assert "step: 3 of 10\n" in CliRunner().invoke(cli, ["info", str(tmp_path)]).output

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -98,13 +97,15 @@ def to_json(tree: object, **options: Any) -> str:
 
 
 def legible(text: str) -> str:
-    """Convert a file name or an argument to text that can be encoded.
+    """Replace what cannot be encoded: bytes of file names that are not UTF-8 are read as Windows-1252.
 
-    Python holds bytes that are not UTF-8 as lone surrogates. They are read as in `decode`.
+    Python holds such bytes as lone surrogates (PEP 383). Other lone surrogates become U+FFFD.
     """
-    if not SURROGATES.search(text):
-        return text
+    return SURROGATES.sub(lambda found: _character(found[0]), text)
+
+
+def _character(surrogate: str) -> str:
     try:
-        return decode(os.fsencode(text), legacy=True)
-    except ValueError:  # surrogates that stand for no bytes
-        return SURROGATES.sub("\ufffd", text)
+        return surrogate.encode("utf-8", "surrogateescape").decode("cp1252", "replace")
+    except UnicodeEncodeError:  # it stands for no byte
+        return "\ufffd"

@@ -32,7 +32,7 @@ def stored_identity(name: str, paths: Sequence[Path], state: Callable[[], Mappin
     key = hashlib.sha256(name.encode())
     for path in sorted(path.resolve() for path in paths):
         status = path.stat()
-        key.update(f"\n{path} {status.st_size} {status.st_mtime_ns}".encode())
+        key.update(f"\n{path} {status.st_size} {status.st_mtime_ns}".encode(errors="surrogateescape"))
     cached = cache_folder() / "identities" / key.hexdigest()
     with contextlib.suppress(OSError, UnicodeDecodeError):
         found = cached.read_text(encoding="utf-8")

@@ -105,7 +105,7 @@ def find_pictures(folder: Path) -> list[Path]:
 
 def _files(folder: Path) -> list[Path]:
     """Find all files below a folder, sorted; linked folders are followed."""
-    found, seen = [], set()
+    found, seen = list[Path](), set[tuple[int, int]]()
     folders, links = [folder], list[Path]()
     while folders or links:
         here = (folders or links).pop()  # links come last: a folder that is also linked keeps its own name

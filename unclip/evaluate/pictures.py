@@ -15,7 +15,7 @@ from unclip.data.sample import BadSample, captions, image_suffix, picture
 from unclip.data.source import Unit, find_units
 from unclip.data.tar import Sample
 from unclip.errors import DataError, RequestError
-from unclip.text import lines, parse_json, read_text
+from unclip.text import legible, lines, parse_json, read_text
 
 if TYPE_CHECKING:
     from unclip.pipeline import Pipeline
@@ -159,7 +159,7 @@ def _label(sample: Sample, key: str | None, name: str) -> Any:
     if key is None:
         if "/" not in sample["__key__"]:
             raise DataError(f"{where}: shards have no folders for classes; --label names the key of the JSON")
-        return Path(sample["__key__"]).parent.name
+        return legible(Path(sample["__key__"]).parent.name)
     try:
         found: Any = parse_json(sample.get("json", b"{}"))
         for part in key.split("."):

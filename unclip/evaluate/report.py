@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from unclip.errors import DataError
 from unclip.files import write_json
 from unclip.images import grid, save_png
+from unclip.text import legible
 
 COMPOSITION = "subject + headwear"
 ALL_NAMED = "all named at once"
@@ -173,7 +174,7 @@ def save_report(folder: Path, tree: dict[str, Any], markdown: str, sheet: Image.
     """Write report.json, report.md and, if there is a sheet, sheet.png."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "report.json", tree)
-    (folder / "report.md").write_text(markdown + "\n", encoding="utf-8")
+    (folder / "report.md").write_text(legible(markdown) + "\n", encoding="utf-8")
     if sheet is not None:
         save_png(sheet, folder / "sheet.png")
 

@@ -10,6 +10,7 @@ import click
 from unclip.cli.evaluate.measuring import held_out_options
 from unclip.cli.options import PATH, json_option
 from unclip.cli.paths import check_outputs
+from unclip.text import legible
 
 
 @click.command()
@@ -33,4 +34,4 @@ def spectrum(
     found = spectra(Pipeline.from_pretrained(model, device=device), count=count, seed=seed, batch=batch)
     click.echo(json.dumps([one.to_dict() for one in found]) if as_json else table(found))
     if out is not None:
-        write(out, (table(found) + "\n").encode())
+        write(out, (legible(table(found)) + "\n").encode())

@@ -57,11 +57,15 @@ def converted(source: Path) -> Path:
         return source
     whole = _is_whole(source)
     folder = source if whole else source.parent
-    digest = hashlib.sha256(f"{__version__} {LAYOUT} {source.name}".encode())
+    digest = hashlib.sha256(f"{__version__} {LAYOUT} {source.name}".encode(errors="surrogateescape"))
     for path in sorted(_read_for(source)):
         # Weights are gigabytes, so only their size and time are hashed; configs are hashed whole.
         status = path.stat()
-        digest.update(f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}\n".encode())
+        digest.update(
+            f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}\n".encode(
+                errors="surrogateescape"
+            )
+        )
         if path.suffix == ".json":
             digest.update(path.read_bytes())
     name = folder.parent.parent.name if folder.parent.name == "snapshots" else folder.resolve().name
