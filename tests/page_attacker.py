@@ -24,6 +24,7 @@ class EchoModel:
     """A model whose edits keep every pixel, so that a test can see which picture the server read."""
 
     name, sizes, vocabulary = "echo", (64, 256), None
+    clip = SimpleNamespace(identity="a clip", width=1)
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
