@@ -14,10 +14,7 @@ window.unclip = (() => {
   };
 
   /* As prompt_words in unclip/vocabulary.py. */
-  const unknown = text => {
-    const words = text.toLowerCase().match(/[\p{L}\p{N}]+(?:['’-][\p{L}\p{N}]+)*/gu) ?? [];
-    return [...new Set(words)].filter(word => !vocabulary.has(word));
-  };
+  const words = text => text.toLowerCase().match(/[\p{L}\p{N}]+(?:['’-][\p{L}\p{N}]+)*/gu) ?? [];
 
   /* Says unknown words below every prompt, and keeps the texts. */
   const look = () => {
@@ -28,8 +25,9 @@ window.unclip = (() => {
         note.setAttribute("aria-live", "polite");
         box.append(note);
       }
-      const words = unknown(box.querySelector("textarea, input")?.value ?? "");
-      const text = words.length ? `This model does not know: ${words.join(", ")}` : "";
+      const typed = new Set(words(box.querySelector("textarea, input")?.value ?? ""));
+      const unknown = [...typed].filter(word => !vocabulary.has(word));
+      const text = unknown.length ? `This model does not know: ${unknown.join(", ")}` : "";
       if (note.textContent !== text) note.textContent = text;
     }
     if (loaded) for (const id of kept) if (field(id)) store(id, field(id).value);
@@ -83,8 +81,13 @@ window.unclip = (() => {
   return {
     look,
     show,
+    words,
     has: value => typeof value === "string" ? value.trim() !== "" : Boolean(value && (value.background ?? !("layers" in value))),
     changed: ready => (look(), {__type__: "update", interactive: ready}),
-    saved: () => { loaded = true; return kept.map(stored); },
+    /* Undefined leaves a field as it is: what somebody typed meanwhile stays. */
+    saved: () => {
+      loaded = true;
+      return kept.map(id => field(id)?.value ? undefined : stored(id) || undefined);
+    },
   };
 })();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import shutil
@@ -13,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 LIFETIME: Final = 24 * 3600  # seconds for which a picture can be fetched
 MOST_REMEMBERED: Final = 100  # pictures in the list that a browser keeps
+LONGEST_LIST: Final = 400_000  # characters of that list as JSON; the page's guard passes a million
 FILE: Final = r"[0-9a-f]{32}/unclip-[0-9]{1,19}-[0-9]{1,2}\.png"  # of a picture, below the folder
 
 
@@ -54,10 +56,14 @@ class PageAlbum:
 
     def remember(self, pictures: Sequence[PagePicture]) -> list[dict[str, Any]]:
         """Returns the newest pictures as the browser keeps them: files without the server's folder."""
-        return [
-            {"file": "/".join(Path(one.path).parts[-2:]), "settings": one.settings, "inputs": one.inputs}
-            for one in pictures[:MOST_REMEMBERED]
-        ]
+        stored, length = [], 0
+        for one in pictures[:MOST_REMEMBERED]:
+            file = "/".join(Path(one.path).parts[-2:])
+            stored.append({"file": file, "settings": one.settings, "inputs": one.inputs})
+            length += len(json.dumps(stored[-1]))
+            if length > LONGEST_LIST:
+                return stored[:-1]
+        return stored
 
     def recall(self, stored: object) -> list[PagePicture]:
         """Returns those pictures of a browser's list that are still there.
