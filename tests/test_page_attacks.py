@@ -3,140 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import io
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 pytest.importorskip("gradio", reason="needs unclip[page]")
-from serving import Running
-from starlette.responses import JSONResponse
-from starlette.routing import Mount
+from page_attacker import Attacker, data_url, file_data, stroke
 
 from unclip.errors import RequestError
-from unclip.serve.app import Policy
 from unclip.serve.envelope import ApiError
-from unclip.serve.page import mount_page
 from unclip.serve.page_controller import PageController, PictureSettings
 from unclip.serve.page_editor import EditorUploads
-from unclip.serve.page_guard import PageGuard
-from unclip.serve.store import Store
-from unclip.serve.worker import Worker
-
-
-class EchoModel:
-    """A model whose edits keep every pixel, so that a test can see which picture the server read."""
-
-    name, sizes, vocabulary = "echo", (64, 256), None
-
-    def __init__(self) -> None:
-        self.seen: list[Any] = []
-
-    def _made(self, image: Any, seeds: list[int]) -> Any:
-        self.seen.append(image)
-        out = Image.new("RGB", (256, 256))
-        out.info["unclip"] = {"seed": seeds[0]}
-        return SimpleNamespace(images=[out.copy() for _ in seeds], seeds=seeds, seconds={"decoder": 0.1})
-
-    def generate(self, prompts: list[str], *, seeds: list[int], **how: Any) -> Any:
-        return self._made(prompts, seeds)
-
-    def edit(self, image: Image.Image, *args: Any, seed: list[int], **how: Any) -> Any:
-        return self._made(image, seed)
-
-    def vary(self, images: list[Image.Image], *, seed: list[int], **how: Any) -> Any:
-        return self._made(images, seed)
-
-    def upsample(self, image: Image.Image, *, seed: list[int], **how: Any) -> Any:
-        return self._made(image, seed)
-
-    def outpaint(self, image: Image.Image, *args: Any, seed: list[int], **how: Any) -> Any:
-        return self._made(image, seed)
-
-    def interpolate(self, keys: Any, n: int, *, seed: int, **how: Any) -> Any:
-        return self._made(keys, [seed])
-
-    def diff(self, image: Image.Image, *args: Any, seed: int, **how: Any) -> Any:
-        return self._made(image, [seed])
-
-
-class Attacker:
-    """Speaks Gradio's protocol to a page."""
-
-    def __init__(self, folder: Path) -> None:
-        self.model = EchoModel()
-        pipeline: Any = self.model
-        worker, store = Worker(pipeline), Store(folder / "store")
-        self.folder = folder
-        self.server = Running(worker, store, Policy(), lambda app: mount_page(app, app.state.service, folder))
-        [mount] = [one for one in self.server.app.routes if isinstance(one, Mount)]
-        self.guard: Any = mount.app
-        self.config = self.server.ask("GET", "/ui/config")[2]
-        self.kinds = {one["id"]: one["type"] for one in self.config["components"]}
-
-    def functions(self, kind: str, label: str = "") -> list[dict[str, Any]]:
-        """The page's functions on the server that take a component of that kind, with that label."""
-        return [
-            one
-            for one in self.config["dependencies"]
-            if one["backend_fn"]
-            and any(self.kinds[i] == kind and label in self._label(i) for i in one["inputs"])
-        ]
-
-    def call(self, function: dict[str, Any], kind: str, value: Any) -> list[dict[str, Any]]:
-        """Runs the function with `value` for every component of that kind; returns the events."""
-        defaults = {one["id"]: one["props"].get("value") for one in self.config["components"]}
-        data = [value if self.kinds[i] == kind else defaults[i] for i in function["inputs"]]
-        data = [
-            "a cat"
-            if self.kinds[i] == "textbox" and self._label(i).startswith(("What", "Describe", "First", "Last"))
-            else d
-            for i, d in zip(function["inputs"], data, strict=True)
-        ]
-        session = f"s{time.monotonic_ns()}"
-        body = {"data": data, "fn_index": function["id"], "session_hash": session}
-        status, _, answer = self.server.ask(
-            "POST", "/ui/gradio_api/queue/join", body, {"Content-Type": "application/json"}
-        )
-        if status != 200:
-            return [{"refused": status, "answer": answer}]
-        events = self.server.ask("GET", f"/ui/gradio_api/queue/data?session_hash={session}")[2]
-        return [json.loads(line[6:]) for line in events.decode().splitlines() if line.startswith("data: ")]
-
-    def _label(self, number: int) -> str:
-        [found] = [one for one in self.config["components"] if one["id"] == number]
-        return str(found["props"].get("label", ""))
-
-    def files(self) -> set[str]:
-        """All files of the page's folder."""
-        return {str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()}
-
-    def post_form(
-        self, path: str, fields: dict[str, str], data: bytes, name: str = "file"
-    ) -> tuple[int, Any]:
-        parts = [
-            f'--x\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{text}\r\n'
-            for key, text in fields.items()
-        ]
-        head = f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="a.png"\r\n\r\n'
-        body = "".join([*parts, head]).encode() + data + b"\r\n--x--\r\n"
-        status, _, answer = self.server.ask(
-            "POST", path, body, {"Content-Type": "multipart/form-data; boundary=x"}
-        )
-        return status, answer
-
-    def upload(self, data: bytes) -> list[str]:
-        status, paths = self.post_form("/ui/gradio_api/upload", {}, data, "files")
-        assert status == 200
-        return list(paths)
 
 
 @pytest.fixture(scope="module")
@@ -148,29 +30,12 @@ def attacker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacker]:
         attacker.server.stop()
 
 
-def file_data(path: object, **more: Any) -> dict[str, Any]:
-    return {"path": str(path), "meta": {"_type": "gradio.FileData"}, **more}
-
-
 @pytest.fixture(scope="module")
 def secret(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A picture that is the server's own affair."""
     path = tmp_path_factory.mktemp("home") / "secret.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)).save(path)
     return path
-
-
-def data_url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-def stroke() -> bytes:
-    """A layer of the editor: opaque in one corner."""
-    file = io.BytesIO()
-    layer = Image.new("RGBA", (256, 256))
-    layer.paste((255, 255, 255, 255), (0, 0, 40, 40))
-    layer.save(file, "PNG")
-    return file.getvalue()
 
 
 def test_no_component_reads_a_foreign_file(attacker: Attacker, secret: Path) -> None:
@@ -360,38 +225,6 @@ def test_uploads_cannot_fill_the_disk(attacker: Attacker, monkeypatch: pytest.Mo
     assert attacker.post_form("/ui/gradio_api/upload", {}, bytes(3 << 20), "files")[0] == 413
     monkeypatch.setattr(page_guard, "QUOTA", 1)
     assert attacker.post_form("/ui/gradio_api/upload", {}, bytes(1000), "files")[0] == 507
-
-
-def test_wrong_passwords_make_their_address_wait() -> None:
-    async def gradio(scope: Any, receive: Any, send: Any) -> None:
-        right = scope["headers"] == [(b"x", b"right")]
-        await JSONResponse({}, status_code=200 if right else 400)(scope, receive, send)
-
-    async def attempt(word: bytes, client: str = "1.2.3.4") -> int:
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": "/login",
-            "headers": [(b"x", word)],
-            "client": (client, 1),
-        }
-        status: list[int] = []
-
-        async def send(message: Any) -> None:
-            status.append(message.get("status", 0))
-
-        await guard(scope, None, send)  # type: ignore[arg-type]
-        return status[0]
-
-    async def attack() -> list[int]:
-        side_by_side = await asyncio.gather(*(attempt(b"wrong") for _ in range(50)))
-        return [*side_by_side, await attempt(b"right"), await attempt(b"right", "5.6.7.8")]
-
-    guard = PageGuard(gradio, Path("/nowhere"), Path("/nowhere"))
-    answers = asyncio.run(attack())
-    assert answers == [400] + [429] * 50 + [200]
-    guard._logins._failed["1.2.3.4"] = (1, time.monotonic() - 2)
-    assert asyncio.run(attempt(b"right")) == 200 and guard._logins.wait("1.2.3.4") == 0
 
 
 @pytest.mark.parametrize(

@@ -88,5 +88,6 @@ def test_an_album_remembers_and_recalls_its_newest_pictures(tmp_path: Path) -> N
     assert str(tmp_path) not in json.dumps(stored)
     assert album.recall(stored) == kept
     assert len(album.remember([PagePicture("a/b", {}, {})] * 200)) == MOST_REMEMBERED
+    assert len(album.remember([PagePicture("a/b", {"prompt": "é" * 1000}, {})] * 100)) == 66
     Path(kept[0].path).unlink()
     assert album.recall(stored) == kept[1:]
