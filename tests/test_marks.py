@@ -248,7 +248,7 @@ def test_the_page_marks_what_it_shows(pipe: Pipeline, verb: str) -> None:
         "diff": lambda: page.difference(png(PICTURE), "a cat", "a fox", 0.4, how),
     }[verb]()
 
-    async def last() -> list[Any]:
+    async def last() -> Any:
         return [now async for now in page.draw(wanted, "somebody")][-1]
 
     worker.start()
