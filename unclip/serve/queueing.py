@@ -101,7 +101,7 @@ class Share:
 
     def progress(self, batch: Progress) -> Progress:
         """Returns the request's progress, given that of the batch."""
-        images, done = len(self.seeds), len(self.queued.images)
+        images, done = len(self.seeds), self.queued.done
         return batch.of_request(images, done, self.queued.remaining - images)
 
 
