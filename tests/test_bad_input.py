@@ -640,7 +640,7 @@ def test_ctrl_c_in_the_middle_of_a_write_leaves_nothing(
         (["train", "text.txt"], "text.txt: expected a mapping"),
         (["assemble", "nowhere", "-o", "model"], "nowhere: no such model; there is the bundled"),
         (["data", "show", "nowhere/*.tar"], "nowhere/*.tar: no such shards"),
-        (["data", "show", "text.txt"], "text.txt: no samples in it"),
+        (["data", "show", "text.txt"], "text.txt: not a tar"),
         (
             ["data", "menagerie", "--out", "a", "--count", "0"],
             "--count, --siblings and --jobs must be at least 1",

@@ -430,7 +430,7 @@ def test_data_menagerie_and_show() -> None:
     assert (
         invoke("data", "menagerie", "--out", "shards", "--count", "10", "--size", "32").stdout == "shards\n"
     )
-    assert here() == ["shards/000000.tar"]
+    assert here() == ["shards/000000.tar", "shards/shards.json"]
     shown = invoke("data", "show", "shards/*.tar", "-o", "sheet.png", "--count", "7", "--size", "32")
     assert len(shown.stdout.splitlines()) == 7 and shown.stderr == "sheet.png\n"
     assert pixels("sheet.png").shape == (2 * 36 - 4, 6 * 36 - 4, 3)
@@ -482,6 +482,8 @@ def test_train_dry_run_prints_the_resolved_config_and_the_size() -> None:
         "train.steps=7",
         "stage.sampling.guidance=9",
         "--dry-run",
+        "--devices",
+        "1",
     )
     tree = yaml.safe_load(result.stdout)
     assert tree["train"]["steps"] == 7 and tree["stage"]["sampling"]["guidance"] == 9.0

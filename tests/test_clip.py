@@ -260,7 +260,7 @@ def test_a_tower_that_pools_by_queries_trains_and_is_saved(tmp_path: Path) -> No
     ("change", "said"),
     [
         ({"vision_depth": 2}, "vision_queries needs"),
-        ({"image_size": 30}, "vision_queries needs"),
+        ({"image_size": 30}, "image_size.*cannot halve"),
         ({"vision_queries": 0}, "four make CLIP's ResNet"),
     ],
 )

@@ -475,8 +475,8 @@ def test_an_index_of_an_earlier_version_loads(here: Path) -> None:
     [
         ({"format": 2}, "format 2, this version reads 1"),
         ({"prior": ...}, "prior: Field required"),
-        ({"upsamplers": "upsampler-256"}, "upsamplers: Input should be a valid tuple"),
-        ({"precision": "int8"}, "precision: Input should be 'bfloat16'"),
+        ({"upsamplers": "upsampler-256"}, "upsamplers: Input should be a valid tuple, not 'upsampler-256'"),
+        ({"precision": "int8"}, "precision: Input should be 'bfloat16', not 'int8'"),
         (
             {"clip": "nonsense"},
             "clip is 'nonsense': no CLIP there, and not one of another library, as openclip:NAME/TAG",

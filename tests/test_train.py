@@ -373,7 +373,7 @@ def test_a_wrong_file_is_named(content: bytes | None, says: str, tmp_path: Path)
 
 def test_a_run_needs_data_and_a_clip_that_fits(run_of: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with pytest.raises(DataError, match="no such shards"):
+    with pytest.raises(DataError, match="no such folder, table or tar"):
         train(run_of("upsampler", "data.shards=/nowhere/*.tar"), run, progress=False)
     with pytest.raises(ConfigError, match="a prior needs `clip`"):
         train(run_of("prior", "clip=null"), run, progress=False)

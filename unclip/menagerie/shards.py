@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import webdataset as wds
@@ -44,6 +45,10 @@ def write_shards(
     Raises:
         DataError: a shard cannot be written, or `out` holds other shards.
     """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{out}: {error.strerror or error}") from None
     this = {"count": count, "size": size, "seed": seed, "held_out": held_out, "siblings": siblings}
     before = read_record(str(out / RECORD)) or {}
     different = [key for key in this if before.get(key) != this[key]]
@@ -63,16 +68,14 @@ def write_shards(
         (path, numbers, size, seed, held_out, siblings) for path, numbers in shards if not path.exists()
     ]
     done = count - sum(len(numbers) for _, numbers, *_ in missing)
-    if jobs <= 1:
-        for job in missing:
-            _write_shard(job)
-            done += len(job[1])
-            yield done
-        return
-    with ProcessPoolExecutor(jobs) as pool:
-        for numbers in pool.map(_write_shard, missing):
-            done += len(numbers)
-            yield done
+    try:
+        with ProcessPoolExecutor(jobs) if jobs > 1 else nullcontext() as pool:
+            for numbers in (pool.map if pool else map)(_write_shard, missing):
+                done += len(numbers)
+                yield done
+    finally:
+        if not any(out.glob("*.tar")):  # it failed
+            (out / RECORD).unlink()
 
 
 def _write_shard(job: tuple[Path, range, int, int, bool, int]) -> range:

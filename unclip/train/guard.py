@@ -91,5 +91,5 @@ class StopSignal:
         self._here = True
         if number == signal.SIGINT:
             self.interrupted = True
-            signal.signal(signal.SIGINT, self._before[signal.SIGINT])
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             log.warning("stopping after this step; Ctrl-C again stops at once and loses what is not saved")
