@@ -99,7 +99,8 @@ def pictures(rng: random.Random, folder: Path) -> str:
 
 def chunks(rng: random.Random, folder: Path) -> str:
     """Chunks of a PNG added, changed, repeated, removed and reordered, with right checksums."""
-    data, parts = encoded(PIXELS.convert(rng.choice(("RGB", "P", "L", "RGBA"))), "PNG")[8:], []
+    data = encoded(PIXELS.convert(rng.choice(("RGB", "P", "L", "RGBA"))), "PNG")[8:]
+    parts: list[tuple[bytes, bytes]] = []
     while data:
         (size,) = struct.unpack(">I", data[:4])
         parts.append((data[4:8], data[8 : 8 + size]))
@@ -118,8 +119,10 @@ def chunks(rng: random.Random, folder: Path) -> str:
             parts[i % len(parts)] = kind, mutated(content, rng, 3) if content else b"\0"
         elif action == 2:
             parts.insert(i, rng.choice(parts))
+        elif rng.random() < 0.3:
+            rng.shuffle(parts)
         else:
-            rng.shuffle(parts) if rng.random() < 0.3 else parts.pop(i % len(parts))
+            parts.pop(i % len(parts))
     (folder / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*part) for part in parts))
     return read_picture(folder / "a.png")
 

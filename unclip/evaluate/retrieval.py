@@ -41,7 +41,7 @@ def retrieval(pictures: Pictures, clip: Clip, settings: Settings) -> Quality:
     """
     extractor = clip_extractor(clip)
     several = pictures.captions()
-    distinct, own = _numbered(several)
+    distinct, matches = _numbered(several)
     if len(distinct) < 2:
         raise RequestError(
             f"{pictures.name}: {len(several)} pictures of one caption; there is nothing to tell apart"
@@ -49,8 +49,8 @@ def retrieval(pictures: Pictures, clip: Clip, settings: Settings) -> Quality:
     images = encoded(pictures, extractor, settings)
     texts = encode_texts(clip, distinct, settings.batch)
     asked = [
-        ("caption of picture", images.features, texts, own),
-        ("picture of caption", texts, images.features, own[::-1]),
+        ("caption of picture", images.features, texts, matches),
+        ("picture of caption", texts, images.features, (matches[1], matches[0])),
     ]
     about: dict[str, Any] = {"captions": len(distinct)}
     parsed = [[match.groups() for text in own if (match := _PARTS.fullmatch(text))] for own in several]
