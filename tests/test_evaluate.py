@@ -170,6 +170,17 @@ def test_a_perfect_painter_reaches_the_ceiling(judge: Judge) -> None:
     assert sum(not e.wrong for e in found.examples) == found.scores[ALL_NAMED].right
 
 
+def test_chance_is_what_shuffled_pictures_would_get(judge: Judge) -> None:
+    """A painter of one picture for every caption does no better than chance."""
+    only = held_out_captions(COUNT, 0)[3].scene
+    found = compose(lambda captions, _: [draw(only, SIZE)] * len(captions), judge, count=COUNT, seed=0)
+    for name, score in found.scores.items():
+        assert found.chance[name] == pytest.approx(score.rate), name
+    assert found.chance[COMPOSITION] < 0.2 and f"{100 * found.chance['subject']:.1f} %" in found.table()
+    perfect = compose(painter(), judge, count=COUNT, seed=0)
+    assert all(perfect.chance[name] < (score.rate or 0) for name, score in perfect.scores.items())
+
+
 def test_a_painter_that_swaps_hats_scores_nothing_on_hats_alone(judge: Judge) -> None:
     swap = dict(zip(HEADWEAR, HEADWEAR[1:] + HEADWEAR[:1], strict=True))
     found = compose(painter(swap), judge, count=COUNT, seed=0)

@@ -21,7 +21,7 @@ from unclip.cli import cli
 from unclip.errors import DataError, RequestError
 from unclip.evaluate import features, metrics
 from unclip.evaluate.features import Extractor, encode, stacked
-from unclip.evaluate.pictures import Found, Painted, read_prompts
+from unclip.evaluate.pictures import GeneratedPictures, PictureFiles, read_prompts
 from unclip.evaluate.quality import Settings, against_reference, inception_score
 from unclip.images import to_tensor
 from unclip.menagerie.judge.features import judge_extractor
@@ -89,6 +89,27 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     assert 88 <= held <= 100
 
 
+def test_an_interval_holds_only_values_that_the_measure_can_have() -> None:
+    for seed in range(20):
+        x, y = cloud(12, 3, seed), cloud(12, 3, seed + 100)
+        shares = metrics.precision_recall(x, y + 0.5, resamples=20, seed=seed)
+        ranges = [(share, 0.0, 1.0) for share in shares]
+        ranges += [(metrics.cmmd(x, x, resamples=20, seed=seed), 0.0, 4000.0)]
+        ranges += [(metrics.fid(x, x, resamples=20, seed=seed), 0.0, math.inf)]
+        ranges += [(metrics.clip_score(x, x + 0.1 * y, resamples=20, seed=seed), 0.0, 100.0)]
+        ranges += [(metrics.inception_score(9 * x, resamples=20, seed=seed), 1.0, 3.0)]
+        for found, least, most in ranges:
+            assert found.low is not None and found.high is not None
+            assert least - 1e-9 <= found.low <= found.value <= found.high <= most + 1e-9
+
+
+def test_all_captions_of_a_picture_are_averaged() -> None:
+    x, texts = torch.eye(2), torch.tensor([[1.0, 0], [0, 1], [0, 1]])
+    assert metrics.clip_score(x, texts, torch.tensor([0, 0, 1])).value == pytest.approx(75)
+    with pytest.raises(RequestError, match="each picture needs its own"):
+        metrics.clip_score(x, texts, torch.tensor([0, 0, 0]))
+
+
 def test_a_resample_of_weights_is_the_resampled_set() -> None:
     x, y = cloud(30, 3), cloud(40, 3, 1)
     (weights,) = metrics._resamples(30, 1, seed=5)
@@ -148,24 +169,26 @@ def test_features_are_kept_by_content_and_not_by_name(tmp_path: Path) -> None:
         return stacked(pictures).mean(dim=(2, 3))
 
     first, cache = colours(tmp_path / "a", 5), tmp_path / "cache"
-    found = encode(Found.at(str(first)), Extractor("mean", counted), size=None, batch=3, cache=cache)
+    found = encode(PictureFiles.at(str(first)), Extractor("mean", counted), size=None, batch=3, cache=cache)
     assert calls == [3, 2] and len(found.pictures) == 5
     expected = [to_tensor(Image.open(path)).mean(dim=(1, 2)) for path in sorted(first.glob("*.png"))]
     torch.testing.assert_close(found.features, torch.stack(expected))
     first.rename(tmp_path / "b")
-    again = encode(Found.at(str(tmp_path / "b")), Extractor("mean", counted), size=None, batch=3, cache=cache)
+    again = encode(
+        PictureFiles.at(str(tmp_path / "b")), Extractor("mean", counted), size=None, batch=3, cache=cache
+    )
     assert calls == [3, 2] and torch.equal(again.features, found.features)
     assert [one.tobytes() for one in again.pictures] == [one.tobytes() for one in found.pictures]
     # Another extractor, another size, another picture: each is measured anew.
-    encode(Found.at(str(tmp_path / "b")), Extractor("other", counted), size=None, batch=9, cache=cache)
-    encode(Found.at(str(tmp_path / "b")), Extractor("mean", counted), size=8, batch=9, cache=cache)
+    encode(PictureFiles.at(str(tmp_path / "b")), Extractor("other", counted), size=None, batch=9, cache=cache)
+    encode(PictureFiles.at(str(tmp_path / "b")), Extractor("mean", counted), size=8, batch=9, cache=cache)
     Image.new("RGB", (16, 16)).save(tmp_path / "b/000.png")
-    encode(Found.at(str(tmp_path / "b")), Extractor("mean", counted), size=None, batch=9, cache=cache)
+    encode(PictureFiles.at(str(tmp_path / "b")), Extractor("mean", counted), size=None, batch=9, cache=cache)
     assert calls == [3, 2, 5, 5, 5]
 
 
 def test_damaged_kept_features_are_named(tmp_path: Path) -> None:
-    pictures, cache = Found.at(str(colours(tmp_path / "a", 3))), tmp_path / "cache"
+    pictures, cache = PictureFiles.at(str(colours(tmp_path / "a", 3))), tmp_path / "cache"
     encode(pictures, MEAN, size=None, batch=3, cache=cache)
     (kept,) = cache.iterdir()
     kept.write_bytes(kept.read_bytes()[:-5])
@@ -177,22 +200,25 @@ def test_pictures_of_several_sizes_need_one(tmp_path: Path) -> None:
     folder = colours(tmp_path / "a", 3)
     Image.new("RGB", (40, 20)).save(folder / "wide.png")
     with pytest.raises(DataError, match=r"several sizes \(16 × 16, 40 × 20\); --size N"):
-        encode(Found.at(str(folder)), MEAN, size=None, batch=2, cache=None)
-    assert encode(Found.at(str(folder)), MEAN, size=10, batch=2, cache=None).pictures[3].size == (10, 10)
+        encode(PictureFiles.at(str(folder)), MEAN, size=None, batch=2, cache=None)
+    assert encode(PictureFiles.at(str(folder)), MEAN, size=10, batch=2, cache=None).pictures[3].size == (
+        10,
+        10,
+    )
 
 
 def test_an_unreadable_picture_is_an_error_and_not_left_out(tmp_path: Path) -> None:
     folder = colours(tmp_path / "a", 3)
     (folder / "001.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"001\.png: unreadable picture"):
-        encode(Found.at(str(folder)), MEAN, size=None, batch=2, cache=None)
+        encode(PictureFiles.at(str(folder)), MEAN, size=None, batch=2, cache=None)
     (folder / "002.txt").unlink()
     with pytest.raises(DataError, match="no caption"):
-        Found.at(str(folder)).captions()
+        PictureFiles.at(str(folder)).captions()
 
 
 def test_a_report_says_how_it_was_measured(tmp_path: Path) -> None:
-    shown, true = (Found.at(str(colours(tmp_path / name, 30, seed=i))) for i, name in enumerate("ab"))
+    shown, true = (PictureFiles.at(str(colours(tmp_path / name, 30, seed=i))) for i, name in enumerate("ab"))
     found = against_reference("fid", shown, true, MEAN, Settings(resamples=20))
     found.save(tmp_path / "out")
     told = json.loads((tmp_path / "out/report.json").read_text())
@@ -201,6 +227,10 @@ def test_a_report_says_how_it_was_measured(tmp_path: Path) -> None:
     assert value["low"] < value["value"] < value["high"]
     assert Image.open(tmp_path / "out/sheet.png").size == (5 * 20 - 4, 6 * 20 - 4)
     assert f"| fid | {value['value']:.4g} [" in (tmp_path / "out/report.md").read_text()
+    assert told["warnings"] == [
+        "fid: 30 pictures; below 10,000 its value is too large by an amount that depends on their number"
+    ]
+    assert told["warnings"][0] in (tmp_path / "out/report.md").read_text()
     with pytest.raises(RequestError, match="is: mean colour is not a classifier"):
         inception_score(shown, MEAN, Settings())
 
@@ -211,7 +241,9 @@ def test_a_model_paints_the_same_pictures_in_any_share(tiny_model: Path, tmp_pat
     (tmp_path / "prompts.txt").write_text("a cat\n\na fox in a hat\nan owl\n")
     prompts = read_prompts(str(tmp_path / "prompts.txt"))
     assert prompts == ["a cat", "a fox in a hat", "an owl"]
-    painted = Painted(Pipeline.from_pretrained(str(tiny_model), device="cpu"), prompts, 64, seed=3, batch=2)
+    painted = GeneratedPictures(
+        Pipeline.from_pretrained(str(tiny_model), device="cpu"), prompts, 64, seed=3, batch=2
+    )
     whole = list(painted.read(0, 1))
     shares = [list(painted.read(i, 2)) for i in range(2)]
     for one, other in zip(whole, [shares[0][0], shares[1][0], shares[0][1]], strict=True):
@@ -219,7 +251,7 @@ def test_a_model_paints_the_same_pictures_in_any_share(tiny_model: Path, tmp_pat
 
 
 def test_the_judge_finds_the_menagerie_varied(train_shards: str) -> None:
-    found = inception_score(Found.at(train_shards), judge_extractor(), Settings(resamples=0))
+    found = inception_score(PictureFiles.at(train_shards), judge_extractor(), Settings(resamples=0))
     assert 2 < found.figures["is"].value < 5  # four pictures in each of ten splits
 
 
@@ -236,7 +268,20 @@ def test_commands_measure_folders_and_models(train_shards: str, tiny_model: Path
     assert abs(run("cmmd", train_shards, train_shards)["figures"]["cmmd"]["value"]) < 1e-6
     assert run("precision-recall", train_shards, train_shards)["figures"]["recall"]["value"] == 1
     assert 20 < run("clip", train_shards)["figures"]["clip"]["value"] <= 100
+    for old, new in (("--clip", "--features"), ("--features", "--clip")):  # one name, and the old one
+        found = [run("clip", train_shards, name, str(tiny_model)) for name in (old, new)]
+        assert found[0] == found[1]
+        assert (
+            run("cmmd", train_shards, train_shards, old, str(tiny_model))["figures"]["cmmd"]["value"] < 1e-6
+        )
+        helped = CliRunner().invoke(cli, ["evaluate", "retrieval", "--help"]).output
+        assert "--features" in helped and "--clip" not in helped
+    colours(tmp_path / "bare", 4)
+    for path in (tmp_path / "bare").glob("*.txt"):
+        path.unlink()
     (tmp_path / "few.txt").write_text("a cat\na fox\nan owl\na bear\n")
+    told = run("retrieval", str(tmp_path / "bare"), "--prompts", str(tmp_path / "few.txt"))
+    assert told["settings"]["captions"] == 4
     told = run(
         "kid", f"model:{tiny_model}", train_shards, "--prompts", str(tmp_path / "few.txt"), "--size", "64"
     )
@@ -262,7 +307,7 @@ def test_two_processes_measure_what_one_does(train_shards: str, tmp_path: Path) 
         two.stdout.splitlines()
     )  # the first process's: each would print one if they did not know each other
     told = json.loads(line)
-    one = inception_score(Found.at(train_shards), judge_extractor(), Settings())
+    one = inception_score(PictureFiles.at(train_shards), judge_extractor(), Settings())
     assert told["figures"]["is"]["value"] == pytest.approx(one.figures["is"].value, abs=1e-6)
     assert told["settings"]["count"] == 40
 
@@ -276,6 +321,7 @@ def test_two_processes_measure_what_one_does(train_shards: str, tmp_path: Path) 
         (["retrieval", "{empty}"], "neither pictures"),
         (["fid", "nowhere", "nowhere"], "nowhere"),
         (["is", "model:mini"], "needs --prompts"),
+        (["clip", "{few}", "--prompts", "{few}/000.txt"], "3 pictures and 1 captions"),
         (["kid", "{few}", "{few}", "--batch", "0"], "--batch must be at least 1"),
         (["is", "{few}", "--features", "inception:{few}/000.png"], "its weights cannot be read"),
         (["fid", "{few}", "{few}", "--no-cache"], "3 pictures for 256 features"),

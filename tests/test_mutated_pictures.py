@@ -7,6 +7,7 @@ import random
 
 import pytest
 from odd_files import BASE, GREY, deep, encoded, trained
+from picture_cases import mutated
 from PIL import Image
 
 from unclip.errors import RequestError
@@ -19,25 +20,6 @@ TURNED = Image.Exif()
 TURNED[0x112] = 6
 TURNED[0x10E] = "a description"
 TURNED.get_ifd(0x8769)[0x9204] = -1.5
-
-
-def mutated(data: bytes, rng: random.Random, most: int = 8) -> bytes:
-    """Data with bytes overwritten, removed, repeated or cut off."""
-    found = bytearray(data)
-    for _ in range(rng.randint(1, most)):
-        i = rng.randrange(min(len(found), rng.choice((64, 512, 1 << 20)))) if found else 0
-        action = rng.randrange(5)
-        if action == 0:
-            found[i : i + 1] = bytes([rng.randrange(256)])
-        elif action == 1:
-            found[i : i + 4] = rng.choice((b"\xff\xff\xff\xff", bytes(4), b"\x7f\xff\xff\xff", b"\0\0\0\x80"))
-        elif action == 2:
-            del found[i : i + rng.randrange(1, 32)]
-        elif action == 3:
-            found[i:i] = found[i : i + rng.randrange(1, 64)]
-        elif rng.random() < 0.2:
-            del found[i:]
-    return bytes(found)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])

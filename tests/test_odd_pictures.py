@@ -20,7 +20,7 @@ from unclip.data.sample import BadSample, picture
 from unclip.data.source import find_pictures, find_units
 from unclip.data.tar import read_shard
 from unclip.errors import RequestError
-from unclip.evaluate.pictures import Found
+from unclip.evaluate.pictures import PictureFiles
 from unclip.images import to_bytes
 from unclip.pictures import on_white, open_picture, plain
 from unclip.provenance.watermark import detect, embed
@@ -52,7 +52,7 @@ def test_grey_of_every_depth_is_the_same_everywhere(data: bytes, tolerance: floa
         open_picture(tmp_path / "a.png"),
         trained(data),
         trained(data, 8),
-        next(Found.at(str(tmp_path)).read(0, 1)),
+        next(PictureFiles.at(str(tmp_path)).read(0, 1)),
         Image.fromarray(to_bytes(Image.open(io.BytesIO(data))).numpy()),
     ):
         assert seen.mode == "RGB"

@@ -23,7 +23,7 @@ from unclip.diffusion.noise import ExampleRng, SeededNoise
 from unclip.diffusion.sde import VP
 from unclip.errors import DataError, RequestError
 from unclip.evaluate.nll import NllSettings, nll
-from unclip.evaluate.pictures import Found
+from unclip.evaluate.pictures import PictureFiles
 from unclip.images import read_settings
 from unclip.stages.batch import Batch
 from unclip.stages.config import SamplingConfig
@@ -83,7 +83,7 @@ def cells(stage: Pixels, x: Tensor) -> Tensor:
     return -(normal.cdf(x.double() + half) - normal.cdf(x.double() - half)).log2()
 
 
-def gaussian_shards(folder: Path, levels: int = 64, count: int = 64) -> Found:
+def gaussian_shards(folder: Path, levels: int = 64, count: int = 64) -> PictureFiles:
     """Pictures of independent Gaussian pixels on so many levels."""
     drawn = (np.random.default_rng(0).normal(0, STD, (count, 8, 8)) + 1) / 2 * (levels - 1)
     pixels = np.rint(np.rint(drawn).clip(0, levels - 1) * (255 / (levels - 1))).astype(np.uint8)
@@ -95,7 +95,7 @@ def gaussian_shards(folder: Path, levels: int = 64, count: int = 64) -> Found:
 
     folder.mkdir()
     write_shard(folder / "0.tar", map(sample, range(count)))
-    return Found.at(str(folder))
+    return PictureFiles.at(str(folder))
 
 
 # --- what a label does ---
@@ -232,7 +232,7 @@ def test_too_few_pictures_or_none_with_a_label(tmp_path: Path) -> None:
         nll(stage(), found, NllSettings(count=9))
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="1 pictures have no label"):
-        nll(stage(), Found.at(str(tmp_path)), NllSettings())
+        nll(stage(), PictureFiles.at(str(tmp_path)), NllSettings())
 
 
 # --- the command line ---

@@ -15,7 +15,7 @@ from torch import Tensor
 from unclip.cli import cli
 from unclip.clip import Clip, Text
 from unclip.errors import DataError, RequestError
-from unclip.evaluate.pictures import Found
+from unclip.evaluate.pictures import PictureFiles
 from unclip.evaluate.recognition import name_embeddings, probe, zeroshot
 from unclip.menagerie.probe import probe_scenes, read_scenes
 from unclip.menagerie.scene import HELD_OUT, VALUES, sample
@@ -55,6 +55,8 @@ def test_the_nearest_name_wins_and_top_five_counts_the_others(dictionary: Clip) 
     found = zeroshot(features, NAMES, dictionary)
     assert found.top[1].right == 5 and found.top[5].right == 6 and found.top[1].of == 7
     assert [name for name, score in found.classes.items() if not score.right] == ["ant", "gnu"]
+    assert found.chance == {1: 1 / 7, 5: 5 / 7} and "(chance 14.3 %)" in found.table()
+    assert found.warnings == ("1 pictures of a class; below 20 its interval is wide",)
     assert json.loads(json.dumps(found.to_dict()))["top"]["1"]["right"] == 5
 
 
@@ -121,11 +123,11 @@ def test_classes_are_folders_or_what_the_json_says(train_shards: str, tmp_path: 
     for name in ("red", "blue"):
         (tmp_path / "p" / name).mkdir(parents=True)
         Image.new("RGB", (32, 32), name).save(tmp_path / "p" / name / "1.png")
-    assert Found.at(str(tmp_path / "p")).labels(None) == ["blue", "red"]
+    assert PictureFiles.at(str(tmp_path / "p")).labels(None) == ["blue", "red"]
     with pytest.raises(DataError, match="--label names the key"):
-        Found.at(train_shards).labels(None)
+        PictureFiles.at(train_shards).labels(None)
     with pytest.raises(DataError, match=r"its JSON has no 'scene\.colour'"):
-        Found.at(train_shards).labels("scene.colour")
+        PictureFiles.at(train_shards).labels("scene.colour")
     arguments = ["--label", "scene.subject", "--json", "--no-cache", "--device", "cpu"]
     done = CliRunner().invoke(cli, ["evaluate", "zeroshot", train_shards, *arguments], catch_exceptions=False)
     assert json.loads(done.stdout)["top"]["1"]["rate"] > 0.7  # mini's CLIP knows the menagerie
@@ -139,6 +141,6 @@ def test_classes_are_folders_or_what_the_json_says(train_shards: str, tmp_path: 
     assert "| top 1 | " in (tmp_path / "out/report.md").read_text()
     with Image.open(tmp_path / "out/sheet.png") as sheet:
         assert sheet.width > 64
-    assert all(scene.keys() >= VALUES.keys() for scene in read_scenes(Found.at(train_shards)))
+    assert all(scene.keys() >= VALUES.keys() for scene in read_scenes(PictureFiles.at(train_shards)))
     with pytest.raises(DataError, match="its JSON has no 'scene'"):
-        read_scenes(Found.at(str(tmp_path / "p")))
+        read_scenes(PictureFiles.at(str(tmp_path / "p")))

@@ -16,8 +16,8 @@ from torch import Tensor
 from unclip.cli import cli
 from unclip.clip import Text
 from unclip.errors import RequestError
-from unclip.evaluate.metrics import recall
 from unclip.evaluate.quality import Settings
+from unclip.evaluate.recall import chance_of_recall, recall
 from unclip.evaluate.retrieval import retrieval
 
 WORDS = ["ant", "bee", "cow", "Flat", "3D"]
@@ -55,7 +55,7 @@ def test_a_wrong_one_that_is_as_near_goes_first() -> None:
 def test_the_place_is_that_of_the_best_right_one() -> None:
     candidates = torch.tensor([[1.0, 0], [0.8, 0.6], [0, 1]])
     queries = torch.tensor([[1.0, 0.1], [0.1, 1]])
-    found = recall(queries, candidates, (torch.tensor([7, 7]), torch.tensor([3, 7, 7])), (1, 2))
+    found = recall(queries, candidates, (torch.tensor([0, 0, 1, 1]), torch.tensor([1, 2, 1, 2])), (1, 2))
     assert (
         found[1].value == 0.5 and found[2].value == 1
     )  # the first query's nearest is wrong, the second's right
@@ -65,7 +65,9 @@ def test_an_interval_holds_its_share() -> None:
     """Half of the queries are right: the 95 % interval is the binomial's, 1.96 · √(¼ / n) either way."""
     n = 400
     x = torch.eye(2).repeat(n // 2, 1)
-    found = recall(x, torch.eye(2), (torch.zeros(n, dtype=torch.long), EACH[:2]), (1,), resamples=2000)[1]
+    found = recall(
+        x, torch.eye(2), (torch.arange(n), torch.zeros(n, dtype=torch.long)), (1,), resamples=2000
+    )[1]
     assert found.value == 0.5 and found.low is not None and found.high is not None
     assert found.high - found.low == pytest.approx(2 * 1.96 * (0.25 / n) ** 0.5, rel=0.1)
 
@@ -88,7 +90,7 @@ class Words:
 
 
 class Told:
-    """Pictures that show the words of the first text, and are captioned with the second."""
+    """Pictures that show the words of the first text, and are captioned with the second, at | with several."""
 
     name = "told"
 
@@ -98,8 +100,8 @@ class Told:
     def content(self) -> None:
         return None
 
-    def captions(self) -> list[str]:
-        return [caption for _, caption in self.pairs]
+    def captions(self) -> list[list[str]]:
+        return [caption.split("|") for _, caption in self.pairs]
 
     def read(self, start: int, step: int) -> Iterator[Image.Image]:
         for shown, _ in self.pairs[start::step]:
@@ -145,6 +147,18 @@ def test_pictures_of_one_caption_are_right_for_each_other() -> None:
     assert found == {"caption of picture @1": 1, "picture of caption @1": 1}
 
 
+def test_all_captions_of_a_picture_count() -> None:
+    found = measured(Told(("ant", "Flat|ant"), ("bee", "bee|3D"), ("cow", "cow")))
+    assert found == {"caption of picture @1": 1, "picture of caption @1": 3 / 5}  # Flat and 3D find none
+
+
+def test_the_share_by_chance_is_that_of_random_embeddings() -> None:
+    right = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 1, 2, 3])
+    assert chance_of_recall(right, 5, 1) == pytest.approx((3 / 5 + 1 / 5) / 2)
+    assert chance_of_recall(right, 5, 2) == pytest.approx((1 - 2 / 5 * 1 / 4 + 2 / 5) / 2)
+    assert chance_of_recall(right, 5, 4) == pytest.approx((1 + 4 / 5) / 2)
+
+
 def test_pictures_of_one_caption_only_are_refused() -> None:
     with pytest.raises(RequestError, match="told: 2 pictures of one caption; there is nothing to tell apart"):
         measured(Told(("ant", "ant"), ("bee", "ant")))
@@ -157,3 +171,8 @@ def test_the_command_finds_what_the_clip_knows(train_shards: str) -> None:
     chance = 10 / found["settings"]["captions"]
     for name in ("caption of picture @10", "picture of caption @10"):
         assert found["figures"][name]["low"] > 2 * chance  # mini's CLIP knows the menagerie
+        # About six captions for each of 40 pictures, of which any one counts.
+        assert found["figures"][name]["chance"] == pytest.approx(0.24, abs=0.02)
+        assert found["figures"][name]["low"] > 2 * found["figures"][name]["chance"]
+    assert found["warnings"] == ["retrieval: 40 pictures; below 100 chance is high"]
+    assert done.stderr == f"warning: {found['warnings'][0]}\n"

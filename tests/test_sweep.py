@@ -14,10 +14,11 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from unclip.cli import cli
-from unclip.errors import RequestError
+from unclip.errors import DataError, RequestError
 from unclip.evaluate.metrics import Estimate
 from unclip.evaluate.report import Score
-from unclip.menagerie.sweep import Point, plot
+from unclip.evaluate.sweep import Point
+from unclip.evaluate.sweep_plot import plot
 
 
 def run(model: Path, out: Path, *arguments: str) -> Result:
@@ -55,9 +56,33 @@ def test_every_combination_is_a_row_and_a_row_of_pictures(tiny_model: Path, tmp_
     assert first["cmmd_low"] == first["cmmd"] == first["cmmd_high"]  # no interval was asked for
 
 
+def test_prompts_and_pictures_of_ones_own(tiny_model: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for i in range(3):
+        Image.new("RGB", (80 + i, 70), (80 * i, 9, 9)).save(mine / f"{i}.png")
+        (mine / f"{i}.txt").write_text(f"red {i}")
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\na cow\n")
+
+    def columns(name: str, *arguments: str) -> list[dict[str, str]]:
+        result = run(tiny_model, tmp_path / name, *arguments, "--resamples", "5")
+        assert result.exit_code == 0, result.output
+        assert {path.name for path in (tmp_path / name).iterdir()} == {"sweep.csv", "sheet.png", "plot.png"}
+        with (tmp_path / name / "sweep.csv").open() as file:
+            return list(csv.DictReader(file))
+
+    (alone,) = columns("alone", "--prompts", str(tmp_path / "prompts.txt"))
+    assert "clip" in alone and not alone.keys() & {"cmmd", "named", "whole"}  # nothing of the menagerie
+    (pictures,) = columns("pictures", "--prompts", str(mine))
+    (against,) = columns("against", "--prompts", str(tmp_path / "prompts.txt"), "--reference", str(mine))
+    assert float(pictures["cmmd"]) > 0 and float(against["cmmd"]) > 0
+    assert alone["clip"] == against["clip"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--reference", "nowhere"], "--reference needs --prompts"),
         (["--stage", "painter"], "no stage 'painter'; tiny has prior, decoder, upsampler-256"),
         (["--steps", "1,two"], "--steps 1,two: separate the values with commas"),
         (["--sampler", "eulr"], "no sampler 'eulr'"),
@@ -72,10 +97,18 @@ def test_what_cannot_be_is_one_line(
         run(tiny_model, tmp_path, *arguments)
 
 
+def test_prompts_that_are_not_there_are_one_line(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        run(tiny_model, tmp_path, "--prompts", "nowhere")
+    (tmp_path / "one.txt").write_text("a cat\n")
+    with pytest.raises(RequestError, match="at least 2 captions"):
+        run(tiny_model, tmp_path, "--prompts", str(tmp_path / "one.txt"))
+
+
 def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     some = Estimate(1.0, 0.5, 1.5)
-    point = Point("ddim", 5, 1.0, {"cmmd": some, "clip": some}, Score(1, 2), Score(0, 2), 0.1)
+    point = Point("ddim", 5, 1.0, {"cmmd": some, "clip": some}, {"named": Score(1, 2)}, 0.1)
     with pytest.raises(RequestError, match=r"unclip\[lecture\]"):
         plot([point], tmp_path / "plot.png")
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unclip.evaluate.metrics import mean_of
-from unclip.evaluate.pictures import Found
+from unclip.evaluate.pictures import PictureFiles
 from unclip.images import to_tensor
 
 BATCH = 128
@@ -49,7 +49,7 @@ class Reader(nn.Module):
 
 def read(source: str, label: str | None) -> tuple[Tensor, Tensor]:
     """Read images [N, 1, H, W] in [−1, 1] and their classes [N]."""
-    found = Found.at(source)
+    found = PictureFiles.at(source)
     images = torch.stack([to_tensor(image)[:1] for image in found.read(0, 1)])
     return images, torch.tensor([int(one) for one in found.labels(label)])
 

@@ -132,7 +132,7 @@ def label(sample: Sample) -> int | None:
     except ValueError as error:
         raise BadSample(sample, "unreadable label", str(error)) from None
     if found is not None and (type(found) is not int or found < 0):
-        raise BadSample(sample, "unreadable label", repr(found))
+        raise BadSample(sample, "unreadable label", repr(found)[:60])
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -155,9 +155,10 @@ def encode_texts(clip: Clip, captions: Sequence[str], batch: int) -> Tensor:
 
 
 @torch.inference_mode()
-def features_of(images: Sequence[Image.Image], extractor: Extractor, batch: int) -> Tensor:
-    """Encode images of one size that are in memory, as features [N, D]."""
-    return torch.cat([extractor.encode(images[i : i + batch]) for i in range(0, len(images), batch)])
+def features_of(images: Iterable[Image.Image], extractor: Extractor, batch: int) -> Tensor:
+    """Encode images of one size as features [N, D]."""
+    source = iter(images)
+    return torch.cat([extractor.encode(part) for part in iter(lambda: list(islice(source, batch)), [])])
 
 
 def default_cache() -> Path:

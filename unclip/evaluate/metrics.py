@@ -6,8 +6,9 @@ weights, so its interval needs no second implementation; weights of one give the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import pairwise
+from math import inf
 from typing import NamedTuple
 
 import torch
@@ -26,7 +27,10 @@ Kernel = Callable[[Tensor, Tensor], Tensor]  # [N, D], [M, D] → [N, M]
 
 
 class Estimate(NamedTuple):
-    """A value with its 95 % bootstrap interval over the images; None without resamples."""
+    """A value with its 95 % bootstrap interval over the images; None without resamples.
+
+    The interval holds only values that the measure can have.
+    """
 
     value: float
     low: float | None = None
@@ -49,7 +53,7 @@ def fid(features: Tensor, reference: Tensor, *, resamples: int = 0, seed: int = 
     Raises:
         RequestError: there are too few images for D features, or features are not finite.
     """
-    x, y = _checked(features, reference)
+    x, y = checked(features, reference)
     few = min(len(x), len(y))
     if few <= x.shape[1]:
         raise RequestError(
@@ -75,7 +79,7 @@ def kid(features: Tensor, reference: Tensor, *, resamples: int = 0, seed: int = 
     Bińkowski et al. 2018. Computed over all images at once. The usual mean over random subsets estimates the
     same value with more noise.
     """
-    x, y = _checked(features, reference)
+    x, y = checked(features, reference)
 
     def cubic(a: Tensor, b: Tensor) -> Tensor:
         return (a @ b.T / a.shape[1] + 1) ** 3
@@ -88,7 +92,7 @@ def cmmd(features: Tensor, reference: Tensor, *, resamples: int = 0, seed: int =
 
     Jayasumana et al. 2024.
     """
-    x, y = (z / z.norm(dim=1, keepdim=True) for z in _checked(features, reference))
+    x, y = (z / z.norm(dim=1, keepdim=True) for z in checked(features, reference))
 
     def gaussian(a: Tensor, b: Tensor) -> Tensor:
         return torch.exp((a @ b.T - 1) / SIGMA**2)  # ‖a − b‖² = 2 − 2 a·b
@@ -104,7 +108,7 @@ def inception_score(logits: Tensor, *, splits: int = SPLITS, resamples: int = 0,
 
     Salimans et al. 2016. Between 1 (one class only, or no confident prediction) and C.
     """
-    (logits,) = _checked(logits)
+    (logits,) = checked(logits)
     if len(logits) < splits:
         raise RequestError(f"is: {len(logits)} pictures for {splits} splits; it needs at least one for each")
     log_p = logits.log_softmax(dim=1)
@@ -123,7 +127,7 @@ def inception_score(logits: Tensor, *, splits: int = SPLITS, resamples: int = 0,
             found.append(float((share @ divergence).exp()))
         return sum(found) / len(found)
 
-    return _estimate(score, len(p), resamples, seed)
+    return _estimate(score, len(p), resamples, seed, 1.0, p.shape[1])
 
 
 class PrecisionRecall(NamedTuple):
@@ -141,69 +145,45 @@ def precision_recall(
     A point lies within a manifold if it is no farther from one of its points than that point's k-th nearest
     neighbour in the manifold, k = `neighbours`.
     """
-    x, y = _checked(features, reference)
+    x, y = checked(features, reference)
     if min(len(x), len(y)) <= neighbours:
         raise RequestError(
             f"precision-recall: {min(len(x), len(y))} pictures; it needs more than {neighbours}, its number "
             "of neighbours"
         )
     return PrecisionRecall(
-        mean_of(_covered(x, y, neighbours), resamples=resamples, seed=seed),
-        mean_of(_covered(y, x, neighbours), resamples=resamples, seed=seed),
+        mean_of(_covered(x, y, neighbours), least=0, most=1, resamples=resamples, seed=seed),
+        mean_of(_covered(y, x, neighbours), least=0, most=1, resamples=resamples, seed=seed),
     )
 
 
-def clip_score(images: Tensor, texts: Tensor, *, resamples: int = 0, seed: int = 0) -> Estimate:
+def clip_score(
+    images: Tensor, texts: Tensor, owner: Tensor | None = None, *, resamples: int = 0, seed: int = 0
+) -> Estimate:
     """CLIP score: 100 · mean of max(cos(z_i, z_t), 0) (Hessel et al. 2021 with w = 1).
 
     Args:
         images: z_i [N, D].
-        texts: z_t [N, D] of their captions.
+        texts: z_t [M, D] of their captions.
+        owner: index of each caption's image, [M]; the captions of an image are averaged first. None: M = N,
+            one caption per image in the images' order.
     """
-    x, y = _checked(images, texts)
-    if len(x) != len(y):
+    x, y = checked(images, texts)
+    if owner is None:
+        owner = torch.arange(len(y))
+    if len(owner) != len(y) or len(owner.unique()) != len(x):
         raise RequestError(f"clip: {len(x)} pictures and {len(y)} captions; each picture needs its own")
-    cosines = torch.nn.functional.cosine_similarity(x, y).clamp(min=0)
-    return mean_of(CLIP_UNIT * cosines, resamples=resamples, seed=seed)
+    cosines = torch.nn.functional.cosine_similarity(x[owner], y).clamp(min=0)
+    means = torch.zeros(len(x), dtype=x.dtype).index_add(0, owner, cosines) / owner.bincount()
+    return mean_of(CLIP_UNIT * means, least=0, most=CLIP_UNIT, resamples=resamples, seed=seed)
 
 
-def recall(
-    queries: Tensor,
-    candidates: Tensor,
-    right: tuple[Tensor, Tensor],
-    ks: Sequence[int],
-    *,
-    resamples: int = 0,
-    seed: int = 0,
-) -> dict[int, Estimate]:
-    """Recall@k by cosine similarity, for each k.
+def checked(*sets: Tensor) -> tuple[Tensor, ...]:
+    """Convert features to float64, and check that they can be compared.
 
-    Ties count as wrong, so that a collapsed embedding space scores 0.
-
-    Args:
-        queries: [Q, D].
-        candidates: [C, D].
-        right: labels of the queries [Q] and of the candidates [C]; equal labels match.
-        resamples: number of bootstrap resamples of the queries; the candidates stay fixed.
-        seed: seed of the resamples.
+    Raises:
+        RequestError: they have several widths, are not finite, or are of fewer than two images.
     """
-    x, y = (z / z.norm(dim=1, keepdim=True).clamp(min=1e-12) for z in _checked(queries, candidates))
-    ahead = torch.cat(
-        [
-            _wrong_ahead(part @ y.T, own[:, None] == right[1])
-            for part, own in zip(x.split(CHUNK), right[0].split(CHUNK), strict=True)
-        ]
-    )
-    return {k: mean_of((ahead < k).double(), resamples=resamples, seed=seed) for k in ks}
-
-
-def _wrong_ahead(scores: Tensor, right: Tensor) -> Tensor:
-    best = scores.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
-    return ((scores >= best) & ~right).sum(dim=1)
-
-
-def _checked(*sets: Tensor) -> tuple[Tensor, ...]:
-    """Convert features to float64, and check that they can be compared."""
     widths = [features.shape[1] for features in sets]
     if len(set(widths)) > 1:
         sizes = f"{widths[0]} and of {widths[1]}"
@@ -240,7 +220,7 @@ def _mmd(x: Tensor, y: Tensor, kernel: Kernel, *, unbiased: bool, resamples: int
     else:
         means = within_x / n**2 + within_y / m**2
     values = means - 2 * across / (n * m)
-    return _with_interval(float(values[0]), values[1:])
+    return _with_interval(float(values[0]), values[1:], -inf if unbiased else 0.0)
 
 
 def _weighted_sum(x: Tensor, y: Tensor, over_x: Tensor, over_y: Tensor, kernel: Kernel) -> Tensor:
@@ -262,9 +242,13 @@ def _covered(points: Tensor, manifold: Tensor, neighbours: int) -> Tensor:
     ).double()
 
 
-def mean_of(values: Tensor, *, resamples: int = 0, seed: int = 0) -> Estimate:
-    """Mean of values [N] in float64, one value per image."""
-    return _estimate(lambda weights: float(weights @ values / weights.sum()), len(values), resamples, seed)
+def mean_of(
+    values: Tensor, *, least: float = -inf, most: float = inf, resamples: int = 0, seed: int = 0
+) -> Estimate:
+    """Mean of values [N] in float64, one value per image, none below `least` or above `most`."""
+    return _estimate(
+        lambda weights: float(weights @ values / weights.sum()), len(values), resamples, seed, least, most
+    )
 
 
 def _resamples(n: int, count: int, seed: int) -> Iterator[Tensor]:
@@ -274,17 +258,24 @@ def _resamples(n: int, count: int, seed: int) -> Iterator[Tensor]:
         yield torch.bincount(drawn, minlength=n).double()
 
 
-def _estimate(measure: Callable[[Tensor], float], n: int, resamples: int, seed: int) -> Estimate:
+def _estimate(
+    measure: Callable[[Tensor], float],
+    n: int,
+    resamples: int,
+    seed: int,
+    least: float = 0.0,
+    most: float = inf,
+) -> Estimate:
     value = measure(torch.ones(n, dtype=torch.float64))
-    return _with_interval(
-        value, torch.tensor([measure(weights) for weights in _resamples(n, resamples, seed)])
-    )
+    resampled = torch.tensor([measure(weights) for weights in _resamples(n, resamples, seed)])
+    return _with_interval(value, resampled, least, most)
 
 
-def _with_interval(value: float, resampled: Tensor) -> Estimate:
+def _with_interval(value: float, resampled: Tensor, least: float, most: float = inf) -> Estimate:
+    """The interval, cut at the least and the largest value that the measure can have."""
     if not len(resampled):
         return Estimate(value)
     # Centred on the value: repeated images bias the mean of the resamples.
     spread = resampled.double() - resampled.double().mean()
     low, high = spread.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Estimate(value, value + low, value + high)
+    return Estimate(value, min(value, max(least, value + low)), max(value, min(most, value + high)))

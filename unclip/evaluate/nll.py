@@ -15,7 +15,7 @@ from unclip.diffusion.noise import ExampleRng, SeededNoise
 from unclip.diffusion.sde import VP
 from unclip.errors import DataError, RequestError
 from unclip.evaluate.metrics import mean_of
-from unclip.evaluate.pictures import Found
+from unclip.evaluate.pictures import PictureFiles
 from unclip.evaluate.quality import Quality, Settings
 from unclip.images import centre_square, to_pil, to_tensor
 from unclip.stages.batch import Batch
@@ -37,7 +37,7 @@ class NllSettings(Settings):
     ode: bool = False
 
 
-def nll(stage: Pixels, pictures: Found, settings: NllSettings) -> Quality:
+def nll(stage: Pixels, pictures: PictureFiles, settings: NllSettings) -> Quality:
     """Compute mean bits per dimension with intervals; class-conditional if the model has classes.
 
     The random draws of image i have the seed `settings.seed` + i.
@@ -79,7 +79,7 @@ def nll(stage: Pixels, pictures: Found, settings: NllSettings) -> Quality:
         "seed": settings.seed,
         **({"evaluations": evaluations} if settings.ode else {}),
     }
-    return Quality(figures, about, tuple(to_pil(image) for image in images[:64]))
+    return Quality(figures, about, pictures=tuple(to_pil(image) for image in images[:64]))
 
 
 @torch.inference_mode()
@@ -108,7 +108,7 @@ def _ode(stage: Pixels, batch: Batch, seeds: Tensor) -> tuple[Tensor, int]:
     return bits_per_dim(log_p, x[0].numel(), stage.spacing), evaluations
 
 
-def _read(pictures: Found, stage: Pixels, count: int | None) -> tuple[Tensor, Tensor | None]:
+def _read(pictures: PictureFiles, stage: Pixels, count: int | None) -> tuple[Tensor, Tensor | None]:
     """Read images [N, 3, size, size] and classes [N] (None if the model has none), spaced evenly."""
     samples = [sample for unit in pictures.units for sample in unit.samples()]
     if count is not None:

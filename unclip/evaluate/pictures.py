@@ -33,8 +33,8 @@ class Pictures(Protocol):
     def content(self) -> str | None:
         """Hash of all images, as the key of a cache; None if the set cannot be cached."""
 
-    def captions(self) -> Sequence[str]:
-        """Return one caption per image.
+    def captions(self) -> Sequence[Sequence[str]]:
+        """Return all captions of each image, at least one.
 
         Raises:
             DataError: an image has no caption.
@@ -45,14 +45,14 @@ class Pictures(Protocol):
 
 
 @dataclass(frozen=True)
-class Found:
+class PictureFiles:
     """Images in files. An unreadable image is an error, as skipping it would measure another set."""
 
     name: str
     units: tuple[Unit, ...]
 
     @classmethod
-    def at(cls, source: str) -> Found:
+    def at(cls, source: str) -> PictureFiles:
         """Find the images of a folder, a table or shards.
 
         Raises:
@@ -63,7 +63,7 @@ class Found:
     def content(self) -> str:
         whole = hashlib.blake2b(digest_size=16)
         try:
-            for sample in self._samples():
+            for sample in self.samples():
                 whole.update(hashlib.blake2b(sample[image_suffix(sample)], digest_size=16).digest())
         except BadSample as error:
             raise DataError(f"{self.name}: {error}") from None
@@ -86,28 +86,56 @@ class Found:
         Raises:
             DataError: a sample has no such field.
         """
-        return [_label(sample, key, self.name) for sample in self._samples()]
+        return [_label(sample, key, self.name) for sample in self.samples()]
 
     def read(self, start: int, step: int) -> Iterator[Image.Image]:
         try:
-            for sample in islice(self._samples(), start, None, step):
+            for sample in islice(self.samples(), start, None, step):
                 yield picture(sample)
         except BadSample as error:
             raise DataError(f"{self.name}: {error}") from None
 
-    def captions(self) -> list[str]:
+    def captions(self) -> list[list[str]]:
         try:
-            return [captions(sample)[0] for sample in self._samples()]
+            return [captions(sample) for sample in self.samples()]
         except BadSample as error:
             raise DataError(f"{self.name}: {error}") from None
 
-    def _samples(self) -> Iterator[Sample]:
+    def samples(self) -> Iterator[Sample]:
+        """Yield the samples, in the images' order."""
         for unit in self.units:
             yield from unit.samples()
 
 
 @dataclass(frozen=True)
-class Painted:
+class CaptionedPictures:
+    """Image files with captions that come from elsewhere, one per image."""
+
+    pictures: PictureFiles
+    prompts: Sequence[str]
+
+    @property
+    def name(self) -> str:
+        return self.pictures.name
+
+    def content(self) -> str:
+        return self.pictures.content()
+
+    def captions(self) -> list[list[str]]:
+        count = sum(1 for _ in self.pictures.samples())
+        if count != len(self.prompts):
+            raise DataError(
+                f"{self.name}: {count} pictures and {len(self.prompts)} captions; the captions need a line for "
+                "each picture, in the order of their names"
+            )
+        return [[prompt] for prompt in self.prompts]
+
+    def read(self, start: int, step: int) -> Iterator[Image.Image]:
+        return self.pictures.read(start, step)
+
+
+@dataclass(frozen=True)
+class GeneratedPictures:
     """Images that a model generates, one per caption; image i has the seed `seed` + i."""
 
     pipeline: Pipeline
@@ -123,8 +151,8 @@ class Painted:
     def content(self) -> None:
         return None
 
-    def captions(self) -> Sequence[str]:
-        return self.prompts
+    def captions(self) -> list[list[str]]:
+        return [[prompt] for prompt in self.prompts]
 
     def read(self, start: int, step: int) -> Iterator[Image.Image]:
         numbers = range(start, len(self.prompts), step)
@@ -138,7 +166,7 @@ class Painted:
 
 
 def read_prompts(source: str) -> list[str]:
-    """Read the lines of a .txt file, or the captions of a folder or of shards.
+    """Read the lines of a .txt file, or the first caption of each image of a folder or of shards.
 
     Raises:
         DataError: there is no such source.
@@ -148,7 +176,7 @@ def read_prompts(source: str) -> list[str]:
     if path.suffix.lower() == ".txt" and path.is_file():
         found = [line.strip() for line in lines(read_text(path)) if line.strip()]
     else:
-        found = Found.at(source).captions()
+        found = [several[0] for several in PictureFiles.at(source).captions()]
     if not found:
         raise RequestError(f"{source}: no captions in it")
     return found

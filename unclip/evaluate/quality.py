@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -25,6 +26,26 @@ AGAINST_REFERENCE: dict[str, Callable[..., Estimate]] = {
     "kid": metrics.kid,
     "cmmd": metrics.cmmd,
 }
+
+# Fewest images of a set, by the rules of thumb of the papers. FID: Heusel et al. 2017 recommend 10,000; the
+# biased MMD of CMMD is too large by about 4 (1/n + 1/m) thousandths.
+ENOUGH = {
+    "fid": (10_000, "its value is too large by an amount that depends on their number"),
+    "kid": (100, "its interval is wide"),
+    "cmmd": (1_000, "its value is too large by an amount that depends on their number"),
+    "precision-recall": (1_000, "both depend on the number of pictures"),
+    "is": (5_000, "its value is too small by an amount that depends on their number"),
+    "clip": (100, "its interval is wide"),
+    "retrieval": (100, "chance is high"),
+}
+
+
+def too_few(kind: str, *counts: int) -> tuple[str, ...]:
+    """A warning if one of the sets has too few images for the measure, else nothing."""
+    enough, why = ENOUGH[kind]
+    if min(counts) >= enough:
+        return ()
+    return (f"{kind}: {min(counts)} pictures; below {enough:,} {why}",)
 
 
 @dataclass(frozen=True)
@@ -48,32 +69,51 @@ class Settings:
 
 @dataclass(frozen=True)
 class Quality:
-    """Metrics of an image set, with the settings of the measurement and the first images."""
+    """Metrics of an image set.
+
+    Attributes:
+        figures: by name.
+        settings: settings of the measurement.
+        warnings: what makes the figures unreliable.
+        chance: expected values of random guesses, for figures that are shares.
+        pictures: the first images.
+    """
 
     figures: dict[str, Estimate]
     settings: dict[str, Any]
+    warnings: tuple[str, ...] = ()
+    chance: dict[str, float] = field(default_factory=dict)
     pictures: tuple[Image.Image, ...] = field(default=(), compare=False, repr=False)
 
     def table(self) -> str:
         """Format the metrics for a terminal."""
         width = max(map(len, self.figures))
-        return "\n".join(f"{name.ljust(width)}  {figure}" for name, figure in self.figures.items())
+        return "\n".join(f"{name.ljust(width)}  {self._said(name)}" for name in self.figures)
 
     def markdown(self) -> str:
         """Format the metrics as a Markdown table, with the settings below."""
         rows = [
             ("measure", "value [95 % interval]"),
             ("---", "---:"),
-            *((n, str(f)) for n, f in self.figures.items()),
+            *((name, self._said(name)) for name in self.figures),
         ]
         settings = ", ".join(f"{name}: {value}" for name, value in self.settings.items())
-        return "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\n{settings}"
+        table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        return "\n\n".join([table, *(f"Warning: {one}." for one in self.warnings), settings])
+
+    def _said(self, name: str) -> str:
+        chance = f" (chance {self.chance[name]:.3g})" if name in self.chance else ""
+        return f"{self.figures[name]}{chance}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         return {
-            "figures": {name: figure._asdict() for name, figure in self.figures.items()},
+            "figures": {
+                name: figure._asdict() | ({"chance": self.chance[name]} if name in self.chance else {})
+                for name, figure in self.figures.items()
+            },
             "settings": self.settings,
+            "warnings": list(self.warnings),
         }
 
     def save(self, folder: Path) -> None:
@@ -100,7 +140,8 @@ def against_reference(
             f"no measure {kind!r}; there are {', '.join([*AGAINST_REFERENCE, 'precision-recall'])}"
         )
     about = {"reference": reference.name, "reference pictures": len(true.features)}
-    return quality(figures, pictures, images, extractor, settings, about)
+    found = quality(figures, pictures, images, extractor, settings, about)
+    return replace(found, warnings=too_few(kind, len(images.features), len(true.features)))
 
 
 def inception_score(pictures: Pictures, extractor: Extractor, settings: Settings) -> Quality:
@@ -116,16 +157,26 @@ def inception_score(pictures: Pictures, extractor: Extractor, settings: Settings
         )
     images = encoded(pictures, extractor, settings)
     found = metrics.inception_score(images.features, resamples=settings.resamples, seed=settings.seed)
-    return quality({"is": found}, pictures, images, extractor, settings, {"splits": metrics.SPLITS})
+    figures, about = {"is": found}, {"splits": metrics.SPLITS}
+    made = quality(figures, pictures, images, extractor, settings, about)
+    return replace(made, warnings=too_few("is", len(images.features)))
 
 
 def clip_score(pictures: Pictures, clip: Clip, settings: Settings) -> Quality:
-    """Measure the CLIP score of images and their captions."""
+    """Measure the CLIP score of images and all their captions.
+
+    Raises:
+        DataError: an image has no caption.
+    """
+    several = pictures.captions()
     extractor = clip_extractor(clip)
     images = encoded(pictures, extractor, settings)
-    texts = encode_texts(clip, pictures.captions(), settings.batch)
-    found = metrics.clip_score(images.features, texts, resamples=settings.resamples, seed=settings.seed)
-    return quality({"clip": found}, pictures, images, extractor, settings, {})
+    owner = torch.tensor([i for i, own in enumerate(several) for _ in own])
+    texts = encode_texts(clip, [text for own in several for text in own], settings.batch)
+    bootstrap = {"resamples": settings.resamples, "seed": settings.seed}
+    figures = {"clip": metrics.clip_score(images.features, texts, owner, **bootstrap)}
+    found = quality(figures, pictures, images, extractor, settings, {"captions": len(texts)})
+    return replace(found, warnings=too_few("clip", len(images.features)))
 
 
 def encoded(pictures: Pictures, extractor: Extractor, settings: Settings) -> Encoded:
@@ -153,4 +204,4 @@ def quality(
         "resamples": settings.resamples,
         "seed": settings.seed,
     }
-    return Quality(figures, record, tuple(images.pictures))
+    return Quality(figures, record, pictures=tuple(images.pictures))

@@ -29,6 +29,7 @@ TEMPLATES = (
     "the {}",
 )
 PENALTIES = tuple(10.0**power for power in range(-6, 3))  # of the probe, from which the held-out part chooses
+ENOUGH = 20  # pictures of a class
 HELD_OUT_SHARE = 5  # every fifth training picture chooses the penalty
 
 
@@ -40,12 +41,14 @@ class Recognised:
         top: k → how many had theirs among the k first.
         classes: per class, called first.
         settings: how it was measured.
+        warnings: what makes the shares unreliable.
         pictures: the first of them, for the contact sheet.
     """
 
     top: dict[int, Score]
     classes: dict[str, Score]
     settings: dict[str, Any]
+    warnings: tuple[str, ...] = ()
     pictures: tuple[Image.Image, ...] = field(default=(), compare=False, repr=False)
 
     def table(self) -> str:
@@ -60,15 +63,22 @@ class Recognised:
         return "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\n{said}"
 
     def _rows(self) -> list[tuple[str, str]]:
-        shares = {**{f"top {k}": score for k, score in self.top.items()}, **self.classes}
-        return [(name, str(score)) for name, score in shares.items()]
+        chance = {k: f" (chance {100 * share:.3g} %)" for k, share in self.chance.items()}
+        top = [(f"top {k}", f"{score}{chance[k]}") for k, score in self.top.items()]
+        return [*top, *((name, str(score)) for name, score in self.classes.items())]
+
+    @property
+    def chance(self) -> dict[int, float]:
+        """The share of random guesses among the k first, for each k of `top`."""
+        return {k: k / self.settings["classes"] for k in self.top}
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
         return {
-            "top": {str(k): score.to_dict() for k, score in self.top.items()},
+            "top": {str(k): {**s.to_dict(), "chance": self.chance[k]} for k, s in self.top.items()},
             "classes": {name: score.to_dict() for name, score in self.classes.items()},
             "settings": self.settings,
+            "warnings": list(self.warnings),
         }
 
     def save(self, folder: Path) -> None:
@@ -196,4 +206,8 @@ def _recognised(
         for i, name in enumerate(names)
         if (truth == i).any()
     }
-    return Recognised(top, classes, {"pictures": len(truth), "classes": len(names), **settings})
+    least = min(score.of for score in classes.values())
+    warnings = (
+        (f"{least} pictures of a class; below {ENOUGH} its interval is wide",) if least < ENOUGH else ()
+    )
+    return Recognised(top, classes, {"pictures": len(truth), "classes": len(names), **settings}, warnings)

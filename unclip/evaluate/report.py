@@ -16,7 +16,7 @@ from unclip.text import legible
 
 COMPOSITION = "subject + headwear"
 ALL_NAMED = "all named at once"
-_COLUMNS = ("attribute", "named", "right [95 %]", "ceiling [95 %]")
+_COLUMNS = ("attribute", "named", "right [95 %]", "ceiling [95 %]", "chance")
 _Z = 1.959963984540054  # the normal distribution's 97.5 % point
 _SHEET = 64  # images of a contact sheet
 _FRAME = 3  # width of the frame in pixels, for images of 64 pixels
@@ -71,6 +71,7 @@ class Report:
     Attributes:
         scores: scores of the model's images, per attribute and for several attributes at once.
         ceiling: scores of true renderings of the same scenes: the judge's accuracy.
+        chance: expected shares if the images were assigned to the captions at random; empty in old reports.
         pairs: scores of subject and headwear together, by held-out pair, the worst first.
         examples: one per caption.
         pictures: the generated images, one per example; not part of the JSON.
@@ -81,13 +82,14 @@ class Report:
     seed: int
     scores: dict[str, Score]
     ceiling: dict[str, Score]
+    chance: dict[str, float] = field(default_factory=dict)
     pairs: dict[str, Score] = field(default_factory=dict)
     examples: tuple[Example, ...] = ()
     pictures: tuple[Image.Image, ...] = field(default=(), compare=False, repr=False)
 
     def table(self) -> str:
         """Format the scores for a terminal."""
-        rows = [_COLUMNS, *self._rows()]
+        rows: list[tuple[str, ...]] = [_COLUMNS, *self._rows()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -104,14 +106,16 @@ class Report:
 
     def markdown(self) -> str:
         """Format the scores as a Markdown table."""
-        rows = [_COLUMNS, ("---", "---:", "---:", "---:"), *self._rows()]
+        rows: list[tuple[str, ...]] = [_COLUMNS, ("---", "---:", "---:", "---:", "---:"), *self._rows()]
         if self.pairs:
-            rows += [("", "", "", ""), *((name, str(s.of), str(s), "") for name, s in self.pairs.items())]
+            rows += [("",) * 5, *((name, str(s.of), str(s), "", "") for name, s in self.pairs.items())]
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
-    def _rows(self) -> list[tuple[str, str, str, str]]:
+    def _rows(self) -> list[tuple[str, ...]]:
+        chance = {key: f"{100 * share:.1f} %" for key, share in self.chance.items()}
         return [
-            (key, str(score.of), str(score), str(self.ceiling[key])) for key, score in self.scores.items()
+            (key, str(score.of), str(score), str(self.ceiling[key]), chance.get(key, ""))
+            for key, score in self.scores.items()
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,6 +126,7 @@ class Report:
             "seed": self.seed,
             "scores": {key: score.to_dict() for key, score in self.scores.items()},
             "ceiling": {key: score.to_dict() for key, score in self.ceiling.items()},
+            "chance": self.chance,
             "pairs": {name: score.to_dict() for name, score in self.pairs.items()},
             "examples": [
                 {
@@ -147,6 +152,7 @@ class Report:
                 seed=tree["seed"],
                 scores={key: Score(s["right"], s["of"]) for key, s in tree["scores"].items()},
                 ceiling={key: Score(s["right"], s["of"]) for key, s in tree["ceiling"].items()},
+                chance=tree.get("chance", {}),
                 pairs={name: Score(s["right"], s["of"]) for name, s in tree.get("pairs", {}).items()},
                 examples=tuple(
                     Example(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,9 +17,10 @@ from torch import Tensor
 from unclip.clip import Clip
 from unclip.errors import RequestError
 from unclip.evaluate.features import clip_extractor, encode_texts
-from unclip.evaluate.metrics import Estimate, recall
+from unclip.evaluate.metrics import Estimate
 from unclip.evaluate.pictures import Pictures
-from unclip.evaluate.quality import Quality, Settings, encoded, quality
+from unclip.evaluate.quality import Quality, Settings, encoded, quality, too_few
+from unclip.evaluate.recall import chance_of_recall, recall
 
 PLACES = (1, 5, 10)
 _CAPTION = "{} in {} style"
@@ -26,63 +28,59 @@ _PARTS = re.compile(r"(.+) in (.+) style")  # split at the last " in ": "person 
 
 
 def retrieval(pictures: Pictures, clip: Clip, settings: Settings) -> Quality:
-    """Measure recall@1, 5 and 10 in both directions within a set. Images of equal captions all match.
+    """Measure recall@1, 5 and 10 in both directions within a set, with all captions of each image.
 
-    With captions that name a concept and a style, each image is also classified by the set's concepts and by
-    its styles. A concept's embedding is the mean over its captions in every style; a style's embedding is the
-    mean over every concept.
+    An image matches each of its captions, and a caption matches every image that has it. With captions that
+    name a concept and a style, each image is also classified by the set's concepts and by its styles. A
+    concept's embedding is the mean over its captions in every style; a style's embedding is the mean over
+    every concept.
 
     Raises:
         DataError: an image has no caption.
         RequestError: all captions are equal.
     """
     extractor = clip_extractor(clip)
-    captions = list(pictures.captions())
-    distinct, own = _numbered(captions)
+    several = pictures.captions()
+    distinct, matches = _numbered(several)
     if len(distinct) < 2:
         raise RequestError(
-            f"{pictures.name}: {len(captions)} pictures of one caption; there is nothing to tell apart"
+            f"{pictures.name}: {len(several)} pictures of one caption; there is nothing to tell apart"
         )
     images = encoded(pictures, extractor, settings)
     texts = encode_texts(clip, distinct, settings.batch)
-    of_texts = torch.arange(len(distinct))
-    figures = {
-        **_recalls("caption of picture", images.features, texts, (own, of_texts), settings),
-        **_recalls("picture of caption", texts, images.features, (of_texts, own), settings),
-    }
+    asked = [
+        ("caption of picture", images.features, texts, matches),
+        ("picture of caption", texts, images.features, (matches[1], matches[0])),
+    ]
     about: dict[str, Any] = {"captions": len(distinct)}
-    parsed = [(i, match.groups()) for i, text in enumerate(captions) if (match := _PARTS.fullmatch(text))]
-    if parsed:
-        features = images.features[[i for i, _ in parsed]]
-        concepts, concept = _numbered([parts[0] for _, parts in parsed])
-        styles, style = _numbered([parts[1] for _, parts in parsed])
+    parsed = [[match.groups() for text in own if (match := _PARTS.fullmatch(text))] for own in several]
+    rows = [i for i, parts in enumerate(parsed) if parts]
+    if rows:
+        features = images.features[rows]
+        concepts, concept = _numbered([[parts[0] for parts in parsed[i]] for i in rows])
+        styles, style = _numbered([[parts[1] for parts in parsed[i]] for i in rows])
         grid = _unit_embeddings(clip, concepts, styles, settings.batch)
-        for name, embeds, truth in (
-            ("concept", grid.mean(dim=1), concept),
-            ("style", grid.mean(dim=0), style),
-        ):
-            right = truth, torch.arange(len(embeds))
-            figures |= _recalls(f"{name} of picture", features, embeds, right, settings)
-        about |= {"of concept and style": len(parsed), "concepts": len(concepts), "styles": len(styles)}
-    return quality(figures, pictures, images, extractor, settings, about)
+        asked.append(("concept of picture", features, grid.mean(dim=1), concept))
+        asked.append(("style of picture", features, grid.mean(dim=0), style))
+        about |= {"of concept and style": len(rows), "concepts": len(concepts), "styles": len(styles)}
+    figures: dict[str, Estimate] = {}
+    chance: dict[str, float] = {}
+    for name, queries, candidates, right in asked:
+        places = [k for k in PLACES if k < len(candidates)]
+        bootstrap = {"resamples": settings.resamples, "seed": settings.seed}
+        found = recall(queries, candidates, right, places, **bootstrap) if places else {}
+        figures |= {f"{name} @{k}": figure for k, figure in found.items()}
+        chance |= {f"{name} @{k}": chance_of_recall(right, len(candidates), k) for k in places}
+    made = quality(figures, pictures, images, extractor, settings, about)
+    return replace(made, chance=chance, warnings=too_few("retrieval", len(several)))
 
 
-def _recalls(
-    name: str, queries: Tensor, candidates: Tensor, right: tuple[Tensor, Tensor], settings: Settings
-) -> dict[str, Estimate]:
-    """Recall at those of PLACES that are smaller than the number of candidates."""
-    places = [k for k in PLACES if k < len(candidates)]
-    if not places:
-        return {}
-    found = recall(queries, candidates, right, places, resamples=settings.resamples, seed=settings.seed)
-    return {f"{name} @{k}": figure for k, figure in found.items()}
-
-
-def _numbered(names: Sequence[str]) -> tuple[list[str], Tensor]:
-    """Return the distinct names, sorted, and the index of each name, [N]."""
-    distinct = sorted(set(names))
+def _numbered(names: Sequence[Sequence[str]]) -> tuple[list[str], tuple[Tensor, Tensor]]:
+    """Return the distinct names, sorted, and the pairs of an image and a name of it: indices [P] of each."""
+    distinct = sorted({name for own in names for name in own})
     numbers = {name: i for i, name in enumerate(distinct)}
-    return distinct, torch.tensor([numbers[name] for name in names])
+    pairs = torch.tensor([(i, numbers[name]) for i, own in enumerate(names) for name in dict.fromkeys(own)])
+    return distinct, (pairs[:, 0], pairs[:, 1])
 
 
 def _unit_embeddings(clip: Clip, concepts: Sequence[str], styles: Sequence[str], batch: int) -> Tensor:

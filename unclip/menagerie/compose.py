@@ -5,6 +5,7 @@ The judge errs too, so the same judge also reads renderings of the same scenes: 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -78,6 +79,7 @@ def compose(paint: Paint, judge: Judge, *, count: int, seed: int, batch: int = 3
         seed=seed,
         scores=_scores(asked, painted),
         ceiling=_scores(asked, rendered),
+        chance=_chance(asked, painted),
         pairs=_pairs(asked, painted),
         examples=tuple(_example(one, reading) for one, reading in zip(asked, painted, strict=True)),
         pictures=tuple(pictures),
@@ -116,6 +118,22 @@ def _scores(asked: Sequence[HeldOutCaption], readings: Sequence[Attributes]) -> 
     )
     scores[ALL_NAMED] = Score(sum(not _missed(one, r) for one, r in pairs), len(pairs))
     return scores
+
+
+def _chance(asked: Sequence[HeldOutCaption], readings: Sequence[Attributes]) -> dict[str, float]:
+    """Expected shares of `_scores` if the pictures were assigned to the captions at random."""
+    counts: dict[tuple[str, ...], Counter[tuple[str | None, ...]]] = {}
+
+    def share(one: HeldOutCaption, *keys: str) -> float:
+        if keys not in counts:
+            counts[keys] = Counter(tuple(reading[key] for key in keys) for reading in readings)
+        truth = one.scene.attributes()
+        return counts[keys][tuple(truth[key] for key in keys)] / len(readings)
+
+    shares = {key: [share(one, key) for one in asked if key in one.named] for key in VALUES}
+    shares[COMPOSITION] = [share(one, "subject", "headwear") for one in asked]
+    shares[ALL_NAMED] = [share(one, *sorted(one.named)) for one in asked]
+    return {name: sum(found) / len(found) for name, found in shares.items() if found}
 
 
 def _pairs(asked: Sequence[HeldOutCaption], readings: Sequence[Attributes]) -> dict[str, Score]:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from unclip.errors import DataError
-from unclip.evaluate.pictures import Found
+from unclip.evaluate.pictures import PictureFiles
 from unclip.evaluate.recognition import class_names, fit_probe
 from unclip.evaluate.report import Score, save_report
 from unclip.images import grid
@@ -25,7 +25,7 @@ class ProbedScenes:
 
     Attributes:
         scores: attribute → set of scenes → how many were read right. Absence is a value of its own.
-        settings: how it was measured.
+        settings: how it was measured, and the share by chance of each attribute.
         pictures: the first ones, for the contact sheet.
     """
 
@@ -51,8 +51,11 @@ class ProbedScenes:
     def _rows(self) -> list[list[str]]:
         sets = list(next(iter(self.scores.values())))
         return [
-            ["attribute", *sets],
-            *([key, *map(str, found.values())] for key, found in self.scores.items()),
+            ["attribute", *sets, "chance"],
+            *(
+                [key, *map(str, found.values()), f"{100 * self.settings['chance'][key]:.1f} %"]
+                for key, found in self.scores.items()
+            ),
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,7 +68,7 @@ class ProbedScenes:
         save_report(folder, self.to_dict(), self.markdown(), grid(self.pictures) if self.pictures else None)
 
 
-def read_scenes(pictures: Found) -> list[dict[str, str | None]]:
+def read_scenes(pictures: PictureFiles) -> list[dict[str, str | None]]:
     """The attributes of each picture of the menagerie.
 
     Raises:
@@ -92,7 +95,7 @@ def probe_scenes(
             is absent.
     """
     apart = torch.tensor([(scene["subject"], scene["headwear"]) in HELD_OUT for scene in test_scenes])
-    scores, penalties = {}, {}
+    scores, penalties, chance = {}, {}, {}
     for key in VALUES:
         labels, truth = ([str(scene[key]) for scene in scenes] for scenes in (train_scenes, test_scenes))
         names = class_names(train, labels)
@@ -103,5 +106,6 @@ def probe_scenes(
             "training pairs": Score(int(right[~apart].sum()), int((~apart).sum())),
             "held-out pairs": Score(int(right[apart].sum()), int(apart.sum())),
         }
-        penalties[key] = settings["penalty"]
-    return ProbedScenes(scores, {"trained on": len(train), "pictures": len(test), "penalties": penalties})
+        penalties[key], chance[key] = settings["penalty"], 1 / len(names)
+    about = {"trained on": len(train), "pictures": len(test), "penalties": penalties, "chance": chance}
+    return ProbedScenes(scores, about)

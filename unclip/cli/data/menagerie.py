@@ -25,6 +25,8 @@ def menagerie(out: Path, count: int, size: int, seed: int, held_out: bool, sibli
     """Draw the menagerie into WebDataset shards. Run again to resume: existing shards are kept."""
     if min(count, siblings, jobs) < 1 or not 16 <= size <= 4096:
         raise RequestError("--count, --siblings and --jobs must be at least 1, --size between 16 and 4096")
+    if count > 10**8:
+        raise RequestError("--count must be at most 100,000,000")  # keys have eight digits
     from unclip.menagerie.shards import write_shards
 
     drawn = False

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from unclip.cli.evaluate.measuring import (
-    clip_option,
+    features_option,
     load_clip,
     quality_options,
     read_pictures,
@@ -18,10 +18,13 @@ from unclip.cli.evaluate.measuring import (
 
 @click.command("clip")
 @click.argument("pictures")
-@clip_option
+@features_option()
 @quality_options
 def clip_score(pictures: str, ref: str, prompts: str | None, **options: Any) -> None:
-    """CLIP score: 100 · cosine of pictures and captions. PICTURES as for `is`, with captions."""
+    """CLIP score: 100 · cosine of pictures and captions, averaged over all captions of each picture.
+
+    PICTURES: a folder with caption files, a table, shards, or model:NAME with --prompts.
+    """
     from unclip.evaluate import quality
 
     measured = read_pictures(pictures, prompts, options)
@@ -31,15 +34,15 @@ def clip_score(pictures: str, ref: str, prompts: str | None, **options: Any) -> 
 
 @click.command("retrieval")
 @click.argument("pictures")
-@clip_option
+@features_option()
 @quality_options
 def retrieval(pictures: str, ref: str, prompts: str | None, **options: Any) -> None:
-    """Recall@1, 5, 10 of captions by pictures and of pictures by captions. PICTURES as for `clip`.
+    """Recall@1, 5, 10 of captions by pictures and of pictures by captions, with the share by chance.
 
-    Captions of the form "CONCEPT in STYLE style" are also scored for each part alone.
+    PICTURES as for `clip`. All captions of a picture are right for it. Captions of the form "CONCEPT in STYLE style" are also scored for each part alone.
 
     \b
-    unclip evaluate retrieval data/emoji/val-000000.tar --clip runs/emoji/clip --size 64
+    unclip evaluate retrieval data/emoji/val-000000.tar --features runs/emoji/clip --size 64
     """
     from unclip.evaluate.retrieval import retrieval
 

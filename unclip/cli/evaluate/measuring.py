@@ -16,14 +16,32 @@ from unclip.errors import RequestError
 if TYPE_CHECKING:
     from unclip.clip import Clip
     from unclip.evaluate.features import Encoded
-    from unclip.evaluate.pictures import Found, Pictures
+    from unclip.evaluate.pictures import PictureFiles, Pictures
     from unclip.evaluate.quality import Quality, Settings
     from unclip.evaluate.recognition import Recognised
     from unclip.menagerie.probe import ProbedScenes
 
 MODEL = "model:"  # prefix of a source whose pictures are generated: model:mini
 
-clip_option = click.option("--clip", "ref", default="mini", show_default=True, help=CLIP_HELP)
+
+class _Features(click.Option):
+    """The option --features. It is also called --clip, as of other commands; the help leaves that out."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        record = super().get_help_record(ctx)
+        return record and (record[0].replace(", --clip", ""), record[1])
+
+
+def features_option(
+    default: str = "mini", more: str = ""
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option --features: the encoder that measures, and what it may be besides a CLIP."""
+    about = f"Encoder: {CLIP_HELP} mini knows the menagerie only.{more}"
+    return click.option(
+        "--features", "--clip", "ref", cls=_Features, default=default, show_default=True, help=about
+    )
+
+
 out_option = click.option(
     "--out",
     type=PATH,
@@ -38,7 +56,10 @@ _size = click.option(
 
 quality_options = add_options(
     click.option(
-        "--prompts", help="Captions for model:NAME: a .txt with one per line, or captioned pictures."
+        "--prompts",
+        help="Captions: a .txt with one per line, or captioned pictures. model:NAME generates a picture of "
+        "each. In `clip` and `retrieval`, they are the captions of pictures without their own, in the order of "
+        "the names.",
     ),
     _size,
     click.option(
@@ -56,7 +77,7 @@ quality_options = add_options(
 )
 
 recognition_options = add_options(
-    clip_option,
+    features_option(),
     click.option(
         "--label", help="Key of the class in the shards' JSON, as scene.subject. Default: the folder's name."
     ),
@@ -83,28 +104,18 @@ def held_out_options(count: int, batch: int = 32) -> Callable[[Callable[..., Any
     )
 
 
-def features_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The option --features."""
-    return click.option(
-        "--features",
-        default=default,
-        show_default=True,
-        help="Encoder: reference of a CLIP (see --clip of `clip`); inception[:WEIGHTS]; for `is` also judge.",
-    )
-
-
 def read_labelled(
     sources: list[str], ref: str, label: str | None, options: dict[str, Any]
 ) -> tuple[list[list[str]], list[Encoded]]:
     """Labels and CLIP features of each source."""
-    from unclip.evaluate.pictures import Found
+    from unclip.evaluate.pictures import PictureFiles
 
-    sets = [Found.at(source) for source in sources]
+    sets = [PictureFiles.at(source) for source in sources]
     labels = [one.labels(label) for one in sets]  # before the slow part, because it may fail
     return labels, encode_sets(sets, ref, options)
 
 
-def encode_sets(sets: list[Found], ref: str, options: dict[str, Any]) -> list[Encoded]:
+def encode_sets(sets: list[PictureFiles], ref: str, options: dict[str, Any]) -> list[Encoded]:
     """CLIP features of each set of pictures."""
     from unclip.evaluate.features import clip_extractor, encode
 
@@ -128,14 +139,15 @@ def read_settings(options: dict[str, Any]) -> Settings:
 
 
 def read_pictures(source: str, prompts: str | None, options: dict[str, Any]) -> Pictures:
-    """Pictures from a folder, table or shards, or generated ones for model:NAME."""
-    from unclip.evaluate.pictures import Found, Painted, read_prompts
+    """Pictures from a folder, table or shards, with captions from `prompts` if given; or model:NAME's of them."""
+    from unclip.evaluate.pictures import CaptionedPictures, GeneratedPictures, PictureFiles, read_prompts
 
     if not source.startswith(MODEL):
-        return Found.at(source)
+        files = PictureFiles.at(source)
+        return files if prompts is None else CaptionedPictures(files, read_prompts(prompts))
     if prompts is None:
         raise RequestError(
-            f"{source} needs --prompts, what to paint: a .txt with a caption per line, or shards"
+            f"{source} needs --prompts, what to generate: a .txt with a caption per line, or shards"
         )
     from unclip.device import join_processes
     from unclip.pipeline import Pipeline
@@ -144,7 +156,7 @@ def read_pictures(source: str, prompts: str | None, options: dict[str, Any]) -> 
     device = options["device"] or (join_processes().device if join_processes().num_processes > 1 else None)
     pipeline = Pipeline.from_pretrained(source.removeprefix(MODEL), device=device)
     size = next((size for size in pipeline.sizes if size >= (options["size"] or 0)), pipeline.sizes[-1])
-    return Painted(pipeline, captions, size, options["seed"], options["batch"])
+    return GeneratedPictures(pipeline, captions, size, options["seed"], options["batch"])
 
 
 def load_extractor(features: str, device: str | None, *, logits: bool) -> Any:
@@ -176,5 +188,7 @@ def report(found: Quality | Recognised | ProbedScenes, options: dict[str, Any]) 
     if not join_processes().is_main_process:
         return
     click.echo(json.dumps(found.to_dict()) if options["as_json"] else found.table())
+    for warning in getattr(found, "warnings", ()):
+        click.echo(f"warning: {warning}", err=True)
     if options["out"] is not None:
         found.save(options["out"])

@@ -51,8 +51,8 @@ def nll(
             raise RequestError(f"--{name} must be at least {minimum}")
     from unclip.evaluate.nll import NllSettings
     from unclip.evaluate.nll import nll as measure
-    from unclip.evaluate.pictures import Found
+    from unclip.evaluate.pictures import PictureFiles
 
-    found = Found.at(pictures)
+    found = PictureFiles.at(pictures)
     settings = NllSettings(resamples=resamples, seed=seed, batch=batch, count=count, terms=terms, ode=ode)
     report(measure(load_pixels(run, device), found, settings), output)

@@ -44,15 +44,15 @@ def probe(train: str, test: str, ref: str, label: str | None, **options: Any) ->
     headwear of training apart from those with held-out pairs.
 
     \b
-    unclip evaluate probe data/train data/held-out --label scene --clip runs/mini/clip
+    unclip evaluate probe data/train data/held-out --label scene --features runs/mini/clip
     """
     from unclip.evaluate import recognition
-    from unclip.evaluate.pictures import Found
+    from unclip.evaluate.pictures import PictureFiles
 
     if label == "scene":
         from unclip.menagerie.probe import probe_scenes, read_scenes
 
-        sets = [Found.at(source) for source in (train, test)]
+        sets = [PictureFiles.at(source) for source in (train, test)]
         scenes = [read_scenes(one) for one in sets]  # before the slow part, because it may fail
         learned, measured = encode_sets(sets, ref, options)
         probed = probe_scenes(learned.features, scenes[0], measured.features, scenes[1])

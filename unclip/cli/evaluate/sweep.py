@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from unclip.cli.evaluate.measuring import held_out_options
 from unclip.cli.options import PATH
 from unclip.cli.paths import check_out_folder
 from unclip.errors import RequestError
+
+if TYPE_CHECKING:
+    from unclip.evaluate.sweep import Task
 
 
 @click.command()
@@ -22,6 +25,16 @@ from unclip.errors import RequestError
 @click.option("--steps", help="Numbers of steps, as 5,10,25. Default: the stage's.")
 @click.option("--sampler", help="Samplers, as ddim,dpmpp_2m. Default: the stage's.")
 @held_out_options(count=64)
+@click.option(
+    "--prompts",
+    help="Captions of your own: a .txt with one per line, or captioned pictures; the first --count of them. "
+    "Default: held-out captions of the menagerie.",
+)
+@click.option(
+    "--reference",
+    help="Pictures to compare with, for CMMD and FID: a folder, a table or shards. Default: the pictures of "
+    "--prompts, if it has some.",
+)
 @click.option("--resamples", default=100, show_default=True, help="Bootstrap resamples; 0 for no interval.")
 @click.option(
     "--out",
@@ -39,14 +52,20 @@ def sweep(
     count: int,
     seed: int,
     batch: int,
+    prompts: str | None,
+    reference: str | None,
     resamples: int,
     out: Path,
     device: str | None,
 ) -> None:
     """Measure quality for every combination of the given guidance scales, steps and samplers.
 
+    Without --prompts it generates held-out compositions of the menagerie, compares them with renderings of the
+    same scenes, and counts the named attributes that they show.
+
     \b
     unclip evaluate sweep --guidance 1,2,3,4 --steps 5,10,25 --out sweep
+    unclip evaluate sweep --model my-model --prompts data/mine --steps 10,25 --out sweep
     """
     if count < 2 or batch < 1 or resamples < 0:
         raise RequestError("--count must be at least 2, --batch 1 and --resamples 0")
@@ -57,10 +76,12 @@ def sweep(
     }
     if importlib.util.find_spec("matplotlib") is None:
         raise RequestError("the plot needs matplotlib: pip install 'unclip[lecture]'")
+    from unclip.evaluate import sweep as measuring
+    from unclip.evaluate.sweep_plot import plot
     from unclip.images import save_png
-    from unclip.menagerie import sweep as measuring
     from unclip.pipeline import Pipeline
 
+    task = _task(prompts, reference, count, seed)
     points: list[measuring.Point] = []
 
     def keep(point: measuring.Point) -> None:
@@ -72,15 +93,36 @@ def sweep(
     measuring.sweep(
         Pipeline.from_pretrained(model, device=device),
         stage,
+        task,
         **values,
-        count=count,
         seed=seed,
         batch=batch,
         resamples=resamples,
         on_point=keep,
     )
     save_png(measuring.sheet(points), out / "sheet.png")
-    measuring.plot(points, out / "plot.png")
+    plot(points, out / "plot.png")
+
+
+def _task(prompts: str | None, reference: str | None, count: int, seed: int) -> Task:
+    """What the sweep generates, checked before the model is loaded."""
+    from unclip.evaluate.pictures import PictureFiles, read_prompts
+    from unclip.evaluate.sweep import prompts_task
+
+    if prompts is None:
+        if reference is not None:
+            raise RequestError(
+                "--reference needs --prompts: without, the menagerie's own pictures are compared"
+            )
+        from unclip.menagerie.sweep import held_out_task
+
+        return held_out_task(count, seed)
+    captions = read_prompts(prompts)[:count]
+    if len(captions) < 2:
+        raise RequestError(f"{prompts}: a sweep needs at least 2 captions")
+    if reference is None and not prompts.lower().endswith(".txt"):
+        reference = prompts
+    return prompts_task(captions, PictureFiles.at(reference) if reference else None, seed)
 
 
 def _list(name: str, text: str | None, kind: type[Any]) -> list[Any]:
