@@ -129,7 +129,9 @@ def measure(clients: int, seconds: float, fields: dict[str, int], arguments: lis
         lines = (line.split() for line in get(port, "/metrics").decode().splitlines() if line[0] != "#")
         counted = {name: int(float(value)) for name, value in lines}
     codes = {
-        name.split('"')[1]: count for name, count in counted.items() if name.startswith("unclip_requests_total")
+        name.split('"')[1]: count
+        for name, count in counted.items()
+        if name.startswith("unclip_requests_total")
     }
     different = len({hashlib.sha256(file).digest() for file in seen.pictures.values()})
     health = statistics.quantiles(seen.health, n=100)
