@@ -6,6 +6,8 @@ Pictures and EXIF are mutated in test_mutated_pictures.py.
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -44,6 +46,14 @@ def test_odd_arguments_are_obeyed_or_refused_in_one_line(
 def test_odd_environments_change_nothing(tmp_path: Path) -> None:
     _, faults = fuzz_files.run(command_cases.environment, 4, 0)
     assert not faults, faults[0]
+
+
+def test_an_output_on_a_full_disk_is_one_line() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "unclip", "info"], stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (1, b"error: No space left on device\n")
 
 
 def test_the_fuzz_finds_faults() -> None:

@@ -27,6 +27,7 @@ from unclip.cli.process import (
     STOPPED,
     Commands,
     Interrupts,
+    discard_unwritten,
     print_anything,
     survive_closed_pipes,
 )
@@ -78,6 +79,7 @@ def main() -> None:
     survive_closed_pipes()
     with Interrupts() as interrupts:
         code = _run(interrupts)
+    discard_unwritten()
     sys.exit(code)
 
 

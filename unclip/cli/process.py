@@ -119,6 +119,15 @@ def _unread(stream: TextIO) -> TextIO:
     )
 
 
+def discard_unwritten() -> None:
+    """Discard what an output on a full disk still holds; Python would fail to write it when it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def print_anything() -> None:
     """Let both outputs print every text, on terminals of any encoding."""
     codecs.register_error("unclip", _substitute)
