@@ -108,7 +108,7 @@ class ShardWork:
 
 
 class Encoder:
-    """Encodes samples with CLIP; accumulates statistics of z_i, and counts skipped samples and cut captions."""
+    """Encodes samples with CLIP; measures z_i, and counts skipped samples and cut captions."""
 
     def __init__(self, clip: Clip, batch: int, tokens: bool, keep_pictures: bool) -> None:
         self.clip, self.batch, self.tokens, self.keep_pictures = clip, batch, tokens, keep_pictures

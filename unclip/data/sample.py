@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 from collections import Counter, defaultdict
 from math import isfinite
 from typing import Any
@@ -77,6 +78,29 @@ def scaled(image: Image.Image, side: int) -> Image.Image:
         return image
     scale = side / min(image.size)
     return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+
+
+def pair(sample: Sample, size: int, crop: int, rng: random.Random) -> tuple[Image.Image, Image.Image]:
+    """Decode an image and its `low.png`, the input of an upsampler, and crop both at the same random place.
+
+    Args:
+        size: side in pixels to which the image's middle square is resized.
+        crop: side of the crop of it.
+
+    Raises:
+        BadSample: as `picture`, or `low.png` is missing or not a whole fraction of `size`.
+    """
+    if "low.png" not in sample:
+        raise BadSample(sample, "no low.png")
+    low = picture({"__key__": sample["__key__"], "png": sample["low.png"]})
+    factor = size // low.width
+    if low.size != (size // factor,) * 2 or crop % factor:
+        raise BadSample(sample, "low.png of another size", f"{low.width} × {low.height}")
+    high = scaled(picture(sample), size)
+    x, y = (rng.randint(0, low.width - crop // factor) for _ in range(2))
+    left, top = (high.width - size) // 2 + factor * x, (high.height - size) // 2 + factor * y
+    side = crop // factor
+    return high.crop((left, top, left + crop, top + crop)), low.crop((x, y, x + side, y + side))
 
 
 def captions(sample: Sample) -> list[str]:

@@ -3,7 +3,8 @@
 A sample is `KEY.{png,jpg,webp}` with `KEY.txt` (one caption) or `KEY.json`, whose `captions` are several; the
 stream draws one each time. `KEY.low.png` is the image as an upsampler's previous stage draws it.
 `KEY.safetensors` holds CLIP's embeddings, beside the image or instead of it
-(see `unclip data embed`). A stream depends on (seed, number, worker) alone. Bad samples are skipped and counted.
+(see `unclip data embed`). A stream depends on (seed, number, worker) alone. Bad samples are skipped and
+counted.
 
 An image is decoded once. The stage gets it at the stage's size, optionally as a random crop. The frozen CLIP
 gets the uncropped image at CLIP's size, so z_i is the same for every stage, stored or not.
@@ -28,12 +29,12 @@ from torch.utils.data import IterableDataset, get_worker_info
 from unclip.clip.preprocess import Preprocess
 from unclip.data.config import DataConfig as DataConfig
 from unclip.data.embeddings import EmbeddedText, Embeddings, find_embeddings, read_embedded
-from unclip.data.sample import SPARE, BadSample, Skipped, captions, described, label, picture, scaled
+from unclip.data.sample import SPARE, BadSample, Skipped, captions, described, label, pair, picture, scaled
 from unclip.data.shuffle import shuffled
 from unclip.data.source import Unit, find_units
 from unclip.data.tar import Sample
 from unclip.errors import ConfigError, DataError
-from unclip.images import centre_square, to_bytes
+from unclip.images import to_bytes
 
 log = logging.getLogger(__name__)
 
@@ -233,8 +234,9 @@ class Stream(IterableDataset[Item]):
 
     def _item(self, sample: Sample, rng: random.Random) -> Item:
         if self.paired:
-            whole, low = self._pair(sample, rng)
-            return Item(sample["__key__"], "", whole, None, None, Skipped(), low=low)
+            assert self.size and self.crop
+            high, low = map(to_bytes, pair(sample, self.size, self.crop, rng))
+            return Item(sample["__key__"], "", high, None, None, Skipped(), low=low)
         image, clip_image = self._pictures(sample, rng)
         if self.embeddings is None:
             number, caption = label(sample) if self.labelled else None, rng.choice(captions(sample))
@@ -256,22 +258,6 @@ class Stream(IterableDataset[Item]):
         if side < self.size and min(whole.size) < SPARE * self.size:
             whole = picture(sample, self.size)  # a JPEG may have been decoded too small for the stage
         return self._cropped(whole, rng), clip_image
-
-    def _pair(self, sample: Sample, rng: random.Random) -> tuple[Tensor, Tensor]:
-        """Decode an image and its `KEY.low.png`, and crop both at the same place."""
-        assert self.size and self.crop
-        if "low.png" not in sample:
-            raise BadSample(sample, "no low.png")
-        low = picture({"__key__": sample["__key__"], "png": sample["low.png"]})
-        factor = self.size // low.width
-        image = centre_square(scaled(picture(sample), self.size))
-        if low.size != (self.size // factor,) * 2 or self.crop % factor:
-            raise BadSample(sample, "low.png of another size", f"{low.width} × {low.height}")
-        side = self.crop // factor
-        left, top = (rng.randint(0, low.width - side) for _ in range(2))
-        box = (left, top, left + side, top + side)
-        left, top, right, bottom = (factor * edge for edge in box)
-        return to_bytes(image.crop((left, top, right, bottom))), to_bytes(low.crop(box))
 
     def _cropped(self, whole: Image.Image, rng: random.Random) -> Tensor:
         assert self.size and self.crop

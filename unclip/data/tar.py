@@ -48,7 +48,12 @@ def find_shards(pattern: str) -> list[str]:
         names = [pattern]
     found = {name: _matches(name) for name in names}
     if not any(found.values()):
-        raise DataError(f"{pattern}: no such shards; `unclip data pack` makes them of your pictures")
+        folder = Path(pattern).is_dir()
+        raise DataError(
+            f"{pattern}: is a folder; give its shards, as {pattern}/*.tar, or make them by `unclip data pack`"
+            if folder
+            else f"{pattern}: no such shards"
+        )
     missing = [name for name, matches in found.items() if not matches]
     if missing:
         raise DataError(

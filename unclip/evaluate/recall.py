@@ -19,7 +19,7 @@ def recall(
     resamples: int = 0,
     seed: int = 0,
 ) -> dict[int, Estimate]:
-    """Recall@k by cosine similarity, for each k: the share of queries with a right candidate among the k best.
+    """Recall@k by cosine similarity: the share of queries with a right candidate among the k best.
 
     Ties count as wrong, so that a collapsed embedding space scores 0. Other right candidates take no place.
 

@@ -107,8 +107,7 @@ def sweep(
     """Sample the same captions with the same seeds at every combination of the given values.
 
     Args:
-        stage: "prior", "decoder" or "upsampler-SIZE", whose sampling changes. It sets the size of the
-            pictures.
+        stage: "prior", "decoder" or "upsampler-SIZE": its sampling changes, and pictures have its size.
         samplers, steps, guidances: values to try. Default: the stage's own value.
         seed: seed of the bootstrap.
         batch: pictures per batch.

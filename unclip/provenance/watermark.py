@@ -233,7 +233,7 @@ def _spectrum() -> NDArray[np.complexfloating[Any, Any]]:
 
 @lru_cache(maxsize=1)
 def _searched_spectra() -> Spectrum:
-    """Half spectra [2, CELLS, CELLS / 2 + 1] of the pattern and its mirror image, one period in CELLS cells."""
+    """Half spectra [2, CELLS, CELLS / 2 + 1] of one period of the pattern and of its mirror image."""
     pattern = _pattern(CELLS, CELLS)
     return np.stack([np.fft.rfft2(one) for one in (pattern, pattern[:, ::-1])])
 

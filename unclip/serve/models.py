@@ -1,4 +1,4 @@
-"""The models that a server draws with: under a name, on one device or several, in memory while they are used."""
+"""A server's models: under a name, on one device or several, in memory while they are used."""
 
 from __future__ import annotations
 

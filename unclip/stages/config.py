@@ -27,8 +27,8 @@ class SamplingConfig(Config):
         rescale: share by which the guided prediction is rescaled to the standard deviation of the unguided
             one.
         candidates: number of z_i that the prior samples; the one nearest to the caption's z_t is kept.
-        noise_level: noise level s at which an upsampler gets its input l, as √(1 − s²) l + s ε; 0 is none. For
-            upsamplers with `noise_level` in their config.
+        noise_level: noise level s at which an upsampler gets its input l, as √(1 − s²) l + s ε; 0 is none.
+            For upsamplers with `noise_level` in their config.
     """
 
     steps: int = Field(25, ge=1, le=1000)

@@ -158,8 +158,8 @@ class UpsamplerConfig(DiffusionStageConfig):
         unet: shape of the network.
         degradation: how the low-resolution input is degraded in training.
         noise_level: largest noise level of the low-resolution input in training: noise conditioning
-            augmentation (Ho et al. 2021, CDM, §4.2), with a level per image, uniform in [0, noise_level], that
-            the network is given; `sampling.noise_level` chooses it when sampling. 0 is none.
+            augmentation (Ho et al. 2021, CDM, §4.2). Each image has a level, uniform in [0, noise_level],
+            that the network is given; `sampling.noise_level` chooses it when sampling. 0 is none.
         redrawn: share of the training inputs taken from the samples' `KEY.low.png`, in place of the resized
             image: the input as the previous stage draws it (`tools/recipes/redraw.py`).
         residual: predict what to add to the resized input instead of the whole x0, so that an untrained

@@ -110,7 +110,7 @@ def _name(annotation: object, block: Callable[[type[Config]], str]) -> str:
 
 
 def default(field: FieldInfo) -> str:
-    """Write a field's default as YAML does; of a block, the keys that differ from that block's own defaults."""
+    """Write a field's default as YAML; of a block, the keys that differ from that block's defaults."""
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)

@@ -139,7 +139,7 @@ def read_settings(options: dict[str, Any]) -> Settings:
 
 
 def read_pictures(source: str, prompts: str | None, options: dict[str, Any]) -> Pictures:
-    """Pictures from a folder, table or shards, with captions from `prompts` if given; or model:NAME's of them."""
+    """Pictures of a folder, table or shards, with captions from `prompts` if given; or model:NAME's."""
     from unclip.evaluate.pictures import CaptionedPictures, GeneratedPictures, PictureFiles, read_prompts
 
     if not source.startswith(MODEL):

@@ -20,7 +20,7 @@ from unclip.text import legible
 def spectrum(
     model: str, count: int, seed: int, batch: int, out: Path | None, as_json: bool, device: str | None
 ) -> None:
-    """Energy by octave of spatial frequency, over that of renderings of the same scenes: blur, stripes, grain.
+    """Energy by octave of spatial frequency over that of renderings: blur, stripes, grain.
 
     The last column is the power at the frequency of each stage's patches over the power around it, with the
     renderings' value in brackets.
