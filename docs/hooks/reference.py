@@ -49,7 +49,7 @@ def _command(command: click.Command, name: str, parent: click.Context | None, le
         record for parameter in command.get_params(context) if (record := parameter.get_help_record(context))
     ]
     rows = [
-        f"| {names(record[0])} | {cell(record[1])} |"
+        f"| {names(record[0])} | {cell(record[1].replace('[', BRACKET))} |"
         for record in records
         if record[1] and "--help" not in record[0]
     ]
@@ -177,5 +177,7 @@ def cell(text: str) -> str:
     """Text for a cell of a table."""
     return sentence(text).replace("|", "\\|")
 
+
+BRACKET = "\\["  # click's bounds and defaults in brackets are no links
 
 GENERATORS: dict[str, Callable[[str], str]] = {"cli": cli, "api": api, "modules": modules, "config": config}
