@@ -80,6 +80,17 @@ def test_it_starts_as_the_plain_decoder_whatever_is_known(refine: int, tmp_path:
         torch.testing.assert_close(denoised(stage, known), denoised(plain, None), rtol=1e-4, atol=1e-4)
 
 
+def test_a_refinement_is_taken_over_both_ways(tmp_path: Path) -> None:
+    plain = decoder(refine=8)
+    with torch.no_grad():
+        plain.network.unet.refine.conv_2.weight.normal_()
+    stage, back = decoder(inpaint=True, refine=8), decoder(refine=8)
+    stage.load_state_dict(stage.adapt_state_dict(plain.state_dict()))
+    back.load_state_dict(back.adapt_state_dict(stage.state_dict()))
+    for one, known in ((stage, None), (stage, half()), (back, None)):
+        torch.testing.assert_close(denoised(one, known), denoised(plain, None), rtol=1e-4, atol=1e-4)
+
+
 def test_it_learns_to_look_at_what_is_known_and_not_below_the_mask(tmp_path: Path) -> None:
     _, stage = started(tmp_path)
     seen = Batch(

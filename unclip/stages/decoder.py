@@ -106,17 +106,19 @@ class Decoder(DiffusionStage):
     def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Adapts to `stage.inpaint` and `unet.refine`.
 
-        Pads a plain decoder's first convolution with zeros, or drops the extra input channels of an inpainting
-        one. A refinement that the other decoder lacks starts as the identity.
+        Pads a plain decoder's first convolutions with zeros, or drops the extra input channels of an
+        inpainting one. A refinement that the other decoder lacks starts as the identity.
         """
-        own, name = self.state_dict(), "network.unet.conv_in.weight"
-        head = {key: tensor for key, tensor in own.items() if key.startswith("network.unet.refine.")}
-        state = {**head, **state}
-        ours, theirs = own[name].shape[1], state[name].shape[1]
-        if self.inpaints and theirs * (3 + EXTRA_CHANNELS) == ours * 3:
-            return {**state, name: F.pad(state[name], (0, 0, 0, 0, 0, ours - theirs))}
-        if not self.inpaints and ours * (3 + EXTRA_CHANNELS) == theirs * 3:
-            return {**state, name: state[name][:, :ours]}
+        own, refine = self.state_dict(), "network.unet.refine."
+        state = {**{key: tensor for key, tensor in own.items() if key.startswith(refine)}, **state}
+        patch: int = self.network.unet.config.patch
+        for name, extra in (
+            ("network.unet.conv_in.weight", EXTRA_CHANNELS * patch**2),
+            (f"{refine}conv_1.weight", EXTRA_CHANNELS),
+        ):
+            more = own[name].shape[1] - state[name].shape[1] if name in own and name in state else 0
+            if abs(more) == extra and (more > 0) == self.inpaints:
+                state[name] = F.pad(state[name], (0, 0, 0, 0, 0, more))  # a negative number crops
         return state
 
     def forward(self, batch: Batch) -> Tensor:
