@@ -97,7 +97,7 @@ class Decoder(DiffusionStage):
         self.context = config.text_encoder.context if config.text_encoder else None
         self.network = DecoderNetwork(config, outputs=6 if self.diffusion.learned else 3)
         self.null_embed = nn.Parameter(torch.zeros(config.embed))
-        self.inpaints = config.inpaint
+        self.inpaints, self._patch_area = config.inpaint, config.unet.patch**2
         if self.inpaints:
             # Zero weights for the known part, so that fine-tuning starts from the plain decoder.
             with torch.no_grad():
@@ -111,9 +111,8 @@ class Decoder(DiffusionStage):
         """
         own, refine = self.state_dict(), "network.unet.refine."
         state = {**{key: tensor for key, tensor in own.items() if key.startswith(refine)}, **state}
-        patch: int = self.network.unet.config.patch
         for name, extra in (
-            ("network.unet.conv_in.weight", EXTRA_CHANNELS * patch**2),
+            ("network.unet.conv_in.weight", EXTRA_CHANNELS * self._patch_area),
             (f"{refine}conv_1.weight", EXTRA_CHANNELS),
         ):
             more = own[name].shape[1] - state[name].shape[1] if name in own and name in state else 0
