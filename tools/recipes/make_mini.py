@@ -114,17 +114,18 @@ def train_stages(work: Path, minutes: float | None, *, further: bool, trial: boo
         elif stage == "inpaint":
             overrides.append(f"init={work / 'decoder'}")
         if stage == "upsampler-256":
-            left = redraw(work, BUNDLE / "decoder" if further else work / "inpaint", left)
+            left = redraw(work, left, further=further)
             overrides.append("stage.redrawn=0.5")
         config = CONFIGS / f"{stage}.yaml"
         left = run(["-m", "unclip", "train", config, "--out", work / stage, *overrides], left)
 
 
-def redraw(work: Path, decoder: Path, left: float | None) -> float | None:
+def redraw(work: Path, left: float | None, *, further: bool) -> float | None:
     """Add the decoder's own pictures to the training set of the first upsampler."""
     model = work / "redrawing"
-    clip = BUNDLE / "clip" if decoder.is_relative_to(BUNDLE) else work / "clip"
-    unclip("assemble", clip, decoder, "-o", model, "--overwrite")
+    home, decoder = (BUNDLE, "decoder") if further else (work, "inpaint")
+    stages = [home / stage for stage in ("clip", "prior", decoder)]
+    unclip("assemble", *stages, "-o", model, "--overwrite")
     shards, out = work / "data/train-256/*.tar", work / "data" / data_of("upsampler-256")
     return run([TOOLS / "recipes/redraw.py", shards, out, "--model", model], left)
 
