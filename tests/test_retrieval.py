@@ -171,7 +171,7 @@ def test_the_command_finds_what_the_clip_knows(train_shards: str) -> None:
     chance = 10 / found["settings"]["captions"]
     for name in ("caption of picture @10", "picture of caption @10"):
         assert found["figures"][name]["low"] > 2 * chance  # mini's CLIP knows the menagerie
-        # About six captions for each of 40 pictures, of which any one counts.
+        # About six captions for each of 40 pictures; any of them counts.
         assert found["figures"][name]["chance"] == pytest.approx(0.24, abs=0.02)
         assert found["figures"][name]["low"] > 2 * found["figures"][name]["chance"]
     assert found["warnings"] == ["retrieval: 40 pictures; below 100 chance is high"]

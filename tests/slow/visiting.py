@@ -99,7 +99,7 @@ class Visit:
         return self.finished(count)
 
     def finished(self, count: int) -> list[bytes]:
-        """The gallery's files, once so many more pictures are done."""
+        """The gallery's files, once the given number of further pictures is done."""
         self.kept += count
         api.expect(self.page.locator("#history .thumbnail-item")).to_have_count(self.kept)
         api.expect(self.status).to_contain_text(f"Done: {count} picture")

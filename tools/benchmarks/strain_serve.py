@@ -35,7 +35,7 @@ HEAD = b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked for: pictures of 256 pixels, with so many steps of the prior and of the decoder."""
+    """What is asked for: pictures of 256 pixels, with the given steps of prior and decoder."""
 
     model: str
     steps: int

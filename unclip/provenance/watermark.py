@@ -146,7 +146,7 @@ def _shortened(grey: Image.Image) -> Image.Image:
 
 
 def _resampled(grey: Image.Image, sides: Sequence[int], angle: float = 0.0) -> Iterator[Array]:
-    """Canvases of an image whose shorter side has so many cells, with all periods of the pattern added up."""
+    """Canvases of an image by the cells of its shorter side, with all periods of the pattern added up."""
 
     def resize(image: Image.Image, side: int) -> Image.Image:
         factor = side / min(image.size)

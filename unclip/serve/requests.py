@@ -84,7 +84,7 @@ class EmbeddingRequest(GenerationRequest):
     """Embeddings z_i instead of images.
 
     Attributes:
-        image: RGB; None for the prompt's, `n` of which the prior samples.
+        image: RGB; None to sample `n` embeddings of the prompt from the prior.
     """
 
     image: Image.Image | None = field(kw_only=True)

@@ -31,7 +31,7 @@ class Worker:
     """Draws what is in the queue.
 
     Args:
-        models: models on the same devices, each of which has a thread; the first model is the default. Or the
+        models: models on the same devices, with a thread per device; the first model is the default. Or the
             pipelines of one model, one for each device.
         capacity: images that may wait; a request that finds no room is refused.
         batch: images drawn together at most.
