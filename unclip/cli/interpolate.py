@@ -44,7 +44,7 @@ def interpolate(
         side = common.size or pipe.sizes[-1]
         if total * side**2 > LARGEST_SHEET:  # all are in memory at once
             raise RequestError(
-                f"{total} frames of {side} × {side} pixels are too many; give fewer --frames, or a smaller --size"
+                f"{total} frames of {side} × {side} pixels are too many; lower --frames or --size"
             )
         if strip is not None:
             check_sheet(strip, total, side, columns=total)

@@ -177,7 +177,7 @@ class ImageBody(BaseModel):
     )
     seed: Annotated[Integer, Field(ge=0, le=MAX_SEED)] | None = Field(
         None,
-        description="Seed of the first image; the following images use seed + 1, seed + 2, … Default: random.",
+        description="Seed of the first image; later images use seed + 1, seed + 2, … Default: random.",
         json_schema_extra={"maximum": SAFE_INTEGER},
     )
     steps: Steps | None = Field(None, description="Denoising steps of the decoder.")

@@ -58,7 +58,7 @@ quality_options = add_options(
     click.option(
         "--prompts",
         help="Captions: a .txt with one per line, or captioned pictures. model:NAME generates a picture of "
-        "each. In `clip` and `retrieval`, they are the captions of pictures without their own, in the order of "
+        "each. In `clip` and `retrieval`, they caption pictures that have no captions, in the order of "
         "the names.",
     ),
     _size,
