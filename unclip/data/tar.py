@@ -48,7 +48,7 @@ def find_shards(pattern: str) -> list[str]:
         names = [pattern]
     found = {name: _matches(name) for name in names}
     if not any(found.values()):
-        folder = Path(pattern).is_dir()
+        folder = pattern and Path(pattern).is_dir()
         raise DataError(
             f"{pattern}: is a folder; give its shards, as {pattern}/*.tar, or make them by `unclip data pack`"
             if folder
