@@ -48,12 +48,12 @@ def find_shards(pattern: str) -> list[str]:
         names = [pattern]
     found = {name: _matches(name) for name in names}
     if not any(found.values()):
-        folder = pattern and Path(pattern).is_dir()
-        raise DataError(
-            f"{pattern}: is a folder; give its shards, as {pattern}/*.tar, or make them by `unclip data pack`"
-            if folder
-            else f"{pattern}: no such shards"
+        hint = (
+            f"; it is a folder, give {pattern}/*.tar or see `unclip data pack`"
+            if Path(pattern).is_dir()
+            else ""
         )
+        raise DataError(f"{pattern}: no such shards{hint}")
     missing = [name for name, matches in found.items() if not matches]
     if missing:
         raise DataError(
