@@ -125,7 +125,7 @@ class CaptionedPictures:
         count = sum(1 for _ in self.pictures.samples())
         if count != len(self.prompts):
             raise DataError(
-                f"{self.name}: {count} pictures, {len(self.prompts)} captions; the captions need a line for "
+                f"{self.name}: {count} pictures and {len(self.prompts)} captions; captions need a line for "
                 "each picture, in the order of their names"
             )
         return [[prompt] for prompt in self.prompts]
