@@ -55,7 +55,9 @@ def text(n: int) -> Text:
 def denoised(stage: Decoder, known: Known | None) -> Tensor:
     torch.manual_seed(1)
     z_i, x, caption, null = torch.randn(2, D), torch.randn(2, 3, SIDE, SIDE), text(2), text(2)
-    return stage.denoiser(*stage.conditions(z_i, caption, null, known), stage.config.sampling)(x, 500).x0
+    return stage.denoiser(*stage.conditions(z_i, caption, null, known, x.shape), stage.config.sampling)(
+        x, 500
+    ).x0
 
 
 def half() -> Known:

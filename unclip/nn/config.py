@@ -65,13 +65,18 @@ class UNetConfig(Config):
                 )
         return self
 
+    @property
+    def unit(self) -> int:
+        """The number of pixels that the sides of its images are multiples of: `patch` · 2^(levels − 1)."""
+        return self.patch * 2 ** (len(self.multipliers) - 1)
+
     def check_side(self, key: str, side: int) -> None:
         """Check that the network can process images of `side` × `side` pixels.
 
         Raises:
-            WrongValue: the side is not a multiple of `patch` times 2 per level but the first.
+            WrongValue: the side is not a multiple of `unit`.
         """
-        unit = self.patch * 2 ** (len(self.multipliers) - 1)
+        unit = self.unit
         if side < unit or side % unit:
             raise WrongValue(
                 key,

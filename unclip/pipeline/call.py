@@ -25,7 +25,7 @@ from unclip.pipeline.masks import resized_mask
 from unclip.pipeline.options import SamplingOptions, StageChanges, check_negative
 from unclip.pipeline.presets import find_preset
 from unclip.stages.config import SamplingConfig
-from unclip.stages.decoder import Decoder
+from unclip.stages.decoder_base import BaseDecoder
 from unclip.stages.diffusion import DiffusionStage
 from unclip.stages.prior_base import BasePrior
 from unclip.stages.upsampler import Upsampler
@@ -51,7 +51,7 @@ class Model(Protocol):
         """The CLIP; RequestError if the model has none."""
 
     @property
-    def decoder(self) -> Decoder:
+    def decoder(self) -> BaseDecoder:
         """The decoder; RequestError if the model has none."""
 
     @property

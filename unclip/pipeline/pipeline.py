@@ -29,7 +29,7 @@ from unclip.pipeline.save import save_pretrained
 from unclip.pipeline.vary import vary
 from unclip.stages import load_stage
 from unclip.stages.base import Stage
-from unclip.stages.decoder import Decoder
+from unclip.stages.decoder_base import BaseDecoder
 from unclip.stages.diffusion import DiffusionStage
 from unclip.stages.prior_base import BasePrior
 from unclip.stages.upsampler import Upsampler
@@ -53,7 +53,7 @@ class Pipeline:
         self,
         clip: Clip | None,
         prior: BasePrior | None,
-        decoder: Decoder | None,
+        decoder: BaseDecoder | None,
         upsamplers: Sequence[Upsampler],
         *,
         folder: Path,
@@ -108,11 +108,13 @@ class Pipeline:
             if not isinstance(stage, DiffusionStage):
                 stage.float()  # such a stage is never offloaded
             _check_clip(stage, clip, folder / name)
-        base: type[BasePrior] = BasePrior  # type: ignore[type-abstract]
+        priors: type[BasePrior] = BasePrior  # type: ignore[type-abstract]
+        decoders: type[BaseDecoder] = BaseDecoder  # type: ignore[type-abstract]
+        prior, decoder = index.prior, index.decoder
         pipeline = cls(
             clip,
-            None if index.prior is None else _role(stages[index.prior], base, folder / index.prior),
-            None if index.decoder is None else _role(stages[index.decoder], Decoder, folder / index.decoder),
+            None if prior is None else _role(stages[prior], priors, folder / prior),
+            None if decoder is None else _role(stages[decoder], decoders, folder / decoder),
             sorted((_role(stages[n], Upsampler, folder / n) for n in index.upsamplers), key=lambda u: u.size),
             folder=folder,
             index=index,
@@ -191,7 +193,7 @@ class Pipeline:
         self._clip = clip
 
     @property
-    def decoder(self) -> Decoder:
+    def decoder(self) -> BaseDecoder:
         """The decoder.
 
         Raises:
@@ -202,7 +204,7 @@ class Pipeline:
         return self._decoder
 
     @decoder.setter
-    def decoder(self, decoder: Decoder) -> None:
+    def decoder(self, decoder: BaseDecoder) -> None:
         self._decoder = decoder
 
     @property

@@ -22,7 +22,7 @@ from unclip.stages.batch import Batch, drop_text, pad_to_same_length
 from unclip.stages.config import SamplingConfig
 from unclip.stages.configs import DecoderConfig as DecoderConfig
 from unclip.stages.configs import TextEncoderConfig as TextEncoderConfig
-from unclip.stages.diffusion import DiffusionStage
+from unclip.stages.decoder_base import BaseDecoder
 
 EXTRA_TOKENS = 4  # number of context tokens projected from z_i
 EXTRA_CHANNELS = 4  # extra input channels of an inpainting decoder: known pixels and their mask
@@ -83,17 +83,16 @@ class DecoderNetwork(nn.Module):
         return out
 
 
-class Decoder(DiffusionStage):
-    """z_i and Text → images."""
+class Decoder(BaseDecoder):
+    """z_i and Text → images, over pixels."""
 
-    role = "decoder"
     Config = DecoderConfig
-    size: int
     needs: ClassVar[frozenset[str]] = frozenset({"image", "image_embed", "text"})
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__(config)
-        self.size, self.embed_drop, self.text_drop = config.size, config.embed_drop, config.text_drop
+        self.size, self.unit = config.size, config.unet.unit
+        self.embed_drop, self.text_drop = config.embed_drop, config.text_drop
         self.context = config.text_encoder.context if config.text_encoder else None
         self.network = DecoderNetwork(config, outputs=6 if self.diffusion.learned else 3)
         self.null_embed = nn.Parameter(torch.zeros(config.embed))
@@ -141,28 +140,23 @@ class Decoder(DiffusionStage):
         options: SamplingConfig,
         noise: SeededNoise,
         trajectory: Trajectory = FROM_NOISE,
+        *,
+        size: tuple[int, int] | None = None,
     ) -> Iterator[Step]:
-        """Samples images [B, 3, size, size].
-
-        Args:
-            image_embed: z_i, [B, D].
-            text: captions, B rows.
-            null: null condition of guidance (the empty or a negative caption), B rows.
-            noise: for B images.
-            trajectory: start, direction and known part of the walk; an inpainting decoder's network reads
-                the known part. Default: from noise.
-        """
-        cond, null_cond = self.conditions(image_embed, text, null, trajectory.known)
-        return self.walk(
-            (len(image_embed), 3, self.size, self.size), cond, null_cond, options, noise, trajectory
-        )
+        width, height = size or (self.size, self.size)
+        shape = (len(image_embed), 3, height, width)
+        cond, null_cond = self.conditions(image_embed, text, null, trajectory.known, shape)
+        return self.walk(shape, cond, null_cond, options, noise, trajectory)
 
     def conditions(
-        self, image_embed: Tensor, text: Text, null: Text, known: Known | None
+        self, image_embed: Tensor, text: Text, null: Text, known: Known | None, shape: tuple[int, ...]
     ) -> tuple[Cond, Cond]:
-        """The network's condition and the null condition of guidance; arguments as in `sample`."""
+        """The network's condition and the null condition of guidance for x of a shape.
+
+        An inpainting decoder's network reads the known part; the other arguments are those of `sample`.
+        """
         text, null = pad_to_same_length(text, null)
-        known_cond = self._known_cond(known, image_embed.new_empty(len(image_embed), 3, self.size, self.size))
+        known_cond = self._known_cond(known, image_embed.new_empty(shape))
         null_embed = self.null_embed.to(image_embed).expand(len(image_embed), -1)
         return {**_cond(image_embed, text), **known_cond}, {**_cond(null_embed, null), **known_cond}
 

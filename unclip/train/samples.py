@@ -12,7 +12,7 @@ from unclip.diffusion.noise import SeededNoise
 from unclip.images import grid, resize, save_png, to_pil
 from unclip.stages.base import Stage
 from unclip.stages.batch import Batch
-from unclip.stages.decoder import Decoder
+from unclip.stages.decoder_base import BaseDecoder
 from unclip.stages.prior_base import BasePrior
 from unclip.stages.upsampler import Upsampler
 from unclip.train.ema import Ema
@@ -68,7 +68,7 @@ def _rows(stage: Stage, batch: Batch) -> list[Tensor]:
     n = len(noise.seeds)
     options = stage.config.sampling
     if (
-        isinstance(stage, Decoder)
+        isinstance(stage, BaseDecoder)
         and batch.image_embed is not None
         and batch.text
         and batch.null
@@ -77,7 +77,7 @@ def _rows(stage: Stage, batch: Batch) -> list[Tensor]:
         *_, last = stage.sample(
             batch.image_embed[:n], batch.text.rows(0, n), batch.null.repeat(n), options, noise
         )
-        return [last.x, batch.image[:n]]
+        return [stage.render(last.x), batch.image[:n]]
     if isinstance(stage, Upsampler) and batch.image is not None:
         high = batch.image[:n]
         low = stage.reduced(high) if batch.low is None else batch.low[:n]

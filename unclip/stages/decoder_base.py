@@ -1,0 +1,69 @@
+"""The base of every decoder: z_i and a caption → a picture, by diffusion over pixels or over latents."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from unclip.clip import Text
+from unclip.diffusion.inpainting import Known
+from unclip.diffusion.noise import SeededNoise
+from unclip.diffusion.samplers import Step
+from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
+from unclip.stages.config import SamplingConfig
+from unclip.stages.diffusion import DiffusionStage
+
+
+class BaseDecoder(DiffusionStage):
+    """A stage that samples pictures for z_i.
+
+    The tensors of a walk, x and x0, are in the space of its diffusion: pixels in [−1, 1] here, latents for a
+    decoder with an autoencoder. `encode` maps pictures to it, `render` maps back.
+
+    Attributes:
+        size: side in pixels of its square pictures.
+        unit: the width and height of its pictures in pixels are multiples of this number.
+        inpaints: whether its network reads the known part of a picture.
+    """
+
+    role = "decoder"
+    size: int
+    unit: int
+    inpaints: bool = False
+
+    @abstractmethod
+    def sample(
+        self,
+        image_embed: Tensor,
+        text: Text,
+        null: Text,
+        options: SamplingConfig,
+        noise: SeededNoise,
+        trajectory: Trajectory = FROM_NOISE,
+        *,
+        size: tuple[int, int] | None = None,
+    ) -> Iterator[Step]:
+        """Samples x [B, …], which `render` maps to pictures [B, 3, height, width].
+
+        Args:
+            image_embed: z_i, [B, D].
+            text: captions, B rows.
+            null: null condition of guidance (the empty or a negative caption), B rows.
+            noise: for B images.
+            trajectory: start, direction and known part of the walk. Default: from noise.
+            size: (width, height) of the pictures in pixels. Default: the square of side `size`.
+        """
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W] in [−1, 1] → x0 [B, …]."""
+        return images
+
+    def render(self, x0: Tensor) -> Tensor:
+        """x0 [B, …] → pictures [B, 3, H, W]; values may leave [−1, 1]."""
+        return x0
+
+    def encode_known(self, known: Known) -> Known:
+        """The known part of pictures as the known part of x0."""
+        return known
