@@ -32,7 +32,7 @@ from unclip.clip.torchvision_schemas import declare_missing_schemas
 declare_missing_schemas()  # before importing diffusers
 
 WHOLE = {"prior": 25, "decoder": 25, "upsampler": 7}  # Karlo's own
-FAST = {"prior": 10, "decoder": 12, "upsampler": 7}  # --steps fast
+FAST = {"prior": 10, "decoder": 12, "upsampler": 6}  # --steps fast
 CASES = ("theirs-float32", "ours-float32", "ours-bfloat16")
 PARTS = ("load", *WHOLE)
 NAMES = {"prior": "prior", "decoder": "decoder", "upsampler": "super_res_first"}  # in diffusers' layout

@@ -23,7 +23,7 @@ from unclip.images import centre_square, lanczos, on_white, plain, to_pil
 from unclip.pipeline.generation import Generation
 from unclip.pipeline.masks import resized_mask
 from unclip.pipeline.options import SamplingOptions, StageChanges, check_negative
-from unclip.pipeline.presets import find_preset
+from unclip.pipeline.presets import EXPERT, find_preset
 from unclip.stages.config import SamplingConfig
 from unclip.stages.decoder_base import BaseDecoder
 from unclip.stages.diffusion import DiffusionStage
@@ -282,9 +282,10 @@ def preset_for(model: Model, name: str) -> dict[str, dict[str, Any]]:
     """The preset's changes, adapted to this model.
 
     Analytic-DPM is replaced by ddpm for a stage without a measured x0 variance. An upsampler with a
-    last-step expert keeps its own steps.
+    last-step expert has settings of its own.
     """
     changes = {role: dict(fields) for role, fields in find_preset(name).items()}
+    expert = changes.pop(EXPERT, {})
     for role, stage in model.stages.items():
         analytic = changes.get(role, {}).get("sampler") == "analytic_dpm"
         if analytic and not (
@@ -292,5 +293,5 @@ def preset_for(model: Model, name: str) -> dict[str, dict[str, Any]]:
         ):
             changes[role]["sampler"] = "ddpm"
         if isinstance(stage, Upsampler) and stage.expert:
-            changes.pop(role, None)
+            changes[role] = expert
     return changes

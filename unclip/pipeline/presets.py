@@ -6,10 +6,16 @@ from typing import Any
 
 from unclip.errors import RequestError
 
+EXPERT = "expert"  # the key for an upsampler with a last-step expert, whatever its size
+
 # fast: the most accurate sampler at few steps (docs/explanation/samplers.md). balanced: the model's own
 # settings. paper: DALL·E 2's (Ramesh et al. 2022, table 3).
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "fast": {"prior": {"steps": 10, "sampler": "unipc"}, "decoder": {"steps": 12, "sampler": "unipc"}},
+    "fast": {
+        "prior": {"steps": 10, "sampler": "unipc"},
+        "decoder": {"steps": 12, "sampler": "unipc"},
+        EXPERT: {"steps": 6, "sampler": "ddim"},
+    },
     "balanced": {},
     "paper": {
         "prior": {"steps": 64, "sampler": "analytic_dpm"},
