@@ -80,7 +80,7 @@ def latents(call: Call, images: Sequence[Image.Image], evaluations: int = 2) -> 
     return Inversion(z_i, call.run("inversion", steps, used.steps))
 
 
-def redraw(call: Call, z_i: Tensor, x_T: Tensor | None) -> Tensor:
+def redraw(call: Call, z_i: Tensor, x_T: Tensor | None, caption: str = "") -> Tensor:
     """Decode latents to pictures [B, 3, h, h]; with x_T None, from the seeds' noise."""
-    text, null = call.encode([""])
+    text, null = call.encode([caption])
     return call.decode(z_i, text.repeat(len(z_i)), null.repeat(len(z_i)), Trajectory(start=x_T))
