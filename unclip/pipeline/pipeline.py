@@ -152,15 +152,22 @@ class Pipeline:
 
     def _place(self, stage: BasePrior | DiffusionStage) -> None:
         stage.to(self.device)
-        stage.network.to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for part in stage.parts:
+            stage.get_submodule(part).to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @contextmanager
-    def _in_place(self, stage: DiffusionStage, weights: Path) -> Iterator[None]:
-        """Hold an offloaded stage on the device; afterwards map its weights from the file again."""
+    def _in_place(self, stage: DiffusionStage, weights: Path, prefix: str = "") -> Iterator[None]:
+        """Hold an offloaded stage's weights on the device; afterwards map them from the file again.
+
+        Args:
+            prefix: of the names of the weights to hold; the others stay mapped.
+        """
 
         def placed(name: str, tensor: Tensor) -> Tensor:
             """As `_place`, in one step; a tensor that needs no change stays mapped and is read when used."""
-            if not name.startswith("network."):
+            if not name.startswith(prefix):
+                return tensor
+            if name.partition(".")[0] not in stage.parts:
                 return tensor.to(self.device, torch.float32)
             layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
             return tensor.to(self.device, self.dtype or torch.float32, memory_format=layout)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -147,6 +147,61 @@ class DecoderConfig(DiffusionStageConfig):
         return self
 
 
+class LatentDecoderConfig(DiffusionStageConfig):
+    """The config fields of every decoder over latents, whose networks are diffusers' modules.
+
+    Attributes:
+        size: side of the square pictures that the network was trained on, in pixels.
+        embed: width D of CLIP's embeddings.
+        unet: the config of a UNet2DConditionModel.
+        autoencoder: the config of a VQModel or an AutoencoderKL, with its `_class_name`.
+        scale: factor from the autoencoder's latents to those of the diffusion.
+    """
+
+    size: int = Field(512, ge=1)
+    embed: int = Field(ge=1)
+    unet: dict[str, Any]
+    autoencoder: dict[str, Any]
+    scale: float = Field(1.0, gt=0)
+    diffusion: DiffusionConfig = DiffusionConfig(schedule="scaled_linear", clamp=None)
+    sampling: SamplingConfig = SamplingConfig(steps=25, sampler="dpmpp_2m")
+
+    def check_training(self) -> None:
+        super().check_training()
+        if self.size % self.unit:
+            raise WrongValue("size", f"{self.size} must be a multiple of {self.unit}")
+
+    @property
+    def cell(self) -> int:
+        """Side in pixels of one latent."""
+        return 2 ** (len(self.autoencoder.get("block_out_channels", ())) - 1)
+
+    @property
+    def unit(self) -> int:
+        """The sides of the pictures in pixels are multiples of this number."""
+        return self.cell * 2 ** (len(self.unet.get("block_out_channels", ())) - 1)
+
+
+class KandinskyDecoderConfig(LatentDecoderConfig):
+    """Configuration of Kandinsky 2.2's decoder.
+
+    Attributes:
+        embed_drop: share of z_i replaced by the null embedding in training, for classifier-free guidance.
+    """
+
+    kind: str = "decoder_kandinsky"
+    embed_drop: float = Field(0.1, ge=0, le=1)
+    diffusion: DiffusionConfig = DiffusionConfig(
+        schedule="linear", betas=(0.00085, 0.012), variance="learned", objective="hybrid", clamp=None
+    )
+    sampling: SamplingConfig = SamplingConfig(steps=25, sampler="dpmpp_2m", guidance=4.0)
+
+    @property
+    def inpaint(self) -> bool:
+        """Whether the network also reads the known latents and their mask."""
+        return bool(self.unet.get("in_channels") == 2 * int(self.autoencoder.get("latent_channels", 0)) + 1)
+
+
 class UpsamplerConfig(DiffusionStageConfig):
     """Configuration of an upsampler.
 
@@ -279,6 +334,7 @@ _ALL: tuple[type[StageConfig], ...] = (
     AutoregressiveConfig,
     ClipConfig,
     DecoderConfig,
+    KandinskyDecoderConfig,
     OnePassConfig,
     PixelsConfig,
     PriorConfig,

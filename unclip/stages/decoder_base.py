@@ -33,27 +33,34 @@ class BaseDecoder(DiffusionStage):
     unit: int
     inpaints: bool = False
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether its network reads the caption; otherwise a negative prompt acts through the null z_i."""
+        return "text" in self.needs
+
     @abstractmethod
     def sample(
         self,
         image_embed: Tensor,
-        text: Text,
-        null: Text,
+        text: Text | None,
+        null: Text | None,
         options: SamplingConfig,
         noise: SeededNoise,
         trajectory: Trajectory = FROM_NOISE,
         *,
         size: tuple[int, int] | None = None,
+        null_embed: Tensor | None = None,
     ) -> Iterator[Step]:
         """Samples x [B, …], which `render` maps to pictures [B, 3, height, width].
 
         Args:
             image_embed: z_i, [B, D].
-            text: captions, B rows.
-            null: null condition of guidance (the empty or a negative caption), B rows.
+            text: captions, B rows. None if `reads_text` is False.
+            null: null caption of guidance (the empty or a negative one), B rows. None if `reads_text` is False.
             noise: for B images.
             trajectory: start, direction and known part of the walk. Default: from noise.
             size: (width, height) of the pictures in pixels. Default: the square of side `size`.
+            null_embed: null z_i of guidance, [B, D]. Default: the decoder's own.
         """
 
     def encode(self, images: Tensor) -> Tensor:
