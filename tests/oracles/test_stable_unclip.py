@@ -20,12 +20,12 @@ from unclip.pipeline import Pipeline
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-import stable_unclip_models as small  # noqa: E402
-from diffusers.pipelines.stable_diffusion import (  # noqa: E402
+import stable_unclip_models as small
+from diffusers.pipelines.stable_diffusion import (
     pipeline_stable_unclip,
     pipeline_stable_unclip_img2img,
 )
-from diffusers.schedulers import scheduling_ddpm  # noqa: E402
+from diffusers.schedulers import scheduling_ddpm
 
 PROMPTS = ["a red fox", "a hat"]  # of different lengths
 SEEDS = [3, 8]

@@ -119,15 +119,26 @@ class Call:
             except RequestError as error:
                 raise RequestError(f"{role}: {error}") from None
             find_sampler(chosen[role].sampler, chosen[role].eta)
+        if "decoder" in chosen:
+            self.model.decoder.check_options(chosen["decoder"])
         for upsampler in self.chain:
             upsampler.check_options(chosen[f"upsampler-{upsampler.size}"])
         return chosen
 
-    def encode(self, captions: Sequence[str]) -> tuple[Text, Text]:
-        """The captions and the null text, encoded as one batch so that both have the same length."""
-        with self.timed("clip"):
-            both = self.model.clip.encode_text([*captions, self.negative])
-        return both.rows(None, -1), both.rows(-1, None).repeat(len(captions))
+    def encode(self, captions: Sequence[str], *, embeds: bool = False) -> tuple[Text, Text]:
+        """The captions and the null text, encoded as one batch so that both have the same length.
+
+        Args:
+            embeds: whether a prior or the verb reads CLIP's embeddings of them. Otherwise they are left to
+                a decoder that encodes captions itself.
+        """
+        both = [*captions, self.negative]
+        if not embeds and self.model.decoder.encodes_text:
+            text = Text.plain(both)
+        else:
+            with self.timed("clip"):
+                text = self.model.clip.encode_text(both)
+        return text.rows(None, -1), text.rows(-1, None).repeat(len(captions))
 
     def encode_images(self, pictures: Sequence[Image.Image]) -> Tensor:
         """z_i [N, D] of pictures of any size, encoded one by one so that none depends on its batch."""
@@ -158,6 +169,12 @@ class Call:
             raise RequestError(f"{self.model.name}: has no prior, {WITHOUT['prior']}")
         used = self.sampling["prior"]
         return self.run("prior", prior.sample(text, null, used, self.noise("prior")), prior.length(used))
+
+    def embeds_to_paint(self, texts: tuple[Text, Text], image: Image.Image) -> Tensor:
+        """z_i [B, D] of edits: the prior's for the captions; without a prior, that of the picture."""
+        if self.model.prior is not None:
+            return self.sample_prior(*texts)
+        return self.encode_images([image]).expand(len(self.seeds), -1)
 
     def decode(
         self,

@@ -51,7 +51,9 @@ def mix(
     chosen = collect(options)
     call = Call(model, choose_seeds(num_images, chosen.seed), chosen)
     with torch.inference_mode():
-        sampled = iter([call.sample_prior(*call.encode([caption] * num_images)) for caption in captions])
+        sampled = iter(
+            [call.sample_prior(*call.encode([caption] * num_images, embeds=True)) for caption in captions]
+        )
         each = [
             next(sampled) if isinstance(key, str) else call.encode_images([key]).expand(num_images, -1)
             for key in keys

@@ -31,12 +31,18 @@ class CaptionEncoder(nn.Module):
         self.tokenizer: Tokenizer | None = None
         self.encoder = clip_text_encoder(config)
 
-    def read_tokenizer(self, path: Path) -> None:
-        """Read the tokenizer from a tokenizer.json.
+    def save_tokenizer(self, folder: Path) -> None:
+        """Save the tokenizer in a stage's folder."""
+        assert self.tokenizer is not None, "read_tokenizer comes first"
+        self.tokenizer.save(str(folder / FILE))
+
+    def read_tokenizer(self, folder: Path) -> None:
+        """Read the tokenizer from a stage's folder.
 
         Raises:
             CheckpointError: missing or damaged.
         """
+        path = folder / FILE
         try:
             self.tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises plain Exception

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from unclip.diffusion.inpainting import Known
 from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
 from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
+from unclip.errors import RequestError
 from unclip.stages.config import SamplingConfig
 from unclip.stages.diffusion import DiffusionStage
 
@@ -26,17 +28,30 @@ class BaseDecoder(DiffusionStage):
         size: side in pixels of its square pictures.
         unit: the width and height of its pictures in pixels are multiples of this number.
         inpaints: whether its network reads the known part of a picture.
+        encodes_text: whether it encodes `Text.captions` itself, so that it needs no CLIP's `Text`.
     """
 
     role = "decoder"
     size: int
     unit: int
     inpaints: bool = False
+    encodes_text: ClassVar[bool] = False
 
     @property
     def reads_text(self) -> bool:
         """Whether its network reads the caption; otherwise a negative prompt acts through the null z_i."""
-        return "text" in self.needs
+        return self.encodes_text or "text" in self.needs
+
+    def check_options(self, options: SamplingConfig) -> None:
+        """Check what this decoder cannot do.
+
+        Raises:
+            RequestError: a noise level of z_i that it does not read.
+        """
+        if options.noise_level:
+            raise RequestError(
+                f"decoder: noise_level {options.noise_level:g}: this decoder reads z_i without noise"
+            )
 
     @abstractmethod
     def sample(

@@ -37,5 +37,6 @@ class EmbeddingNoise(nn.Module):
             noise: standard Gaussian noise [B, D]. Even t = 0 has a little (σ = 0.006), as in training.
         """
         alpha, sigma = self.schedule.coefficients(t, z_i)
-        noised = (alpha * (z_i - self.mean) / self.std + sigma * noise) * self.std + self.mean
+        mean, std = self.mean.to(z_i), self.std.to(z_i)  # on the CPU if the stage is offloaded
+        noised = (alpha * (z_i - mean) / std + sigma * noise) * std + mean
         return torch.cat([noised, timestep_embedding(t.to(z_i.device), z_i.shape[1]).to(noised)], dim=1)

@@ -13,7 +13,7 @@ from unclip import files
 from unclip.cache import cache_folder, writable_cache
 from unclip.errors import CheckpointError
 from unclip.locks import hold
-from unclip.models.convert import diffusers_stages, karlo_ckpt
+from unclip.models.convert import diffusers_stages, karlo_ckpt, latent_stable
 from unclip.models.index import FILE, ModelIndex
 from unclip.stages.base import Stage
 from unclip.stages.decoder import Decoder
@@ -121,6 +121,9 @@ def _single(source: Path, out: Path) -> None:
 
 def _pipeline(source: Path, out: Path, *, parity: bool) -> None:
     kind = files.read_json(source / FILE).get("_class_name")
+    if kind in latent_stable.PIPELINES:
+        _stable(source, out, parity=parity)
+        return
     if kind not in diffusers_stages.PIPELINES:
         part = source / "prior"
         raise CheckpointError(
@@ -142,6 +145,21 @@ def _pipeline(source: Path, out: Path, *, parity: bool) -> None:
         name = f"upsampler-{upsampler.size}"
         _save(upsampler, folder / name, clip)
         roles = ("decoder", name, *(["prior"] if from_captions else []))
+        precision: Literal["bfloat16"] | None = None if parity else "bfloat16"
+        ModelIndex.of(out.name, {r: r for r in roles}, clip="clip", precision=precision).write(folder)
+
+
+def _stable(source: Path, out: Path, *, parity: bool) -> None:
+    """Write a model folder of Stable unCLIP: its decoder, its CLIP and, if it has one, its prior."""
+    with files.new_folder(out, replaces=FILE) as folder:
+        clip = latent_stable.copy_clip(source, folder / "clip")
+        roles = ["decoder"]
+        if (source / "prior").is_dir():
+            prior = diffusers_stages.read_prior(source / "prior", source / "prior_scheduler", parity=parity)
+            _save(prior, folder / "prior", clip)
+            roles.append("prior")
+            del prior
+        _save(latent_stable.read_decoder(source), folder / "decoder", clip)
         precision: Literal["bfloat16"] | None = None if parity else "bfloat16"
         ModelIndex.of(out.name, {r: r for r in roles}, clip="clip", precision=precision).write(folder)
 

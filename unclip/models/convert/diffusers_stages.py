@@ -12,6 +12,7 @@ from torch import Tensor
 from unclip import files
 from unclip.errors import CheckpointError
 from unclip.models.convert import diffusers_configs, diffusers_keys
+from unclip.models.convert.latent_schedules import read_schedule
 from unclip.models.convert.weights import filled, read_component
 from unclip.stages.base import Stage
 from unclip.stages.config import parse_checkpoint
@@ -177,19 +178,20 @@ def read_upsampler(source: Path) -> Upsampler:
     return filled(stage, diffusers_keys.upsampler, weights, source)
 
 
-def copy_clip(source: Path, out: Path, *, pictures: bool) -> str:
+def copy_clip(source: Path, out: Path, *, pictures: bool, prefix: str = "") -> str:
     """Convert a pipeline's CLIP into a new folder and return its identity.
 
     The identity is the text encoder's: both of Karlo's repositories have it, only one has the image encoder.
 
     Args:
         pictures: also copy the image encoder.
+        prefix: of the names of the text encoder's and tokenizer's folders.
     """
     from unclip.clip.converted import TextTower, TextTowerConfig  # heavy; not needed for a single stage
     from unclip.clip.hf import save_tokenizer
     from unclip.clip.identity import weights_identity
 
-    text, pixels = source / "text_encoder", source / "image_encoder"
+    text = source / f"{prefix}text_encoder"
     weights = read_component(text)
     identity = weights_identity("clip", weights)
     weights.pop("text_model.embeddings.position_ids", None)  # a constant that older transformers saved
@@ -213,16 +215,22 @@ def copy_clip(source: Path, out: Path, *, pictures: bool) -> str:
     files.save_weights(
         filled(tower, diffusers_keys.text_tower, weights, text), out / "text_encoder" / "model.safetensors"
     )
-    save_tokenizer(source / "tokenizer", out / "tokenizer.json")
+    save_tokenizer(source / f"{prefix}tokenizer", out / "tokenizer.json")
     if pictures:
-        (out / "image_encoder").mkdir()
-        shutil.copyfile(pixels / "config.json", out / "image_encoder" / "config.json")
-        if (preprocess := source / "feature_extractor" / "preprocessor_config.json").is_file():
-            shutil.copyfile(preprocess, out / "image_encoder" / preprocess.name)
-        images = {name: tensor.contiguous() for name, tensor in read_component(pixels).items()}
-        files.write_weights(images, out / "image_encoder" / "model.safetensors")
+        copy_image_encoder(source, out)
     files.write_json(out / "config.json", {"kind": "clip", "identity": identity})
     return identity
+
+
+def copy_image_encoder(source: Path, out: Path) -> None:
+    """Copy a pipeline's image encoder, with its preprocessing, into the folder of a CLIP."""
+    pixels = source / "image_encoder"
+    (out / "image_encoder").mkdir()
+    shutil.copyfile(pixels / "config.json", out / "image_encoder" / "config.json")
+    if (preprocess := source / "feature_extractor" / "preprocessor_config.json").is_file():
+        shutil.copyfile(preprocess, out / "image_encoder" / preprocess.name)
+    images = {name: tensor.contiguous() for name, tensor in read_component(pixels).items()}
+    files.write_weights(images, out / "image_encoder" / "model.safetensors")
 
 
 def _prefixed(part: str, folder: Path) -> dict[str, Tensor]:
@@ -230,9 +238,10 @@ def _prefixed(part: str, folder: Path) -> dict[str, Tensor]:
 
 
 def _diffusion(folder: Path) -> dict[str, Any]:
-    theirs = diffusers_configs.read_config(
-        diffusers_configs.UnCLIPScheduler, folder / "scheduler_config.json"
-    )
+    path = folder / "scheduler_config.json"
+    if files.read_json(path).get("_class_name") == "DDPMScheduler":  # of Karlo's prior in Stable unCLIP
+        return read_schedule(folder)[0]
+    theirs = diffusers_configs.read_config(diffusers_configs.UnCLIPScheduler, path)
     learned = theirs.variance_type == "learned_range"
     return {
         "schedule": "cosine",
