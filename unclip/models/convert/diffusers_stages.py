@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -177,19 +178,24 @@ def read_upsampler(source: Path) -> Upsampler:
     return filled(stage, diffusers_keys.upsampler, weights, source)
 
 
-def copy_clip(source: Path, out: Path, *, pictures: bool) -> str:
+def copy_clip(source: Path, out: Path, *, pictures: bool, names: Mapping[str, str] | None = None) -> str:
     """Convert a pipeline's CLIP into a new folder and return its identity.
 
     The identity is the text encoder's: both of Karlo's repositories have it, only one has the image encoder.
 
     Args:
         pictures: also copy the image encoder.
+        names: folders of the parts that have other names than in Karlo's pipelines.
     """
     from unclip.clip.converted import TextTower, TextTowerConfig  # heavy; not needed for a single stage
     from unclip.clip.hf import save_tokenizer
     from unclip.clip.identity import weights_identity
 
-    text, pixels = source / "text_encoder", source / "image_encoder"
+    part = {
+        name: source / name for name in ("text_encoder", "image_encoder", "tokenizer", "feature_extractor")
+    }
+    part |= {name: source / folder for name, folder in (names or {}).items()}
+    text, pixels = part["text_encoder"], part["image_encoder"]
     weights = read_component(text)
     identity = weights_identity("clip", weights)
     weights.pop("text_model.embeddings.position_ids", None)  # a constant that older transformers saved
@@ -213,11 +219,11 @@ def copy_clip(source: Path, out: Path, *, pictures: bool) -> str:
     files.save_weights(
         filled(tower, diffusers_keys.text_tower, weights, text), out / "text_encoder" / "model.safetensors"
     )
-    save_tokenizer(source / "tokenizer", out / "tokenizer.json")
+    save_tokenizer(part["tokenizer"], out / "tokenizer.json")
     if pictures:
         (out / "image_encoder").mkdir()
         shutil.copyfile(pixels / "config.json", out / "image_encoder" / "config.json")
-        if (preprocess := source / "feature_extractor" / "preprocessor_config.json").is_file():
+        if (preprocess := part["feature_extractor"] / "preprocessor_config.json").is_file():
             shutil.copyfile(preprocess, out / "image_encoder" / preprocess.name)
         images = {name: tensor.contiguous() for name, tensor in read_component(pixels).items()}
         files.write_weights(images, out / "image_encoder" / "model.safetensors")
