@@ -222,7 +222,7 @@ def copy_clip(source: Path, out: Path, *, pictures: bool, names: Mapping[str, st
     save_tokenizer(part["tokenizer"], out / "tokenizer.json")
     if pictures:
         (out / "image_encoder").mkdir()
-        shutil.copyfile(pixels / "config.json", out / "image_encoder" / "config.json")
+        files.write_json(out / "image_encoder" / "config.json", files.read_json(pixels / "config.json"))
         if (preprocess := part["feature_extractor"] / "preprocessor_config.json").is_file():
             shutil.copyfile(preprocess, out / "image_encoder" / preprocess.name)
         images = {name: tensor.contiguous() for name, tensor in read_component(pixels).items()}
