@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from unclip.clip import Text
-from unclip.clip.hf import encode_image, load_image_encoder, read_preprocess
+from unclip.clip.image_tower import ImageTower
 from unclip.clip.preprocess import Preprocess
 from unclip.errors import RequestError
 from unclip.files import read_json
@@ -22,9 +22,13 @@ class ImageClip:
     reference: str | None = None
     token_width, context = 0, 0
 
-    def __init__(self, vision: Any, preprocess: Preprocess, identity: str) -> None:
-        self.vision, self.preprocess, self.identity = vision, preprocess, identity
-        self.width: int = vision.config.projection_dim
+    def __init__(self, vision: ImageTower, width: int, identity: str) -> None:
+        self.vision, self.width, self.identity = vision, width, identity
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """See `Clip`."""
+        return self.vision.preprocess
 
     def encode_text(self, captions: Sequence[str]) -> Text:
         """Refuse captions.
@@ -43,11 +47,11 @@ class ImageClip:
 
     def encode_image(self, images: Tensor) -> Tensor:
         """See `Clip`."""
-        return encode_image(self.vision, images, self.preprocess)
+        return self.vision.encode(images)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """See `Clip`."""
-        self.vision.to(device=device, dtype=dtype)
+        self.vision.to(device, dtype)
         return self
 
 
@@ -58,5 +62,5 @@ def load_folder(folder: Path) -> ImageClip:
         CheckpointError: a part is missing or damaged.
     """
     encoder, identity = folder / "image_encoder", str(read_json(folder / "config.json").get("identity"))
-    vision = load_image_encoder(encoder)
-    return ImageClip(vision, read_preprocess(encoder, vision.config.image_size), identity)
+    width = read_json(encoder / "config.json").get("projection_dim", 512)  # transformers' default
+    return ImageClip(ImageTower(encoder), int(width), identity)

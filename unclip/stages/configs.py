@@ -12,6 +12,7 @@ from unclip.nn.config import Architecture, ClipTextConfig, TransformerConfig, UN
 from unclip.stages.config import SamplingConfig, StageConfig
 
 Degradation = Literal["none", "blur", "bsr"]
+AUTOENCODERS = ("VQModel", "AutoencoderKL")  # diffusers' classes that a decoder over latents may have
 SMALLEST_INPUT = 3  # pixels of a degraded input's side: a blur reflects 2 pixels at each border
 
 
@@ -174,22 +175,25 @@ class LatentDecoderConfig(DiffusionStageConfig):
     @property
     def cell(self) -> int:
         """Side in pixels of one latent."""
-        return 2 ** (len(self.autoencoder.get("block_out_channels", ())) - 1)
+        return int(2 ** (len(self.autoencoder.get("block_out_channels", ())) - 1))
 
     @property
     def unit(self) -> int:
         """The sides of the pictures in pixels are multiples of this number."""
-        return self.cell * 2 ** (len(self.unet.get("block_out_channels", ())) - 1)
+        return int(self.cell * 2 ** (len(self.unet.get("block_out_channels", ())) - 1))
 
 
 class KandinskyDecoderConfig(LatentDecoderConfig):
     """Configuration of Kandinsky 2.2's decoder.
 
     Attributes:
+        guided: whether the null embedding of guidance is known; a decoder that was converted without the image
+            encoder of its prior's repository has none.
         embed_drop: share of z_i replaced by the null embedding in training, for classifier-free guidance.
     """
 
     kind: str = "decoder_kandinsky"
+    guided: bool = True
     embed_drop: float = Field(0.1, ge=0, le=1)
     diffusion: DiffusionConfig = DiffusionConfig(
         schedule="linear", betas=(0.00085, 0.012), variance="learned", objective="hybrid", clamp=None

@@ -14,6 +14,7 @@ from unclip.diffusion.inpainting import Known
 from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
 from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
+from unclip.errors import RequestError
 from unclip.stages.batch import Batch
 from unclip.stages.config import SamplingConfig
 from unclip.stages.configs import KandinskyDecoderConfig as KandinskyDecoderConfig
@@ -48,6 +49,7 @@ class KandinskyDecoder(LatentDecoder):
     Config = KandinskyDecoderConfig
     Network = KandinskyNetwork
     needs: ClassVar[frozenset[str]] = frozenset({"image", "image_embed"})
+    config: KandinskyDecoderConfig
     null_embed: Tensor
 
     def __init__(self, config: KandinskyDecoderConfig) -> None:
@@ -82,6 +84,11 @@ class KandinskyDecoder(LatentDecoder):
         shape = self.shape(len(image_embed), size)
         known = self._known_cond(trajectory.known, image_embed.new_empty(shape))
         if null_embed is None:
+            if options.guidance != 1 and not self.config.guided:
+                raise RequestError(
+                    f"decoder: guidance {options.guidance:g} needs the null embedding, which the prior's image "
+                    "encoder makes; convert the decoder with kandinsky-2-2-prior beside it, or take guidance 1"
+                )
             null_embed = self.null_embed.to(image_embed).expand(len(image_embed), -1)
         cond, null_cond = ({"image_embed": one, **known} for one in (image_embed, null_embed))
         return self.walk(shape, cond, null_cond, options, noise, trajectory)

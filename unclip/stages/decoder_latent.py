@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from unclip.clip.torchvision_schemas import declare_missing_schemas
 from unclip.diffusion.inpainting import Known
 from unclip.errors import CheckpointError
+from unclip.stages.configs import AUTOENCODERS
 from unclip.stages.configs import LatentDecoderConfig as LatentDecoderConfig
 from unclip.stages.decoder_base import BaseDecoder
 
-AUTOENCODERS = ("VQModel", "AutoencoderKL")
 TILE = 128  # side of a tile in latents: pictures up to 1024 × 1024 pixels are decoded whole
 OVERLAP = 32  # latents that neighbouring tiles share, over which they are blended
 

@@ -11,16 +11,21 @@ from pydantic import Field
 from unclip import files
 from unclip.clip.identity import weights_identity
 from unclip.errors import CheckpointError
-from unclip.models.convert import diffusers_keys, diffusers_stages
+from unclip.models.convert import diffusers_keys, diffusers_stages, latent
 from unclip.models.convert.diffusers_configs import CLIPTextModelWithProjection, Foreign, read_config
-from unclip.models.convert.latent_schedules import read_schedule
 from unclip.models.convert.weights import filled, read_component
 from unclip.stages.config import parse_checkpoint
 from unclip.stages.decoder_stable import StableDecoder
 
-VARIATIONS, FROM_CAPTIONS = PIPELINES = ("StableUnCLIPImg2ImgPipeline", "StableUnCLIPPipeline")
-COMPONENTS = ("unet", "vae", "image_normalizer", "image_noising_scheduler", "scheduler")
-SAMPLING = {"steps": 20, "guidance": 10.0}  # defaults of diffusers' pipelines
+PIPELINES = ("StableUnCLIPImg2ImgPipeline", "StableUnCLIPPipeline")
+# Components beside a network that its conversion may read, besides those of Karlo.
+COMPONENTS = (
+    *("unet", "vae", "image_normalizer", "image_noising_scheduler", "scheduler"),
+    *("prior", "prior_text_encoder", "prior_tokenizer"),
+)
+# Steps and guidance are the defaults of diffusers' pipelines.
+SAMPLING = {"steps": 20, "guidance": 10.0, "sampler": "dpmpp_2m"}
+SAMPLERS = {"DDIMScheduler": "ddim", "DDPMScheduler": "ddpm"}
 
 
 class UNet2DConditionModel(Foreign):
@@ -63,6 +68,11 @@ class CLIPVisionModelWithProjection(Foreign):
     projection_dim: int = Field(512, ge=1)
 
 
+def is_part(folder: Path) -> bool:
+    """Whether the folder is the U-Net of a Stable unCLIP pipeline, which stands for the whole decoder."""
+    return folder.name == "unet" and (folder.absolute().parent / "image_normalizer").is_dir()
+
+
 def copy_clip(source: Path, out: Path) -> str:
     """Convert the CLIP of a pipeline's folder into a new folder and return its identity.
 
@@ -75,26 +85,30 @@ def copy_clip(source: Path, out: Path) -> str:
         StableUnCLIPImageNormalizer, source / "image_normalizer" / "config.json"
     ).embedding_dim
     if (source / "prior").is_dir():
-        text = source / "prior_text_encoder"
-        found = read_config(CLIPTextModelWithProjection, text / "config.json").projection_dim
+        encoder = source / "prior_text_encoder"
+        found = read_config(CLIPTextModelWithProjection, encoder / "config.json").projection_dim
     else:
-        text = source / "image_encoder"
-        found = read_config(CLIPVisionModelWithProjection, text / "config.json").projection_dim
+        encoder = source / "image_encoder"
+        found = read_config(CLIPVisionModelWithProjection, encoder / "config.json").projection_dim
     if found != width:
         raise CheckpointError(
-            f"{text}: its embeddings have {found} numbers, but the decoder reads {width}: another CLIP"
+            f"{encoder}: its embeddings have {found} numbers, but the decoder reads {width}: another CLIP"
         )
-    if text.name == "prior_text_encoder":
-        return diffusers_stages.copy_clip(source, out, pictures=False, prefix="prior_")
-    identity = weights_identity("clip", read_component(text))
+    if encoder.name == "prior_text_encoder":
+        names = {name: f"prior_{name}" for name in ("text_encoder", "tokenizer")}
+        return diffusers_stages.copy_clip(source, out, pictures=False, names=names)
+    identity = weights_identity("clip", read_component(encoder))
     out.mkdir()
-    diffusers_stages.copy_image_encoder(source, out)
+    diffusers_stages.copy_image_encoder(encoder, source / "feature_extractor", out)
     files.write_json(out / "config.json", {"kind": "clip", "identity": identity})
     return identity
 
 
-def read_decoder(source: Path) -> StableDecoder:
+def read_decoder(source: Path, *, parity: bool = False) -> StableDecoder:
     """Read the decoder of a pipeline's folder.
+
+    Args:
+        parity: take diffusers' spacing of timesteps, and its sampler where it is one of ours.
 
     Raises:
         CheckpointError: an unsupported config, or parts that do not fit each other.
@@ -107,7 +121,6 @@ def read_decoder(source: Path) -> StableDecoder:
     path = source / "image_noising_scheduler" / "scheduler_config.json"
     noising = read_config(DDPMScheduler, path)
     text = read_config(CLIPTextModel, source / "text_encoder" / "config.json")
-    diffusion, sampler = read_schedule(source / "scheduler")
     for field, wanted, of in (
         ("projection_class_embeddings_input_dim", 2 * norm.embedding_dim, "image_normalizer"),
         ("cross_attention_dim", text.hidden_size, "text_encoder"),
@@ -123,8 +136,8 @@ def read_decoder(source: Path) -> StableDecoder:
         {
             "size": unet.sample_size * 2 ** (len(vae.block_out_channels) - 1),
             "embed": norm.embedding_dim,
-            "unet": files.read_json(source / "unet" / "config.json"),
-            "autoencoder": files.read_json(source / "vae" / "config.json"),
+            "unet": latent.read_unet(source / "unet"),
+            "autoencoder": latent.read_autoencoder(source / "vae"),
             "scale": vae.scaling_factor,
             "captions": {
                 "width": text.hidden_size,
@@ -137,30 +150,27 @@ def read_decoder(source: Path) -> StableDecoder:
                 "padding": padding,
             },
             "noise_times": noising.num_train_timesteps,
-            "diffusion": diffusion,
-            "sampling": {**SAMPLING, "sampler": sampler},
+            "diffusion": latent.read_diffusion(source / "scheduler", learned=False, parity=parity),
+            "sampling": {**SAMPLING, **({"sampler": _sampler(source / "scheduler")} if parity else {})},
         },
     )
     with torch.device("meta"):
         stage = StableDecoder(config)
     stage.captions.tokenizer = tokenizer
-    weights = {
-        f"{part}.{name.removeprefix('text_model.')}": tensor
-        for part in ("unet", "vae", "image_normalizer", "text_encoder")
-        for name, tensor in read_component(source / part).items()
-        if not name.endswith("position_ids")  # a constant that older transformers saved
-    }
+    weights = latent.read_networks(source / "unet", source / "vae")
+    for part, prefix in (("image_normalizer", "embed_noise"), ("text_encoder", "captions")):
+        for name, tensor in read_component(source / part).items():
+            if not name.endswith("position_ids"):  # a constant that older transformers saved
+                weights[f"{prefix}.{name.removeprefix('text_model.')}"] = tensor
     return filled(stage, _theirs, weights, source)
 
 
 def _theirs(name: str) -> str:
-    """The name in diffusers' folders of our tensor `name`, with its component before it."""
+    """The name in `weights` of our tensor `name`; that of the text encoder is transformers'."""
     part, _, rest = name.partition(".")
-    match part:
-        case "network":
-            return rest
-        case "autoencoder":
-            return f"vae.{rest}"
-        case "embed_noise":
-            return f"image_normalizer.{rest}"
-    return "text_encoder." + diffusers_keys.text_tower(rest).removeprefix("text_model.")
+    return f"{part}.{diffusers_keys.text_model(rest)}" if part == "captions" else name
+
+
+def _sampler(scheduler: Path) -> str:
+    kind = files.read_json(scheduler / "scheduler_config.json").get("_class_name")
+    return SAMPLERS.get(str(kind), str(SAMPLING["sampler"]))
