@@ -143,8 +143,7 @@ class Decoder(BaseDecoder):
         *,
         size: tuple[int, int] | None = None,
     ) -> Iterator[Step]:
-        width, height = size or (self.size, self.size)
-        shape = (len(image_embed), 3, height, width)
+        shape = (len(image_embed), *self.shape(size or (self.size, self.size)))
         cond, null_cond = self.conditions(image_embed, text, null, trajectory.known, shape)
         return self.walk(shape, cond, null_cond, options, noise, trajectory)
 
