@@ -47,10 +47,10 @@ class LatentDecoder(BaseDecoder):
         self.autoencoder = built(str(config.autoencoder.get("_class_name")), config.autoencoder)
         self.channels, self.scale = int(self.autoencoder.config.latent_channels), config.scale
 
-    def shape(self, count: int, size: tuple[int, int] | None) -> tuple[int, int, int, int]:
-        """The shape of the latents of `count` pictures of size (width, height) in pixels."""
-        width, height = size or (self.size, self.size)
-        return count, self.channels, height // self.cell, width // self.cell
+    def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """See `BaseDecoder.shape`: [C, height / cell, width / cell]."""
+        width, height = size
+        return self.channels, height // self.cell, width // self.cell
 
     def encode(self, images: Tensor) -> Tensor:
         """Pictures [B, 3, H, W] in [−1, 1] → latents [B, C, H / cell, W / cell]; the mean of a distribution."""

@@ -58,6 +58,7 @@ class StableDecoder(LatentDecoder):
     parts = ("network", "autoencoder", "captions")
     needs: ClassVar[frozenset[str]] = frozenset({"image", "image_embed"})
     encodes_text = True
+    flexible = True  # Stable Diffusion 2.1 was trained on pictures of several shapes
 
     def __init__(self, config: StableDecoderConfig) -> None:
         super().__init__(config)
@@ -122,7 +123,7 @@ class StableDecoder(LatentDecoder):
             tokens, null_tokens = self._tokens([*text.captions, *null.captions]).chunk(2)
             cond: Cond = {"image_embed": embed, "tokens": tokens}
             given = {"image_embed": null_cond, "tokens": null_tokens}
-            shape = self.shape(len(image_embed), size)
+            shape = (len(image_embed), *self.shape(size or (self.size, self.size)))
             yield from self.walk(shape, cond, given, options, noise, trajectory)
 
         return steps()
