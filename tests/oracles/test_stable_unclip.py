@@ -21,10 +21,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 import stable_unclip_models as small
-from diffusers.pipelines.stable_diffusion import (
-    pipeline_stable_unclip,
-    pipeline_stable_unclip_img2img,
-)
+from diffusers.pipelines.stable_diffusion import pipeline_stable_unclip, pipeline_stable_unclip_img2img
 from diffusers.schedulers import scheduling_ddpm
 
 PROMPTS = ["a red fox", "a hat"]  # of different lengths
@@ -87,11 +84,17 @@ def converted(theirs: Any, folder: Path, **how: Any) -> Path:
 
 # Whole chains in float64: untrained networks make one rounding of float32 into several grey values.
 @pytest.mark.parametrize(
-    ("guidance", "level", "how"),
-    [(10.0, 0, {}), (1.0, 999, {"variant": "fp16"}), (4.0, 500, {"max_shard_size": "200KB"})],
+    ("guidance", "level", "steps", "how"),
+    [(10.0, 0, 20, {}), (1.0, 999, 4, {"variant": "fp16"}), (4.0, 500, 4, {"max_shard_size": "200KB"})],
 )
 def test_pictures_of_embeddings_are_theirs(
-    varying: Any, tmp_path: Path, guidance: float, level: int, how: Any, monkeypatch: pytest.MonkeyPatch
+    varying: Any,
+    tmp_path: Path,
+    guidance: float,
+    level: int,
+    steps: int,
+    how: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ours = Pipeline.from_pretrained(
         str(converted(varying, tmp_path, **how)), device="cpu", dtype=torch.float64
@@ -105,11 +108,14 @@ def test_pictures_of_embeddings_are_theirs(
         latents=latents["decoder"],
         noise_level=level,
         guidance_scale=guidance,
+        num_inference_steps=steps,
     ).images
-    options = {"decoder": {"guidance": guidance, "noise_level": level / 999}}
+    options: Any = {"decoder": {"guidance": guidance, "noise_level": level / 999}}
+    if steps != 20:
+        options["decoder"]["steps"] = steps
     made = ours.decode(z_i, PROMPTS, negative="a cap", seeds=SEEDS, options=options, watermark=False)
     used = made.settings[0]["stages"]["decoder"]
-    assert (used["steps"], used["sampler"]) == (20, "ddim")
+    assert (used["steps"], used["sampler"]) == (steps, "ddim")
     assert_same_pictures(made.images, expected)
 
 
@@ -123,8 +129,12 @@ def test_variations_are_theirs(varying: Any, tmp_path: Path, monkeypatch: pytest
     exact = in_double(varying)
     pixels = exact.feature_extractor(images=pictures, return_tensors="pt").pixel_values
     z_i = exact.image_encoder(pixels.double()).image_embeds
-    expected = exact(image_embeds=z_i, prompt=["a hat"] * 2, latents=latents["decoder"]).images
-    made = ours.vary(pictures, prompt="a hat", fresh_noise=True, seeds=SEEDS, watermark=False)
+    given = {"prompt": ["a hat"] * 2, "latents": latents["decoder"], "num_inference_steps": 4}
+    expected = exact(image_embeds=z_i, **given).images
+    options = {"decoder": {"steps": 4}}
+    made = ours.vary(
+        pictures, prompt="a hat", fresh_noise=True, seeds=SEEDS, options=options, watermark=False
+    )
     assert_same_pictures(made.images, expected)
 
 
@@ -141,17 +151,21 @@ def test_pictures_of_captions_are_theirs(
         prior_guidance_scale=prior,
         guidance_scale=decoder,
         noise_level=100,
+        prior_num_inference_steps=6,
+        num_inference_steps=4,
     ).images
-    options = {"prior": {"guidance": prior}, "decoder": {"guidance": decoder, "noise_level": 100 / 999}}
+    options = {
+        "prior": {"guidance": prior, "steps": 6},
+        "decoder": {"guidance": decoder, "noise_level": 100 / 999, "steps": 4},
+    }
     made = ours.generate(PROMPTS, seeds=SEEDS, options=options, watermark=False)
-    assert made.settings[0]["stages"]["prior"]["steps"] == 25
     assert_same_pictures(made.images, expected)
 
 
 @torch.inference_mode()
 def test_caption_states_are_theirs(varying: Any, tmp_path: Path) -> None:
     ours = Pipeline.from_pretrained(str(converted(varying, tmp_path)), device="cpu")
-    texts: Any = ours.decoder.network.captions  # type: ignore[union-attr]
+    texts: Any = ours.decoder.captions
     captions = ["a red fox", "", "a very long caption that ends behind the last token of the context"]
     expected, _ = varying.encode_prompt(captions, "cpu", 1, False)
     got = texts(texts.ids(captions))

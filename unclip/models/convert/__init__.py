@@ -128,6 +128,8 @@ def _single(source: Path, out: Path) -> None:
         elif (parts / "text_encoder").is_dir() and clip is None and not isinstance(stage, Upsampler):
             pictures = (parts / "image_encoder").is_dir()
             names = {"feature_extractor": "image_processor"} if (parts / "image_processor").is_dir() else {}
+            if (parts / "prior_text_encoder").is_dir():
+                names |= {name: f"prior_{name}" for name in ("text_encoder", "tokenizer")}
             identity = diffusers_stages.copy_clip(parts, folder / "clip", pictures=pictures, names=names)
             clip = "clip"
         _save(stage, folder / role, identity)
