@@ -17,6 +17,7 @@ import click
 from unclip.errors import RequestError
 from unclip.pipeline.options import SamplingOptions
 from unclip.pipeline.presets import PRESETS
+from unclip.pipeline.sizes import Size, parse_size
 
 if TYPE_CHECKING:
     from unclip.pipeline import OnStep, Pipeline
@@ -24,6 +25,21 @@ if TYPE_CHECKING:
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 PATH = click.Path(path_type=Path)
+
+
+class SizeType(click.ParamType):
+    """A size in pixels: WIDTHxHEIGHT, or the side of a square."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Size:
+        try:
+            return parse_size(value)
+        except RequestError as error:
+            self.fail(str(error), param, ctx)
+
+
+SIZE = SizeType()
 CLIP_HELP = "CLIP: mini, a run or folder of the CLIP stage, a model, openclip:NAME/TAG or hf:NAME."
 
 device_option = click.option("--device", help="cpu, cuda, cuda:1 or mps. Default: the best one available.")
@@ -61,7 +77,7 @@ class ImageOptions:
     no_metadata: bool
     as_json: bool
     quiet: bool
-    size: int | None = None
+    size: Size | None = None
     negative: str = ""
     save_stages: bool = False
 
@@ -112,16 +128,17 @@ class ImageOptions:
         import torch
 
         from unclip.pipeline import Pipeline
-        from unclip.pipeline.call import reachable
+        from unclip.pipeline.call import size_grid
 
         dtype = getattr(torch, self.dtype) if self.dtype else None
         pipe = Pipeline.from_pretrained(
             self.model, device=self.device or device, dtype=dtype, offload=self.offload
         )
-        if self.size is not None and self.size not in (sides := reachable(pipe)):
-            raise RequestError(
-                f"--size {self.size}: {pipe.name} makes pictures of {', '.join(map(str, sides))} pixels"
-            )
+        if self.size is not None:
+            try:
+                size_grid(pipe).check(self.size)
+            except RequestError as error:
+                raise RequestError(f"--{error}") from None
         if pipe.quick and pipe.dtype is not None and not self.quiet:
             click.echo(
                 f"{pipe.name} runs in bfloat16 here; --dtype float32 is slower and the same everywhere",
@@ -144,8 +161,10 @@ _OPTIONS = {
     ),
     "size": click.option(
         "--size",
-        type=int,
-        help="Side of the images in pixels. Default: the largest; of an edit, the picture's.",
+        type=SIZE,
+        metavar="WxH",
+        help="Size of the images in pixels, or the side of a square. Default: the largest square; of an edit, "
+        "the picture's.",
     ),
     "model": click.option(
         "--model",

@@ -80,7 +80,7 @@ def outpaint(
         ]
     arguments: dict[str, Any] = {"verb": "outpaint", "prompt": caption, "negative": call.negative}
     arguments |= {"to": f"{width}x{height}", "repeats": repeats}
-    return call.finish({size: torch.stack(painted)}, z_i, [arguments] * num_images, ~known)
+    return call.finish({call.side: torch.stack(painted)}, z_i, [arguments] * num_images, ~known)
 
 
 def _paint_canvas(
@@ -114,8 +114,8 @@ def _paint_canvas(
         part.seconds = call.seconds
         view = painted[:, *box]  # a view: writes go through to the canvas
         seen, paint = resize(view[None], size).to(device), resized_mask(missing, size).to(device)
-        made = paint_over(part, z, (text, null), seen, paint, 1.0, repeats)[size]
-        if size != window:  # otherwise it is seamless already
+        made = paint_over(part, z, (text, null), seen, paint, 1.0, repeats)[part.side]
+        if size.width != window:  # otherwise it is seamless already
             made = join(resize(made, window), view[None], missing)
         view.copy_(made[0])
         done[box] = True

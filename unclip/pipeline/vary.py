@@ -27,7 +27,7 @@ def vary(
 
     Args:
         image: one or several of any size, or their inversion. CLIP crops each by its own rule; x_T is
-            inverted from its middle square.
+            inverted from its middle part of the images' shape.
         num_images: number of variations of each picture.
         eta: DDIM's stochasticity in [0, 1], starting from the picture's x_T. 0 reconstructs the picture; a
             larger eta changes more of what z_i does not encode.

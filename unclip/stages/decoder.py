@@ -145,8 +145,7 @@ class Decoder(BaseDecoder):
         null_embed: Tensor | None = None,
     ) -> Iterator[Step]:
         assert text is not None and null is not None
-        width, height = size or (self.size, self.size)
-        shape = (len(image_embed), 3, height, width)
+        shape = (len(image_embed), *self.shape(size or (self.size, self.size)))
         cond, null_cond = self.conditions(image_embed, text, null, trajectory.known, shape, null_embed)
         return self.walk(shape, cond, null_cond, options, noise, trajectory)
 

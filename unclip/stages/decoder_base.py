@@ -20,18 +20,27 @@ class BaseDecoder(DiffusionStage):
     """A stage that samples pictures for z_i.
 
     The tensors of a walk, x and x0, are in the space of its diffusion: pixels in [−1, 1] here, latents for a
-    decoder with an autoencoder. `encode` maps pictures to it, `render` maps back.
+    decoder with an autoencoder. `encode` maps pictures to it, `render` maps back. A decoder that needs weights
+    for that holds `in_place` in both, which loads the weights of an offloaded stage.
 
     Attributes:
         size: side in pixels of its square pictures.
         unit: the width and height of its pictures in pixels are multiples of this number.
         inpaints: whether its network reads the known part of a picture.
+        flexible: whether it was trained at several sizes and shapes, so that any multiples of `unit` work.
+            Otherwise a picture's area stays near that of its square.
     """
 
     role = "decoder"
     size: int
     unit: int
     inpaints: bool = False
+    flexible: bool = False
+
+    def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """The shape of one x for a picture of (width, height) pixels, without the batch dimension."""
+        width, height = size
+        return 3, height, width
 
     @property
     def reads_text(self) -> bool:

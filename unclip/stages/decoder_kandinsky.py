@@ -81,7 +81,7 @@ class KandinskyDecoder(LatentDecoder):
         null_embed: Tensor | None = None,
     ) -> Iterator[Step]:
         """See `BaseDecoder.sample`; the captions are not read."""
-        shape = self.shape(len(image_embed), size)
+        shape = (len(image_embed), *self.shape(size or (self.size, self.size)))
         known = self._known_cond(trajectory.known, image_embed.new_empty(shape))
         if null_embed is None:
             if options.guidance != 1 and not self.config.guided:

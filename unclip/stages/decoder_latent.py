@@ -39,6 +39,7 @@ class LatentDecoder(BaseDecoder):
     Network: ClassVar[type[nn.Module]]
     parts = ("network", "autoencoder")
     walked = "network."
+    flexible = True  # of the two models that there are, which were trained at several sizes
 
     def __init__(self, config: LatentDecoderConfig) -> None:
         super().__init__(config)
@@ -47,10 +48,9 @@ class LatentDecoder(BaseDecoder):
         self.autoencoder = built(str(config.autoencoder.get("_class_name")), config.autoencoder)
         self.channels, self.scale = int(self.autoencoder.config.latent_channels), config.scale
 
-    def shape(self, count: int, size: tuple[int, int] | None) -> tuple[int, int, int, int]:
-        """The shape of the latents of `count` pictures of size (width, height) in pixels."""
-        width, height = size or (self.size, self.size)
-        return count, self.channels, height // self.cell, width // self.cell
+    def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        width, height = size
+        return self.channels, height // self.cell, width // self.cell
 
     def encode(self, images: Tensor) -> Tensor:
         """Pictures [B, 3, H, W] in [−1, 1] → latents [B, C, H / cell, W / cell]; the mean of a distribution."""
@@ -75,7 +75,7 @@ class LatentDecoder(BaseDecoder):
 
     def encode_known(self, known: Known) -> Known:
         """The known latents: those whose pixels are all known."""
-        unknown = (~known.keep).float().flatten(0, -3)[:, None]
+        unknown = (~known.keep).float().reshape(-1, 1, *known.keep.shape[-2:])
         return Known(self.encode(known.x0), F.max_pool2d(unknown, self.cell) == 0)
 
     def _one_by_one(self, function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
