@@ -75,7 +75,7 @@ def decode(
     Raises:
         RequestError: as in `generate`; embeddings of another shape, no decoder.
     """
-    embed = model.clip.width
+    embed = model.decoder.embed
     if image_embeds.ndim != 2 or image_embeds.shape[1] != embed:
         raise RequestError(
             f"image_embeds of shape {tuple(image_embeds.shape)}: {model.name} decodes [N, {embed}]"
@@ -88,7 +88,7 @@ def decode(
     call = Call(model, choose_seeds(n, chosen.seed), chosen)
     with torch.inference_mode():
         z_i = image_embeds.to(model.device, torch.float32)
-        made = call.upsample(call.decode(z_i, *call.encode(captions)))
+        made = call.upsample(call.decode(z_i, *call.decoder_texts(captions)))
     arguments = [{"verb": "decode", "prompt": caption, "negative": call.negative} for caption in captions]
     return call.finish(made, z_i, arguments)
 

@@ -25,6 +25,7 @@ class BaseDecoder(DiffusionStage):
 
     Attributes:
         size: side in pixels of its square pictures.
+        embed: width D of z_i.
         unit: the width and height of its pictures in pixels are multiples of this number.
         inpaints: whether its network reads the known part of a picture.
         flexible: whether it was trained at several sizes and shapes, so that any multiples of `unit` work.
@@ -33,6 +34,7 @@ class BaseDecoder(DiffusionStage):
 
     role = "decoder"
     size: int
+    embed: int
     unit: int
     inpaints: bool = False
     flexible: bool = False

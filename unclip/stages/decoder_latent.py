@@ -43,7 +43,7 @@ class LatentDecoder(BaseDecoder):
 
     def __init__(self, config: LatentDecoderConfig) -> None:
         super().__init__(config)
-        self.size, self.cell, self.unit = config.size, config.cell, config.unit
+        self.size, self.embed, self.cell, self.unit = config.size, config.embed, config.cell, config.unit
         self.network = self.Network(built("UNet2DConditionModel", config.unet))
         self.autoencoder = built(str(config.autoencoder.get("_class_name")), config.autoencoder)
         self.channels, self.scale = int(self.autoencoder.config.latent_channels), config.scale
