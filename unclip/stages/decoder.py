@@ -91,7 +91,7 @@ class Decoder(BaseDecoder):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__(config)
-        self.size, self.unit = config.size, config.unet.unit
+        self.size, self.embed, self.unit = config.size, config.embed, config.unet.unit
         self.embed_drop, self.text_drop = config.embed_drop, config.text_drop
         self.context = config.text_encoder.context if config.text_encoder else None
         self.network = DecoderNetwork(config, outputs=6 if self.diffusion.learned else 3)

@@ -27,6 +27,7 @@ class BaseDecoder(DiffusionStage):
 
     Attributes:
         size: side in pixels of its square pictures.
+        embed: width D of z_i.
         unit: the width and height of its pictures in pixels are multiples of this number.
         inpaints: whether its network reads the known part of a picture.
         encodes_text: whether it encodes `Text.captions` itself, so that it needs no CLIP's `Text`.
@@ -36,6 +37,7 @@ class BaseDecoder(DiffusionStage):
 
     role = "decoder"
     size: int
+    embed: int
     unit: int
     inpaints: bool = False
     encodes_text: ClassVar[bool] = False

@@ -39,16 +39,16 @@ class LatentDecoder(BaseDecoder):
     Network: ClassVar[type[nn.Module]]
     parts = ("network", "autoencoder")
     walked = "network."
+    flexible = True  # of the two models that there are, which were trained at several sizes
 
     def __init__(self, config: LatentDecoderConfig) -> None:
         super().__init__(config)
-        self.size, self.cell, self.unit = config.size, config.cell, config.unit
+        self.size, self.embed, self.cell, self.unit = config.size, config.embed, config.cell, config.unit
         self.network = self.Network(built("UNet2DConditionModel", config.unet))
         self.autoencoder = built(str(config.autoencoder.get("_class_name")), config.autoencoder)
         self.channels, self.scale = int(self.autoencoder.config.latent_channels), config.scale
 
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """See `BaseDecoder.shape`: [C, height / cell, width / cell]."""
         width, height = size
         return self.channels, height // self.cell, width // self.cell
 
@@ -75,7 +75,7 @@ class LatentDecoder(BaseDecoder):
 
     def encode_known(self, known: Known) -> Known:
         """The known latents: those whose pixels are all known."""
-        unknown = (~known.keep).float().flatten(0, -3)[:, None]
+        unknown = (~known.keep).float().reshape(-1, 1, *known.keep.shape[-2:])
         return Known(self.encode(known.x0), F.max_pool2d(unknown, self.cell) == 0)
 
     def _one_by_one(self, function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
