@@ -414,9 +414,11 @@ def test_what_cannot_be_mixed_is_refused(pipe: Pipeline, arguments: dict[str, ob
         pipe.mix(**arguments)  # type: ignore[arg-type]
 
 
-def test_an_edit_wants_a_square_and_an_interpolation_two_keys(pipe: Pipeline) -> None:
-    with pytest.raises(RequestError, match="square"):
-        pipe.edit(picture().resize((64, 50)), "a fox", strength=0.5)
+def test_an_edit_wants_a_possible_shape_and_an_interpolation_two_keys(pipe: Pipeline) -> None:
+    with pytest.raises(
+        RequestError, match="64 × 9 pixels, a shape that tiny does not make: crop it to .*outpaint"
+    ):
+        pipe.edit(picture().resize((64, 9)), "a fox", strength=0.5)
     with pytest.raises(RequestError, match="two"):
         pipe.interpolate([picture()])
     with pytest.raises(RequestError, match="frames"):

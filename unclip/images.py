@@ -28,12 +28,25 @@ from unclip.pictures import plain as plain
 from unclip.provenance import metadata, watermark
 from unclip.text import parse_json, to_json
 
+Sides = int | tuple[int, int]  # (width, height) in pixels, or the side of a square
+
+
+def height_width(size: Sides) -> tuple[int, int]:
+    """A size in the order of a tensor's dimensions."""
+    return (size, size) if isinstance(size, int) else (size[1], size[0])
+
 
 def centre_square(image: Image.Image) -> Image.Image:
     """Crops the largest centred square."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
+    return centre_crop(image, (1, 1))
+
+
+def centre_crop(image: Image.Image, shape: tuple[int, int]) -> Image.Image:
+    """Crops the largest centred part with the ratio width : height of a shape."""
+    width = min(image.width, max(1, round(image.height * shape[0] / shape[1])))
+    height = min(image.height, max(1, round(image.width * shape[1] / shape[0])))
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def to_bytes(image: Image.Image) -> Tensor:
@@ -73,19 +86,22 @@ def _watermarked(pixels: Any, painted: Tensor | None) -> Any:
     return watermark.embed(pixels, None if painted is None else painted.cpu().numpy())
 
 
-def resize(images: Tensor, size: int) -> Tensor:
-    """[B, C, H, W] → [B, C, size, size], bicubic, antialiased when shrinking, clamped to [−1, 1]."""
-    if images.shape[-2:] == (size, size):
+def resize(images: Tensor, size: Sides) -> Tensor:
+    """[B, C, H, W] → [B, C, *size], bicubic, antialiased when shrinking, clamped to [−1, 1]."""
+    height, width = height_width(size)
+    if images.shape[-2:] == (height, width):
         return images
-    return F.interpolate(images, (size, size), mode="bicubic", antialias=images.shape[-1] > size).clamp(-1, 1)
+    shrinks = images.shape[-1] > width or images.shape[-2] > height
+    return F.interpolate(images, (height, width), mode="bicubic", antialias=shrinks).clamp(-1, 1)
 
 
-def lanczos(images: Tensor, size: int) -> Tensor:
-    """[B, 3, H, W] → [B, 3, size, size] by a Lanczos-3 filter in float32, clamped to [−1, 1]."""
+def lanczos(images: Tensor, size: Sides) -> Tensor:
+    """[B, 3, H, W] → [B, 3, *size] by a Lanczos-3 filter in float32, clamped to [−1, 1]."""
+    height, width = height_width(size)
     channels = images.float().cpu().flatten(0, 1).numpy()
-    resized = [Image.fromarray(c).resize((size, size), Image.Resampling.LANCZOS) for c in channels]
+    resized = [Image.fromarray(c).resize((width, height), Image.Resampling.LANCZOS) for c in channels]
     result = torch.from_numpy(np.stack([np.asarray(c) for c in resized]))
-    return result.reshape(*images.shape[:2], size, size).clamp(-1, 1).to(images.device)
+    return result.reshape(*images.shape[:2], height, width).clamp(-1, 1).to(images.device)
 
 
 def grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 4) -> Image.Image:

@@ -357,11 +357,11 @@ def test_a_single_network_is_converted_with_what_belongs_to_it(
         torch.testing.assert_close(stage.state_dict()[name], tensor, rtol=0, atol=0)
 
 
-def test_another_pipelines_prior_is_pointed_out(karlo: Path, tmp_path: Path) -> None:
-    """Kandinsky 2.2's first half is a pipeline that cannot be run here, around a prior that can."""
+def test_a_prior_without_its_image_encoder_is_refused(karlo: Path, tmp_path: Path) -> None:
+    """As Kandinsky 2.2's repository of the prior, which has one."""
     folder = copied(karlo, tmp_path)
     replaced(folder / "model_index.json", b'{"_class_name": "KandinskyV22PriorPipeline"}')
-    with pytest.raises(CheckpointError, match=f"and this one's {folder}/prior by itself"):
+    with pytest.raises(CheckpointError, match="image_encoder/config.json: "):
         convert(folder, tmp_path / "out")
 
 

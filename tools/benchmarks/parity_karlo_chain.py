@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from unclip import Pipeline
 from unclip.clip.converted import ConvertedClip
+from unclip.clip.image_tower import ImageTower
 from unclip.clip.torchvision_schemas import declare_missing_schemas
 from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
@@ -162,7 +163,7 @@ def their_picture(folder: Path, latents: dict[str, Tensor], dtype: torch.dtype) 
 def compare_variation(folder: Path) -> None:
     """Compare image variations up to the decoder's end.
 
-    The image encoder has random weights, which are not on disk.
+    The image encoder has random weights.
     """
     latents = same_noise()
     torch.manual_seed(0)
@@ -171,7 +172,8 @@ def compare_variation(folder: Path) -> None:
     seen = their_variation(folder / "theirs", latents, vision, picture)
     ours = Pipeline.from_pretrained(str(folder / "ours"), device="cpu", offload=True, dtype=torch.float32)
     assert isinstance(ours.clip, ConvertedClip)
-    ours.clip.vision = vision
+    vision.save_pretrained(folder / "image_encoder")
+    ours.clip.vision = ImageTower(folder / "image_encoder")
     ends: dict[str, Tensor] = {}
     made = ours.vary(
         picture,

@@ -11,6 +11,7 @@ from unclip.cli.options import PATH, ImageOptions, image_options
 from unclip.cli.outputs import LARGEST_SHEET, check_sheet, read_key, run, write_animation, write_sheet
 from unclip.cli.paths import check_extra_outputs
 from unclip.errors import RequestError
+from unclip.pipeline.sizes import parse_size
 
 if TYPE_CHECKING:
     from unclip.pipeline import Generation, Pipeline, SamplingOptions
@@ -41,13 +42,13 @@ def interpolate(
     total = frames * (len(keys) if len(keys) > 2 else 1)
 
     def draw(pipe: Pipeline, options: SamplingOptions, rows: range) -> Generation:
-        side = common.size or pipe.sizes[-1]
-        if total * side**2 > LARGEST_SHEET:  # all are in memory at once
+        size = common.size or parse_size(pipe.sizes[-1])
+        if total * size.area > LARGEST_SHEET:  # all are in memory at once
             raise RequestError(
-                f"{total} frames of {side} × {side} pixels are too many; lower --frames or --size"
+                f"{total} frames of {size.width} × {size.height} pixels are too many; lower --frames or --size"
             )
         if strip is not None:
-            check_sheet(strip, total, side, columns=total)
+            check_sheet(strip, total, size, columns=total)
         return pipe.interpolate(ends, frames, fixed_noise=fixed_noise, options=options)
 
     made = run(

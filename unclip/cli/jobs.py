@@ -15,6 +15,7 @@ from unclip.cli.outputs import BATCH, MOST, batch_label, check_sheet, progress, 
 from unclip.cli.paths import check_outputs, check_stage_outputs, image_paths, path_pattern
 from unclip.errors import RequestError
 from unclip.pipeline.options import check_prompt
+from unclip.pipeline.sizes import parse_size
 from unclip.text import lines, read_text
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def generate_all(
     with share.first_process_first():
         pipe = common.load(share.device)
         if grid:
-            check_sheet(paths[0], total, common.size or pipe.sizes[-1])
+            check_sheet(paths[0], total, common.size or parse_size(pipe.sizes[-1]))
         else:
             check_stage_outputs(common, pipe, [paths[i] for i in mine], overwrite=resumed)
         if record is not None and share.rank == 0 and not resumed:
@@ -206,7 +207,7 @@ def _record(common: ImageOptions, captions: Sequence[str], num_images: int, patt
             "num_images": num_images,
             "files": Path(pattern).name,
             "model": common.model,
-            "size": common.size,
+            "size": common.size and common.size.plain,
             "negative": common.negative,
             "dtype": common.dtype or "default",
             "preset": common.chosen_preset,

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from unclip.errors import RequestError
 from unclip.pipeline.options import SamplingOptions
 from unclip.pipeline.presets import PRESETS
+from unclip.pipeline.sizes import HOW, Size, parse_size
 
 if TYPE_CHECKING:
     from unclip.pipeline import OnStep, Pipeline
@@ -24,6 +26,38 @@ if TYPE_CHECKING:
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 PATH = click.Path(path_type=Path)
+COMMON_SIZES = (
+    "64",
+    "256",
+    "512",
+    "768",
+    "1024",
+    "1024x768",
+    "768x1024",
+    "1536x1024",
+    "1024x1536",
+    "1792x1024",
+)
+
+
+class SizeType(click.ParamType):
+    """A size in pixels: WIDTHxHEIGHT, or the side of a square."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Size:
+        try:
+            return parse_size(value)
+        except RequestError:
+            raise RequestError(f"{param.opts[0] if param else 'size'} {value}: {HOW}") from None
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem(one) for one in COMMON_SIZES if one.startswith(incomplete)]
+
+
+SIZE = SizeType()
 CLIP_HELP = "CLIP: mini, a run or folder of the CLIP stage, a model, openclip:NAME/TAG or hf:NAME."
 
 device_option = click.option("--device", help="cpu, cuda, cuda:1 or mps. Default: the best one available.")
@@ -61,9 +95,10 @@ class ImageOptions:
     no_metadata: bool
     as_json: bool
     quiet: bool
-    size: int | None = None
+    size: Size | None = None
     negative: str = ""
     save_stages: bool = False
+    noise_level: tuple[str, ...] = ()
 
     @property
     def chosen_preset(self) -> str:
@@ -80,6 +115,7 @@ class ImageOptions:
             ("steps", numbers),
             ("guidance", _split(self.guidance)),
             ("sampler", _split(self.sampler)),
+            ("noise_level", _split(self.noise_level)),
         ):
             for value in values:
                 stage, equals, setting = value.rpartition("=")
@@ -112,16 +148,16 @@ class ImageOptions:
         import torch
 
         from unclip.pipeline import Pipeline
-        from unclip.pipeline.call import reachable
 
         dtype = getattr(torch, self.dtype) if self.dtype else None
         pipe = Pipeline.from_pretrained(
             self.model, device=self.device or device, dtype=dtype, offload=self.offload
         )
-        if self.size is not None and self.size not in (sides := reachable(pipe)):
-            raise RequestError(
-                f"--size {self.size}: {pipe.name} makes pictures of {', '.join(map(str, sides))} pixels"
-            )
+        if self.size is not None:
+            try:
+                pipe.grid.check(self.size)
+            except RequestError as error:
+                raise RequestError(f"--{error}") from None
         if pipe.quick and pipe.dtype is not None and not self.quiet:
             click.echo(
                 f"{pipe.name} runs in bfloat16 here; --dtype float32 is slower and the same everywhere",
@@ -144,8 +180,10 @@ _OPTIONS = {
     ),
     "size": click.option(
         "--size",
-        type=int,
-        help="Side of the images in pixels. Default: the largest; of an edit, the picture's.",
+        type=SIZE,
+        metavar="WxH",
+        help="Size of the images in pixels, or the side of a square. Default: the largest square; of an edit, "
+        "the picture's.",
     ),
     "model": click.option(
         "--model",
@@ -175,6 +213,13 @@ _OPTIONS = {
         multiple=True,
         metavar="[STAGE=]NAME",
         help="ddpm, ddim, dpmpp_2m … of STAGE (default: decoder). Default: the command's or preset's.",
+    ),
+    "noise_level": click.option(
+        "--noise-level",
+        multiple=True,
+        metavar="[STAGE=]X",
+        help="Noise in [0, 1] on the z_i of a decoder that reads its level (Stable unCLIP), or on the input "
+        "of an upsampler STAGE. Default: the model's.",
     ),
     "negative": click.option("--negative", default="", help="Negative prompt. Default: none."),
     "device": device_option,

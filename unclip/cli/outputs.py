@@ -142,15 +142,15 @@ def write_sheet(
     say(common, path, images=len(images), **more)
 
 
-def check_sheet(path: Path, total: int, side: int, columns: int | None = None) -> None:
-    """Check before the work that a contact sheet of `total` images of a side in pixels can be written.
+def check_sheet(path: Path, total: int, size: tuple[int, int], columns: int | None = None) -> None:
+    """Check before the work that a contact sheet of `total` images of a (width, height) can be written.
 
     Raises:
         RequestError: too large for the format, or for the memory.
     """
     from unclip.images import sheet_size
 
-    width, height = sheet_size(total, (side, side), columns)
+    width, height = sheet_size(total, size, columns)
     check_size(path, width, height)
     if width * height > LARGEST_SHEET:
         raise RequestError(

@@ -140,7 +140,8 @@ def check_stage_outputs(
     """
     if not common.save_stages:
         return
-    smaller = [side for side in pipe.sizes if side < (common.size or pipe.sizes[-1])]
+    last = pipe.grid.check(common.size) if common.size else pipe.sizes[-1]
+    smaller = [side for side in pipe.sizes if side < last]
     stages = [stage_path(path, side) for path in paths for side in smaller]
     check_distinct([*paths, *stages])
     check_outputs(stages, common.overwrite or overwrite)

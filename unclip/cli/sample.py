@@ -81,7 +81,7 @@ def sample(
     seeds, side = range(seed, seed + count), scale * stage.size
     columns = len(classes) if len(classes) > 1 else None
     if is_sheet := output.suffix.lower() == ".png":
-        check_sheet(output, count, side, columns)
+        check_sheet(output, count, (side, side), columns)
     settings = {"verb": "sample", "run": str(run), "sampling": sampling.model_dump(mode="json")}
     with torch.inference_mode():
         drawn = (one for part in stage.draw(labels, seeds, sampling, batch=batch) for one in part)

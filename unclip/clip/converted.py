@@ -8,39 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Self
 
 import torch
-import torch.nn.functional as F
-from pydantic import Field
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from unclip.clip import Text
+from unclip.clip.image_tower import ImageTower
 from unclip.clip.preprocess import Preprocess
 from unclip.config import parse
 from unclip.errors import CheckpointError, ConfigError, RequestError
 from unclip.files import load_weights, read_json
-from unclip.nn.transformer import Activation, TextEncoder, TransformerConfig, quick_gelu
+from unclip.nn.config import ClipTextConfig
+from unclip.nn.transformer import clip_text_encoder
 
-ACTIVATIONS: dict[str, Activation] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 
-
-class TextTowerConfig(TransformerConfig):
-    """The shape of CLIP's text encoder.
+class TextTowerConfig(ClipTextConfig):
+    """The shape of CLIP's text encoder with its projection.
 
     Attributes:
-        vocabulary: number of tokens of the tokenizer.
-        context: largest number of tokens of a caption.
         embed: width D of z_t.
-        mlp_width: width of the MLPs' hidden layer; None for 4 · width.
     """
 
-    vocabulary: int
-    context: int
     embed: int
-    mlp_width: int | None = Field(None, ge=1)
-    activation: Literal["quick_gelu", "gelu"]
 
 
 class TextTower(nn.Module):
@@ -48,16 +39,7 @@ class TextTower(nn.Module):
 
     def __init__(self, config: TextTowerConfig) -> None:
         super().__init__()
-        self.encoder = TextEncoder(
-            config.vocabulary,
-            config.context,
-            config.width,
-            config.depth,
-            config.heads,
-            causal=True,
-            activation=ACTIVATIONS[config.activation],
-            mlp_width=config.mlp_width,
-        )
+        self.encoder = clip_text_encoder(config)
         self.projection = nn.Linear(config.width, config.embed, bias=False)
 
 
@@ -65,8 +47,7 @@ class ConvertedClip:
     """A converted text encoder and tokenizer as a `Clip`.
 
     Args:
-        vision: transformers' image encoder; None if the model has none.
-        preprocess: preprocessing of the image encoder's input.
+        vision: the image encoder; None if the model has none.
     """
 
     reference: str | None = None
@@ -76,13 +57,11 @@ class ConvertedClip:
         config: TextTowerConfig,
         text: TextTower,
         tokenizer: Tokenizer,
-        vision: Any | None,
+        vision: ImageTower | None,
         identity: str,
-        preprocess: Preprocess | None = None,
     ) -> None:
         self.text = text.eval().requires_grad_(False)
-        self.vision, self._preprocess = vision, preprocess
-        self.tokenizer, self.identity = tokenizer, identity
+        self.vision, self.tokenizer, self.identity = vision, tokenizer, identity
         self.tokenizer.no_padding()
         self.end: int = tokenizer.encode("").ids[-1]
         self.context, self.token_width, self.width = config.context, config.width, config.embed
@@ -94,9 +73,7 @@ class ConvertedClip:
         Raises:
             RequestError: the model has no image encoder.
         """
-        if self._preprocess is None:
-            raise RequestError(f"{self.identity}: has no image encoder, it reads captions only")
-        return self._preprocess
+        return self._tower().preprocess
 
     def encode_text(self, captions: Sequence[str]) -> Text:
         """See `Clip`."""
@@ -126,15 +103,18 @@ class ConvertedClip:
 
     def encode_image(self, images: Tensor) -> Tensor:
         """See `Clip`."""
-        from unclip.clip.hf import encode_image
+        return self._tower().encode(images)
 
-        return encode_image(self.vision, images, self.preprocess)
+    def _tower(self) -> ImageTower:
+        if self.vision is None:
+            raise RequestError(f"{self.identity}: has no image encoder, it reads captions only")
+        return self.vision
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """See `Clip`."""
         self.text.to(device, dtype)
         if self.vision is not None:
-            self.vision.to(device=device, dtype=dtype)
+            self.vision.to(device, dtype)
         return self
 
 
@@ -159,13 +139,5 @@ def load_folder(folder: Path) -> ConvertedClip:
         raise CheckpointError(f"{path}: not a tokenizer ({' '.join(str(error).split())[:200]})") from None
     identity = str(read_json(folder / "config.json").get("identity"))
     encoder = folder / "image_encoder"
-    if not encoder.is_dir():
-        return ConvertedClip(config, text, tokenizer, None, identity)
-    from unclip.clip.hf import load_image_encoder, read_preprocess  # imports transformers
-
-    vision = load_image_encoder(encoder)
-    size = vision.config.image_size
-    # Models converted without a preprocessing config use OpenAI's (Karlo).
-    known = (encoder / "preprocessor_config.json").is_file()
-    preprocess = read_preprocess(encoder, size) if known else Preprocess(size, rounds_crop=False)
-    return ConvertedClip(config, text, tokenizer, vision, identity, preprocess)
+    vision = ImageTower(encoder) if encoder.is_dir() else None
+    return ConvertedClip(config, text, tokenizer, vision, identity)

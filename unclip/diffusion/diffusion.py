@@ -77,7 +77,11 @@ class Diffusion:
 
     def __init__(self, config: DiffusionConfig) -> None:
         self.config = config
-        self.schedule = Schedule.named(config.schedule, config.times)
+        self.schedule = replace(
+            Schedule.named(config.schedule, config.times, config.betas),
+            spacing=config.spacing,
+            offset=config.offset,
+        )
         if config.x0_variance is not None:
             self.schedule = replace(
                 self.schedule, x0_variance=_interpolated(config.x0_variance, config.times)
@@ -194,7 +198,12 @@ class Diffusion:
         return output
 
     def _clamped(self, x0: Tensor) -> Tensor:
-        bound = self.config.clamp
+        bound, threshold = self.config.clamp, self.config.threshold
+        if threshold is not None:
+            quantile, largest = threshold
+            s = x0.abs().flatten(1).quantile(quantile, dim=1).clamp(1, largest)
+            s = s.view(-1, *(1,) * (x0.ndim - 1))
+            return torch.clamp(x0, -s, s) / s
         return x0 if bound is None else x0.clamp(-bound, bound)
 
     def _split(self, output: Tensor) -> tuple[Tensor, Tensor | float]:

@@ -18,12 +18,19 @@ from unclip.errors import ConfigError
 CLEAN = -1  # the timestep before t = 0, with alpha = 1 and sigma = 0
 
 
-def linear_betas(times: int) -> Tensor:
-    """1e-4 … 0.02 for T = 1000, scaled for other T to the same final noise level (Ho et al. 2020, §4)."""
+def linear_betas(times: int, first: float = 1e-4, last: float = 0.02) -> Tensor:
+    """β for T = 1000, scaled for other T to the same final noise level (Ho et al. 2020, §4)."""
     scale = 1000 / times
-    return torch.linspace(1e-4 * scale, 0.02 * scale, times, dtype=torch.float64, device="cpu").clamp(
+    return torch.linspace(first * scale, last * scale, times, dtype=torch.float64, device="cpu").clamp(
         max=0.999
     )
+
+
+def scaled_linear_betas(times: int, first: float = 0.00085, last: float = 0.012) -> Tensor:
+    """√β is linear in t; scaled for T other than 1000 as `linear_betas` (Rombach et al. 2022)."""
+    scale = 1000 / times
+    ends = math.sqrt(first * scale), math.sqrt(last * scale)
+    return torch.linspace(*ends, times, dtype=torch.float64, device="cpu").square().clamp(max=0.999)
 
 
 def cosine_betas(times: int) -> Tensor:
@@ -33,7 +40,11 @@ def cosine_betas(times: int) -> Tensor:
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
 
 
-BETAS: dict[str, Callable[[int], Tensor]] = {"linear": linear_betas, "cosine": cosine_betas}
+BETAS: dict[str, Callable[..., Tensor]] = {
+    "linear": linear_betas,
+    "cosine": cosine_betas,
+    "scaled_linear": scaled_linear_betas,
+}
 
 
 @dataclass(frozen=True)
@@ -42,18 +53,21 @@ class Schedule:
 
     Attributes:
         x0_variance: mean variance of x_0 given x_t, per dimension; None if not measured.
+        spacing, offset: which timesteps `grid` takes, see `DiffusionConfig`.
     """
 
     alpha: Tensor
     sigma: Tensor
     x0_variance: Tensor | None = None
+    spacing: str = "linspace"
+    offset: int = 0
 
     @classmethod
-    def named(cls, name: str, times: int = 1000) -> Schedule:
-        """The schedule with the given name in `BETAS`."""
+    def named(cls, name: str, times: int = 1000, ends: tuple[float, float] | None = None) -> Schedule:
+        """The schedule with the given name in `BETAS`; `ends` are its first and last β for T = 1000."""
         if name not in BETAS:
             raise ConfigError(f"no noise schedule {name!r}; there are {', '.join(BETAS)}")
-        alpha_bar = torch.cumprod(1 - BETAS[name](times), dim=0)
+        alpha_bar = torch.cumprod(1 - BETAS[name](times, *(ends or ())), dim=0)
         return cls(alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
 
     @property
@@ -71,9 +85,19 @@ class Schedule:
         return math.log(alpha_s / sigma_s) - math.log(alpha_t / sigma_t)
 
     def grid(self, steps: int) -> list[int]:
-        """`steps` evenly strided timesteps from T−1 down to 0 (guided-diffusion, Karlo); one step is T−1."""
+        """`steps` evenly strided timesteps, descending.
+
+        "linspace" is from T−1 to 0 (guided-diffusion, Karlo), and T−1 for one step. "leading" and "trailing"
+        are diffusers' spacings, which begin below T−1 and end above 0.
+        """
         if not 1 <= steps <= self.times:
             raise ConfigError(f"{steps} sampling steps: must be between 1 and {self.times}")
+        if self.spacing == "leading":
+            ratio = self.times // steps
+            offset = min(self.offset, self.times - 1 - (steps - 1) * ratio)
+            return [i * ratio + offset for i in reversed(range(steps))]
+        if self.spacing == "trailing":
+            return [round(self.times - i * self.times / steps) - 1 for i in range(steps)]
         if steps == 1:
             return [self.times - 1]
         return [round(i * (self.times - 1) / (steps - 1)) for i in reversed(range(steps))]

@@ -19,18 +19,18 @@ from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step, find_sampler
 from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
 from unclip.errors import RequestError
-from unclip.images import centre_square, lanczos, on_white, plain, to_pil
+from unclip.images import centre_crop, lanczos, on_white, plain, to_pil
 from unclip.pipeline.generation import Generation
 from unclip.pipeline.masks import resized_mask
 from unclip.pipeline.options import SamplingOptions, StageChanges, check_negative
 from unclip.pipeline.presets import EXPERT, find_preset
+from unclip.pipeline.sizes import Size, SizeGrid, parse_size
 from unclip.stages.config import SamplingConfig
 from unclip.stages.decoder_base import BaseDecoder
 from unclip.stages.diffusion import DiffusionStage
 from unclip.stages.prior_base import BasePrior
 from unclip.stages.upsampler import Upsampler
 
-LARGEST = 1024  # side in pixels of DALL·E 2's images
 TOGETHER = 4 * 256**2  # pixels per batch of a stage: larger batches are no faster and need more memory
 
 DEFAULTS = SamplingOptions()
@@ -73,6 +73,10 @@ class Call:
         forced: the verb's sampling settings by stage; only the options' `stages` override them.
         needs: roles of the stages that the verb requires; a pipeline may consist of one stage.
 
+    Attributes:
+        size: of the images.
+        side: nominal side of the stage that they belong to (see `SizeGrid`): their key in `made`.
+
     Raises:
         RequestError: a required stage is missing, or an unknown size, stage or sampling field.
     """
@@ -92,14 +96,14 @@ class Call:
         for role in needs:
             if role not in model.stages:
                 raise RequestError(f"{model.name}: has no {role}, {WITHOUT[role]}")
-        draws = options.size is not None or list(model.stages) != ["prior"]
-        self.size = (model.sizes[-1] if draws else 0) if options.size is None else options.size
-        if draws and self.size not in (sides := reachable(model)):
-            raise RequestError(
-                f"size {self.size}: {model.name} makes pictures of {', '.join(map(str, sides))} pixels"
-            )
-        self.chain = [u for u in model.upsamplers if u.size <= self.size]
+        self.size, self.side = Size(0, 0), 0
+        if options.size is not None or list(model.stages) != ["prior"]:
+            self._grid = size_grid(model)
+            self.size = parse_size(self._grid.stages[-1] if options.size is None else options.size)
+            self.side = self._grid.check(self.size)
+        self.chain = [u for u in model.upsamplers if u.size <= self.side]
         self.seconds: dict[str, float] = {}
+        self._negative_embed: Tensor | None = None
         self.sampling = self._sampling(
             [defaults or {}, preset_for(model, options.preset), forced or {}, options.stages]
         )
@@ -119,15 +123,27 @@ class Call:
             except RequestError as error:
                 raise RequestError(f"{role}: {error}") from None
             find_sampler(chosen[role].sampler, chosen[role].eta)
+        if "decoder" in chosen:
+            self.model.decoder.check_options(chosen["decoder"])
         for upsampler in self.chain:
             upsampler.check_options(chosen[f"upsampler-{upsampler.size}"])
         return chosen
+
+    def size_at(self, side: int) -> Size:
+        """Size of the images of a stage of the chain, by its nominal side."""
+        return self._grid.at(self.size, side)
 
     def encode(self, captions: Sequence[str]) -> tuple[Text, Text]:
         """The captions and the null text, encoded as one batch so that both have the same length."""
         with self.timed("clip"):
             both = self.model.clip.encode_text([*captions, self.negative])
         return both.rows(None, -1), both.rows(-1, None).repeat(len(captions))
+
+    def decoder_texts(self, captions: Sequence[str]) -> tuple[Text | None, Text | None]:
+        """As `encode`, for the decoder alone: (None, None) if it reads no captions."""
+        if self.model.decoder.encodes_text:
+            return Text.plain(captions), Text.plain([self.negative] * len(captions))
+        return self.encode(captions) if self.model.decoder.reads_text else (None, None)
 
     def encode_images(self, pictures: Sequence[Image.Image]) -> Tensor:
         """z_i [N, D] of pictures of any size, encoded one by one so that none depends on its batch."""
@@ -159,52 +175,98 @@ class Call:
         used = self.sampling["prior"]
         return self.run("prior", prior.sample(text, null, used, self.noise("prior")), prior.length(used))
 
+    def to_paint(
+        self, captions: Sequence[str], image: Image.Image
+    ) -> tuple[Tensor, tuple[Text | None, Text | None]]:
+        """z_i [B, D] and the texts of edits of a picture.
+
+        z_i is the prior's for the captions. Without a prior it is the picture's own; the decoder then reads
+        the captions.
+
+        Raises:
+            RequestError: no prior, and a decoder that reads no captions.
+        """
+        if self.model.prior is not None or not self.model.decoder.reads_text:
+            texts = self.encode(captions)
+            return self.sample_prior(*texts), texts
+        return self.encode_images([image]).expand(len(captions), -1), self.decoder_texts(captions)
+
     def decode(
-        self,
-        z_i: Tensor,
-        text: Text,
-        null: Text,
-        trajectory: Trajectory = FROM_NOISE,
-        *,
-        name: str = "decoder",
+        self, z_i: Tensor, text: Text | None, null: Text | None, trajectory: Trajectory = FROM_NOISE
     ) -> Tensor:
-        """Run the decoder along a trajectory to its end [B, 3, h, h]: pictures, or x_T of an inversion.
+        """Run the decoder along a trajectory to data, and render it: pictures [B, 3, h, w].
 
         Args:
-            name: label for `on_step` and the timings.
+            text, null: captions and null captions; None for a decoder that reads none, which ignores them.
         """
         decoder, used = self.model.decoder, self.sampling["decoder"]
-        total = trajectory.length(decoder.diffusion.schedule, used.steps)
-        batch, parts = max(1, TOGETHER // decoder.size**2), []
+        total, size = trajectory.length(decoder.diffusion.schedule, used.steps), self.size_at(decoder.size)
+        null_embed = self._null_embed()
+        batch, parts = max(1, TOGETHER // size.area), []
         for i in range(0, len(z_i), batch):
             rows = slice(i, i + batch)
             noise = SeededNoise(self.seeds[rows], "decoder")
-            texts = text.rows(i, i + batch), null.rows(i, i + batch)
-            steps = decoder.sample(z_i[rows], *texts, used, noise, trajectory.rows(rows))
-            parts.append(self.run(name, steps, total))
+            texts = [None if one is None else one.rows(i, i + batch) for one in (text, null)]
+            steps = decoder.sample(
+                z_i[rows],
+                *texts,
+                used,
+                noise,
+                trajectory.rows(rows),
+                size=size,
+                null_embed=None if null_embed is None else null_embed[rows],
+            )
+            parts.append(decoder.render(self.run("decoder", steps, total)))
         return torch.cat(parts)
 
+    def _null_embed(self) -> Tensor | None:
+        """The null z_i [B, D] of a negative prompt, for a decoder that reads no captions; None if not needed.
+
+        It is sampled from the prior as that of a prompt, with other noise (diffusers' Kandinsky 2.2).
+        """
+        if not self.negative or self.model.decoder.reads_text or self.sampling["decoder"].guidance == 1:
+            return None
+        prior = self.model.prior
+        if prior is None:
+            raise RequestError(
+                f"negative: {self.model.name}'s decoder reads no captions, and it has no prior that would make an "
+                "embedding of the negative prompt; leave it out"
+            )
+        if self._negative_embed is None:
+            null = self.encode([self.negative])[0].repeat(len(self.seeds))
+            used, noise = self.sampling["prior"], SeededNoise(self.seeds, "negative")
+            self._negative_embed = self.run(
+                "negative", prior.sample(null, null, used, noise), prior.length(used)
+            )
+        return self._negative_embed
+
     def upsample(
-        self, x: Tensor, trajectory_at: Callable[[int], Trajectory] = lambda side: FROM_NOISE
+        self,
+        x: Tensor,
+        trajectory_at: Callable[[int], Trajectory] = lambda side: FROM_NOISE,
+        *,
+        start: int | None = None,
     ) -> dict[int, Tensor]:
-        """Upsample x [B, 3, h, h] up to `size`; returns every resolution by its side in pixels, in [−1, 1].
+        """Upsample x [B, 3, h, w] up to `size`; returns every resolution by its nominal side, in [−1, 1].
 
         Args:
-            trajectory_at: the trajectory for images of a given side; must fit any batch size.
+            trajectory_at: the trajectory for images of a given nominal side; must fit any batch size.
+            start: nominal side of x. Default: the decoder's.
         """
-        made = {x.shape[-1]: x.clamp(-1, 1)}
+        last = self.model.decoder.size if start is None else start
+        made = {last: x.clamp(-1, 1)}
         for upsampler in self.chain:
-            role, low = f"upsampler-{upsampler.size}", made[x.shape[-1]]
+            role, low, size = f"upsampler-{upsampler.size}", made[last], self.size_at(upsampler.size)
             trajectory, used = trajectory_at(upsampler.size), self.sampling[role]
             total = trajectory.length(upsampler.diffusion.schedule, used.steps)
-            batch = max(1, TOGETHER // upsampler.size**2)
+            batch = max(1, TOGETHER // size.area)
             parts = []
             for i in range(0, len(low), batch):
                 noise = SeededNoise(self.seeds[i : i + batch], role)
-                steps = upsampler.sample(low[i : i + batch], used, noise, trajectory=trajectory)
+                steps = upsampler.sample(low[i : i + batch], used, noise, size=size, trajectory=trajectory)
                 parts.append(self.run(role, steps, total))
-            x = torch.cat(parts)
-            made[upsampler.size] = x.clamp(-1, 1)
+            last = upsampler.size
+            made[last] = torch.cat(parts).clamp(-1, 1)
         return made
 
     def finish(
@@ -219,15 +281,17 @@ class Call:
         This is the only place where images leave a pipeline.
 
         Args:
-            made: pictures [B, 3, H, W] by side in pixels.
+            made: pictures [B, 3, H, W] by nominal side.
             arguments: the verb and its arguments, one per image, for the settings.
             painted: True where the model painted, [H, W] of the largest; all other pixels stay bit for bit.
         """
-        if self.size not in made:
-            made = {**made, self.size: lanczos(made[max(made)], self.size)}
-        images = self._images(made[self.size], painted)
-        kept = [side for side in made if side != self.size] if self.options.keep_stages else []
-        masks = {side: None if painted is None else resized_mask(painted, side) for side in kept}
+        if self.side not in made:
+            made = {**made, self.side: lanczos(made[max(made)], self.size)}
+        images = self._images(made[self.side], painted)
+        kept = [side for side in made if side != self.side] if self.options.keep_stages else []
+        masks = {
+            side: None if painted is None else resized_mask(painted, self.size_at(side)) for side in kept
+        }
         stages = {side: self._images(made[side], masks[side]) for side in kept}
         settings = self._settings(arguments)
         for image, own in zip(images, settings, strict=True):
@@ -240,7 +304,7 @@ class Call:
     def _settings(self, arguments: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The settings that reproduce each image, as written into its file."""
         last = self.model.sizes[-1]
-        extra: dict[str, Any] = {"lanczos_from": last} if self.size > last else {}
+        extra: dict[str, Any] = {"lanczos_from": last} if self.side > last else {}
         if self.negative:
             extra["negative"] = self.negative
         if self.model.dtype not in (None, torch.float32):
@@ -251,7 +315,7 @@ class Call:
             if role in self.sampling
         }
         return [
-            {**one, "seed": seed, "model": self.model.name, "size": self.size, **extra, "stages": used}
+            {**one, "seed": seed, "model": self.model.name, "size": self.size.plain, **extra, "stages": used}
             for one, seed in zip(arguments, self.seeds, strict=True)
         ]
 
@@ -263,19 +327,19 @@ class Call:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
-def reachable(model: Model) -> tuple[int, ...]:
-    """Sides in pixels that a request may name: those of the stages, and 1024 for a model that ends at 256.
+def size_grid(model: Model) -> SizeGrid:
+    """The sizes of the images that a model makes; RequestError if it makes none."""
+    stages = model.sizes
+    units = {u.size // u.factor: 1 for u in model.upsamplers} | {u.size: u.unit for u in model.upsamplers}
+    if "decoder" not in model.stages:
+        return SizeGrid(model.name, units, stages)
+    units[model.decoder.size] = model.decoder.unit
+    return SizeGrid(model.name, units, stages, flexible=model.decoder.flexible and not model.upsamplers)
 
-    The step to 1024 is Lanczos resampling: it is better on photographs than an upsampler that was not
-    trained on any (docs/how-to/karlo.md).
-    """
-    sides = model.sizes
-    return (*sides, LARGEST) if sides[-1] < LARGEST <= 4 * sides[-1] else sides
 
-
-def middle_square(picture: Image.Image) -> Image.Image:
-    """The middle square of a picture: RGB, on white, rotated as its EXIF says."""
-    return centre_square(on_white(plain(picture)))
+def middle_of(picture: Image.Image, shape: tuple[int, int]) -> Image.Image:
+    """The middle part of a picture with the ratio of a (width, height): RGB, on white, by its EXIF rotated."""
+    return centre_crop(on_white(plain(picture)), shape)
 
 
 def preset_for(model: Model, name: str) -> dict[str, dict[str, Any]]:

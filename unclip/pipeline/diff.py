@@ -38,7 +38,7 @@ def diff(
 
     Args:
         image: of any size, or its inversion. CLIP crops it by its own rule; x_T is inverted from its middle
-            square.
+            part of the images' shape.
         before: caption of the picture, or a neutral "a photo", or "".
         after: caption of the wanted picture.
         theta: strength of the edit in [0, 1], one image per value; 0 reconstructs the picture. The paper
@@ -63,6 +63,6 @@ def diff(
         # Scaled to the length of z_i: the decoder was trained on embeddings of that length.
         z_d = F.normalize(towards.float(), dim=0)[None] * z_i.norm(dim=1, keepdim=True)
         z = torch.cat([slerp(z_i, z_d, one) for one in thetas])
-        made = call.upsample(redraw(call, z, found.noise.expand(len(thetas), -1, -1, -1)))
+        made = call.upsample(redraw(call, z, found.noise.repeat_interleave(len(thetas), dim=0)))
     arguments = [{"verb": "diff", "before": base, "after": target, "theta": one} for one in thetas]
     return call.finish(made, z, arguments)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unclip.errors import RequestError
 from unclip.images import to_tensor
-from unclip.pipeline.call import Call, Model, middle_square
+from unclip.pipeline.call import Call, Model, middle_of
 from unclip.pipeline.generation import Generation
 from unclip.pipeline.options import OptionKeywords, check_negative, check_prompt, choose_seeds, collect
 
@@ -75,7 +75,7 @@ def decode(
     Raises:
         RequestError: as in `generate`; embeddings of another shape, no decoder.
     """
-    embed = model.clip.width
+    embed = model.decoder.embed
     if image_embeds.ndim != 2 or image_embeds.shape[1] != embed:
         raise RequestError(
             f"image_embeds of shape {tuple(image_embeds.shape)}: {model.name} decodes [N, {embed}]"
@@ -88,7 +88,7 @@ def decode(
     call = Call(model, choose_seeds(n, chosen.seed), chosen)
     with torch.inference_mode():
         z_i = image_embeds.to(model.device, torch.float32)
-        made = call.upsample(call.decode(z_i, *call.encode(captions)))
+        made = call.upsample(call.decode(z_i, *call.decoder_texts(captions)))
     arguments = [{"verb": "decode", "prompt": caption, "negative": call.negative} for caption in captions]
     return call.finish(made, z_i, arguments)
 
@@ -99,9 +99,9 @@ def upsample(
     """Upsample pictures, the last part of `generate`.
 
     Args:
-        images: each is cropped to its middle square and resized to the largest input size of an upsampler
-            that does not exceed the pictures.
-        options: see `SamplingOptions`; `size` must be above that side.
+        images: each is cropped to its middle part of the shape of `size` and resized to the largest input
+            size of an upsampler that does not exceed the pictures.
+        options: see `SamplingOptions`; `size` must be above that input.
 
     Raises:
         RequestError: as in `generate`; no upsampler.
@@ -110,17 +110,20 @@ def upsample(
     if not model.upsamplers:
         raise RequestError(f"{model.name}: has no upsampler")
     chosen = collect(options, verb="upsample", unused=["negative"])
-    squares = [middle_square(one) for one in pictures]
-    starts = [u.size // u.factor for u in model.upsamplers]
-    side = max((s for s in starts if all(s <= one.width for one in squares)), default=starts[0])
-    call = Call(model, choose_seeds(len(squares), chosen.seed), chosen, needs=[])
+    call = Call(model, choose_seeds(len(pictures), chosen.seed), chosen, needs=[])
+    middles = [middle_of(one, call.size) for one in pictures]
+    starts = {side: call.size_at(side) for side in (u.size // u.factor for u in model.upsamplers)}
+    fits = (s for s, size in starts.items() if all(size.width <= one.width for one in middles))
+    side = max(fits, default=min(starts))
     call.chain = [u for u in call.chain if u.size > side]
     if not call.chain:
-        raise RequestError(f"size {call.size}: {model.name} upsamples these pictures from {side} pixels")
+        raise RequestError(
+            f"size {call.size}: {model.name} upsamples these pictures from {starts[side]} pixels"
+        )
     with torch.inference_mode():
-        x = torch.stack([to_tensor(one.resize((side, side), Image.Resampling.LANCZOS)) for one in squares])
-        made = call.upsample(x.to(model.device))
-    return call.finish(made, torch.empty(len(squares), 0), [{"verb": "upsample"}] * len(squares))
+        x = [to_tensor(one.resize(starts[side], Image.Resampling.LANCZOS)) for one in middles]
+        made = call.upsample(torch.stack(x).to(model.device), start=side)
+    return call.finish(made, torch.empty(len(middles), 0), [{"verb": "upsample"}] * len(middles))
 
 
 def _captions(prompt: str | Sequence[str], num_images: int) -> list[str]:

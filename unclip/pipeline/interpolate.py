@@ -71,7 +71,7 @@ def interpolate(
 def _ends(
     call: Call, keys: Sequence[Image.Image | str], captions: list[str], seed: int
 ) -> tuple[Tensor, Tensor]:
-    """(z_i [K, D], x_T [K, 3, h, h]) of the keys."""
+    """(z_i [K, D], x_T [K, …]) of the keys."""
     pictures = [key for key in keys if not isinstance(key, str)]
     inverted = latents(call, pictures) if pictures else None
     latent_of_picture = (
@@ -82,8 +82,9 @@ def _ends(
         seeds = [seed + i for i in range(len(captions))]
         part = Call(call.model, seeds, replace(call.options, size=call.model.sizes[0]))
         sampled = part.sample_prior(*part.encode(captions))
-        side = call.model.decoder.size
-        noise = part.noise("decoder")(torch.empty(len(captions), 3, side, side, device=call.model.device))
+        decoder = call.model.decoder
+        shape = decoder.shape(call.size_at(decoder.size))
+        noise = part.noise("decoder")(torch.empty(len(captions), *shape, device=call.model.device))
         call.seconds["prior"] = part.seconds["prior"]
         latent_of_prompt = iter(zip(sampled, noise, strict=True))
     both = [next(latent_of_prompt if isinstance(key, str) else latent_of_picture) for key in keys]

@@ -13,7 +13,7 @@ from torch import Tensor
 from unclip.diffusion.trajectory import Trajectory
 from unclip.errors import RequestError
 from unclip.images import resize, to_tensor
-from unclip.pipeline.call import Call, Model, middle_square
+from unclip.pipeline.call import Call, Model, middle_of
 from unclip.pipeline.options import OptionKeywords, StageChanges, collect
 
 # Only DDIM can be inverted. Without guidance, as in the paper: guidance needs more steps for the same error.
@@ -27,7 +27,8 @@ class Inversion:
 
     Attributes:
         image_embeds: z_i, CLIP's image embeddings, [N, D].
-        noise: x_T, [N, 3, h, h] with h the decoder's size; DDIM with eta = 0 decodes it to the picture.
+        noise: x_T, [N, 3, h, w] at the decoder's size, or a latent; DDIM with eta = 0 decodes it to the
+            picture.
     """
 
     image_embeds: Tensor
@@ -45,18 +46,21 @@ def invert(
 
     Args:
         image: one or several of any size. CLIP crops each by its own rule; x_T is inverted from its middle
-            square.
+            part of the shape of `size`.
         evaluations: decoder evaluations per step. 1 is the usual inversion; each further one is a fixed-point
             iteration that removes most of the remaining error.
-        options: see `SamplingOptions`. Default of the decoder: 50 steps of DDIM without guidance.
+        options: see `SamplingOptions`; `size` must have the shape of the images to decode. Default: a square;
+            50 steps of DDIM without guidance.
 
     Raises:
-        RequestError: a picture that cannot be used, another sampler than DDIM, a model without an image
-            encoder.
+        RequestError: a picture that cannot be used, an impossible size, another sampler than DDIM, a model
+            without an image encoder.
     """
     images = [image] if isinstance(image, Image.Image) else list(image)
-    chosen = collect(options, verb="invert", unused=("seed", "size", "keep_stages", "watermark"))
-    call = Call(model, [0] * len(images), replace(chosen, size=model.sizes[0]), defaults=STEPS, forced=DDIM)
+    chosen = collect(options, verb="invert", unused=("seed", "keep_stages", "watermark"))
+    if chosen.size is None:
+        chosen = replace(chosen, size=model.sizes[0])
+    call = Call(model, [0] * len(images), chosen, defaults=STEPS, forced=DDIM)
     with torch.inference_mode():
         return latents(call, images, evaluations)
 
@@ -70,17 +74,27 @@ def latents(call: Call, images: Sequence[Image.Image], evaluations: int = 2) -> 
     used, decoder = call.sampling["decoder"], call.model.decoder
     if used.sampler != "ddim":
         raise RequestError(f"decoder: only ddim can be run backwards, not {used.sampler}")
-    z_i = call.encode_images(images)
-    x = torch.cat(
-        [resize(to_tensor(middle_square(one))[None].to(z_i.device), decoder.size) for one in images]
-    )
+    z_i, size = call.encode_images(images), call.size_at(decoder.size)
+    shown = [to_tensor(middle_of(one, call.size))[None].to(z_i.device) for one in images]
+    x = torch.cat([decoder.encode(resize(one, size)) for one in shown])
     # There may be more seeds than pictures here, but an inversion draws no noise.
-    trajectory = Trajectory(start=x, evaluations=evaluations)
-    steps = decoder.sample(z_i, *call.encode([""] * len(z_i)), used, call.noise("decoder"), trajectory)
+    trajectory, texts = Trajectory(start=x, evaluations=evaluations), call.decoder_texts([""] * len(z_i))
+    steps = decoder.sample(z_i, *texts, used, call.noise("decoder"), trajectory, size=size)
     return Inversion(z_i, call.run("inversion", steps, used.steps))
 
 
-def redraw(call: Call, z_i: Tensor, x_T: Tensor | None) -> Tensor:
-    """Decode latents to pictures [B, 3, h, h]; with x_T None, from the seeds' noise."""
-    text, null = call.encode([""])
-    return call.decode(z_i, text.repeat(len(z_i)), null.repeat(len(z_i)), Trajectory(start=x_T))
+def redraw(call: Call, z_i: Tensor, x_T: Tensor | None, caption: str = "") -> Tensor:
+    """Decode latents to pictures [B, 3, h, w]; with x_T None, from the seeds' noise.
+
+    Raises:
+        RequestError: x_T is of another shape than the call's size.
+    """
+    decoder = call.model.decoder
+    shape = decoder.shape(call.size_at(decoder.size))
+    if x_T is not None and x_T.shape[1:] != shape:
+        raise RequestError(
+            f"the inversion's noise has the shape {tuple(x_T.shape[1:])}, size {call.size} needs {shape}: "
+            "invert at the same size"
+        )
+    text, null = (None if one is None else one.repeat(len(z_i)) for one in call.decoder_texts([caption]))
+    return call.decode(z_i, text, null, Trajectory(start=x_T))

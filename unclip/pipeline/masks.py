@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unclip.diffusion.inpainting import Known
 from unclip.errors import RequestError
-from unclip.images import plain
+from unclip.images import Sides, height_width, plain
 
 THRESHOLD = 128  # grey or alpha value, of 255, from which a pixel counts as white or opaque
 
@@ -49,26 +49,29 @@ def _transparent(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(image.getchannel("A")) < THRESHOLD)
 
 
-def resized_mask(paint: Tensor, size: int) -> Tensor:
-    """The mask resized to `size` × `size`; a pixel is painted if any part of it is."""
-    if len(paint) == size:
+def resized_mask(paint: Tensor, size: Sides) -> Tensor:
+    """The mask resized to another size; a pixel is painted if any part of it is."""
+    cells = height_width(size)
+    if paint.shape == cells:
         return paint
     as_picture = paint.float()[None, None]
-    if len(paint) > size:
-        return F.adaptive_max_pool2d(as_picture, size)[0, 0] > 0
-    return F.interpolate(as_picture, (size, size), mode="nearest-exact")[0, 0] > 0
+    if paint.shape[0] > cells[0] or paint.shape[1] > cells[1]:
+        return F.adaptive_max_pool2d(as_picture, cells)[0, 0] > 0
+    return F.interpolate(as_picture, cells, mode="nearest-exact")[0, 0] > 0
 
 
-def known_at(side: int, picture: Tensor, paint: Tensor) -> Known:
-    """The kept part of a picture at a smaller side: the cells without any painted pixel, as means.
+def known_at(size: Sides, picture: Tensor, paint: Tensor) -> Known:
+    """The kept part of a picture at a smaller size: the cells without any painted pixel, as means.
 
     Args:
-        picture: [1, 3, H, H]. paint: True where to paint, [H, H].
+        picture: [1, 3, H, W]. paint: True where to paint, [H, W].
     """
-    if side == picture.shape[-1]:
+    cells = height_width(size)
+    if picture.shape[-2:] == cells:
         return Known(picture, ~paint)
     kept = (~paint).to(picture)[None, None]
-    share = F.adaptive_avg_pool2d(kept, side)
+    share = F.adaptive_avg_pool2d(kept, cells)
     # Mean over kept pixels only: masked content must not bleed into neighbouring cells.
-    mean = F.adaptive_avg_pool2d(picture * kept, side) / share.clamp(min=1e-6)
-    return Known(torch.where(share > 0, mean, F.adaptive_avg_pool2d(picture, side)), (share > 1 - 1e-6)[0, 0])
+    mean = F.adaptive_avg_pool2d(picture * kept, cells) / share.clamp(min=1e-6)
+    whole = F.adaptive_avg_pool2d(picture, cells)
+    return Known(torch.where(share > 0, mean, whole), (share > 1 - 1e-6)[0, 0])

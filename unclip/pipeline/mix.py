@@ -57,7 +57,7 @@ def mix(
             for key in keys
         ]
         z_i = weighted_mean(torch.stack(each), shares, straight=by == "sum")
-        made = call.upsample(call.decode(z_i, *call.encode([""] * num_images)))
+        made = call.upsample(call.decode(z_i, *call.decoder_texts([""] * num_images)))
     names = [key if isinstance(key, str) else "a picture" for key in keys]
     arguments = {"verb": "mix", "keys": names, "weights": shares, "by": by, "negative": call.negative}
     return call.finish(made, z_i, [arguments] * num_images)

@@ -30,8 +30,8 @@ class SamplingOptions:
     Attributes:
         seed: seed of the first image of each prompt or picture; the following images use seed + 1, seed + 2,
             …. Or a list with one seed per image, which can also be given as `seeds`. Default: random.
-        size: side of the images in pixels, one of `Pipeline.sizes`. Default: the largest; for an edit, the
-            smallest that is not below the picture's.
+        size: size of the images in pixels: the side of a square, (width, height), or "1024x768". Default: the
+            model's largest square; for an edit, the smallest size of the picture's shape that holds it.
         preset: steps and samplers of all stages: "fast", "balanced" (the model's own) or "paper" (DALL·E
             2's).
         stages: changes to the preset, fields of `SamplingConfig` by stage: {"prior": {"steps": 10},
@@ -45,7 +45,7 @@ class SamplingOptions:
     """
 
     seed: Seed = None
-    size: int | None = None
+    size: int | str | tuple[int, int] | None = None
     preset: str = "balanced"
     stages: StageChanges = field(default_factory=dict)
     negative: str = ""
@@ -67,7 +67,7 @@ class OptionKeywords(TypedDict, total=False):
     options: SamplingOptions | StageChanges | None
     seed: Seed
     seeds: Sequence[int] | None
-    size: int | None
+    size: int | str | tuple[int, int] | None
     preset: str
     negative: str
     keep_stages: bool

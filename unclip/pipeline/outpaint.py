@@ -72,22 +72,20 @@ def outpaint(
     chosen = replace(chosen, size=size, keep_stages=False)
     call = Call(model, choose_seeds(num_images, chosen.seed), chosen, forced=SINGLE_STEPS)
     with torch.inference_mode():
-        text, null = call.encode([caption] * num_images)
-        z_i = call.sample_prior(text, null)
+        z_i, texts = call.to_paint([caption] * num_images, image)
         painted = [
-            _paint_canvas(call, i, z_i, (text, null), canvas, known, window, repeats)
-            for i in range(num_images)
+            _paint_canvas(call, i, z_i, texts, canvas, known, window, repeats) for i in range(num_images)
         ]
     arguments: dict[str, Any] = {"verb": "outpaint", "prompt": caption, "negative": call.negative}
     arguments |= {"to": f"{width}x{height}", "repeats": repeats}
-    return call.finish({size: torch.stack(painted)}, z_i, [arguments] * num_images, ~known)
+    return call.finish({call.side: torch.stack(painted)}, z_i, [arguments] * num_images, ~known)
 
 
 def _paint_canvas(
     call: Call,
     i: int,
     z_i: Tensor,
-    texts: tuple[Text, Text],
+    texts: tuple[Text | None, Text | None],
     canvas: Tensor,
     known: Tensor,
     window: int,
@@ -102,7 +100,8 @@ def _paint_canvas(
     """
     device, size = call.model.device, call.size
     painted, done = canvas.clone(), known.clone()
-    z, text, null = z_i[i : i + 1], texts[0].rows(i, i + 1), texts[1].rows(i, i + 1)
+    z = z_i[i : i + 1]
+    text, null = (None if one is None else one.rows(i, i + 1) for one in texts)
     for number, (left, top) in enumerate(_windows(canvas.shape[2], canvas.shape[1], window)):
         box = (slice(top, top + window), slice(left, left + window))
         missing = ~done[box]
@@ -114,8 +113,8 @@ def _paint_canvas(
         part.seconds = call.seconds
         view = painted[:, *box]  # a view: writes go through to the canvas
         seen, paint = resize(view[None], size).to(device), resized_mask(missing, size).to(device)
-        made = paint_over(part, z, (text, null), seen, paint, 1.0, repeats)[size]
-        if size != window:  # otherwise it is seamless already
+        made = paint_over(part, z, (text, null), seen, paint, 1.0, repeats)[part.side]
+        if size.width != window:  # otherwise it is seamless already
             made = join(resize(made, window), view[None], missing)
         view.copy_(made[0])
         done[box] = True

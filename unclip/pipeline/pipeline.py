@@ -17,7 +17,7 @@ from unclip.device import best_device, quick_in_bf16
 from unclip.errors import CheckpointError, RequestError
 from unclip.models.index import ModelIndex
 from unclip.models.resolve import load_clip, resolve
-from unclip.pipeline.call import WITHOUT
+from unclip.pipeline.call import WITHOUT, size_grid
 from unclip.pipeline.diff import diff
 from unclip.pipeline.edit import edit
 from unclip.pipeline.generate import decode, generate, sample_prior, upsample
@@ -26,6 +26,7 @@ from unclip.pipeline.invert import invert
 from unclip.pipeline.mix import mix
 from unclip.pipeline.outpaint import outpaint
 from unclip.pipeline.save import save_pretrained
+from unclip.pipeline.sizes import SizeGrid
 from unclip.pipeline.vary import vary
 from unclip.stages import load_stage
 from unclip.stages.base import Stage
@@ -152,15 +153,22 @@ class Pipeline:
 
     def _place(self, stage: BasePrior | DiffusionStage) -> None:
         stage.to(self.device)
-        stage.network.to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for part in stage.parts:
+            stage.get_submodule(part).to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @contextmanager
-    def _in_place(self, stage: DiffusionStage, weights: Path) -> Iterator[None]:
-        """Hold an offloaded stage on the device; afterwards map its weights from the file again."""
+    def _in_place(self, stage: DiffusionStage, weights: Path, prefix: str = "") -> Iterator[None]:
+        """Hold an offloaded stage's weights on the device; afterwards map them from the file again.
+
+        Args:
+            prefix: of the names of the weights to hold; the others stay mapped.
+        """
 
         def placed(name: str, tensor: Tensor) -> Tensor:
             """As `_place`, in one step; a tensor that needs no change stays mapped and is read when used."""
-            if not name.startswith("network."):
+            if not name.startswith(prefix):
+                return tensor
+            if name.partition(".")[0] not in stage.parts:
                 return tensor.to(self.device, torch.float32)
             layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
             return tensor.to(self.device, self.dtype or torch.float32, memory_format=layout)
@@ -223,6 +231,11 @@ class Pipeline:
         """
         first = [] if self.upsamplers and self._decoder is None else [self.decoder.size]
         return (*first, *(u.size for u in self.upsamplers))
+
+    @property
+    def grid(self) -> SizeGrid:
+        """All sizes of the images that the stages make; raises as `sizes`."""
+        return size_grid(self)
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words of a prompt that are not in the model's vocabulary; empty for an open vocabulary."""

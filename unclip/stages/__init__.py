@@ -18,7 +18,19 @@ if TYPE_CHECKING:
     from unclip.stages.base import Stage
     from unclip.stages.config import StageConfig
 
-_NOT_STAGES = {"base", "batch", "config", "configs", "decoder_base", "degradation", "diffusion", "prior_base"}
+_NOT_STAGES = {
+    "base",
+    "batch",
+    "caption_encoder",
+    "config",
+    "configs",
+    "decoder_base",
+    "decoder_latent",
+    "degradation",
+    "diffusion",
+    "embedding_noise",
+    "prior_base",
+}
 
 
 def stage_class(kind: str) -> type[Stage]:

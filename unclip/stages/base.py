@@ -56,8 +56,10 @@ class Stage(nn.Module, ABC):
         needs: names of the fields of `Batch` that its loss reads.
         size: side in pixels of its training images; None if it needs none.
         context: number of tokens of the longest caption it can read; None if unlimited.
+        parts: names of the submodules that run in a pipeline's dtype; the rest stays float32.
     """
 
+    parts: ClassVar[tuple[str, ...]] = ("network",)
     role: ClassVar[str | None] = None
     Config: ClassVar[type[StageConfig]]
     needs: ClassVar[frozenset[str]]

@@ -91,7 +91,7 @@ class Decoder(BaseDecoder):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__(config)
-        self.size, self.unit = config.size, config.unet.unit
+        self.size, self.embed, self.unit = config.size, config.embed, config.unet.unit
         self.embed_drop, self.text_drop = config.embed_drop, config.text_drop
         self.context = config.text_encoder.context if config.text_encoder else None
         self.network = DecoderNetwork(config, outputs=6 if self.diffusion.learned else 3)
@@ -135,21 +135,28 @@ class Decoder(BaseDecoder):
     def sample(
         self,
         image_embed: Tensor,
-        text: Text,
-        null: Text,
+        text: Text | None,
+        null: Text | None,
         options: SamplingConfig,
         noise: SeededNoise,
         trajectory: Trajectory = FROM_NOISE,
         *,
         size: tuple[int, int] | None = None,
+        null_embed: Tensor | None = None,
     ) -> Iterator[Step]:
-        width, height = size or (self.size, self.size)
-        shape = (len(image_embed), 3, height, width)
-        cond, null_cond = self.conditions(image_embed, text, null, trajectory.known, shape)
+        assert text is not None and null is not None
+        shape = (len(image_embed), *self.shape(size or (self.size, self.size)))
+        cond, null_cond = self.conditions(image_embed, text, null, trajectory.known, shape, null_embed)
         return self.walk(shape, cond, null_cond, options, noise, trajectory)
 
     def conditions(
-        self, image_embed: Tensor, text: Text, null: Text, known: Known | None, shape: tuple[int, ...]
+        self,
+        image_embed: Tensor,
+        text: Text,
+        null: Text,
+        known: Known | None,
+        shape: tuple[int, ...],
+        null_embed: Tensor | None = None,
     ) -> tuple[Cond, Cond]:
         """The network's condition and the null condition of guidance for x of a shape.
 
@@ -157,7 +164,8 @@ class Decoder(BaseDecoder):
         """
         text, null = pad_to_same_length(text, null)
         known_cond = self._known_cond(known, image_embed.new_empty(shape))
-        null_embed = self.null_embed.to(image_embed).expand(len(image_embed), -1)
+        if null_embed is None:
+            null_embed = self.null_embed.to(image_embed).expand(len(image_embed), -1)
         return {**_cond(image_embed, text), **known_cond}, {**_cond(null_embed, null), **known_cond}
 
     def _known_cond(self, known: Known | None, like: Tensor) -> dict[str, Tensor]:

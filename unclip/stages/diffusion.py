@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +19,21 @@ from unclip.stages.configs import DiffusionStageConfig as DiffusionStageConfig
 
 
 class DiffusionStage(Stage):
-    """A stage whose network is a denoiser. Subclasses set `network` and build its condition."""
+    """A stage whose network is a denoiser. Subclasses set `network` and build its condition.
+
+    Attributes:
+        walked: prefix of the names of the weights that sampling needs; "" for all.
+        in_place: `in_place(prefix)` is a context that is held while weights of that prefix are used; a
+            pipeline that offloads weights loads and unloads them in it.
+    """
 
     network: nn.Module
+    walked: ClassVar[str] = ""
 
     def __init__(self, config: DiffusionStageConfig) -> None:
         super().__init__(config)
         self.diffusion = Diffusion(config.diffusion)
-        # A context held while sampling; a pipeline that offloads weights loads and unloads them in it.
-        self.in_place: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.in_place: Callable[..., AbstractContextManager[None]] = nullcontext
 
     def _draw(self, rng: ExampleRng, x0: Tensor) -> tuple[Tensor, Tensor]:
         """A timestep and noise for every example."""
@@ -56,7 +63,7 @@ class DiffusionStage(Stage):
         trajectory.length(schedule, options.steps)  # raises now, not at the first step
 
         def steps() -> Iterator[Step]:
-            with self.in_place():
+            with self.in_place(self.walked):
                 denoise = self.denoiser(cond, null, options)
                 # x is at least float32: in half precision the sum of many small steps drifts.
                 dtype = torch.promote_types(next(self.network.parameters()).dtype, torch.float32)

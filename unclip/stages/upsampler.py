@@ -15,7 +15,7 @@ from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
 from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
 from unclip.errors import ConfigError, RequestError
-from unclip.images import resize
+from unclip.images import Sides, height_width, resize
 from unclip.nn.layers import TimeEmbedding, zero_init
 from unclip.nn.unet import UNet
 from unclip.stages.batch import Batch
@@ -72,11 +72,13 @@ class Upsampler(DiffusionStage):
     role = "upsampler"
     Config = UpsamplerConfig
     size: int
+    unit: int  # the width and height of its images in pixels are multiples of this number
     needs: frozenset[str] = frozenset({"image"})  # type: ignore[misc]  # of the instance, by its config
 
     def __init__(self, config: UpsamplerConfig) -> None:
         super().__init__(config)
         self.size, self.factor, self.degradation = config.size, config.factor, config.degradation
+        self.unit = config.unet.unit
         self._crop, self.catmull_rom = config.crop, config.catmull_rom
         self.expert, self.noise_level, self.redrawn = config.expert, config.noise_level, config.redrawn
         if self.redrawn:
@@ -123,13 +125,14 @@ class Upsampler(DiffusionStage):
         options: SamplingConfig,
         noise: SeededNoise,
         *,
-        size: int | None = None,
+        size: Sides | None = None,
         trajectory: Trajectory = FROM_NOISE,
     ) -> Iterator[Step]:
-        """Samples images [B, 3, size, size] from low-resolution ones [B, 3, h, h].
+        """Samples images [B, 3, H, W] from low-resolution ones [B, 3, h, w].
 
         Args:
-            size: side of the result; the network is convolutional, so any side works. Default: the stage's.
+            size: of the result. The network is convolutional, so any multiples of `unit` work. Default: the
+                stage's square.
             trajectory: start, direction and known part of the walk. Default: from noise.
 
         Raises:
@@ -170,12 +173,12 @@ class Upsampler(DiffusionStage):
 
         return denoise
 
-    def condition(self, low: Tensor, side: int) -> dict[str, Tensor]:
-        """The network's condition: the low-resolution images, resized to the given side."""
+    def condition(self, low: Tensor, size: Sides) -> dict[str, Tensor]:
+        """The network's condition: the low-resolution images, resized to the given size."""
         if not self.catmull_rom:
-            return {"low": resize(low, side)}
+            return {"low": resize(low, size)}
         # torch's antialiased kernel has a = −0.5, as PIL's and Catmull–Rom's; its plain one has a = −0.75.
-        return {"low": F.interpolate(low, (side, side), mode="bicubic", antialias=True)}
+        return {"low": F.interpolate(low, height_width(size), mode="bicubic", antialias=True)}
 
 
 def add_noise(x: Tensor, level: Tensor, noise: Tensor) -> Tensor:

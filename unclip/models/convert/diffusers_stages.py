@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from unclip import files
 from unclip.errors import CheckpointError
-from unclip.models.convert import diffusers_configs, diffusers_keys
+from unclip.models.convert import diffusers_configs, diffusers_keys, latent
 from unclip.models.convert.weights import filled, read_component
 from unclip.stages.base import Stage
 from unclip.stages.config import parse_checkpoint
@@ -53,7 +54,7 @@ def read_prior(folder: Path, scheduler: Path | None = None, *, parity: bool = Fa
         parity: clamp x0 as the scheduler's config says; Karlo's own code clamps at ±10.
     """
     theirs = diffusers_configs.read_config(diffusers_configs.PriorTransformer, folder / "config.json")
-    diffusion: dict[str, Any] = _diffusion(scheduler) if scheduler else {"predict": "x0"}
+    diffusion: dict[str, Any] = _diffusion(scheduler, parity=parity) if scheduler else {"predict": "x0"}
     if not (parity and scheduler):
         diffusion["clamp"] = PRIOR_CLAMP
     config = parse_checkpoint(
@@ -177,19 +178,24 @@ def read_upsampler(source: Path) -> Upsampler:
     return filled(stage, diffusers_keys.upsampler, weights, source)
 
 
-def copy_clip(source: Path, out: Path, *, pictures: bool) -> str:
+def copy_clip(source: Path, out: Path, *, pictures: bool, names: Mapping[str, str] | None = None) -> str:
     """Convert a pipeline's CLIP into a new folder and return its identity.
 
     The identity is the text encoder's: both of Karlo's repositories have it, only one has the image encoder.
 
     Args:
         pictures: also copy the image encoder.
+        names: folders of the parts that have other names than in Karlo's pipelines.
     """
     from unclip.clip.converted import TextTower, TextTowerConfig  # heavy; not needed for a single stage
     from unclip.clip.hf import save_tokenizer
     from unclip.clip.identity import weights_identity
 
-    text, pixels = source / "text_encoder", source / "image_encoder"
+    part = {
+        name: source / name for name in ("text_encoder", "image_encoder", "tokenizer", "feature_extractor")
+    }
+    part |= {name: source / folder for name, folder in (names or {}).items()}
+    text, pixels = part["text_encoder"], part["image_encoder"]
     weights = read_component(text)
     identity = weights_identity("clip", weights)
     weights.pop("text_model.embeddings.position_ids", None)  # a constant that older transformers saved
@@ -213,26 +219,32 @@ def copy_clip(source: Path, out: Path, *, pictures: bool) -> str:
     files.save_weights(
         filled(tower, diffusers_keys.text_tower, weights, text), out / "text_encoder" / "model.safetensors"
     )
-    save_tokenizer(source / "tokenizer", out / "tokenizer.json")
+    save_tokenizer(part["tokenizer"], out / "tokenizer.json")
     if pictures:
-        (out / "image_encoder").mkdir()
-        shutil.copyfile(pixels / "config.json", out / "image_encoder" / "config.json")
-        if (preprocess := source / "feature_extractor" / "preprocessor_config.json").is_file():
-            shutil.copyfile(preprocess, out / "image_encoder" / preprocess.name)
-        images = {name: tensor.contiguous() for name, tensor in read_component(pixels).items()}
-        files.write_weights(images, out / "image_encoder" / "model.safetensors")
+        copy_image_encoder(pixels, part["feature_extractor"], out)
     files.write_json(out / "config.json", {"kind": "clip", "identity": identity})
     return identity
+
+
+def copy_image_encoder(encoder: Path, extractor: Path, out: Path) -> None:
+    """Copy an image encoder, with its preprocessing, into the folder of a CLIP."""
+    (out / "image_encoder").mkdir()
+    files.write_json(out / "image_encoder" / "config.json", files.read_json(encoder / "config.json"))
+    if (preprocess := extractor / "preprocessor_config.json").is_file():
+        shutil.copyfile(preprocess, out / "image_encoder" / preprocess.name)
+    images = {name: tensor.contiguous() for name, tensor in read_component(encoder).items()}
+    files.write_weights(images, out / "image_encoder" / "model.safetensors")
 
 
 def _prefixed(part: str, folder: Path) -> dict[str, Tensor]:
     return {f"{part}.{name}": tensor for name, tensor in read_component(folder).items()}
 
 
-def _diffusion(folder: Path) -> dict[str, Any]:
-    theirs = diffusers_configs.read_config(
-        diffusers_configs.UnCLIPScheduler, folder / "scheduler_config.json"
-    )
+def _diffusion(folder: Path, *, parity: bool = False) -> dict[str, Any]:
+    path = folder / "scheduler_config.json"
+    if files.read_json(path).get("_class_name") == "DDPMScheduler":  # of Karlo's prior in Stable unCLIP
+        return latent.read_diffusion(folder, learned=False, parity=parity)
+    theirs = diffusers_configs.read_config(diffusers_configs.UnCLIPScheduler, path)
     learned = theirs.variance_type == "learned_range"
     return {
         "schedule": "cosine",
