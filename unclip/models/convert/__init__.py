@@ -1,23 +1,26 @@
 """Convert other programs' weights to model folders by renaming tensors.
 
-Reads Karlo in diffusers' layout or as its own checkpoints, and single priors (Karlo's, Kandinsky 2.2's).
+Reads Karlo in diffusers' layout or as its own checkpoints, Kandinsky's priors, and ECLIPSE's.
 """
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Literal
 
 from unclip import files
 from unclip.cache import cache_folder, writable_cache
 from unclip.errors import CheckpointError
 from unclip.locks import hold
-from unclip.models.convert import diffusers_stages, karlo_ckpt
+from unclip.models.convert import diffusers_stages, eclipse, karlo_ckpt
+from unclip.models.convert.diffusers_clip import check_clip, copy_clip
+from unclip.models.convert.pipelines import CLIP, convert_pipeline, save_stage
+from unclip.models.convert.refusals import refuse_foreign
 from unclip.models.index import FILE, ModelIndex
 from unclip.stages.base import Stage
 from unclip.stages.decoder import Decoder
 from unclip.stages.prior import Prior
+from unclip.stages.prior_onepass import OnePassPrior
 from unclip.stages.upsampler import Upsampler
 from unclip.version import __version__
 
@@ -29,8 +32,9 @@ def convert(source: Path, out: Path, *, parity: bool = False) -> None:
     """Convert another program's model or stage to a folder, with one stage in memory at a time.
 
     Args:
-        source: a diffusers unCLIP pipeline or a folder of Karlo's checkpoints, written as a model folder; or
-            the folder of one network (a PriorTransformer for instance) or one checkpoint, written as a stage.
+        source: a pipeline of diffusers (see `pipelines.PIPELINES`) or a folder of Karlo's checkpoints,
+            written as a model folder; or the folder of one network (a PriorTransformer for instance) or one
+            checkpoint, written as a stage.
         out: the folder to write; an existing model folder or stage is replaced.
         parity: clamp the prior's x0 as diffusers does (Karlo's own code clamps at ±10), and run in float32
             on every device.
@@ -39,7 +43,7 @@ def convert(source: Path, out: Path, *, parity: bool = False) -> None:
         CheckpointError: an unsupported model, or missing or damaged files. Nothing is written then.
     """
     if (source / FILE).is_file():
-        _pipeline(source, out, parity=parity)
+        convert_pipeline(source, out, parity=parity)
     elif _is_whole(source):
         _checkpoints(source, out)
     else:
@@ -68,7 +72,8 @@ def converted(source: Path) -> Path:
         )
         if path.suffix == ".json":
             digest.update(path.read_bytes())
-    name = folder.parent.parent.name if folder.parent.name == "snapshots" else folder.resolve().name
+    cached = (path.name for path in folder.parents if path.name.startswith("models--"))  # a Hub snapshot
+    name = next(cached, folder.resolve().name)
     part = "" if whole else f"-{source.stem}"
     unique = f"{name}{part}-{digest.hexdigest()[:12]}"
     if (cache_folder() / FOLDER / unique / FILE).is_file():  # perhaps read-only
@@ -103,47 +108,28 @@ def _read_for(source: Path) -> list[Path]:
 def _stage(source: Path, *, parity: bool) -> Stage:
     if source.is_file():
         return karlo_ckpt.read_checkpoint(source)
+    refuse_foreign(source, str(source))
     return diffusers_stages.read_stage(source, parity=parity)
 
 
 def _single(source: Path, out: Path) -> None:
     """Write a model folder of one stage and, unless it is an upsampler, the CLIP beside it."""
     stage, parts = _stage(source, parity=False), source.absolute().parent
-    role = f"upsampler-{stage.size}" if isinstance(stage, Upsampler) else stage.config.kind
-    clip = identity = karlo_ckpt.CLIP if source.is_file() and not isinstance(stage, Upsampler) else None
+    role = f"upsampler-{stage.size}" if isinstance(stage, Upsampler) else str(stage.role)
+    clip = identity = None
     with files.new_folder(out, replaces=FILE) as folder:
-        if (parts / "text_encoder").is_dir() and clip is None and not isinstance(stage, Upsampler):
-            pictures = (parts / "image_encoder").is_dir()
-            clip, identity = "clip", diffusers_stages.copy_clip(parts, folder / "clip", pictures=pictures)
-        _save(stage, folder / role, identity)
+        if not isinstance(stage, Upsampler):
+            if source.is_file():
+                clip = identity = karlo_ckpt.CLIP
+            elif (parts / "text_encoder").is_dir():
+                check_clip(stage, parts)
+                pictures = (parts / "image_encoder").is_dir()
+                clip, identity = CLIP, copy_clip(parts, folder / CLIP, pictures=pictures)
+            elif isinstance(stage, OnePassPrior):
+                # Unbound, so that it joins Karlo's decoder with Karlo's own copy of this CLIP.
+                clip = eclipse.CLIPS.get(stage.config.embed)
+        save_stage(stage, folder / role, identity)
         ModelIndex.of(out.name, {role: role}, clip=clip, precision="bfloat16").write(folder)
-
-
-def _pipeline(source: Path, out: Path, *, parity: bool) -> None:
-    kind = files.read_json(source / FILE).get("_class_name")
-    if kind not in diffusers_stages.PIPELINES:
-        part = source / "prior"
-        raise CheckpointError(
-            f"{source}: is a {kind or 'model of no named class'}, which unclip cannot run; "
-            f"it converts {' and '.join(diffusers_stages.PIPELINES)}"
-            + (f", and this one's {part} by itself" if diffusers_stages.is_prior(part) else "")
-        )
-    from_captions = kind == "UnCLIPPipeline"
-    with files.new_folder(out, replaces=FILE) as folder:
-        clip = diffusers_stages.copy_clip(source, folder / "clip", pictures=not from_captions)
-        if from_captions:
-            prior = diffusers_stages.read_prior(source / "prior", source / "prior_scheduler", parity=parity)
-            _save(prior, folder / "prior", clip)
-            del prior  # frees memory for the decoder, which is as large
-        decoder = diffusers_stages.read_decoder(source)
-        _save(decoder, folder / "decoder", clip)
-        del decoder
-        upsampler = diffusers_stages.read_upsampler(source)
-        name = f"upsampler-{upsampler.size}"
-        _save(upsampler, folder / name, clip)
-        roles = ("decoder", name, *(["prior"] if from_captions else []))
-        precision: Literal["bfloat16"] | None = None if parity else "bfloat16"
-        ModelIndex.of(out.name, {r: r for r in roles}, clip="clip", precision=precision).write(folder)
 
 
 def _checkpoints(source: Path, out: Path) -> None:
@@ -155,16 +141,10 @@ def _checkpoints(source: Path, out: Path) -> None:
             if role in roles:
                 raise CheckpointError(f"{path}: is a {role}, and so is {roles[role].name}; keep one of them")
             roles[role] = path
-            _save(stage, folder / role, karlo_ckpt.CLIP)
+            save_stage(stage, folder / role, karlo_ckpt.CLIP)
             del stage
         missing = [role for role in ("prior", "decoder", karlo_ckpt.UPSAMPLER) if role not in roles]
         if missing:
             raise CheckpointError(f"{source}: none of its .ckpt files is Karlo's {missing[0]}")
         index = ModelIndex.of(out.name, {r: r for r in roles}, clip=karlo_ckpt.CLIP, precision="bfloat16")
         index.write(folder)
-
-
-def _save(stage: Stage, folder: Path, clip: str | None) -> None:
-    stage.config = stage.config.model_copy(update={"clip": clip})
-    folder.mkdir()
-    stage.save(folder)

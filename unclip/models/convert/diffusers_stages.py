@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,15 @@ from torch import Tensor
 
 from unclip import files
 from unclip.errors import CheckpointError
-from unclip.models.convert import diffusers_configs, diffusers_keys
+from unclip.models.convert import diffusers_configs, diffusers_keys, eclipse
 from unclip.models.convert.weights import filled, read_component
 from unclip.stages.base import Stage
 from unclip.stages.config import parse_checkpoint
 from unclip.stages.decoder import Decoder
 from unclip.stages.prior import Prior
+from unclip.stages.prior_onepass import OnePassPrior
 from unclip.stages.upsampler import Upsampler
 
-PIPELINES = ("UnCLIPPipeline", "UnCLIPImageVariationPipeline")
 # Components beside a network that its conversion may read.
 COMPONENTS = (
     "decoder",
@@ -32,6 +31,7 @@ COMPONENTS = (
     "tokenizer",
     "image_encoder",
     "feature_extractor",
+    "image_processor",
 )
 
 # Clamp of the prior's x0 in Karlo's own code and in Kandinsky's; diffusers' config of Karlo has 5.
@@ -45,14 +45,16 @@ SAMPLING = {
 }
 
 
-def read_prior(folder: Path, scheduler: Path | None = None, *, parity: bool = False) -> Prior:
-    """Read a PriorTransformer.
+def read_prior(folder: Path, scheduler: Path | None = None, *, parity: bool = False) -> Prior | OnePassPrior:
+    """Read a PriorTransformer: a diffusion prior, or one of ECLIPSE's.
 
     Args:
         scheduler: folder of its UnCLIPScheduler. Default: Karlo's and Kandinsky's diffusion process.
         parity: clamp x0 as the scheduler's config says; Karlo's own code clamps at ±10.
     """
     theirs = diffusers_configs.read_config(diffusers_configs.PriorTransformer, folder / "config.json")
+    if theirs.additional_embeddings == eclipse.EXTRA_TOKENS:
+        return eclipse.read_prior(folder, theirs)
     diffusion: dict[str, Any] = _diffusion(scheduler) if scheduler else {"predict": "x0"}
     if not (parity and scheduler):
         diffusion["clamp"] = PRIOR_CLAMP
@@ -87,6 +89,8 @@ def read_stage(folder: Path, *, parity: bool = False) -> Stage:
     """
     kind = files.read_json(folder / "config.json").get("_class_name")
     if kind == "UNet2DConditionModel":
+        if not (folder.absolute().parent / "text_proj").is_dir():
+            raise CheckpointError(f"{folder}: is a U-Net, but no decoder of Karlo's: no text_proj beside it")
         return read_decoder(folder.absolute().parent)
     if kind == "UNet2DModel":
         return read_upsampler(folder.absolute().parent)
@@ -175,54 +179,6 @@ def read_upsampler(source: Path) -> Upsampler:
         stage = Upsampler(config)
     weights = {**_prefixed(first.name, first), **_prefixed(last.name, last)}
     return filled(stage, diffusers_keys.upsampler, weights, source)
-
-
-def copy_clip(source: Path, out: Path, *, pictures: bool) -> str:
-    """Convert a pipeline's CLIP into a new folder and return its identity.
-
-    The identity is the text encoder's: both of Karlo's repositories have it, only one has the image encoder.
-
-    Args:
-        pictures: also copy the image encoder.
-    """
-    from unclip.clip.converted import TextTower, TextTowerConfig  # heavy; not needed for a single stage
-    from unclip.clip.hf import save_tokenizer
-    from unclip.clip.identity import weights_identity
-
-    text, pixels = source / "text_encoder", source / "image_encoder"
-    weights = read_component(text)
-    identity = weights_identity("clip", weights)
-    weights.pop("text_model.embeddings.position_ids", None)  # a constant that older transformers saved
-    theirs = diffusers_configs.read_config(
-        diffusers_configs.CLIPTextModelWithProjection, text / "config.json"
-    )
-    config = TextTowerConfig(
-        width=theirs.hidden_size,
-        depth=theirs.num_hidden_layers,
-        heads=theirs.num_attention_heads,
-        vocabulary=theirs.vocab_size,
-        context=theirs.max_position_embeddings,
-        embed=theirs.projection_dim,
-        activation=theirs.hidden_act,
-        mlp_width=theirs.intermediate_size,
-    )
-    with torch.device("meta"):
-        tower = TextTower(config)
-    (out / "text_encoder").mkdir(parents=True)
-    files.write_json(out / "text_encoder" / "config.json", config.model_dump(mode="json"))
-    files.save_weights(
-        filled(tower, diffusers_keys.text_tower, weights, text), out / "text_encoder" / "model.safetensors"
-    )
-    save_tokenizer(source / "tokenizer", out / "tokenizer.json")
-    if pictures:
-        (out / "image_encoder").mkdir()
-        shutil.copyfile(pixels / "config.json", out / "image_encoder" / "config.json")
-        if (preprocess := source / "feature_extractor" / "preprocessor_config.json").is_file():
-            shutil.copyfile(preprocess, out / "image_encoder" / preprocess.name)
-        images = {name: tensor.contiguous() for name, tensor in read_component(pixels).items()}
-        files.write_weights(images, out / "image_encoder" / "model.safetensors")
-    files.write_json(out / "config.json", {"kind": "clip", "identity": identity})
-    return identity
 
 
 def _prefixed(part: str, folder: Path) -> dict[str, Tensor]:
