@@ -163,3 +163,17 @@ def variation_pipeline(theirs: Any) -> Any:
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def kandinsky_prior_pipeline(theirs: Any, kind: str) -> Any:
+    """A small pipeline of class `kind`: Kandinsky 2.1's or 2.2's prior, with another pipeline's networks."""
+    pipe = getattr(diffusers, kind)(
+        prior=theirs.prior,
+        image_encoder=image_encoder(),
+        text_encoder=theirs.text_encoder,
+        tokenizer=theirs.tokenizer,
+        scheduler=scheduler("fixed_small_log", "sample", 10.0),
+        image_processor=image_processor(),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
