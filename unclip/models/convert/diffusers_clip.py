@@ -45,10 +45,10 @@ def copy_clip(source: Path, out: Path, *, pictures: bool) -> str:
     from unclip.clip.identity import weights_identity
 
     text, pixels = source / "text_encoder", source / "image_encoder"
+    theirs = read_config(CLIPTextModelWithProjection, text / "config.json")
     weights = read_component(text)
     identity = weights_identity("clip", weights)
     weights.pop("text_model.embeddings.position_ids", None)  # a constant that older transformers saved
-    theirs = read_config(CLIPTextModelWithProjection, text / "config.json")
     config = TextTowerConfig(
         width=theirs.hidden_size,
         depth=theirs.num_hidden_layers,

@@ -53,5 +53,6 @@ def refuse_foreign(folder: Path, name: str) -> None:
         kind = str(read_json(path).get("_class_name")) if path.is_file() else ""
         fits = [beginning for beginning in REASONS if kind.startswith(beginning)]
         if fits:
-            whose = "part of" if path.parent != folder else "a"
-            raise CheckpointError(f"{name}: is {whose} {kind}: {REASONS[max(fits, key=len)]}")
+            kind = f"{'an' if kind[0] in 'AEIOU' else 'a'} {kind}"
+            what = f"is {kind}" if path.parent == folder else f"belongs to {kind}"
+            raise CheckpointError(f"{name}: {what}: {REASONS[max(fits, key=len)]}")
