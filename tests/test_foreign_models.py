@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
 from unclip.cli import cli
 from unclip.errors import CheckpointError
@@ -96,7 +98,8 @@ def test_a_network_is_refused_with_its_pipeline(tmp_path: Path) -> None:
 )
 def test_another_text_encoder_beside_a_prior_is_named(kind: str, says: str, tmp_path: Path) -> None:
     written(tmp_path / "theirs", "model_index.json", _class_name="KandinskyPriorPipeline")
-    written(tmp_path / "theirs/text_encoder", "config.json", architectures=[kind], model_type="clip_text")
+    encoder = written(tmp_path / "theirs/text_encoder", "config.json", architectures=[kind])
+    save_file({"weight": torch.zeros(1)}, encoder / "model.safetensors")
     with pytest.raises(CheckpointError, match=says):
         Pipeline.from_pretrained(str(tmp_path / "theirs"))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from unclip.clip.openclip import tokenizer_with
 from unclip.clip.torchvision_schemas import declare_missing_schemas
 from unclip.errors import CheckpointError
-from unclip.models.convert.diffusers_clip import copy_clip
+from unclip.models.convert.diffusers_stages import copy_clip
 from unclip.models.resolve import load_clip
 
 declare_missing_schemas()

@@ -13,7 +13,7 @@ from unclip.cache import cache_folder, writable_cache
 from unclip.errors import CheckpointError
 from unclip.locks import hold
 from unclip.models.convert import diffusers_stages, eclipse, karlo_ckpt
-from unclip.models.convert.diffusers_clip import check_clip, copy_clip
+from unclip.models.convert.diffusers_stages import check_clip, copy_clip
 from unclip.models.convert.pipelines import CLIP, convert_pipeline, save_stage
 from unclip.models.convert.refusals import refuse_foreign
 from unclip.models.index import FILE, ModelIndex
@@ -124,7 +124,11 @@ def _single(source: Path, out: Path) -> None:
             elif (parts / "text_encoder").is_dir():
                 check_clip(stage, parts)
                 pictures = (parts / "image_encoder").is_dir()
-                clip, identity = CLIP, copy_clip(parts, folder / CLIP, pictures=pictures)
+                names = (
+                    {"feature_extractor": "image_processor"} if (parts / "image_processor").is_dir() else {}
+                )
+                clip = CLIP
+                identity = copy_clip(parts, folder / CLIP, pictures=pictures, names=names)
             elif isinstance(stage, OnePassPrior):
                 # Unbound, so that it joins Karlo's decoder with Karlo's own copy of this CLIP.
                 clip = eclipse.CLIPS.get(stage.config.embed)

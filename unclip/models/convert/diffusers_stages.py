@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,23 @@ def is_prior(folder: Path) -> bool:
     return config.is_file() and files.read_json(config).get("_class_name") == "PriorTransformer"
 
 
+def check_clip(stage: Stage, source: Path) -> None:
+    """Check that a stage reads embeddings of the widths of the text encoder in a pipeline's folder.
+
+    Raises:
+        CheckpointError: it was trained with another CLIP.
+    """
+    path = source / "text_encoder" / "config.json"
+    theirs = diffusers_configs.read_config(diffusers_configs.CLIPTextModelWithProjection, path)
+    for key, found in (("embed", theirs.projection_dim), ("token_width", theirs.hidden_size)):
+        wanted = getattr(stage.config, key, found)
+        if wanted != found:
+            raise CheckpointError(
+                f"{path}: is not the CLIP that the {stage.role} was trained with; its {key} is {found}, "
+                f"the {stage.role} reads {wanted}"
+            )
+
+
 def read_decoder(source: Path) -> Decoder:
     """Read the decoder: a pipeline's UNet2DConditionModel and UnCLIPTextProjModel."""
     folder, projection, scheduler = source / "decoder", source / "text_proj", source / "decoder_scheduler"
@@ -179,6 +198,59 @@ def read_upsampler(source: Path) -> Upsampler:
         stage = Upsampler(config)
     weights = {**_prefixed(first.name, first), **_prefixed(last.name, last)}
     return filled(stage, diffusers_keys.upsampler, weights, source)
+
+
+def copy_clip(source: Path, out: Path, *, pictures: bool, names: Mapping[str, str] | None = None) -> str:
+    """Convert a pipeline's CLIP into a new folder and return its identity.
+
+    The identity is the text encoder's: both of Karlo's repositories have it, only one has the image encoder.
+
+    Args:
+        pictures: also copy the image encoder.
+        names: folders of the parts that have other names than in Karlo's pipelines.
+    """
+    from unclip.clip.converted import TextTower, TextTowerConfig  # heavy; not needed for a single stage
+    from unclip.clip.hf import save_tokenizer
+    from unclip.clip.identity import weights_identity
+
+    part = {
+        name: source / name for name in ("text_encoder", "image_encoder", "tokenizer", "feature_extractor")
+    }
+    part |= {name: source / folder for name, folder in (names or {}).items()}
+    text, pixels = part["text_encoder"], part["image_encoder"]
+    weights = read_component(text)
+    identity = weights_identity("clip", weights)
+    weights.pop("text_model.embeddings.position_ids", None)  # a constant that older transformers saved
+    theirs = diffusers_configs.read_config(
+        diffusers_configs.CLIPTextModelWithProjection, text / "config.json"
+    )
+    config = TextTowerConfig(
+        width=theirs.hidden_size,
+        depth=theirs.num_hidden_layers,
+        heads=theirs.num_attention_heads,
+        vocabulary=theirs.vocab_size,
+        context=theirs.max_position_embeddings,
+        embed=theirs.projection_dim,
+        activation=theirs.hidden_act,
+        mlp_width=theirs.intermediate_size,
+    )
+    with torch.device("meta"):
+        tower = TextTower(config)
+    (out / "text_encoder").mkdir(parents=True)
+    files.write_json(out / "text_encoder" / "config.json", config.model_dump(mode="json"))
+    files.save_weights(
+        filled(tower, diffusers_keys.text_tower, weights, text), out / "text_encoder" / "model.safetensors"
+    )
+    save_tokenizer(part["tokenizer"], out / "tokenizer.json")
+    if pictures:
+        (out / "image_encoder").mkdir()
+        files.write_json(out / "image_encoder" / "config.json", files.read_json(pixels / "config.json"))
+        if (preprocess := part["feature_extractor"] / "preprocessor_config.json").is_file():
+            shutil.copyfile(preprocess, out / "image_encoder" / preprocess.name)
+        images = {name: tensor.contiguous() for name, tensor in read_component(pixels).items()}
+        files.write_weights(images, out / "image_encoder" / "model.safetensors")
+    files.write_json(out / "config.json", {"kind": "clip", "identity": identity})
+    return identity
 
 
 def _prefixed(part: str, folder: Path) -> dict[str, Tensor]:

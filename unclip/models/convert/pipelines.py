@@ -12,7 +12,7 @@ from typing import NamedTuple
 from unclip import files
 from unclip.errors import CheckpointError
 from unclip.models.convert import diffusers_stages
-from unclip.models.convert.diffusers_clip import check_clip, copy_clip
+from unclip.models.convert.diffusers_stages import check_clip, copy_clip
 from unclip.models.convert.refusals import refuse_foreign
 from unclip.models.index import FILE, ModelIndex
 from unclip.stages.base import Stage
@@ -71,7 +71,8 @@ def _karlo_variations(source: Path, folder: Path, parity: bool) -> Written:
 
 def _kandinsky_prior(source: Path, folder: Path, parity: bool) -> Written:
     """KandinskyPriorPipeline and KandinskyV22PriorPipeline: a prior and CLIP."""
-    clip = copy_clip(source, folder / CLIP, pictures=True)
+    names = {"feature_extractor": "image_processor"}
+    clip = copy_clip(source, folder / CLIP, pictures=True, names=names)
     _prior(source, folder, clip, "scheduler", parity)
     return Written(["prior"], CLIP)
 
