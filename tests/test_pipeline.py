@@ -590,10 +590,12 @@ def test_what_cannot_be_assembled_is_refused_and_leaves_nothing(
 ) -> None:
     clip, prior, decoder, *_ = parts(tiny_model)
     edit(copy / "decoder/config.json", clip="other@1")
+    for part in (prior, decoder):
+        shutil.copytree(part, tmp_path / "lonely" / part.name)
     for runs, says in (
         ([clip, prior], "no decoder among the runs"),
         ([clip, decoder], "no prior among the runs"),
-        ([prior, decoder], "no clip among the runs"),
+        ([tmp_path / "lonely/prior", tmp_path / "lonely/decoder"], "no clip among the runs"),
         ([clip, prior, decoder, prior], "there is a prior already"),
         (
             [clip, prior, copy / "decoder"],
@@ -603,4 +605,4 @@ def test_what_cannot_be_assembled_is_refused_and_leaves_nothing(
     ):
         with pytest.raises(CheckpointError, match=says):
             assemble(runs, tmp_path / "out")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["copy"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["copy", "lonely"]

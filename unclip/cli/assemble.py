@@ -14,7 +14,7 @@ from unclip.cli.paths import check_writable, refuse_existing
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("-o", "--output", required=True, type=PATH, help="Model folder to write.")
 @click.option("--name", help="Name of the model. Default: the folder's.")
-@click.option("--clip", help="CLIP if none of the runs is one: public ones are saved by name, others copied.")
+@click.option("--clip", help="CLIP: public ones are saved by name, others copied. Default: the stages' own.")
 @click.option("--half", is_flag=True, help="Save the weights in half precision. Default: as trained.")
 @click.option(
     "--world", type=click.Choice(["menagerie"]), help="Record the closed vocabulary of the training data."
@@ -31,7 +31,8 @@ def assemble(
 ) -> None:
     """Assemble stages into a model folder, ready for `generate --model`.
 
-    RUN is a training run, a saved stage, or a stage of a model, such as mini/upsampler-256.
+    RUN is a training run, a saved stage, a stage of a model, such as mini/upsampler-256, or a whole model, of
+    which the other RUNs replace stages.
     """
     refuse_existing(output, overwrite)
     check_writable(output)

@@ -20,10 +20,10 @@ from unclip.cli.paths import check_writable, refuse_existing
 )
 @overwrite_option
 def convert(source: str, out: Path, parity: bool, overwrite: bool) -> None:
-    """Convert Karlo, or a single stage of it, to a model folder.
+    """Convert another program's model or stage, such as Karlo, to a model folder.
 
-    SOURCE is a folder in diffusers' layout or a Hub id, the folder of one of its networks, a
-    PriorTransformer's (Karlo's, Kandinsky 2.2's), a folder of Karlo's own .ckpt files, or one of them.
+    SOURCE is a folder in diffusers' layout or a Hub id, the folder of one of its networks, a PriorTransformer's
+    (Karlo's, Kandinsky's, ECLIPSE's), a folder of Karlo's own .ckpt files, or one of them.
     """
     refuse_existing(out, overwrite)
     check_writable(out)

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
 from unclip import files
-from unclip.clip import copy_clip, is_backend, local_weights, read_clip
+from unclip.clip import copy_clip, is_backend, local_weights
 from unclip.errors import CheckpointError
+from unclip.files import read_json
 from unclip.models.clip_towers import Towers
 from unclip.models.index import FILE, ModelIndex
-from unclip.models.resolve import find_clip, resolve, role_of
-from unclip.stages import load_stage
-from unclip.stages.base import Stage
+from unclip.models.resolve import Model, clip_identity, find_clip, resolve, role_of
+from unclip.stages import load_stage, stage_class
 
 CLIP = "clip"  # subfolder of a CLIP that is saved with the model
+
+
+class _Part(NamedTuple):
+    """A stage that the model will have: its folder and config, and the reference of the CLIP beside it."""
+
+    folder: Path
+    config: dict[str, Any]
+    clip: str | None
 
 
 def assemble(
@@ -28,50 +37,64 @@ def assemble(
     dtype: torch.dtype | None = None,
     vocabulary: Sequence[str] | None = None,
 ) -> None:
-    """Write the model folder `out` from trained stages.
+    """Write the model folder `out` from trained stages, with one of them in memory at a time.
 
     Args:
-        runs: references of single stages: runs (their newest checkpoint), saved stages, mini/decoder, ….
-        clip: reference of the CLIP if none of the runs is one. A public CLIP is saved by reference, any other
-            is copied. Default: the two encoders beside the runs, if one has the text encoder of a CLIP and
-            another its image encoder.
+        runs: references of stages: runs (their newest checkpoint), saved stages, mini/decoder, …; and of whole
+            models, whose stages are replaced by single ones of the same role.
+        clip: reference of the CLIP if none of the runs is one. Default: that of the stages, where they lie in
+            a model with a CLIP; if one has the text encoder of a CLIP and another its image encoder, both
+            encoders. A public CLIP is saved by reference, any other is copied.
         dtype: dtype of the saved weights. None keeps each stage's.
-        vocabulary: the words that the model was trained on. None for an open vocabulary.
+        vocabulary: the words that the model was trained on. None for an open vocabulary, or the whole model's.
 
     Raises:
         CheckpointError: a stage is missing, given twice, or trained for another CLIP.
     """
-    stages, beside = _stages(runs)
-    missing = [role for role in ("prior", "decoder") if role not in stages]
-    towers = Towers.among(beside) if CLIP not in stages and clip is None else None
-    if missing or (CLIP not in stages and clip is None and towers is None):
-        raise CheckpointError(f"cannot assemble {out}: no {missing[0] if missing else 'clip'} among the runs")
-    if CLIP in stages and clip is not None:
+    models = [resolve(str(run)) for run in runs]
+    parts = _parts(models)
+    given = [model.ref for model in models if model.kind == CLIP]
+    if given and clip is not None:
         raise CheckpointError(f"cannot assemble {out}: a clip is among the runs already; leave out {clip}")
-    reference = None if clip is None else find_clip(clip)
+    missing = [role for role in ("prior", "decoder") if role not in parts]
+    towers = None
+    if CLIP not in parts and clip is None and not given:
+        towers = Towers.among(part.clip for part in parts.values() if part.clip is not None)
+    reference = None if CLIP in parts or towers else clip or next(iter(given), _clip_beside(parts))
+    if missing or (CLIP not in parts and reference is None and towers is None):
+        raise CheckpointError(f"cannot assemble {out}: no {missing[0] if missing else 'clip'} among the runs")
+    reference = None if reference is None else find_clip(reference)
     if towers is not None:
-        identity: str | None = towers.identities[0]
+        identity = towers.identities[0]
     else:
-        identity = stages[CLIP].config.clip if reference is None else _identity(reference)
-    _check_widths(stages)
-    for role, stage in stages.items():
-        if stage.config.clip not in (None, identity, reference, *(towers.identities if towers else ())):
+        identity = clip_identity(str(parts[CLIP].folder) if reference is None else reference)
+    _check_widths(parts)  # first: of stages of different widths, the message names these
+    for role, part in parts.items():
+        if part.config.get("clip") not in (None, identity, reference, *(towers.identities if towers else ())):
             raise CheckpointError(
-                f"{role} was trained for CLIP {stage.config.clip}, but this model would have {identity}"
+                f"{role} was trained for CLIP {part.config['clip']}, but this model would have {identity}"
             )
-        if stage.config.clip is not None:
-            stage.config = stage.config.model_copy(update={"clip": identity})
+    base = next((model.index for model in models if _is_whole(model)), None)
     public, source = (None, None) if reference is None else clip_to_save(reference)
     with files.new_folder(out, replaces=FILE) as folder:
-        for role, stage in stages.items():
+        for role, part in parts.items():
+            stage = load_stage(part.folder)
+            if stage.config.clip is not None or role in ("prior", "decoder"):
+                stage.config = stage.config.model_copy(update={"clip": identity})
             (folder / role).mkdir()
             stage.save(folder / role, dtype)
+            del stage
         if source:
             copy_clip(source, folder / CLIP)
         if towers:
             towers.write(folder / CLIP)
-        roles = {role: role for role in stages if role != CLIP}
-        ModelIndex.of(name or out.name, roles, clip=public or CLIP, vocabulary=vocabulary).write(folder)
+        ModelIndex.of(
+            name or out.name,
+            {role: role for role in parts if role != CLIP},
+            clip=public or CLIP,
+            vocabulary=vocabulary or (base and base.vocabulary),
+            precision=base and base.precision,
+        ).write(folder)
 
 
 def clip_to_save(reference: str) -> tuple[str | None, Path | None]:
@@ -93,39 +116,56 @@ def clip_to_save(reference: str) -> tuple[str | None, Path | None]:
     return (reference, None) if local is None else (None, local)
 
 
-def _identity(reference: str) -> str:
-    """The identity of a CLIP; a public one is not downloaded, its reference is its identity."""
-    public = is_backend(reference) and local_weights(reference) is None
-    return reference if public else read_clip(reference).identity
+def _is_whole(model: Model) -> bool:
+    """Whether it has several stages; a model of one stage counts as that stage."""
+    return model.kind is None and len(model.index.stages) != 1
 
 
-def _check_widths(stages: dict[str, Stage]) -> None:
-    prior, decoder = (getattr(stages[role].config, "embed", None) for role in ("prior", "decoder"))
-    if prior != decoder and None not in (prior, decoder):
+def _parts(models: Sequence[Model]) -> dict[str, _Part]:
+    """The stages by role, and under CLIP a CLIP that was trained here."""
+    if len(models) == 1 and _is_whole(models[0]):
+        ref = models[0].ref
         raise CheckpointError(
-            f"the prior makes embeddings of {prior} numbers and the decoder reads {decoder}: they were trained "
-            "with different CLIPs"
+            f"{ref}: is a whole model; name one of its stages, as {ref}/decoder, or also a stage that replaces one"
         )
+    whole: dict[str, _Part] = {}
+    single: dict[str, _Part] = {}
+    for model in models:
+        parts = whole if _is_whole(model) else single
+        for role, folder in _folders(model).items():
+            if role in parts:
+                raise CheckpointError(f"{model.ref}: there is a {role} already")
+            parts[role] = _Part(folder, read_json(folder / "config.json"), model.clip)
+    return {**whole, **single}
 
 
-def _stages(runs: Sequence[str | Path]) -> tuple[dict[str, Stage], list[str]]:
-    """The stages by role, and the references of the CLIPs beside them."""
-    stages: dict[str, Stage] = {}
-    beside: list[str] = []
-    for run in runs:
-        found = resolve(str(run))
-        beside += [] if found.clip is None else [found.clip]
-        if found.kind is None:
-            parts = found.index.stages
-            if len(parts) != 1:
-                raise CheckpointError(f"{run}: is a whole model; name one of its stages, as {run}/decoder")
-            stage = load_stage(found.folder / parts[0])
-        else:
-            stage = load_stage(found.folder)
-        role = role_of(type(stage), getattr(stage.config, "size", None))
-        if role is None:
-            raise CheckpointError(f"{run}: a {stage.config.kind} has no place in a model folder")
-        if role in stages:
-            raise CheckpointError(f"{run}: there is a {role} already")
-        stages[role] = stage
-    return stages, beside
+def _folders(model: Model) -> dict[str, Path]:
+    """Folder of each stage by its role."""
+    if model.kind is None:
+        return {role: model.stage(role) for role in model.roles if role != CLIP}
+    config = read_json(model.folder / "config.json")
+    if model.kind == CLIP and "architecture" not in config:
+        return {}  # a CLIP of another program, which is no stage and is copied
+    role = role_of(stage_class(model.kind), config.get("size"))
+    if role is None:
+        raise CheckpointError(f"{model.ref}: a {model.kind} has no place in a model folder")
+    return {role: model.folder}
+
+
+def _clip_beside(parts: dict[str, _Part]) -> str | None:
+    """Reference of the CLIP that the stages come with; those that record their CLIP come first."""
+    ordered = sorted(parts.values(), key=lambda part: part.config.get("clip") is None)
+    return next((part.clip for part in ordered if part.clip is not None), None)
+
+
+def _check_widths(parts: dict[str, _Part]) -> None:
+    """Check that the stages read embeddings of the same widths: not all of them record their CLIP."""
+    known: dict[str, tuple[str, int]] = {}
+    for role, part in sorted(parts.items(), key=lambda item: item[1].config.get("clip") is None):
+        for key in ("embed", "token_width"):
+            if (width := part.config.get(key)) is not None:
+                other, wanted = known.setdefault(key, (role, width))
+                if width != wanted:
+                    raise CheckpointError(
+                        f"{role} has {key} {width}, but {other} has {wanted}: they were trained for different CLIPs"
+                    )

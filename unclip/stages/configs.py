@@ -93,11 +93,13 @@ class OnePassConfig(BasePriorConfig):
     Attributes:
         contrast: weight of the contrastive loss beside the squared error (the paper's λ).
         temperature: temperature of the contrastive loss.
+        causal: each token attends to itself and earlier tokens only, as in ECLIPSE's own networks.
     """
 
     kind: str = "prior_onepass"
     contrast: float = Field(0.2, ge=0)
     temperature: float = Field(0.07, gt=0)
+    causal: bool = False
     sampling: SamplingConfig = SamplingConfig(steps=1, guidance=1.0)
 
 

@@ -32,7 +32,7 @@ class OnePassNetwork(nn.Module):
         self.query = nn.Parameter(torch.zeros(1, 1, width))
         self.positions = position_table(1, config.context + 3, width)
         self.context = config.context
-        self.body = Transformer(width, config.depth, config.heads, causal=False)
+        self.body = Transformer(width, config.depth, config.heads, causal=config.causal)
         self.out_proj = nn.Linear(width, config.embed)
 
     def forward(self, noise: Tensor, *, text_embed: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:

@@ -1,23 +1,27 @@
 """Convert other programs' weights to model folders by renaming tensors.
 
-Reads Karlo in diffusers' layout or as its own checkpoints, and single priors (Karlo's, Kandinsky 2.2's).
+Reads Karlo in diffusers' layout or as its own checkpoints, Kandinsky 2.2, Stable unCLIP, and priors of
+Kandinsky 2.1 and ECLIPSE.
 """
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Literal
 
 from unclip import files
 from unclip.cache import cache_folder, writable_cache
 from unclip.errors import CheckpointError
 from unclip.locks import hold
-from unclip.models.convert import diffusers_stages, karlo_ckpt, latent_kandinsky, latent_stable
+from unclip.models.convert import diffusers_stages, eclipse, karlo_ckpt, latent_kandinsky, latent_stable
+from unclip.models.convert.diffusers_stages import check_clip, copy_clip
+from unclip.models.convert.pipelines import CLIP, convert_pipeline, save_stage
+from unclip.models.convert.refusals import refuse_foreign
 from unclip.models.index import FILE, ModelIndex
 from unclip.stages.base import Stage
 from unclip.stages.decoder import Decoder
 from unclip.stages.prior import Prior
+from unclip.stages.prior_onepass import OnePassPrior
 from unclip.stages.upsampler import Upsampler
 from unclip.version import __version__
 
@@ -29,8 +33,9 @@ def convert(source: Path, out: Path, *, parity: bool = False) -> None:
     """Convert another program's model or stage to a folder, with one stage in memory at a time.
 
     Args:
-        source: a diffusers unCLIP pipeline or a folder of Karlo's checkpoints, written as a model folder; or
-            the folder of one network (a PriorTransformer for instance) or one checkpoint, written as a stage.
+        source: a pipeline of diffusers (see `pipelines.PIPELINES`) or a folder of Karlo's checkpoints,
+            written as a model folder; or the folder of one network (a PriorTransformer for instance) or one
+            checkpoint, written as a stage.
         out: the folder to write; an existing model folder or stage is replaced.
         parity: clamp the prior's x0 as diffusers does (Karlo's own code clamps at ±10), and run in float32
             on every device.
@@ -39,7 +44,7 @@ def convert(source: Path, out: Path, *, parity: bool = False) -> None:
         CheckpointError: an unsupported model, or missing or damaged files. Nothing is written then.
     """
     if (source / FILE).is_file():
-        _pipeline(source, out, parity=parity)
+        convert_pipeline(source, out, parity=parity)
     elif _is_whole(source):
         _checkpoints(source, out)
     else:
@@ -68,7 +73,8 @@ def converted(source: Path) -> Path:
         )
         if path.suffix == ".json":
             digest.update(path.read_bytes())
-    name = folder.parent.parent.name if folder.parent.name == "snapshots" else folder.resolve().name
+    cached = (path.name for path in folder.parents if path.name.startswith("models--"))  # a Hub snapshot
+    name = next(cached, folder.resolve().name)
     part = "" if whole else f"-{source.stem}"
     unique = f"{name}{part}-{digest.hexdigest()[:12]}"
     if (cache_folder() / FOLDER / unique / FILE).is_file():  # perhaps read-only
@@ -114,6 +120,7 @@ def _stage(source: Path, *, parity: bool) -> Stage:
         return latent_kandinsky.read_decoder(model, latent_kandinsky.find_prior(model), parity=parity)
     if latent_stable.is_part(source):
         return latent_stable.read_decoder(source.absolute().parent, parity=parity)
+    refuse_foreign(source, str(source))
     return diffusers_stages.read_stage(source, parity=parity)
 
 
@@ -121,82 +128,28 @@ def _single(source: Path, out: Path) -> None:
     """Write a model folder of one stage and, unless it is an upsampler, the CLIP beside it."""
     stage, parts = _stage(source, parity=False), source.absolute().parent
     role = f"upsampler-{stage.size}" if isinstance(stage, Upsampler) else str(stage.role)
-    clip = identity = karlo_ckpt.CLIP if source.is_file() and not isinstance(stage, Upsampler) else None
+    clip = identity = None
     with files.new_folder(out, replaces=FILE) as folder:
-        if latent_stable.is_part(source):
-            clip, identity = "clip", latent_stable.copy_clip(parts, folder / "clip")
-        elif (parts / "text_encoder").is_dir() and clip is None and not isinstance(stage, Upsampler):
-            pictures = (parts / "image_encoder").is_dir()
-            names = {"feature_extractor": "image_processor"} if (parts / "image_processor").is_dir() else {}
-            if (parts / "prior_text_encoder").is_dir():
-                names |= {name: f"prior_{name}" for name in ("text_encoder", "tokenizer")}
-            identity = diffusers_stages.copy_clip(parts, folder / "clip", pictures=pictures, names=names)
-            clip = "clip"
-        _save(stage, folder / role, identity)
+        if not isinstance(stage, Upsampler):
+            if source.is_file():
+                clip = identity = karlo_ckpt.CLIP
+            elif latent_stable.is_part(source):
+                clip, identity = CLIP, latent_stable.copy_clip(parts, folder / CLIP)
+            elif (parts / "text_encoder").is_dir():
+                pictures = (parts / "image_encoder").is_dir()
+                names = (
+                    {"feature_extractor": "image_processor"} if (parts / "image_processor").is_dir() else {}
+                )
+                if (parts / "prior_text_encoder").is_dir():
+                    names |= {name: f"prior_{name}" for name in ("text_encoder", "tokenizer")}
+                check_clip(stage, parts / names.get("text_encoder", "text_encoder"))
+                clip = CLIP
+                identity = copy_clip(parts, folder / CLIP, pictures=pictures, names=names)
+            elif isinstance(stage, OnePassPrior):
+                # Unbound, so that it joins Karlo's decoder with Karlo's own copy of this CLIP.
+                clip = eclipse.CLIPS.get(stage.config.embed)
+        save_stage(stage, folder / role, identity)
         ModelIndex.of(out.name, {role: role}, clip=clip, precision="bfloat16").write(folder)
-
-
-def _pipeline(source: Path, out: Path, *, parity: bool) -> None:
-    kind = files.read_json(source / FILE).get("_class_name")
-    if kind in latent_kandinsky.PIPELINES:
-        return _kandinsky(source, out, kind, parity=parity)
-    if kind in latent_stable.PIPELINES:
-        return _stable(source, out, parity=parity)
-    if kind not in diffusers_stages.PIPELINES:
-        part = source / "prior"
-        raise CheckpointError(
-            f"{source}: is a {kind or 'model of no named class'}, which unclip cannot run; "
-            f"it converts {', '.join((*diffusers_stages.PIPELINES, *latent_kandinsky.PIPELINES))}"
-            + (f", and this one's {part} by itself" if diffusers_stages.is_prior(part) else "")
-        )
-    from_captions = kind == "UnCLIPPipeline"
-    with files.new_folder(out, replaces=FILE) as folder:
-        clip = diffusers_stages.copy_clip(source, folder / "clip", pictures=not from_captions)
-        if from_captions:
-            prior = diffusers_stages.read_prior(source / "prior", source / "prior_scheduler", parity=parity)
-            _save(prior, folder / "prior", clip)
-            del prior  # frees memory for the decoder, which is as large
-        decoder = diffusers_stages.read_decoder(source)
-        _save(decoder, folder / "decoder", clip)
-        del decoder
-        upsampler = diffusers_stages.read_upsampler(source)
-        name = f"upsampler-{upsampler.size}"
-        _save(upsampler, folder / name, clip)
-        roles = ("decoder", name, *(["prior"] if from_captions else []))
-        precision: Literal["bfloat16"] | None = None if parity else "bfloat16"
-        ModelIndex.of(out.name, {r: r for r in roles}, clip="clip", precision=precision).write(folder)
-
-
-def _kandinsky(source: Path, out: Path, kind: str, *, parity: bool) -> None:
-    """Write both halves of Kandinsky 2.2, the prior's alone, or a decoder's that has no prior."""
-    prior = latent_kandinsky.find_prior(source)
-    with files.new_folder(out, replaces=FILE) as folder:
-        clip, roles = None, []
-        if prior is not None:
-            clip = latent_kandinsky.copy_clip(prior, folder / "clip")
-            _save(latent_kandinsky.read_prior(prior, parity=parity), folder / "prior", clip)
-            roles.append("prior")
-        if kind != latent_kandinsky.PRIOR_PIPELINE:
-            _save(latent_kandinsky.read_decoder(source, prior, parity=parity), folder / "decoder", clip)
-            roles.append("decoder")
-        precision: Literal["bfloat16"] | None = None if parity else "bfloat16"
-        found = None if clip is None else "clip"
-        ModelIndex.of(out.name, {r: r for r in roles}, clip=found, precision=precision).write(folder)
-
-
-def _stable(source: Path, out: Path, *, parity: bool) -> None:
-    """Write a model folder of Stable unCLIP: its decoder, its CLIP and, if it has one, its prior."""
-    with files.new_folder(out, replaces=FILE) as folder:
-        clip = latent_stable.copy_clip(source, folder / "clip")
-        roles = ["decoder"]
-        if (source / "prior").is_dir():
-            prior = diffusers_stages.read_prior(source / "prior", source / "prior_scheduler", parity=parity)
-            _save(prior, folder / "prior", clip)
-            roles.append("prior")
-            del prior  # frees memory for the decoder
-        _save(latent_stable.read_decoder(source, parity=parity), folder / "decoder", clip)
-        precision: Literal["bfloat16"] | None = None if parity else "bfloat16"
-        ModelIndex.of(out.name, {r: r for r in roles}, clip="clip", precision=precision).write(folder)
 
 
 def _checkpoints(source: Path, out: Path) -> None:
@@ -208,16 +161,10 @@ def _checkpoints(source: Path, out: Path) -> None:
             if role in roles:
                 raise CheckpointError(f"{path}: is a {role}, and so is {roles[role].name}; keep one of them")
             roles[role] = path
-            _save(stage, folder / role, karlo_ckpt.CLIP)
+            save_stage(stage, folder / role, karlo_ckpt.CLIP)
             del stage
         missing = [role for role in ("prior", "decoder", karlo_ckpt.UPSAMPLER) if role not in roles]
         if missing:
             raise CheckpointError(f"{source}: none of its .ckpt files is Karlo's {missing[0]}")
         index = ModelIndex.of(out.name, {r: r for r in roles}, clip=karlo_ckpt.CLIP, precision="bfloat16")
         index.write(folder)
-
-
-def _save(stage: Stage, folder: Path, clip: str | None) -> None:
-    stage.config = stage.config.model_copy(update={"clip": clip})
-    folder.mkdir()
-    stage.save(folder)

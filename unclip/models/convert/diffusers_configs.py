@@ -22,14 +22,14 @@ class Foreign(Config):
 
 
 class PriorTransformer(Foreign):
-    """The prior of Karlo and Kandinsky 2.2. Defaults are Karlo's."""
+    """The prior of Karlo and Kandinsky; ECLIPSE's has three additional embeddings. Defaults are Karlo's."""
 
     num_attention_heads: int = Field(32, ge=1)
     attention_head_dim: int = Field(64, ge=1)
     num_layers: int = Field(20, ge=1)
     embedding_dim: int = Field(768, ge=1)
     num_embeddings: int = Field(77, ge=1)
-    additional_embeddings: Literal[4] = 4
+    additional_embeddings: Literal[3, 4] = 4
     time_embed_act_fn: Literal["silu"] = "silu"
     norm_in_type: None = None
     embedding_proj_norm_type: None = None

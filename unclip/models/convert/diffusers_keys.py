@@ -35,6 +35,7 @@ _PRIOR = {
     "text_embed": "embedding_proj",
     "time": "time_embedding",
     "image_embed": "proj_in",
+    "noise": "proj_in",  # in the one-pass prior, instead of the noised z_i
     "query": "prd_embedding",
     "positions": "positional_embedding",
     "out_proj": "proj_to_clip_embeddings",
@@ -96,7 +97,7 @@ def unet(name: str) -> str:
 
 
 def prior(name: str) -> str:
-    """Name in a PriorTransformer of our Prior's tensor, prefixed with the component `prior.`."""
+    """Name in a PriorTransformer of our Prior's or OnePassPrior's tensor, prefixed with `prior.`."""
     if name in ("mean", "std"):
         return f"prior.clip_{name}"
     match name.removeprefix("network.").split("."):

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from unclip import files
 from unclip.errors import CheckpointError
-from unclip.models.convert import diffusers_configs, diffusers_keys, latent
+from unclip.models.convert import diffusers_configs, diffusers_keys, eclipse, latent
 from unclip.models.convert.weights import filled, read_component
 from unclip.stages.base import Stage
 from unclip.stages.config import parse_checkpoint
 from unclip.stages.decoder import Decoder
 from unclip.stages.prior import Prior
+from unclip.stages.prior_onepass import OnePassPrior
 from unclip.stages.upsampler import Upsampler
 
-PIPELINES = ("UnCLIPPipeline", "UnCLIPImageVariationPipeline")
 # Components beside a network that its conversion may read.
 COMPONENTS = (
     "decoder",
@@ -33,6 +33,7 @@ COMPONENTS = (
     "tokenizer",
     "image_encoder",
     "feature_extractor",
+    "image_processor",
 )
 
 # Clamp of the prior's x0 in Karlo's own code and in Kandinsky's; diffusers' config of Karlo has 5.
@@ -46,14 +47,16 @@ SAMPLING = {
 }
 
 
-def read_prior(folder: Path, scheduler: Path | None = None, *, parity: bool = False) -> Prior:
-    """Read a PriorTransformer.
+def read_prior(folder: Path, scheduler: Path | None = None, *, parity: bool = False) -> Prior | OnePassPrior:
+    """Read a PriorTransformer: a diffusion prior, or one of ECLIPSE's.
 
     Args:
         scheduler: folder of its UnCLIPScheduler. Default: Karlo's and Kandinsky's diffusion process.
         parity: clamp x0 as the scheduler's config says; Karlo's own code clamps at ±10.
     """
     theirs = diffusers_configs.read_config(diffusers_configs.PriorTransformer, folder / "config.json")
+    if theirs.additional_embeddings == eclipse.EXTRA_TOKENS:
+        return eclipse.read_prior(folder, theirs)
     diffusion: dict[str, Any] = _diffusion(scheduler, parity=parity) if scheduler else {"predict": "x0"}
     if not (parity and scheduler):
         diffusion["clamp"] = PRIOR_CLAMP
@@ -88,6 +91,8 @@ def read_stage(folder: Path, *, parity: bool = False) -> Stage:
     """
     kind = files.read_json(folder / "config.json").get("_class_name")
     if kind == "UNet2DConditionModel":
+        if not (folder.absolute().parent / "text_proj").is_dir():
+            raise CheckpointError(f"{folder}: is a U-Net, but no decoder of Karlo's: no text_proj beside it")
         return read_decoder(folder.absolute().parent)
     if kind == "UNet2DModel":
         return read_upsampler(folder.absolute().parent)
@@ -98,6 +103,23 @@ def is_prior(folder: Path) -> bool:
     """Whether the folder holds a PriorTransformer."""
     config = folder / "config.json"
     return config.is_file() and files.read_json(config).get("_class_name") == "PriorTransformer"
+
+
+def check_clip(stage: Stage, text_encoder: Path) -> None:
+    """Check that a stage reads embeddings of the widths of a text encoder.
+
+    Raises:
+        CheckpointError: it was trained with another CLIP.
+    """
+    path = text_encoder / "config.json"
+    theirs = diffusers_configs.read_config(diffusers_configs.CLIPTextModelWithProjection, path)
+    for key, found in (("embed", theirs.projection_dim), ("token_width", theirs.hidden_size)):
+        wanted = getattr(stage.config, key, found)
+        if wanted != found:
+            raise CheckpointError(
+                f"{path}: is not the CLIP that the {stage.role} was trained with; its {key} is {found}, "
+                f"the {stage.role} reads {wanted}"
+            )
 
 
 def read_decoder(source: Path) -> Decoder:

@@ -80,7 +80,7 @@ def null_embed(prior: Path) -> Tensor:
     """The CLIP embedding of a picture whose values are 0 after preprocessing, [D] (diffusers)."""
     from unclip.clip.hf import load_image_encoder  # imports transformers
 
-    encoder = load_image_encoder(_part(prior, "image_encoder"))
+    encoder = load_image_encoder(part(prior, "image_encoder"))
     side = encoder.config.image_size
     with torch.inference_mode():
         zeros = torch.zeros(1, 3, side, side, dtype=encoder.dtype)
@@ -90,14 +90,14 @@ def null_embed(prior: Path) -> Tensor:
 
 def read_prior(source: Path, *, parity: bool = False) -> Prior:
     """Read the prior of a prior's pipeline, or of a combined one."""
-    folder, scheduler = _part(source, "prior"), _part(source, "scheduler")
+    folder, scheduler = part(source, "prior"), part(source, "scheduler")
     return diffusers_stages.read_prior(folder, scheduler, parity=parity)
 
 
 def copy_clip(source: Path, out: Path) -> str:
     """Convert the CLIP of a prior's pipeline, or of a combined one, and return its identity."""
-    names = {name: _part(source, name).name for name in ("text_encoder", "tokenizer", "image_encoder")}
-    names["feature_extractor"] = _part(source, "image_processor").name
+    names = {name: part(source, name).name for name in ("text_encoder", "tokenizer", "image_encoder")}
+    names["feature_extractor"] = part(source, "image_processor").name
     return diffusers_stages.copy_clip(source, out, pictures=True, names=names)
 
 
@@ -122,7 +122,7 @@ def beside(source: Path) -> Path | None:
     return folder if folder != source.absolute() and (folder / FILE).is_file() else None
 
 
-def _part(source: Path, name: str) -> Path:
+def part(source: Path, name: str) -> Path:
     """The folder of a part of the prior; a combined pipeline prefixes it."""
     combined = source / f"prior_{name}"
     return combined if combined.is_dir() else source / name

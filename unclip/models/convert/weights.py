@@ -35,8 +35,10 @@ def read_component(folder: Path) -> dict[str, Tensor]:
                 return _shards(folder / f"{stem}{suffix}.index.json", read)
         if (variant := _variant(folder, suffix)) is not None:
             return _shards(variant, read) if variant.suffix == ".json" else read(variant)
+    snapshot = "snapshots" in folder.parts  # of the Hub's cache
     raise CheckpointError(
         f"{folder}: no weights in it (no {STEMS[0]}.safetensors nor {STEMS[1]}.safetensors)"
+        + ("; pickles (.bin) are not fetched: `hf download` the repository and give that folder" * snapshot)
     )
 
 
