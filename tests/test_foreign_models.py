@@ -32,7 +32,7 @@ REFUSED = {
     "IFImg2ImgSuperResolutionPipeline": "DeepFloyd IF",
     "ShapEPipeline": "three-dimensional shapes",
     "FluxPipeline": "FLUX reads captions",
-    "SomethingElse": "is a SomethingElse, which unclip cannot run; it converts UnCLIPPipeline, ",
+    "SomethingElse": "is a SomethingElse, which unclip cannot run; it converts Karlo's, ",
 }
 NETWORKS = {
     "ControlNetModel": "an addition to a U-Net of Stable Diffusion, which draws nothing alone; diffusers runs both",

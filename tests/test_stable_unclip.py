@@ -234,5 +234,5 @@ def test_a_prior_of_another_clip_is_refused(folders: Path, tmp_path: Path) -> No
     wider = stage.config.model_copy(update={"embed": 32, "token_width": 32, "clip": None})
     (tmp_path / "prior").mkdir()
     type(stage)(wider).save(tmp_path / "prior")
-    with pytest.raises(CheckpointError, match="embeddings of 32 numbers and the decoder reads 24"):
+    with pytest.raises(CheckpointError, match="prior has embed 32, but decoder has 24"):
         assemble([folders / "varying", tmp_path / "prior"], tmp_path / "x", clip=str(folders / "varying"))

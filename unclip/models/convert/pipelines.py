@@ -40,7 +40,7 @@ def convert_pipeline(source: Path, out: Path, *, parity: bool) -> None:
         part = source / "prior"
         raise CheckpointError(
             f"{source}: is a {kind or 'model of no named class'}, which unclip cannot run; "
-            f"it converts {', '.join(PIPELINES)}"
+            "it converts Karlo's, Kandinsky 2.2's and Stable unCLIP's pipelines"
             + (f", and this one's {part} by itself" if diffusers_stages.is_prior(part) else "")
         )
     with files.new_folder(out, replaces=FILE) as folder:
