@@ -80,6 +80,7 @@ class ImageOptions:
     size: Size | None = None
     negative: str = ""
     save_stages: bool = False
+    noise_level: tuple[str, ...] = ()
 
     @property
     def chosen_preset(self) -> str:
@@ -96,6 +97,7 @@ class ImageOptions:
             ("steps", numbers),
             ("guidance", _split(self.guidance)),
             ("sampler", _split(self.sampler)),
+            ("noise_level", _split(self.noise_level)),
         ):
             for value in values:
                 stage, equals, setting = value.rpartition("=")
@@ -194,6 +196,13 @@ _OPTIONS = {
         multiple=True,
         metavar="[STAGE=]NAME",
         help="ddpm, ddim, dpmpp_2m … of STAGE (default: decoder). Default: the command's or preset's.",
+    ),
+    "noise_level": click.option(
+        "--noise-level",
+        multiple=True,
+        metavar="[STAGE=]X",
+        help="Noise in [0, 1] on the z_i of a decoder that reads its level (Stable unCLIP), or on the input "
+        "of an upsampler STAGE. Default: the model's.",
     ),
     "negative": click.option("--negative", default="", help="Negative prompt. Default: none."),
     "device": device_option,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("image", type=PATH)
 @num_images(help="Number of variations.")
+@click.option("--prompt", default="", help="Caption for the decoder, besides the picture. Default: none.")
 @click.option("--eta", default=1.0, show_default=True, help="Stochasticity: 0 reconstructs, 1 varies most.")
 @click.option("--fresh-noise", is_flag=True, help="Start from noise instead of the picture's x_T.")
 @image_options()
-def vary(common: ImageOptions, image: Path, num_images: int, eta: float, fresh_noise: bool) -> None:
+def vary(
+    common: ImageOptions, image: Path, num_images: int, prompt: str, eta: float, fresh_noise: bool
+) -> None:
     """Make variations of a picture.
 
     \b
@@ -36,6 +39,7 @@ def vary(common: ImageOptions, image: Path, num_images: int, eta: float, fresh_n
         nonlocal source
         if rows.start == 0 and not fresh_noise:  # inverted once for all batches
             source = pipe.invert(picture, options=options.with_stage("decoder", eta=eta))
-        return pipe.vary(source, len(rows), eta=eta, fresh_noise=fresh_noise, options=options)
+        how: dict[str, Any] = {"prompt": prompt, "eta": eta, "fresh_noise": fresh_noise}
+        return pipe.vary(source, len(rows), **how, options=options)
 
-    run(common, "variation", num_images, draw)
+    run(common, "variation", num_images, draw, captions=[prompt] if prompt else [])

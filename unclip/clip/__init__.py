@@ -53,6 +53,13 @@ class Text(NamedTuple):
         part = slice(start, stop)
         return Text(self.captions[part], self.ids[part], self.mask[part], self.embed[part], self.tokens[part])
 
+    @classmethod
+    def plain(cls, captions: Sequence[str]) -> Text:
+        """Captions without a CLIP's encoding, for a decoder that encodes them itself: tensors of width 0."""
+        n = len(captions)
+        ids = torch.zeros(n, 1, dtype=torch.int64)
+        return cls(captions, ids, ids.bool(), torch.zeros(n, 0), torch.zeros(n, 1, 0))
+
     def repeat(self, n: int) -> Text:
         """Each caption repeated n times, in consecutive rows."""
         captions = [c for c in self.captions for _ in range(n)]
@@ -186,6 +193,10 @@ def _read_folder(folder: Path) -> Clip:
             f"{folder}: no CLIP there; give a folder saved by the CLIP stage, openclip:NAME/TAG or hf:NAME"
         )
     if saved_by == "conversion":
+        if not (folder / "text_encoder").is_dir():
+            from unclip.clip import image_only
+
+            return image_only.load_folder(folder)
         from unclip.clip import converted
 
         return converted.load_folder(folder)
@@ -214,5 +225,6 @@ def _saved_by(folder: Path) -> str | None:
         return "open_clip"
     tree = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     if tree.get("kind") == "clip":
-        return "conversion" if (folder / "text_encoder").is_dir() else "stage"
+        encoders = (folder / name for name in ("text_encoder", "image_encoder"))
+        return "conversion" if any(encoder.is_dir() for encoder in encoders) else "stage"
     return "transformers" if tree.get("model_type") == "clip" else None

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import torch
-import torch.nn.functional as F
-from pydantic import Field
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -22,26 +20,18 @@ from unclip.clip.preprocess import Preprocess
 from unclip.config import parse
 from unclip.errors import CheckpointError, ConfigError, RequestError
 from unclip.files import load_weights, read_json
-from unclip.nn.transformer import Activation, TextEncoder, TransformerConfig, quick_gelu
+from unclip.nn.config import ClipTextConfig
+from unclip.nn.transformer import clip_text_encoder
 
-ACTIVATIONS: dict[str, Activation] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 
-
-class TextTowerConfig(TransformerConfig):
-    """The shape of CLIP's text encoder.
+class TextTowerConfig(ClipTextConfig):
+    """The shape of CLIP's text encoder with its projection.
 
     Attributes:
-        vocabulary: number of tokens of the tokenizer.
-        context: largest number of tokens of a caption.
         embed: width D of z_t.
-        mlp_width: width of the MLPs' hidden layer; None for 4 · width.
     """
 
-    vocabulary: int
-    context: int
     embed: int
-    mlp_width: int | None = Field(None, ge=1)
-    activation: Literal["quick_gelu", "gelu"]
 
 
 class TextTower(nn.Module):
@@ -49,16 +39,7 @@ class TextTower(nn.Module):
 
     def __init__(self, config: TextTowerConfig) -> None:
         super().__init__()
-        self.encoder = TextEncoder(
-            config.vocabulary,
-            config.context,
-            config.width,
-            config.depth,
-            config.heads,
-            causal=True,
-            activation=ACTIVATIONS[config.activation],
-            mlp_width=config.mlp_width,
-        )
+        self.encoder = clip_text_encoder(config)
         self.projection = nn.Linear(config.width, config.embed, bias=False)
 
 

@@ -175,9 +175,19 @@ def load_image_encoder(folder: Path) -> Any:
 
 def save_tokenizer(source: Path, path: Path) -> None:
     """Converts the folder of a CLIPTokenizer of any transformers version to one tokenizer.json."""
+    read_tokenizer(source)[0].save(str(path))
+
+
+def read_tokenizer(source: Path) -> tuple[Any, int]:
+    """Reads a CLIPTokenizer of any transformers version; returns a `tokenizers.Tokenizer` and its padding id.
+
+    Raises:
+        CheckpointError: not one.
+    """
     library: Any = transformers  # untyped: newer versions have CLIPTokenizerFast as an alias only
     try:
-        library.CLIPTokenizerFast.from_pretrained(source).backend_tokenizer.save(str(path))
+        found = library.CLIPTokenizerFast.from_pretrained(source)
+        return found.backend_tokenizer, int(found.pad_token_id)
     except Exception as error:
         raise CheckpointError(f"{source}: not a CLIP tokenizer ({_short(error)})") from None
 

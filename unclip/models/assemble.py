@@ -10,6 +10,7 @@ import torch
 from unclip import files
 from unclip.clip import copy_clip, is_backend, local_weights, read_clip
 from unclip.errors import CheckpointError
+from unclip.models.clip_towers import Towers
 from unclip.models.index import FILE, ModelIndex
 from unclip.models.resolve import find_clip, resolve, role_of
 from unclip.stages import load_stage
@@ -32,23 +33,29 @@ def assemble(
     Args:
         runs: references of single stages: runs (their newest checkpoint), saved stages, mini/decoder, ….
         clip: reference of the CLIP if none of the runs is one. A public CLIP is saved by reference, any other
-            is copied.
+            is copied. Default: the two encoders beside the runs, if one has the text encoder of a CLIP and
+            another its image encoder.
         dtype: dtype of the saved weights. None keeps each stage's.
         vocabulary: the words that the model was trained on. None for an open vocabulary.
 
     Raises:
         CheckpointError: a stage is missing, given twice, or trained for another CLIP.
     """
-    stages = _stages(runs)
+    stages, beside = _stages(runs)
     missing = [role for role in ("prior", "decoder") if role not in stages]
-    if missing or (CLIP not in stages and clip is None):
+    towers = Towers.among(beside) if CLIP not in stages and clip is None else None
+    if missing or (CLIP not in stages and clip is None and towers is None):
         raise CheckpointError(f"cannot assemble {out}: no {missing[0] if missing else 'clip'} among the runs")
     if CLIP in stages and clip is not None:
         raise CheckpointError(f"cannot assemble {out}: a clip is among the runs already; leave out {clip}")
     reference = None if clip is None else find_clip(clip)
-    identity = stages[CLIP].config.clip if reference is None else _identity(reference)
+    if towers is not None:
+        identity: str | None = towers.identities[0]
+    else:
+        identity = stages[CLIP].config.clip if reference is None else _identity(reference)
+    _check_widths(stages)
     for role, stage in stages.items():
-        if stage.config.clip not in (None, identity, reference):
+        if stage.config.clip not in (None, identity, reference, *(towers.identities if towers else ())):
             raise CheckpointError(
                 f"{role} was trained for CLIP {stage.config.clip}, but this model would have {identity}"
             )
@@ -61,6 +68,8 @@ def assemble(
             stage.save(folder / role, dtype)
         if source:
             copy_clip(source, folder / CLIP)
+        if towers:
+            towers.write(folder / CLIP)
         roles = {role: role for role in stages if role != CLIP}
         ModelIndex.of(name or out.name, roles, clip=public or CLIP, vocabulary=vocabulary).write(folder)
 
@@ -90,10 +99,22 @@ def _identity(reference: str) -> str:
     return reference if public else read_clip(reference).identity
 
 
-def _stages(runs: Sequence[str | Path]) -> dict[str, Stage]:
+def _check_widths(stages: dict[str, Stage]) -> None:
+    prior, decoder = (getattr(stages[role].config, "embed", None) for role in ("prior", "decoder"))
+    if prior != decoder and None not in (prior, decoder):
+        raise CheckpointError(
+            f"the prior makes embeddings of {prior} numbers and the decoder reads {decoder}: they were trained "
+            "with different CLIPs"
+        )
+
+
+def _stages(runs: Sequence[str | Path]) -> tuple[dict[str, Stage], list[str]]:
+    """The stages by role, and the references of the CLIPs beside them."""
     stages: dict[str, Stage] = {}
+    beside: list[str] = []
     for run in runs:
         found = resolve(str(run))
+        beside += [] if found.clip is None else [found.clip]
         if found.kind is None:
             parts = found.index.stages
             if len(parts) != 1:
@@ -107,4 +128,4 @@ def _stages(runs: Sequence[str | Path]) -> dict[str, Stage]:
         if role in stages:
             raise CheckpointError(f"{run}: there is a {role} already")
         stages[role] = stage
-    return stages
+    return stages, beside

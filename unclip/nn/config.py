@@ -107,6 +107,21 @@ class TransformerConfig(Config):
         return self
 
 
+class ClipTextConfig(TransformerConfig):
+    """Shape of a CLIP's text encoder, as transformers' models have it.
+
+    Attributes:
+        vocabulary: number of tokens of the tokenizer.
+        context: largest number of tokens of a caption.
+        mlp_width: width of the MLPs' hidden layer; None for 4 · width.
+    """
+
+    vocabulary: int = Field(ge=1)
+    context: int = Field(ge=3)
+    mlp_width: int | None = Field(None, ge=1)
+    activation: Literal["quick_gelu", "gelu"]
+
+
 class Architecture(Config):
     """A CLIP to build with open_clip's model class.
 

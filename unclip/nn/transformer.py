@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unclip.nn.config import ClipTextConfig
 from unclip.nn.config import TransformerConfig as TransformerConfig
 from unclip.nn.layers import attend
 
@@ -148,3 +149,17 @@ class TextEncoder(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         out: Tensor = self.body(self.tokens(ids) + self.positions[: ids.shape[1]], seen=mask)
         return out
+
+
+def clip_text_encoder(config: ClipTextConfig) -> TextEncoder:
+    """The text encoder of a CLIP of transformers, without its projection."""
+    return TextEncoder(
+        config.vocabulary,
+        config.context,
+        config.width,
+        config.depth,
+        config.heads,
+        causal=True,
+        activation={"quick_gelu": quick_gelu, "gelu": F.gelu}[config.activation],
+        mlp_width=config.mlp_width,
+    )

@@ -38,6 +38,8 @@ def edit(
 ) -> Generation:
     """Repaint a part of a picture so that the whole shows the prompt; kept pixels stay bit for bit.
 
+    z_i comes from the prior, or without a prior from the picture itself.
+
     Works without special training: every stage replaces the kept part at each step (RePaint; Lugmayr et al.
     2022). A decoder with `inpaint` in its config also reads the kept part, and needs no repeats. The paper
     has no such method; OpenAI's product had one.
@@ -69,8 +71,8 @@ def edit(
     call = Call(model, choose_seeds(num_images, chosen.seed), chosen, forced=SINGLE_STEPS)
     picture = resize(to_tensor(image)[None], call.size).to(model.device)
     with torch.inference_mode():
-        texts = call.encode([caption] * num_images)
-        z_i = call.sample_prior(*texts)
+        texts = call.encode([caption] * num_images, embeds=model.prior is not None)
+        z_i = call.embeds_to_paint(texts, image)
         paint = resized_mask(paint, call.size).to(model.device)
         made = paint_over(call, z_i, texts, picture, paint, strength, repeats)
     arguments: dict[str, Any] = {"verb": "edit", "prompt": caption, "negative": call.negative}

@@ -72,8 +72,8 @@ def outpaint(
     chosen = replace(chosen, size=size, keep_stages=False)
     call = Call(model, choose_seeds(num_images, chosen.seed), chosen, forced=SINGLE_STEPS)
     with torch.inference_mode():
-        text, null = call.encode([caption] * num_images)
-        z_i = call.sample_prior(text, null)
+        text, null = call.encode([caption] * num_images, embeds=model.prior is not None)
+        z_i = call.embeds_to_paint((text, null), image)
         painted = [
             _paint_canvas(call, i, z_i, (text, null), canvas, known, window, repeats)
             for i in range(num_images)

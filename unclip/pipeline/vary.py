@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from PIL import Image
@@ -11,7 +11,7 @@ from PIL import Image
 from unclip.pipeline.call import Call, Model
 from unclip.pipeline.generation import Generation
 from unclip.pipeline.invert import DDIM, STEPS, Inversion, latents, redraw
-from unclip.pipeline.options import OptionKeywords, choose_seeds, collect
+from unclip.pipeline.options import OptionKeywords, check_negative, choose_seeds, collect
 
 
 def vary(
@@ -19,6 +19,7 @@ def vary(
     image: Image.Image | Sequence[Image.Image] | Inversion,
     num_images: int = 1,
     *,
+    prompt: str = "",
     eta: float = 1.0,
     fresh_noise: bool = False,
     **options: Unpack[OptionKeywords],
@@ -29,6 +30,7 @@ def vary(
         image: one or several of any size, or their inversion. CLIP crops each by its own rule; x_T is
             inverted from its middle part of the images' shape.
         num_images: number of variations of each picture.
+        prompt: caption for the decoder, besides z_i; x_T is inverted without it. Default: none.
         eta: DDIM's stochasticity in [0, 1], starting from the picture's x_T. 0 reconstructs the picture; a
             larger eta changes more of what z_i does not encode.
         fresh_noise: start from noise instead of x_T, as OpenAI's product did; `eta` is then ignored.
@@ -43,7 +45,7 @@ def vary(
     pictures = (
         [image] if isinstance(image, Image.Image) else [] if isinstance(image, Inversion) else list(image)
     )
-    chosen = collect(options)
+    chosen, caption = collect(options), check_negative(prompt)
     seeds = choose_seeds(num_images, chosen.seed, prompts=len(found.noise if found else pictures))
     if fresh_noise:
         call = Call(model, seeds, chosen)
@@ -53,11 +55,12 @@ def vary(
         if fresh_noise:
             z_i = found.image_embeds if found else call.encode_images(pictures)
             z_i = z_i.repeat_interleave(num_images, dim=0)
-            x = call.decode(z_i, *call.decoder_texts([""] * len(seeds)))
+            x = call.decode(z_i, *call.encode([caption] * len(seeds)))
         else:
             found = found or latents(call, pictures)
             z_i = found.image_embeds.repeat_interleave(num_images, dim=0)
-            x = redraw(call, z_i, found.noise.repeat_interleave(num_images, dim=0))
+            x = redraw(call, z_i, found.noise.repeat_interleave(num_images, dim=0), caption)
         made = call.upsample(x)
-    arguments = {"verb": "vary", **({"fresh_noise": True} if fresh_noise else {"eta": eta})}
+    arguments: dict[str, Any] = {"verb": "vary", **({"prompt": caption} if caption else {})}
+    arguments |= {"fresh_noise": True} if fresh_noise else {"eta": eta}
     return call.finish(made, z_i, [arguments] * len(seeds))

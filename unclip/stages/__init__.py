@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 _NOT_STAGES = {
     "base",
     "batch",
+    "caption_encoder",
     "config",
     "configs",
     "decoder_base",
     "decoder_latent",
     "degradation",
     "diffusion",
+    "embedding_noise",
     "prior_base",
 }
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from unclip.config import WrongValue
 from unclip.diffusion.config import DiffusionConfig
-from unclip.nn.config import Architecture, TransformerConfig, UNetConfig
+from unclip.nn.config import Architecture, ClipTextConfig, TransformerConfig, UNetConfig
 from unclip.stages.config import SamplingConfig, StageConfig
 
 Degradation = Literal["none", "blur", "bsr"]
@@ -206,6 +206,40 @@ class KandinskyDecoderConfig(LatentDecoderConfig):
         return bool(self.unet.get("in_channels") == 2 * int(self.autoencoder.get("latent_channels", 0)) + 1)
 
 
+class CaptionEncoderConfig(ClipTextConfig):
+    """Shape of a decoder's own frozen text encoder.
+
+    Attributes:
+        padding: id of the token that fills a caption up to `context`.
+    """
+
+    padding: int = Field(ge=0)
+
+
+class StableDecoderConfig(LatentDecoderConfig):
+    """Configuration of Stable unCLIP's decoder.
+
+    Attributes:
+        captions: its text encoder.
+        noise_times: number of timesteps of the cosine schedule by which z_i is noised; `sampling.noise_level`
+            is a share of them.
+        embed_drop: share of z_i, with their noise levels, replaced by zeros in training, for classifier-free
+            guidance.
+        text_drop: share of the captions replaced by the empty one in training.
+    """
+
+    kind: str = "decoder_stable"
+    size: int = Field(768, ge=1)
+    captions: CaptionEncoderConfig
+    noise_times: int = Field(1000, ge=2)
+    embed_drop: float = Field(0.1, ge=0, le=1)
+    text_drop: float = Field(0.1, ge=0, le=1)
+    diffusion: DiffusionConfig = DiffusionConfig(
+        schedule="scaled_linear", predict="v", spacing="leading", offset=1, clamp=None
+    )
+    sampling: SamplingConfig = SamplingConfig(steps=20, sampler="dpmpp_2m", guidance=10.0)
+
+
 class UpsamplerConfig(DiffusionStageConfig):
     """Configuration of an upsampler.
 
@@ -342,6 +376,7 @@ _ALL: tuple[type[StageConfig], ...] = (
     OnePassConfig,
     PixelsConfig,
     PriorConfig,
+    StableDecoderConfig,
     UpsamplerConfig,
 )
 CONFIGS: dict[str, type[StageConfig]] = {config.model_fields["kind"].default: config for config in _ALL}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from unclip.diffusion.inpainting import Known
 from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
 from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
+from unclip.errors import RequestError
 from unclip.stages.config import SamplingConfig
 from unclip.stages.diffusion import DiffusionStage
 
@@ -30,6 +32,7 @@ class BaseDecoder(DiffusionStage):
         inpaints: whether its network reads the known part of a picture.
         flexible: whether it was trained at several sizes and shapes, so that any multiples of `unit` work.
             Otherwise a picture's area stays near that of its square.
+        encodes_text: whether it encodes `Text.captions` itself, so that it needs no CLIP's `Text`.
     """
 
     role = "decoder"
@@ -38,6 +41,7 @@ class BaseDecoder(DiffusionStage):
     unit: int
     inpaints: bool = False
     flexible: bool = False
+    encodes_text: ClassVar[bool] = False
 
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         """The shape of one x for a picture of (width, height) pixels, without the batch dimension."""
@@ -47,14 +51,25 @@ class BaseDecoder(DiffusionStage):
     @property
     def reads_text(self) -> bool:
         """Whether its network reads the caption; otherwise a negative prompt acts through the null z_i."""
-        return "text" in self.needs
+        return self.encodes_text or "text" in self.needs
+
+    def check_options(self, options: SamplingConfig) -> None:
+        """Check what this decoder cannot do.
+
+        Raises:
+            RequestError: a noise level of z_i that it does not read.
+        """
+        if options.noise_level:
+            raise RequestError(
+                f"decoder: noise_level {options.noise_level:g}: this decoder reads z_i without noise"
+            )
 
     @abstractmethod
     def sample(
         self,
         image_embed: Tensor,
-        text: Text | None,
-        null: Text | None,
+        text: Text,
+        null: Text,
         options: SamplingConfig,
         noise: SeededNoise,
         trajectory: Trajectory = FROM_NOISE,
@@ -66,8 +81,8 @@ class BaseDecoder(DiffusionStage):
 
         Args:
             image_embed: z_i, [B, D].
-            text: captions, B rows. None if `reads_text` is False.
-            null: null caption of guidance (the empty or a negative one), B rows. None if `reads_text` is False.
+            text: captions, B rows; `Text.plain` unless "text" is in `needs`.
+            null: null caption of guidance (the empty or a negative one), B rows.
             noise: for B images.
             trajectory: start, direction and known part of the walk. Default: from noise.
             size: (width, height) of the pictures in pixels. Default: the square of side `size`.

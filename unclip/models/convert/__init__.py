@@ -13,7 +13,7 @@ from unclip import files
 from unclip.cache import cache_folder, writable_cache
 from unclip.errors import CheckpointError
 from unclip.locks import hold
-from unclip.models.convert import diffusers_stages, karlo_ckpt, latent_kandinsky
+from unclip.models.convert import diffusers_stages, karlo_ckpt, latent_kandinsky, latent_stable
 from unclip.models.index import FILE, ModelIndex
 from unclip.stages.base import Stage
 from unclip.stages.decoder import Decoder
@@ -95,7 +95,12 @@ def _read_for(source: Path) -> list[Path]:
     """The files that the conversion reads; a single stage also needs some of the files beside it."""
     if source.is_file():
         return [source, *source.parent.glob("*_stats.th")]
-    parts = {source.name, *diffusers_stages.COMPONENTS, *latent_kandinsky.COMPONENTS}
+    parts = {
+        source.name,
+        *diffusers_stages.COMPONENTS,
+        *latent_kandinsky.COMPONENTS,
+        *latent_stable.COMPONENTS,
+    }
     folders = [source] if _is_whole(source) else [source.parent / name for name in parts]
     if (prior := latent_kandinsky.beside(source if _is_whole(source) else source.parent)) is not None:
         folders.append(prior)
@@ -107,6 +112,8 @@ def _stage(source: Path, *, parity: bool) -> Stage:
         return karlo_ckpt.read_checkpoint(source)
     if source.name == "unet" and (model := source.absolute().parent) and (model / "movq").is_dir():
         return latent_kandinsky.read_decoder(model, latent_kandinsky.find_prior(model), parity=parity)
+    if latent_stable.is_part(source):
+        return latent_stable.read_decoder(source.absolute().parent, parity=parity)
     return diffusers_stages.read_stage(source, parity=parity)
 
 
@@ -116,7 +123,9 @@ def _single(source: Path, out: Path) -> None:
     role = f"upsampler-{stage.size}" if isinstance(stage, Upsampler) else str(stage.role)
     clip = identity = karlo_ckpt.CLIP if source.is_file() and not isinstance(stage, Upsampler) else None
     with files.new_folder(out, replaces=FILE) as folder:
-        if (parts / "text_encoder").is_dir() and clip is None and not isinstance(stage, Upsampler):
+        if latent_stable.is_part(source):
+            clip, identity = "clip", latent_stable.copy_clip(parts, folder / "clip")
+        elif (parts / "text_encoder").is_dir() and clip is None and not isinstance(stage, Upsampler):
             pictures = (parts / "image_encoder").is_dir()
             names = {"feature_extractor": "image_processor"} if (parts / "image_processor").is_dir() else {}
             identity = diffusers_stages.copy_clip(parts, folder / "clip", pictures=pictures, names=names)
@@ -129,6 +138,8 @@ def _pipeline(source: Path, out: Path, *, parity: bool) -> None:
     kind = files.read_json(source / FILE).get("_class_name")
     if kind in latent_kandinsky.PIPELINES:
         return _kandinsky(source, out, kind, parity=parity)
+    if kind in latent_stable.PIPELINES:
+        return _stable(source, out, parity=parity)
     if kind not in diffusers_stages.PIPELINES:
         part = source / "prior"
         raise CheckpointError(
@@ -169,6 +180,21 @@ def _kandinsky(source: Path, out: Path, kind: str, *, parity: bool) -> None:
         precision: Literal["bfloat16"] | None = None if parity else "bfloat16"
         found = None if clip is None else "clip"
         ModelIndex.of(out.name, {r: r for r in roles}, clip=found, precision=precision).write(folder)
+
+
+def _stable(source: Path, out: Path, *, parity: bool) -> None:
+    """Write a model folder of Stable unCLIP: its decoder, its CLIP and, if it has one, its prior."""
+    with files.new_folder(out, replaces=FILE) as folder:
+        clip = latent_stable.copy_clip(source, folder / "clip")
+        roles = ["decoder"]
+        if (source / "prior").is_dir():
+            prior = diffusers_stages.read_prior(source / "prior", source / "prior_scheduler", parity=parity)
+            _save(prior, folder / "prior", clip)
+            roles.append("prior")
+            del prior  # frees memory for the decoder
+        _save(latent_stable.read_decoder(source, parity=parity), folder / "decoder", clip)
+        precision: Literal["bfloat16"] | None = None if parity else "bfloat16"
+        ModelIndex.of(out.name, {r: r for r in roles}, clip="clip", precision=precision).write(folder)
 
 
 def _checkpoints(source: Path, out: Path) -> None:

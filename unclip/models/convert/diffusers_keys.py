@@ -111,15 +111,20 @@ def prior(name: str) -> str:
 
 def text_tower(name: str) -> str:
     """Name in a CLIPTextModelWithProjection of our TextTower's tensor."""
+    if name.startswith("projection."):
+        return "text_projection.weight"
+    return f"text_model.{text_model(name)}"
+
+
+def text_model(name: str) -> str:
+    """Name in a CLIPTextModel, without `text_model.`, of our text encoder's tensor."""
     match name.removeprefix("encoder.").split("."):
-        case ["projection", *_]:
-            return "text_projection.weight"
         case ["tokens" | "positions" as table, *_]:
-            return f"text_model.embeddings.{_EMBEDDINGS[table]}.weight"
+            return f"embeddings.{_EMBEDDINGS[table]}.weight"
         case ["body", "norm", kind]:
-            return f"text_model.final_layer_norm.{kind}"
+            return f"final_layer_norm.{kind}"
         case ["body", "blocks", i, leaf, kind]:
-            return f"text_model.encoder.layers.{i}.{_TEXT[leaf]}.{kind}"
+            return f"encoder.layers.{i}.{_TEXT[leaf]}.{kind}"
     raise AssertionError(name)
 
 

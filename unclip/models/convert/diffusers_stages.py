@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unclip import files
 from unclip.errors import CheckpointError
-from unclip.models.convert import diffusers_configs, diffusers_keys
+from unclip.models.convert import diffusers_configs, diffusers_keys, latent
 from unclip.models.convert.weights import filled, read_component
 from unclip.stages.base import Stage
 from unclip.stages.config import parse_checkpoint
@@ -54,7 +54,7 @@ def read_prior(folder: Path, scheduler: Path | None = None, *, parity: bool = Fa
         parity: clamp x0 as the scheduler's config says; Karlo's own code clamps at ±10.
     """
     theirs = diffusers_configs.read_config(diffusers_configs.PriorTransformer, folder / "config.json")
-    diffusion: dict[str, Any] = _diffusion(scheduler) if scheduler else {"predict": "x0"}
+    diffusion: dict[str, Any] = _diffusion(scheduler, parity=parity) if scheduler else {"predict": "x0"}
     if not (parity and scheduler):
         diffusion["clamp"] = PRIOR_CLAMP
     config = parse_checkpoint(
@@ -221,24 +221,30 @@ def copy_clip(source: Path, out: Path, *, pictures: bool, names: Mapping[str, st
     )
     save_tokenizer(part["tokenizer"], out / "tokenizer.json")
     if pictures:
-        (out / "image_encoder").mkdir()
-        files.write_json(out / "image_encoder" / "config.json", files.read_json(pixels / "config.json"))
-        if (preprocess := part["feature_extractor"] / "preprocessor_config.json").is_file():
-            shutil.copyfile(preprocess, out / "image_encoder" / preprocess.name)
-        images = {name: tensor.contiguous() for name, tensor in read_component(pixels).items()}
-        files.write_weights(images, out / "image_encoder" / "model.safetensors")
+        copy_image_encoder(pixels, part["feature_extractor"], out)
     files.write_json(out / "config.json", {"kind": "clip", "identity": identity})
     return identity
+
+
+def copy_image_encoder(encoder: Path, extractor: Path, out: Path) -> None:
+    """Copy an image encoder, with its preprocessing, into the folder of a CLIP."""
+    (out / "image_encoder").mkdir()
+    files.write_json(out / "image_encoder" / "config.json", files.read_json(encoder / "config.json"))
+    if (preprocess := extractor / "preprocessor_config.json").is_file():
+        shutil.copyfile(preprocess, out / "image_encoder" / preprocess.name)
+    images = {name: tensor.contiguous() for name, tensor in read_component(encoder).items()}
+    files.write_weights(images, out / "image_encoder" / "model.safetensors")
 
 
 def _prefixed(part: str, folder: Path) -> dict[str, Tensor]:
     return {f"{part}.{name}": tensor for name, tensor in read_component(folder).items()}
 
 
-def _diffusion(folder: Path) -> dict[str, Any]:
-    theirs = diffusers_configs.read_config(
-        diffusers_configs.UnCLIPScheduler, folder / "scheduler_config.json"
-    )
+def _diffusion(folder: Path, *, parity: bool = False) -> dict[str, Any]:
+    path = folder / "scheduler_config.json"
+    if files.read_json(path).get("_class_name") == "DDPMScheduler":  # of Karlo's prior in Stable unCLIP
+        return latent.read_diffusion(folder, learned=False, parity=parity)
+    theirs = diffusers_configs.read_config(diffusers_configs.UnCLIPScheduler, path)
     learned = theirs.variance_type == "learned_range"
     return {
         "schedule": "cosine",
