@@ -14,6 +14,7 @@ from PIL import Image
 from serving import Running
 from starlette.routing import Mount
 
+from unclip.pipeline.sizes import SizeGrid
 from unclip.serve.app import Policy
 from unclip.serve.page import mount_page
 from unclip.serve.store import Store
@@ -24,6 +25,7 @@ class EchoModel:
     """A model whose edits keep every pixel, so that a test can see which picture the server read."""
 
     name, sizes, vocabulary = "echo", (64, 256), None
+    grid = SizeGrid("echo", {64: 8, 256: 32}, (64, 256))
     clip = SimpleNamespace(identity="a clip", width=1)
 
     def __init__(self) -> None:

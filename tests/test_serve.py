@@ -27,6 +27,7 @@ from serving import KEY, PROMPT, Running, parse_generation, picture  # noqa: E40
 from unclip.cli import cli  # noqa: E402
 from unclip.errors import Cancelled, RequestError  # noqa: E402
 from unclip.pipeline import Pipeline  # noqa: E402
+from unclip.pipeline.sizes import SizeGrid  # noqa: E402
 from unclip.provenance.header import read_header  # noqa: E402
 from unclip.provenance.metadata import settings_text  # noqa: E402
 from unclip.provenance.watermark import detect  # noqa: E402
@@ -257,6 +258,7 @@ class Painter:
     """A pipeline that paints when it is let, and tells what it was asked for."""
 
     name, sizes = "painter", (64, 256)
+    grid = SizeGrid("painter", {64: 8, 256: 32}, (64, 256))
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
@@ -510,7 +512,7 @@ def test_lenient_makes_the_best_of_it_and_strict_does_not() -> None:
         parse_generation({"prompt": "x", **extra}, strict=False)
         with pytest.raises(ApiError):
             parse_generation({"prompt": "x", **extra}, strict=True)
-    assert parse_generation({"prompt": "x", "n": "2", "size": "1536x1024"}, strict=False).size == 1024
+    assert parse_generation({"prompt": "x", "n": "2", "size": "1536x1024"}, strict=False).size == "1536x1024"
     options = parse_generation({"prompt": "x", "steps": 9, "prior_guidance_scale": 2.5}, strict=False).options
     assert options == (("decoder", "steps", 9), ("prior", "guidance", 2.5))
 

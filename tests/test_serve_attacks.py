@@ -23,6 +23,7 @@ from serving import KEY, Running
 from unclip.cli import cli
 from unclip.cli.serve_setup import api_keys
 from unclip.errors import RequestError
+from unclip.pipeline.sizes import SizeGrid
 from unclip.serve import connections, store
 from unclip.serve.access import KeylessGuard
 from unclip.serve.app import Policy
@@ -40,6 +41,7 @@ class Model:
     """A model that draws at once, or when it is let."""
 
     name, sizes = "model", (64, 256, 1024)
+    grid = SizeGrid("model", {64: 8, 256: 32, 1024: 128}, (64, 256, 1024))
 
     def __init__(self, let: threading.Event | None = None) -> None:
         self.let, self.batches = let, list[list[str]]()

@@ -22,6 +22,7 @@ from unclip.cli import cli
 from unclip.cli.serve_setup import load_models, model_names
 from unclip.errors import CheckpointError, RequestError
 from unclip.pipeline import Pipeline
+from unclip.pipeline.sizes import SizeGrid
 from unclip.serve.app import Policy
 from unclip.serve.models import ServedModel
 from unclip.serve.queueing import QueuedRequest
@@ -36,6 +37,7 @@ class Painter:
     """A model whose pictures have one grey level each, so that they tell who drew."""
 
     sizes, vocabulary = (64, 256), frozenset({"a", "cat"})
+    grid = SizeGrid("painter", {64: 8, 256: 32}, (64, 256))
     clip = SimpleNamespace(identity="a clip", width=4)
 
     def __init__(self, name: str) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 pytest.importorskip("fastapi", reason="needs unclip[serve]")
 from serving import parse_generation
 
+from unclip.pipeline.sizes import SizeGrid
 from unclip.serve.app import Policy, create_app
 from unclip.serve.envelope import ApiError
 from unclip.serve.requests import OPTIONS
@@ -24,6 +25,7 @@ class Painter:
     """A model that paints at once."""
 
     name, sizes, vocabulary = "painter", (256,), None
+    grid = SizeGrid("painter", {256: 32}, (256,))
     clip = SimpleNamespace(
         identity="a clip",
         width=2,

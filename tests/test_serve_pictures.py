@@ -28,6 +28,7 @@ from fastapi import Request  # noqa: E402
 from serving import KEY, PROMPT, Running, parse_edit, parse_variation, picture  # noqa: E402
 
 from unclip.pipeline import Pipeline  # noqa: E402
+from unclip.pipeline.sizes import SizeGrid  # noqa: E402
 from unclip.provenance.header import read_header  # noqa: E402
 from unclip.provenance.metadata import settings_text  # noqa: E402
 from unclip.provenance.watermark import detect  # noqa: E402
@@ -229,6 +230,7 @@ class Slow:
     """A pipeline that never ends by itself, or fails."""
 
     name, sizes = "slow", (64, 256)
+    grid = SizeGrid("slow", {64: 8, 256: 32}, (64, 256))
 
     def __init__(self) -> None:
         self.started = threading.Event()

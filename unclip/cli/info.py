@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from unclip.cli.outputs import echo_json
 from unclip.errors import RequestError
+
+if TYPE_CHECKING:
+    from unclip.models.resolve import Model
+    from unclip.pipeline.sizes import SizeGrid
 
 
 @click.command()
@@ -55,9 +60,34 @@ def _model(ref: str) -> dict[str, object]:
         if weights.is_file():
             count = sum(tensor.numel() for tensor in files.read_weights(weights).values())
             tree["parameters" if name == "." else f"parameters of {name}"] = f"{count:,}"
+    if grid := _grid(model):
+        tree["sizes, as --size takes them"] = grid.examples()
     if words:
         tree["words it knows"] = " ".join(words)
     return tree
+
+
+def _grid(model: Model) -> SizeGrid | None:
+    """The sizes of the images that a model makes, read without its weights; None if it makes none."""
+    import torch
+
+    from unclip.files import read_json
+    from unclip.pipeline import Pipeline
+    from unclip.stages import stage_class
+    from unclip.stages.config import parse_checkpoint
+
+    def built(name: str) -> Any:
+        folder = model.folder / name
+        kind = stage_class(read_json(folder / "config.json")["kind"])
+        with torch.device("meta"):
+            return kind(parse_checkpoint(kind.Config, folder))
+
+    index = model.index
+    if index.decoder is None and not index.upsamplers:
+        return None
+    decoder = None if index.decoder is None else built(index.decoder)
+    upsamplers = [built(name) for name in index.upsamplers]
+    return Pipeline(None, None, decoder, upsamplers, folder=model.folder, index=index).grid
 
 
 def _readable(tree: dict[str, object], indent: str = "") -> str:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from unclip.errors import RequestError
 from unclip.pipeline.options import SamplingOptions
 from unclip.pipeline.presets import PRESETS
-from unclip.pipeline.sizes import Size, parse_size
+from unclip.pipeline.sizes import HOW, Size, parse_size
 
 if TYPE_CHECKING:
     from unclip.pipeline import OnStep, Pipeline
@@ -25,6 +26,18 @@ if TYPE_CHECKING:
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 PATH = click.Path(path_type=Path)
+COMMON_SIZES = (
+    "64",
+    "256",
+    "512",
+    "768",
+    "1024",
+    "1024x768",
+    "768x1024",
+    "1536x1024",
+    "1024x1536",
+    "1792x1024",
+)
 
 
 class SizeType(click.ParamType):
@@ -35,8 +48,13 @@ class SizeType(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Size:
         try:
             return parse_size(value)
-        except RequestError as error:
-            self.fail(str(error), param, ctx)
+        except RequestError:
+            raise RequestError(f"{param.opts[0] if param else 'size'} {value}: {HOW}") from None
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem(one) for one in COMMON_SIZES if one.startswith(incomplete)]
 
 
 SIZE = SizeType()
@@ -130,7 +148,6 @@ class ImageOptions:
         import torch
 
         from unclip.pipeline import Pipeline
-        from unclip.pipeline.call import size_grid
 
         dtype = getattr(torch, self.dtype) if self.dtype else None
         pipe = Pipeline.from_pretrained(
@@ -138,7 +155,7 @@ class ImageOptions:
         )
         if self.size is not None:
             try:
-                size_grid(pipe).check(self.size)
+                pipe.grid.check(self.size)
             except RequestError as error:
                 raise RequestError(f"--{error}") from None
         if pipe.quick and pipe.dtype is not None and not self.quiet:

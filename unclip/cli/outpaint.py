@@ -6,20 +6,22 @@ from pathlib import Path
 
 import click
 
-from unclip.cli.options import PATH, ImageOptions, image_options, num_images, repeats
+from unclip.cli.options import PATH, SIZE, ImageOptions, image_options, num_images, repeats
 from unclip.cli.outputs import read_picture, run
-from unclip.errors import RequestError
+from unclip.pipeline.sizes import Size
 
 
 @click.command()
 @click.argument("image", type=PATH)
 @click.argument("prompt")
-@click.option("--to", required=True, metavar="WxH", help="Width and height of the canvas in pixels.")
+@click.option(
+    "--to", required=True, type=SIZE, metavar="WxH", help="Width and height of the canvas in pixels."
+)
 @repeats
 @num_images()
 @image_options(without=("size", "save_stages"))
 def outpaint(
-    common: ImageOptions, image: Path, prompt: str, to: str, repeats: int | None, num_images: int
+    common: ImageOptions, image: Path, prompt: str, to: Size, repeats: int | None, num_images: int
 ) -> None:
     """Extend a picture to a larger canvas.
 
@@ -27,18 +29,14 @@ def outpaint(
     unclip outpaint shiba.png "a shiba inu on the beach" --to 1536x1024
     """
     source = read_picture(image)
-    width, cross, height = to.lower().partition("x")
-    if not (cross and width.isdecimal() and height.isdecimal()):
-        raise RequestError(f"--to {to}: write WIDTHxHEIGHT, as in 1536x1024")
-    canvas = int(width), int(height)
     run(
         common,
         "outpaint",
         num_images,
         lambda pipe, options, rows: pipe.outpaint(
-            source, prompt, canvas, len(rows), repeats=repeats, options=options
+            source, prompt, to, len(rows), repeats=repeats, options=options
         ),
         captions=[prompt],
         batch=1,  # a canvas may have 64 megapixels
-        size=canvas,
+        size=to,
     )

@@ -140,10 +140,7 @@ def check_stage_outputs(
     """
     if not common.save_stages:
         return
-    from unclip.pipeline.call import size_grid
-
-    grid = size_grid(pipe)
-    last = grid.check(common.size) if common.size else pipe.sizes[-1]
+    last = pipe.grid.check(common.size) if common.size else pipe.sizes[-1]
     smaller = [side for side in pipe.sizes if side < last]
     stages = [stage_path(path, side) for path in paths for side in smaller]
     check_distinct([*paths, *stages])

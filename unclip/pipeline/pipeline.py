@@ -17,7 +17,7 @@ from unclip.device import best_device, quick_in_bf16
 from unclip.errors import CheckpointError, RequestError
 from unclip.models.index import ModelIndex
 from unclip.models.resolve import load_clip, resolve
-from unclip.pipeline.call import WITHOUT
+from unclip.pipeline.call import WITHOUT, size_grid
 from unclip.pipeline.diff import diff
 from unclip.pipeline.edit import edit
 from unclip.pipeline.generate import decode, generate, sample_prior, upsample
@@ -26,6 +26,7 @@ from unclip.pipeline.invert import invert
 from unclip.pipeline.mix import mix
 from unclip.pipeline.outpaint import outpaint
 from unclip.pipeline.save import save_pretrained
+from unclip.pipeline.sizes import SizeGrid
 from unclip.pipeline.vary import vary
 from unclip.stages import load_stage
 from unclip.stages.base import Stage
@@ -229,6 +230,11 @@ class Pipeline:
         """
         first = [] if self.upsamplers and self._decoder is None else [self.decoder.size]
         return (*first, *(u.size for u in self.upsamplers))
+
+    @property
+    def grid(self) -> SizeGrid:
+        """All sizes of the images that the stages make; raises as `sizes`."""
+        return size_grid(self)
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words of a prompt that are not in the model's vocabulary; empty for an open vocabulary."""

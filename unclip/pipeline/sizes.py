@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 from unclip.errors import RequestError
 
+HOW = "write WIDTHxHEIGHT in pixels, as in 1024x768, or the side of a square"
 LARGEST = 1024  # side in pixels of DALL·E 2's images
+SHAPES = ((3, 2), (4, 3), (16, 9))  # ratios to offer, besides squares
 LONGEST = 4  # largest ratio of the sides of an image, and of its area to its stage's square
 SAME_SHAPE = 1.02  # ratio of two aspect ratios below which a picture is resized rather than cropped
 
@@ -56,7 +58,7 @@ def parse_size(value: int | str | tuple[int, int]) -> Size:
         sides = value.lower().replace("×", "x").split("x")
         if len(sides) <= 2 and all(one.strip().isdecimal() for one in sides):
             return Size(int(sides[0]), int(sides[-1]))
-    raise RequestError(f"size {value}: write WIDTHxHEIGHT in pixels, as in 1024x768, or the side of a square")
+    raise RequestError(f"size {value}: {HOW}")
 
 
 class SizeGrid:
@@ -85,6 +87,14 @@ class SizeGrid:
         last = self.stages[-1]
         resampled = last < LARGEST <= 4 * last and not flexible
         self.sides = (*self.stages, LARGEST) if resampled else self.stages
+
+    @property
+    def squares(self) -> tuple[int, ...]:
+        """Sides of squares to offer: those of the stages, or of a flexible decoder up to twice its own."""
+        if not self.flexible:
+            return self.stages
+        side = self.stages[0]
+        return tuple(one for one in (side, side * 3 // 2, 2 * side) if one % self.units[side] == 0)
 
     def step(self, side: int) -> int:
         """Number of pixels of which the sides of images of a stage's nominal side are multiples."""
@@ -128,6 +138,15 @@ class SizeGrid:
             what = f"makes squares of {sides} pixels, and some other shapes"
         raise RequestError(f"size {size}: {self.name} {what}; the nearest to this is {self.nearest(size)}")
 
+    def examples(self) -> dict[str, str]:
+        """Some sizes by the side of each square, to read."""
+        found = {}
+        for side in self.squares:
+            shapes = [one for ratio in SHAPES if (one := self.shaped(side, ratio))]
+            step = self.step(self.stages[0] if self.flexible else side)
+            found[str(side)] = f"{', '.join(map(str, shapes))} … in steps of {step}"
+        return found | {str(side): "resampled" for side in self.sides if side not in self.squares}
+
     def at(self, size: Size, stage: int) -> Size:
         """Size of the images of an earlier stage, by its nominal side, for images of a size."""
         side = self.check(size)
@@ -154,9 +173,23 @@ class SizeGrid:
         """
         least = self.stages[0] ** 2 // 2 if self.flexible else 0
         shaped = (one for one in self._shaped(size, self.stages) if one.area >= least)
-        same = [one for one in shaped if one.shape_like(size) <= SAME_SHAPE]
+        near = 1.0 if size[0] == size[1] else SAME_SHAPE
+        same = [one for one in shaped if one.shape_like(size) <= near]
         holds = [one for one in same if one.width >= size[0] and one.height >= size[1]]
         return min(holds, default=max(same, default=None, key=_area), key=_area)
+
+    def shaped(self, side: int, ratio: tuple[int, int]) -> Size | None:
+        """The size with a shape, nearly, that is nearest in area to one of `squares`."""
+        stages = self.stages if self.flexible else [side]
+        same = [one for one in self._shaped(ratio, stages) if one.shape_like(ratio) <= SAME_SHAPE]
+        return min(same, default=None, key=lambda one: abs(log(one.area / side**2)))
+
+    def scaled(self, size: tuple[int, int], side: int) -> Size | None:
+        """The size of a stage, by its nominal side, that is a multiple of an earlier stage's; None if there is none."""
+        if (own := self.side(found := Size(*size))) is None or own > side:
+            return None
+        found = Size(found.width * side // own, found.height * side // own)
+        return found if self.side(found) == side else None
 
     def _shaped(self, shape: tuple[int, int], sides: Sequence[int]) -> Iterator[Size]:
         """The sizes of stages nearest to a shape: at most two for each width."""

@@ -50,14 +50,14 @@ def draw(
     pipeline: Pipeline,
     requests: Sequence[GenerationRequest],
     seeds: Sequence[int],
-    size: int,
+    size: int | str,
     on_step: OnStep,
 ) -> Batch:
     """Draws one image per seed, or encodes.
 
     Args:
         requests: one per seed, all of one kind with equal options.
-        size: side in pixels at which the model draws.
+        size: size at which the model draws, as `Size.plain`.
     """
     first = requests[0]
     if isinstance(first, EmbeddingRequest):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import Final
 
 from unclip.pipeline.presets import PRESETS
@@ -13,7 +14,10 @@ MAX_COST: Final = 5000.0  # ten images of 1024 pixels with 125 steps in all
 
 
 def cost(wanted: GenerationRequest) -> float:
-    """Returns n × (size / 256) × (steps of the prior and the decoder); for embeddings, n × the prior's."""
+    """Returns n × (size / 256) × (steps of the prior and the decoder); for embeddings, n × the prior's.
+
+    The size is the side of a square of the same area.
+    """
     steps = {"prior": USUAL_STEPS, "decoder": USUAL_STEPS}
     for role, settings in PRESETS[wanted.preset].items():
         if role in steps:
@@ -21,7 +25,7 @@ def cost(wanted: GenerationRequest) -> float:
     steps |= {role: int(value) for role, name, value in wanted.options if name == "steps"}
     if isinstance(wanted, EmbeddingRequest):
         return wanted.n * steps["prior"]
-    return wanted.n * wanted.size / 256 * sum(steps.values())
+    return wanted.n * sqrt(wanted.pixels.area) / 256 * sum(steps.values())
 
 
 def check_cost(wanted: GenerationRequest, most: float) -> None:

@@ -65,7 +65,8 @@ class ServedModel:
         name: str | None = None,
         load: Callable[[int], Pipeline] | None = None,
     ) -> None:
-        self.name, self.sizes, self._load = name or pipelines[0].name, pipelines[0].sizes, load
+        self.name, self._load = name or pipelines[0].name, load
+        self.sizes, self.grid = pipelines[0].sizes, pipelines[0].grid
         self._pipelines: list[Pipeline | None] = list(pipelines)
         self._used = [time.monotonic()] * len(pipelines)
         self._facts: ModelFacts | None = None

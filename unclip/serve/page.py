@@ -20,6 +20,7 @@ from unclip.serve.page_album import LIFETIME, PagePicture
 from unclip.serve.page_controller import ADVANCED, PageController
 from unclip.serve.page_guard import LARGEST_FILE, PageGuard
 from unclip.serve.page_outputs import HISTORY_KEY, QUIET, PageOptions, PageOutputs, restored, use
+from unclip.serve.page_sizes import SQUARE
 from unclip.serve.page_tabs import PRIVATE, Tab, make_tabs, make_verify_tab
 from unclip.serve.schema import LONGEST_PROMPT, MAX_IMAGES
 from unclip.serve.service import ImageService
@@ -123,10 +124,10 @@ def _options(controller: PageController) -> PageOptions:
         with gr.Row():
             count = gr.Slider(1, MAX_IMAGES, 4, step=1, label="Pictures", elem_id="count", min_width=150)
             # The default is the first upsampler's size: quick, and large enough to look at.
-            sizes = [(str(side), side) for side in controller.sizes]
-            size = gr.Radio(
-                sizes, value=controller.sizes[:2][-1], label="Size in pixels", elem_id="size", min_width=150
-            )
+            menu, usual = controller.menu, controller.sizes[:2][-1]
+            sizes = [(str(side), side) for side in menu.sides]
+            size = gr.Radio(sizes, value=usual, label="Size in pixels", elem_id="size", min_width=150)
+        shape = gr.Radio([*menu.shapes], value=SQUARE, label="Shape", elem_id="shape", min_width=150)
         with gr.Row():
             negative = gr.Textbox(
                 label="Negative prompt",
@@ -146,7 +147,7 @@ def _options(controller: PageController) -> PageOptions:
                     advanced[name] = gr.Textbox(
                         label=ADVANCED[name][0], placeholder="the model's own", min_width=150
                     )
-    return PageOptions(count, size, negative, advanced)
+    return PageOptions(count, size, shape, negative, advanced)
 
 
 Uses = list[tuple[gr.Button, Tab, gr.components.Component]]
@@ -266,7 +267,7 @@ def _connect_settings(
     names = [tab.name for tab in tabs]
 
     def bring_back(picked: PagePicture) -> dict[Any, Any]:
-        updates = restored(picked, tabs, options, controller.sizes)
+        updates = restored(picked, tabs, options, controller.menu)
         if picked.inputs.get("tab") in names:
             updates[shown] = gr.Tabs(selected=picked.inputs["tab"])
         return updates

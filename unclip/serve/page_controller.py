@@ -16,8 +16,10 @@ from unclip import images
 from unclip.errors import RequestError, UnclipError
 from unclip.pipeline import check_prompt
 from unclip.pipeline.options import check_negative
+from unclip.pipeline.sizes import Size, parse_size
 from unclip.provenance.verify import Findings, verify
 from unclip.serve.page_album import PageAlbum, PagePicture
+from unclip.serve.page_sizes import SQUARE, SizeMenu
 from unclip.serve.pictures import KEPT_SIDE, PAGE, check_edit, check_variation, read_upload
 from unclip.serve.progress import Progress
 from unclip.serve.requests import (
@@ -49,14 +51,21 @@ Upload = str | bytes | None  # path of an uploaded file, or its bytes
 
 
 class PictureSettings(NamedTuple):
-    """Settings that all tabs share: number of images, side in pixels, the texts of `ADVANCED` and the
-    negative prompt (may be empty).
+    """Settings that all tabs share.
+
+    Attributes:
+        n: number of images.
+        size: side of a square of about the same area, in pixels.
+        advanced: the texts of `ADVANCED`.
+        negative: the negative prompt; may be empty.
+        shape: one of `SizeMenu.shapes`.
     """
 
     n: int
     size: int
     advanced: dict[str, str | None]
     negative: str | None = None
+    shape: str = SQUARE
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,11 @@ class PageController:
         return self.service.worker.sizes
 
     @property
+    def menu(self) -> SizeMenu:
+        """The sizes that the page offers."""
+        return SizeMenu(self.service.worker.default.grid)
+
+    @property
     def model(self) -> str:
         """Name of the model."""
         return self.service.worker.default.name
@@ -100,17 +114,22 @@ class PageController:
 
     def variation(self, image: Upload, settings: PictureSettings) -> VariationRequest:
         """Returns a request for variations of an image."""
-        picture = check_variation(self._read(image, "the picture to vary"), strict=False)
-        return VariationRequest("", **self._common(settings), image=picture)
+        common = self._common(settings)
+        picture = self._middle(image, "the picture to vary", common)
+        return VariationRequest("", **common, image=picture)
 
     def enlargement(self, image: Upload, settings: PictureSettings) -> EnlargeRequest:
-        """Returns a request to enlarge the middle square of an image to the largest size."""
+        """Returns a request to enlarge an image to the largest size.
+
+        The middle square, unless the image is one of the model's other shapes.
+        """
         picture = images.on_white(self._read(image, "the picture to enlarge"))
         largest = self.sizes[-1]
-        if min(picture.size) >= largest:
+        size = self.menu.grid.scaled(picture.size, largest) or Size(largest, largest)
+        if picture.width >= size.width and picture.height >= size.height:
             raise RequestError(f"The picture already has {largest} pixels or more on each side.")
-        common = {**self._common(settings), "n": 1, "size": largest, "negative": "", "options": ()}
-        return EnlargeRequest("", **common, image=images.centre_square(picture))
+        common = {**self._common(settings), "n": 1, "size": size.plain, "negative": "", "options": ()}
+        return EnlargeRequest("", **common, image=images.centre_crop(picture, size))
 
     def edit(
         self, drawn: Mapping[str, Any] | None, prompt: str | None, settings: PictureSettings
@@ -127,10 +146,9 @@ class PageController:
             mask = ImageChops.lighter(mask, alpha.resize(image.size))
         if mask.getbbox() is None:
             raise RequestError("Brush over the area of the picture to change.")
-        picture, paint = check_edit(image, mask.point(lambda value: 255 if value else 0), strict=False)
-        return EditRequest(
-            check_prompt(prompt or ""), **self._common(settings), image=picture, mask=paint, strength=None
-        )
+        common, painted = self._common(settings), mask.point(lambda value: 255 if value else 0)
+        picture, paint = check_edit(image, painted, strict=False, size=parse_size(common["size"]))
+        return EditRequest(check_prompt(prompt or ""), **common, image=picture, mask=paint, strength=None)
 
     def outpainting(
         self, image: Upload, prompt: str | None, wider: float, taller: float, settings: PictureSettings
@@ -147,7 +165,7 @@ class PageController:
         to = round(picture.width * wider), round(picture.height * taller)
         common = {
             **self._common(settings),
-            "size": to[0],
+            "size": Size(*to).plain,
             "partial_images": 0,
         }  # previews are of windows only
         return OutpaintRequest(check_prompt(prompt or ""), **common, image=picture, to=to)
@@ -163,13 +181,12 @@ class PageController:
         """Returns a request for the images between two ends, each an image or else a prompt."""
         if settings.n < 2:
             raise RequestError("An interpolation has at least 2 pictures.")
+        common = self._common(settings)
         ends = [
-            check_prompt(prompt or "")
-            if image is None
-            else check_variation(self._read(image, "a picture"), strict=False)
+            check_prompt(prompt or "") if image is None else self._middle(image, "a picture", common)
             for image, prompt in ((first, first_prompt), (last, last_prompt))
         ]
-        return InterpolationRequest("", **self._common(settings), keys=(ends[0], ends[1]))
+        return InterpolationRequest("", **common, keys=(ends[0], ends[1]))
 
     def difference(
         self, image: Upload, before: str | None, after: str | None, theta: float, settings: PictureSettings
@@ -177,8 +194,8 @@ class PageController:
         """Returns a request to change an image as one caption differs from another."""
         if not 0 < theta <= 1:
             raise RequestError("How far (θ) is a number above 0, up to 1.")
-        picture = check_variation(self._read(image, "the picture to change"), strict=False)
         common = self._common(settings)
+        picture = self._middle(image, "the picture to change", common)
         return DiffRequest(
             check_prompt(after or ""), **common, image=picture, before=before or "", theta=theta
         )
@@ -189,15 +206,18 @@ class PageController:
             label, least, most = ADVANCED[name]
             if not re.fullmatch(r"\d{1,19}(\.\d{1,9})?", text) or not least <= float(text) <= most:
                 raise RequestError(f"{label}: {text} is not a number from {least} to {most}.")
-        if settings.size not in self.sizes:
-            raise RequestError(f"Size: {settings.size} is not one of {', '.join(map(str, self.sizes))}.")
+        size = self.menu.chosen(settings.size, settings.shape)
         body = validate(ImageBody, {"n": settings.n, **chosen}, Rules(form=True))
         return {
             **common_fields(body),
-            "size": settings.size,
+            "size": size.plain,
             "negative": check_negative(settings.negative or ""),
             "partial_images": PREVIEWS,
         }
+
+    def _middle(self, upload: Upload, what: str, common: Mapping[str, Any]) -> Image.Image:
+        """Decodes an upload; its middle part of the shape of the result."""
+        return check_variation(self._read(upload, what), strict=False, size=parse_size(common["size"]))
 
     def _read(self, upload: Upload, what: str) -> Image.Image:
         """Decodes an upload with the API's reader; larger files are allowed, because the page scales

@@ -11,11 +11,13 @@ from typing import Any, Final
 
 import gradio as gr
 
-from unclip.errors import UnclipError
+from unclip.errors import RequestError, UnclipError
+from unclip.pipeline.sizes import parse_size
 from unclip.serve import page_words
 from unclip.serve.access import address
 from unclip.serve.page_album import PagePicture
 from unclip.serve.page_controller import PageController, PictureSettings
+from unclip.serve.page_sizes import SQUARE, SizeMenu
 from unclip.serve.page_tabs import PRIVATE, Tab
 from unclip.serve.progress import Progress
 
@@ -33,19 +35,22 @@ class PageOptions:
 
     n: gr.Slider
     size: gr.Radio
+    shape: gr.Radio
     negative: gr.Textbox
     advanced: dict[str, gr.Textbox]
 
     @property
     def parts(self) -> list[gr.components.Component]:
         """All of them, in the order that `settings` takes."""
-        return [self.n, self.size, self.negative, *self.advanced.values()]
+        return [self.n, self.size, self.shape, self.negative, *self.advanced.values()]
 
-    def settings(self, n: int, size: int, negative: str | None, *advanced: str | None) -> PictureSettings:
+    def settings(
+        self, n: int, size: int, shape: str, negative: str | None, *advanced: str | None
+    ) -> PictureSettings:
         """Returns their values."""
-        return PictureSettings(n, size, dict(zip(self.advanced, advanced, strict=True)), negative)
+        return PictureSettings(n, size, dict(zip(self.advanced, advanced, strict=True)), negative, shape)
 
-    def restored(self, inputs: dict[str, Any], seed: object, sizes: Sequence[int]) -> dict[Any, Any]:
+    def restored(self, inputs: dict[str, Any], seed: object, menu: SizeMenu) -> dict[Any, Any]:
         """Returns the updates that bring back an earlier request's settings.
 
         Args:
@@ -57,8 +62,9 @@ class PageOptions:
         updates[self.negative] = _text(inputs.get("negative"))
         if inputs.get("n") in range(1, 11):
             updates[self.n] = inputs["n"]
-        if inputs.get("size") in sizes:
+        if inputs.get("size") in menu.sides:
             updates[self.size] = inputs["size"]
+            updates[self.shape] = inputs["shape"] if inputs.get("shape") in [*menu.shapes] else SQUARE
         return updates
 
 
@@ -161,8 +167,7 @@ class PageOutputs:
     def choose(self, pictures: Sequence[PagePicture], index: int) -> dict[Any, Any]:
         """Returns the updates that choose one of the pictures."""
         picture = pictures[index]
-        size = picture.settings.get("size")
-        side = size if isinstance(size, int) else 0
+        side = _longer_side(picture.settings.get("size"))
         place = f"Picture {index + 1} of {len(pictures)}" if len(pictures) > 1 else ""
         return {
             self.picked: picture,
@@ -186,10 +191,10 @@ def _written(tab: Tab, values: Sequence[Any], settings: PictureSettings) -> dict
 
 
 def restored(
-    picture: PagePicture, tabs: Sequence[Tab], options: PageOptions, sizes: Sequence[int]
+    picture: PagePicture, tabs: Sequence[Tab], options: PageOptions, menu: SizeMenu
 ) -> dict[Any, Any]:
     """Returns the updates that bring back the settings of a picture, with its seed."""
-    updates = options.restored(picture.inputs, picture.settings.get("seed"), sizes)
+    updates = options.restored(picture.inputs, picture.settings.get("seed"), menu)
     for tab in tabs:
         fields = picture.inputs.get("fields")
         if tab.name == picture.inputs.get("tab") and isinstance(fields, list):
@@ -213,6 +218,14 @@ def use(tab: Tab) -> Callable[[PagePicture | None], tuple[Any, gr.Tabs]]:
         return value, gr.Tabs(selected=tab.name)
 
     return take
+
+
+def _longer_side(size: object) -> int:
+    """Of a size as settings have it; from a browser's storage they may be anything."""
+    try:
+        return max(parse_size(size))  # type: ignore[arg-type]
+    except RequestError:
+        return 0
 
 
 def _text(value: object) -> str:

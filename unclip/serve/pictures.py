@@ -17,11 +17,13 @@ from unclip import images
 from unclip.errors import RequestError
 from unclip.pictures import WrongSize, on_white, opened, plain
 from unclip.pipeline.masks import read_mask
+from unclip.pipeline.sizes import Size
 from unclip.provenance import metadata
 from unclip.provenance.credentials import Signer
 from unclip.serve.envelope import ApiError
 
-KEPT_SIDE = 1024  # pixels: the largest output size, so queued requests hold no larger images
+KEPT_SIDE = 1024  # pixels: queued requests hold no larger images unless their output is larger
+SQUARE: Final = Size(KEPT_SIDE, KEPT_SIDE)
 CLIENT_TEXT = (
     "prompt",
     "negative",
@@ -125,9 +127,12 @@ def read_upload(data: bytes | None, name: str, limits: UploadLimits) -> Image.Im
 
 
 def check_edit(
-    image: Image.Image, mask: Image.Image | None, *, strict: bool
+    image: Image.Image, mask: Image.Image | None, *, strict: bool, size: Size = SQUARE
 ) -> tuple[Image.Image, Image.Image | None]:
-    """Returns the square image to edit and its mask, white where to paint; no mask if nothing is transparent.
+    """Returns the image to edit and its mask, white where to paint; no mask if nothing is transparent.
+
+    Args:
+        size: of the result; the middle part of its shape is edited.
 
     Raises:
         ApiError: they do not match or, if strict, nothing is transparent.
@@ -141,17 +146,17 @@ def check_edit(
     if strict and mask is None and image.mode != "RGBA":
         message = f"Invalid input image - format must be in ['RGBA', 'LA', 'L'], got {image.mode}."
         raise ApiError(message, param="image")
-    image = _square(image, strict=strict)
-    paint = read_mask(image, None if mask is None else _square(mask, strict=strict))
-    image = on_white(_shrink(image))
+    image = _middle(image, size, strict=strict)
+    paint = read_mask(image, None if mask is None else _middle(mask, size, strict=strict))
+    image = on_white(_fitted(image, size))
     return image, None if paint is None else _resize_mask(
         Image.fromarray(paint.numpy()).convert("L"), image.size
     )
 
 
-def check_variation(image: Image.Image, *, strict: bool) -> Image.Image:
-    """Returns the square RGB image to vary."""
-    return _shrink(on_white(_square(image, strict=strict)))
+def check_variation(image: Image.Image, *, strict: bool, size: Size = SQUARE) -> Image.Image:
+    """Returns the RGB image to vary: the middle part of the shape of the result's size."""
+    return _fitted(on_white(_middle(image, size, strict=strict)), size)
 
 
 def composite_kept(made: Image.Image, image: Image.Image, mask: Image.Image | None) -> Image.Image:
@@ -194,15 +199,16 @@ def encode(
     return marks.signer.sign(file, source) if marks.signer else file
 
 
-def preview(x0: torch.Tensor, size: int) -> Image.Image:
-    """Converts the decoder's x0-prediction [3, H, H] to an image of `size` pixels."""
-    return images.to_pil(x0).resize((size, size), Image.Resampling.BICUBIC)
+def preview(x0: torch.Tensor, size: Size) -> Image.Image:
+    """Converts the decoder's x0-prediction, rendered to [3, H, W], to an image of a size."""
+    return images.to_pil(x0).resize(size, Image.Resampling.BICUBIC)
 
 
-def _shrink(image: Image.Image) -> Image.Image:
-    return (
-        image if image.width <= KEPT_SIDE else image.resize((KEPT_SIDE, KEPT_SIDE), Image.Resampling.LANCZOS)
-    )
+def _fitted(image: Image.Image, size: Size) -> Image.Image:
+    """A square, shrunk to `KEPT_SIDE`; an image of another shape at exactly the result's size."""
+    if size.width == size.height:
+        size = Size(min(image.width, KEPT_SIDE), min(image.height, KEPT_SIDE))
+    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
 
 
 def _resize_mask(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -210,11 +216,11 @@ def _resize_mask(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
     return mask.resize(size, Image.Resampling.BILINEAR).point(lambda value: 255 if value else 0)
 
 
-def _square(image: Image.Image, *, strict: bool) -> Image.Image:
+def _middle(image: Image.Image, shape: Size, *, strict: bool) -> Image.Image:
     if strict and image.width != image.height:
         message = "Invalid input image - expected an image with equal width and height, "
         raise ApiError(f"{message}got {image.width}x{image.height} instead.")
-    return images.centre_square(image)
+    return images.centre_crop(image, shape)
 
 
 def _bad_format(name: str, limits: UploadLimits) -> ApiError:

@@ -42,7 +42,7 @@ class QueuedRequest:
 
     Attributes:
         model: draws it.
-        size: side in pixels at which the model draws it.
+        size: size at which the model draws it, as `Size.plain`.
         client: whose share of the server it takes; by key or address.
         on_preview: called from the worker's thread; `on_progress` likewise.
         submitted: time of its arrival, by `time.perf_counter`.
@@ -54,7 +54,7 @@ class QueuedRequest:
 
     request: GenerationRequest
     model: ServedModel
-    size: int
+    size: int | str
     client: str = ""
     on_preview: OnPreview | None = None
     on_progress: OnProgress | None = None

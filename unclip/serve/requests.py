@@ -11,6 +11,7 @@ from PIL import Image
 from unclip import images
 from unclip.pipeline import check_prompt
 from unclip.pipeline.options import check_negative
+from unclip.pipeline.sizes import Size, SizeGrid, parse_size
 from unclip.provenance.metadata import FORMATS, Format
 from unclip.serve.envelope import ApiError
 from unclip.serve.pictures import LENIENT, STRICT, check_edit, check_variation, read_upload
@@ -42,7 +43,7 @@ class GenerationRequest:
 
     Attributes:
         n: number of images.
-        size: side of the output in pixels.
+        size: of the output in pixels, as `Size.plain`.
         seed: seed of the first image, if the client chose it.
         options: changed sampling settings as (role, name, value); hashable, because equal ones are batched.
         preset: name of the sampling settings that `options` change.
@@ -55,7 +56,7 @@ class GenerationRequest:
 
     prompt: str
     n: int
-    size: int
+    size: int | str
     response_format: ResponseFormat
     seed: int | None = None
     options: tuple[tuple[str, str, float], ...] = ()
@@ -66,6 +67,24 @@ class GenerationRequest:
     format: Format = "PNG"
     quality: int | None = None
     ignored: tuple[str, ...] = ()
+
+    @property
+    def pixels(self) -> Size:
+        """Width and height of the output."""
+        return parse_size(self.size)
+
+    def drawn(self, grid: SizeGrid) -> Size:
+        """The size at which a model draws the output: the smallest of its shape that is not below it.
+
+        Raises:
+            ApiError: the model makes no such shape.
+        """
+        if (found := grid.holding(self.pixels)) is None:
+            message = f"size {self.pixels}: {grid.name} makes no such shape; the nearest is "
+            raise ApiError(
+                f"{message}{grid.nearest(self.pixels)} - 'size'", param="size", code="invalid_size"
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -89,13 +108,16 @@ class EmbeddingRequest(GenerationRequest):
 
     image: Image.Image | None = field(kw_only=True)
 
+    def drawn(self, grid: SizeGrid) -> Size:
+        return self.pixels  # nothing is drawn
+
 
 @dataclass(frozen=True)
 class EditRequest(GenerationRequest):
     """An image with a part to paint anew.
 
     Attributes:
-        image: square, RGB.
+        image: RGB, of the shape of `size`.
         mask: of the same size, white where to paint; None to paint all of it with `strength`.
         strength: as in `Pipeline.edit`.
     """
@@ -124,11 +146,14 @@ class OutpaintRequest(GenerationRequest):
     """An image that is extended on all sides; like the next two and enlarging, only the page sends it.
 
     Attributes:
-        to: (width, height) of the canvas in pixels; `size` is its width.
+        to: (width, height) of the canvas in pixels, as `size`.
     """
 
     image: Image.Image = field(kw_only=True)
     to: tuple[int, int] = field(kw_only=True)
+
+    def drawn(self, grid: SizeGrid) -> Size:
+        return self.pixels  # in windows, of which `outpaint` chooses the size
 
     @property
     def mask(self) -> Image.Image:
@@ -200,7 +225,7 @@ def edit_request(body: EditBody, *, strict: bool) -> EditRequest:
     limits = STRICT if strict else LENIENT
     image = read_upload(body.image, "image", limits)
     mask = read_upload(body.mask, "mask", limits) if body.mask else None
-    image, paint = check_edit(image, mask, strict=strict)
+    image, paint = check_edit(image, mask, strict=strict, size=parse_size(body.size))
     strength = WHOLE_STRENGTH if paint is None and body.strength is None else body.strength
     return EditRequest(prompt, **common, image=image, mask=paint, strength=strength)
 
@@ -208,7 +233,8 @@ def edit_request(body: EditBody, *, strict: bool) -> EditRequest:
 def variation_request(body: VariationBody, *, strict: bool) -> VariationRequest:
     """Decodes the image of a form and returns its request."""
     image = read_upload(body.image, "image", STRICT if strict else LENIENT)
-    return VariationRequest("", **common_fields(body), image=check_variation(image, strict=strict))
+    picture = check_variation(image, strict=strict, size=parse_size(body.size))
+    return VariationRequest("", **common_fields(body), image=picture)
 
 
 def common_fields(body: ImageBody) -> dict[str, Any]:

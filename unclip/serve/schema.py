@@ -26,10 +26,13 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from unclip.pipeline.presets import PRESETS
+from unclip.pipeline.sizes import Size
 from unclip.serve.embeddings import Embeds
 from unclip.serve.envelope import ApiError
 
-SIZES: Final = (256, 512, 1024)
+SIZES: Final = (256, 512, 1024)  # dall-e-2's squares
+SHAPES: Final = ("1536x1024", "1024x1536", "1792x1024", "1024x1792")  # of OpenAI's later models
+LONGEST_SIDE: Final = 2048  # pixels of an answer's image; the model may draw it smaller
 LONGEST_PROMPT: Final = 1000  # characters, for dall-e-2 and our own models
 LONGEST_PROMPTS: Final = {
     "dall-e-3": 4000,
@@ -90,21 +93,26 @@ def _model(value: str, info: ValidationInfo) -> str:
     return value
 
 
-def _size(value: object, info: ValidationInfo) -> int:
-    """Returns the side in pixels; in lenient mode, of the square nearest to the longer side."""
+def _size(value: object, info: ValidationInfo) -> int | str:
+    """Returns `Size.plain`: one of `SIZES` or, in lenient mode, the nearest to another square, or a shape.
+
+    Whether the model makes the shape is known later (`GenerationRequest.drawn`).
+    """
     strict = _rules(info).strict
     if value == "auto" and not strict:
         return SIZES[-1]
     found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", value) if isinstance(value, str) else None
     if found:
-        width, height = int(found[1]), int(found[2])
-        if width == height and width in SIZES:
-            return width
-        if not strict and min(width, height) > 0:
-            return min(SIZES, key=lambda side: abs(side - max(width, height)))
-    raise PydanticCustomError(
-        "literal_error", "no such size", {"allowed": [f"{side}x{side}" for side in SIZES]}
-    )
+        size = Size(int(found[1]), int(found[2]))
+        square = size.width == size.height
+        if square and size.width in SIZES:
+            return size.plain
+        if not strict and square and size.width:
+            return min(SIZES, key=lambda side: abs(side - size.width))
+        if not strict and min(size) > 0 and max(size) <= LONGEST_SIDE:
+            return size.plain
+    allowed = [*(f"{side}x{side}" for side in SIZES), *(() if strict else SHAPES)]
+    raise PydanticCustomError("literal_error", "no such size", {"allowed": allowed})
 
 
 def _preset(value: object) -> str:
@@ -142,8 +150,10 @@ ModelName = Annotated[str, Field(strict=True), AfterValidator(_model)]
 Prompt = Annotated[
     str, Field(strict=True, min_length=1, max_length=max(LONGEST_PROMPTS.values())), AfterValidator(_prompt)
 ]
-Size = Annotated[
-    int, BeforeValidator(_size), WithJsonSchema({"enum": [*(f"{side}x{side}" for side in SIZES), "auto"]})
+ImageSize = Annotated[
+    int | str,
+    BeforeValidator(_size),
+    WithJsonSchema({"enum": [*(f"{side}x{side}" for side in SIZES), *SHAPES, "auto"]}),
 ]
 Preset = Annotated[
     str, BeforeValidator(_preset), WithJsonSchema({"enum": list(PRESETS), "default": "balanced"})
@@ -161,9 +171,9 @@ class ImageBody(BaseModel):
         None, description="A name of /models. Any other name, like dall-e-3, means the first of them."
     )
     n: Annotated[Integer, Field(ge=1, le=MAX_IMAGES)] = Field(1, description="Number of images.")
-    size: Size = Field(
+    size: ImageSize = Field(
         SIZES[-1],
-        description="Shapes of later models give the nearest square.",
+        description="Width and height in pixels. Other shapes work if the model makes them; `auto` is a square.",
         json_schema_extra={"default": f"{SIZES[-1]}x{SIZES[-1]}"},
     )
     response_format: ResponseFormat | None = Field(None, description="Default: url.")

@@ -149,8 +149,8 @@ class ImageService:
             format=wanted.format,
             quality=wanted.quality,
         )
-        if image.width != wanted.size:
-            image = image.resize((wanted.size, wanted.size), Image.Resampling.LANCZOS)
+        if image.size != wanted.pixels:
+            image = image.resize(wanted.pixels, Image.Resampling.LANCZOS)
         if isinstance(wanted, EditRequest):
             image = composite_kept(image, wanted.image, wanted.mask)
         if isinstance(wanted, EditRequest | OutpaintRequest):
@@ -247,8 +247,8 @@ def event_stream(events: AsyncIterator[str]) -> Response:
 
 def look(wanted: GenerationRequest) -> dict[str, str]:
     """Returns the fields by which later models say how an image looks."""
-    size = f"{wanted.size}x{wanted.size}"
-    return {"size": size, "output_format": wanted.format.lower(), "background": "opaque"}
+    width, height = wanted.pixels
+    return {"size": f"{width}x{height}", "output_format": wanted.format.lower(), "background": "opaque"}
 
 
 def sse(data: Mapping[str, Any]) -> str:

@@ -112,11 +112,11 @@ class Worker:
             client: whose share of the server it takes.
 
         Raises:
-            ApiError: no room (429), or the server shuts down (503).
+            ApiError: a size that the model does not make (400), no room (429), or the server shuts down (503).
         """
         model = self.model(request.model)
-        size = min((side for side in model.sizes if side >= request.size), default=model.sizes[-1])
-        queued = QueuedRequest(request, model, size, client, on_preview, on_progress)
+        size = request.drawn(model.grid)
+        queued = QueuedRequest(request, model, size.plain, client, on_preview, on_progress)
         with self._changed:
             if self._stopping:
                 raise shutting_down()
@@ -177,7 +177,7 @@ class Worker:
         with first.model.use(device) as pipeline:
             if any(share.queued.on_progress for share in shares):
                 timer = self._timings.begin((first.model.name, type(requests[0]), first.size), len(seeds))
-            made = draw(pipeline, requests, seeds, first.size, _watch(shares, timer))
+            made = draw(pipeline, requests, seeds, first.size, _watch(shares, timer, pipeline))
         if timer:
             timer.end()
         seconds = sum(made.seconds.values())
@@ -209,7 +209,7 @@ def _rows(shares: Sequence[Share]) -> list[slice]:
     return [slice(start, end) for start, end in pairwise(ends)]
 
 
-def _watch(shares: Sequence[Share], timer: BatchTimer | None) -> OnStep:
+def _watch(shares: Sequence[Share], timer: BatchTimer | None, pipeline: Pipeline) -> OnStep:
     """Returns a callback that stops the batch when all its clients are gone, and shows progress and
     previews.
     """
@@ -230,10 +230,9 @@ def _watch(shares: Sequence[Share], timer: BatchTimer | None) -> OnStep:
             wanted = queued.request.partial_images
             # Evenly over the decoder's steps, where the image forms; the last preview shows its result.
             if queued.on_preview and wanted and number * wanted >= (queued.previews + 1) * total:
-                done: list[Image.Image] = list(queued.images)
-                queued.on_preview(
-                    queued.previews, done + [preview(x0, queued.request.size) for x0 in step.x0[own]]
-                )
+                shown = pipeline.decoder.render(step.x0[own])
+                forming: list[Image.Image] = [preview(x0, queued.request.pixels) for x0 in shown]
+                queued.on_preview(queued.previews, [*queued.images, *forming])
                 queued.previews += 1
 
     return on_step
