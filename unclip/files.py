@@ -216,25 +216,38 @@ def load_weights(module: nn.Module, path: Path, prefix: str = "", *, keep_dtype:
     )
 
 
-def place_weights(module: nn.Module, path: Path, placed: Callable[[str, Tensor], Tensor]) -> None:
+def place_weights(
+    module: nn.Module, path: Path, placed: Callable[[str, Tensor], Tensor], prefix: str = ""
+) -> None:
     """Reload a module's weights from their file, each tensor passed through `placed(name, tensor)`.
 
-    `placed` moves or converts a tensor. Every tensor gets its own memory map, which is closed after the copy:
-    with one map of the whole file, the weights would be in memory twice.
+    `placed` moves or converts a tensor. The file is mapped anew after every 64 MiB, and each map is closed
+    after the copy: with one map of the whole file, the weights would be in memory twice.
+
+    Args:
+        prefix: of the names of the weights to reload; the others stay.
 
     Raises:
         CheckpointError: the file has changed since it was loaded.
     """
-    state = {}
+    state: dict[str, Tensor] = {}
+    names = [name for name in module.state_dict() if name.startswith(prefix)]
     try:
         with safe_open(path, framework="pt") as file:
             stored = {current_name(key): key for key in file.keys()}  # noqa: SIM118  (not a dict)
-        for name in module.state_dict():
+        while len(state) < len(names):
+            read = 0
             with safe_open(path, framework="pt") as file:
-                state[name] = placed(name, file.get_tensor(stored[name]))
+                for name in names[len(state) :]:
+                    tensor = file.get_tensor(stored[name])
+                    state[name] = placed(name, tensor)
+                    read += tensor.nbytes
+                    if read > 2**26:
+                        break
+            del tensor
     except (SafetensorError, OSError, KeyError) as error:
         raise CheckpointError(f"{path}: changed since it was loaded ({error})") from None
-    module.load_state_dict(state, assign=True)
+    module.load_state_dict(state, assign=True, strict=False)
 
 
 def current_name(name: str) -> str:

@@ -114,6 +114,7 @@ class ClipTextConfig(TransformerConfig):
         vocabulary: number of tokens of the tokenizer.
         context: largest number of tokens of a caption.
         mlp_width: width of the MLPs' hidden layer; None for 4 · width.
+        activation: activation of the MLPs; OpenAI's CLIPs have quick_gelu.
     """
 
     vocabulary: int = Field(ge=1)

@@ -133,17 +133,20 @@ class Call:
         """Size of the images of a stage of the chain, by its nominal side."""
         return self._grid.at(self.size, side)
 
-    def encode(self, captions: Sequence[str]) -> tuple[Text, Text]:
-        """The captions and the null text, encoded as one batch so that both have the same length."""
-        with self.timed("clip"):
-            both = self.model.clip.encode_text([*captions, self.negative])
-        return both.rows(None, -1), both.rows(-1, None).repeat(len(captions))
+    def encode(self, captions: Sequence[str], *, embeds: bool = False) -> tuple[Text, Text]:
+        """The captions and the null text, encoded as one batch so that both have the same length.
 
-    def decoder_texts(self, captions: Sequence[str]) -> tuple[Text | None, Text | None]:
-        """As `encode`, for the decoder alone: (None, None) if it reads no captions."""
-        if self.model.decoder.encodes_text:
-            return Text.plain(captions), Text.plain([self.negative] * len(captions))
-        return self.encode(captions) if self.model.decoder.reads_text else (None, None)
+        Args:
+            embeds: whether a prior or the verb reads CLIP's embeddings of them. Otherwise they are encoded
+                only if the decoder reads CLIP's encoding.
+        """
+        both = [*captions, self.negative]
+        if not embeds and "text" not in self.model.decoder.needs:
+            text = Text.plain(both)
+        else:
+            with self.timed("clip"):
+                text = self.model.clip.encode_text(both)
+        return text.rows(None, -1), text.rows(-1, None).repeat(len(captions))
 
     def encode_images(self, pictures: Sequence[Image.Image]) -> Tensor:
         """z_i [N, D] of pictures of any size, encoded one by one so that none depends on its batch."""
@@ -175,30 +178,14 @@ class Call:
         used = self.sampling["prior"]
         return self.run("prior", prior.sample(text, null, used, self.noise("prior")), prior.length(used))
 
-    def to_paint(
-        self, captions: Sequence[str], image: Image.Image
-    ) -> tuple[Tensor, tuple[Text | None, Text | None]]:
-        """z_i [B, D] and the texts of edits of a picture.
+    def embeds_to_paint(self, texts: tuple[Text, Text], image: Image.Image) -> Tensor:
+        """z_i [B, D] of edits: the prior's for the captions; without a prior, that of the picture."""
+        if self.model.prior is not None:
+            return self.sample_prior(*texts)
+        return self.encode_images([image]).expand(len(self.seeds), -1)
 
-        z_i is the prior's for the captions. Without a prior it is the picture's own; the decoder then reads
-        the captions.
-
-        Raises:
-            RequestError: no prior, and a decoder that reads no captions.
-        """
-        if self.model.prior is not None or not self.model.decoder.reads_text:
-            texts = self.encode(captions)
-            return self.sample_prior(*texts), texts
-        return self.encode_images([image]).expand(len(captions), -1), self.decoder_texts(captions)
-
-    def decode(
-        self, z_i: Tensor, text: Text | None, null: Text | None, trajectory: Trajectory = FROM_NOISE
-    ) -> Tensor:
-        """Run the decoder along a trajectory to data, and render it: pictures [B, 3, h, w].
-
-        Args:
-            text, null: captions and null captions; None for a decoder that reads none, which ignores them.
-        """
+    def decode(self, z_i: Tensor, text: Text, null: Text, trajectory: Trajectory = FROM_NOISE) -> Tensor:
+        """Run the decoder along a trajectory to data, and render it: pictures [B, 3, h, w]."""
         decoder, used = self.model.decoder, self.sampling["decoder"]
         total, size = trajectory.length(decoder.diffusion.schedule, used.steps), self.size_at(decoder.size)
         null_embed = self._null_embed()
@@ -206,7 +193,7 @@ class Call:
         for i in range(0, len(z_i), batch):
             rows = slice(i, i + batch)
             noise = SeededNoise(self.seeds[rows], "decoder")
-            texts = [None if one is None else one.rows(i, i + batch) for one in (text, null)]
+            texts = text.rows(i, i + batch), null.rows(i, i + batch)
             steps = decoder.sample(
                 z_i[rows],
                 *texts,
@@ -233,7 +220,7 @@ class Call:
                 "embedding of the negative prompt; leave it out"
             )
         if self._negative_embed is None:
-            null = self.encode([self.negative])[0].repeat(len(self.seeds))
+            null = self.encode([self.negative], embeds=True)[0].repeat(len(self.seeds))
             used, noise = self.sampling["prior"], SeededNoise(self.seeds, "negative")
             self._negative_embed = self.run(
                 "negative", prior.sample(null, null, used, noise), prior.length(used)

@@ -54,7 +54,7 @@ def diff(
     target, base, chosen = check_prompt(after), check_negative(before), collect(options)
     call = Call(model, choose_seeds(1, chosen.seed) * len(thetas), chosen, defaults=STEPS, forced=DDIM)
     with torch.inference_mode():
-        text, _ = call.encode([target, base])
+        text, _ = call.encode([target, base], embeds=True)
         towards = text.embed[0] - text.embed[1]
         if towards.norm() <= 1e-6 * text.embed[0].norm():
             raise RequestError("both captions mean the same to this model: there is no difference to follow")

@@ -71,7 +71,8 @@ def edit(
     call = Call(model, choose_seeds(num_images, chosen.seed), chosen, forced=SINGLE_STEPS)
     picture = resize(to_tensor(image)[None], call.size).to(model.device)
     with torch.inference_mode():
-        z_i, texts = call.to_paint([caption] * num_images, image)
+        texts = call.encode([caption] * num_images, embeds=model.prior is not None)
+        z_i = call.embeds_to_paint(texts, image)
         paint = resized_mask(paint, call.size).to(model.device)
         made = paint_over(call, z_i, texts, picture, paint, strength, repeats)
     arguments: dict[str, Any] = {"verb": "edit", "prompt": caption, "negative": call.negative}
@@ -123,7 +124,7 @@ def default_repeats(model: Model) -> int:
 def paint_over(
     call: Call,
     z_i: Tensor,
-    texts: tuple[Text | None, Text | None],
+    texts: tuple[Text, Text],
     picture: Tensor,
     paint: Tensor,
     strength: float,

@@ -34,7 +34,7 @@ def generate(
     seeds = choose_seeds(num_images, chosen.seed, prompts=len(captions) // max(num_images, 1))
     call = Call(model, seeds, chosen, needs=("decoder", "prior"))
     with torch.inference_mode():
-        text, null = call.encode(captions)
+        text, null = call.encode(captions, embeds=True)
         z_i = call.sample_prior(text, null)
         made = call.upsample(call.decode(z_i, text, null))
     return call.finish(made, z_i, [{"prompt": caption, "negative": call.negative} for caption in captions])
@@ -57,7 +57,7 @@ def sample_prior(
     seeds = choose_seeds(num_images, chosen.seed, prompts=len(captions) // max(num_images, 1))
     call = Call(model, seeds, replace(chosen, size=None), needs=["prior"])
     with torch.inference_mode():
-        return call.sample_prior(*call.encode(captions)).float().cpu()
+        return call.sample_prior(*call.encode(captions, embeds=True)).float().cpu()
 
 
 def decode(
@@ -88,7 +88,7 @@ def decode(
     call = Call(model, choose_seeds(n, chosen.seed), chosen)
     with torch.inference_mode():
         z_i = image_embeds.to(model.device, torch.float32)
-        made = call.upsample(call.decode(z_i, *call.decoder_texts(captions)))
+        made = call.upsample(call.decode(z_i, *call.encode(captions)))
     arguments = [{"verb": "decode", "prompt": caption, "negative": call.negative} for caption in captions]
     return call.finish(made, z_i, arguments)
 

@@ -81,7 +81,7 @@ def _ends(
     if captions:
         seeds = [seed + i for i in range(len(captions))]
         part = Call(call.model, seeds, replace(call.options, size=call.model.sizes[0]))
-        sampled = part.sample_prior(*part.encode(captions))
+        sampled = part.sample_prior(*part.encode(captions, embeds=True))
         decoder = call.model.decoder
         shape = decoder.shape(call.size_at(decoder.size))
         noise = part.noise("decoder")(torch.empty(len(captions), *shape, device=call.model.device))

@@ -78,7 +78,7 @@ def latents(call: Call, images: Sequence[Image.Image], evaluations: int = 2) -> 
     shown = [to_tensor(middle_of(one, call.size))[None].to(z_i.device) for one in images]
     x = torch.cat([decoder.encode(resize(one, size)) for one in shown])
     # There may be more seeds than pictures here, but an inversion draws no noise.
-    trajectory, texts = Trajectory(start=x, evaluations=evaluations), call.decoder_texts([""] * len(z_i))
+    trajectory, texts = Trajectory(start=x, evaluations=evaluations), call.encode([""] * len(z_i))
     steps = decoder.sample(z_i, *texts, used, call.noise("decoder"), trajectory, size=size)
     return Inversion(z_i, call.run("inversion", steps, used.steps))
 
@@ -96,5 +96,5 @@ def redraw(call: Call, z_i: Tensor, x_T: Tensor | None, caption: str = "") -> Te
             f"the inversion's noise has the shape {tuple(x_T.shape[1:])}, size {call.size} needs {shape}: "
             "invert at the same size"
         )
-    text, null = (None if one is None else one.repeat(len(z_i)) for one in call.decoder_texts([caption]))
-    return call.decode(z_i, text, null, Trajectory(start=x_T))
+    text, null = call.encode([caption])
+    return call.decode(z_i, text.repeat(len(z_i)), null.repeat(len(z_i)), Trajectory(start=x_T))

@@ -51,13 +51,15 @@ def mix(
     chosen = collect(options)
     call = Call(model, choose_seeds(num_images, chosen.seed), chosen)
     with torch.inference_mode():
-        sampled = iter([call.sample_prior(*call.encode([caption] * num_images)) for caption in captions])
+        sampled = iter(
+            [call.sample_prior(*call.encode([caption] * num_images, embeds=True)) for caption in captions]
+        )
         each = [
             next(sampled) if isinstance(key, str) else call.encode_images([key]).expand(num_images, -1)
             for key in keys
         ]
         z_i = weighted_mean(torch.stack(each), shares, straight=by == "sum")
-        made = call.upsample(call.decode(z_i, *call.decoder_texts([""] * num_images)))
+        made = call.upsample(call.decode(z_i, *call.encode([""] * num_images)))
     names = [key if isinstance(key, str) else "a picture" for key in keys]
     arguments = {"verb": "mix", "keys": names, "weights": shares, "by": by, "negative": call.negative}
     return call.finish(made, z_i, [arguments] * num_images)

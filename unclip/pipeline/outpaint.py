@@ -72,9 +72,11 @@ def outpaint(
     chosen = replace(chosen, size=size, keep_stages=False)
     call = Call(model, choose_seeds(num_images, chosen.seed), chosen, forced=SINGLE_STEPS)
     with torch.inference_mode():
-        z_i, texts = call.to_paint([caption] * num_images, image)
+        text, null = call.encode([caption] * num_images, embeds=model.prior is not None)
+        z_i = call.embeds_to_paint((text, null), image)
         painted = [
-            _paint_canvas(call, i, z_i, texts, canvas, known, window, repeats) for i in range(num_images)
+            _paint_canvas(call, i, z_i, (text, null), canvas, known, window, repeats)
+            for i in range(num_images)
         ]
     arguments: dict[str, Any] = {"verb": "outpaint", "prompt": caption, "negative": call.negative}
     arguments |= {"to": f"{width}x{height}", "repeats": repeats}
@@ -85,7 +87,7 @@ def _paint_canvas(
     call: Call,
     i: int,
     z_i: Tensor,
-    texts: tuple[Text | None, Text | None],
+    texts: tuple[Text, Text],
     canvas: Tensor,
     known: Tensor,
     window: int,
@@ -100,8 +102,7 @@ def _paint_canvas(
     """
     device, size = call.model.device, call.size
     painted, done = canvas.clone(), known.clone()
-    z = z_i[i : i + 1]
-    text, null = (None if one is None else one.rows(i, i + 1) for one in texts)
+    z, text, null = z_i[i : i + 1], texts[0].rows(i, i + 1), texts[1].rows(i, i + 1)
     for number, (left, top) in enumerate(_windows(canvas.shape[2], canvas.shape[1], window)):
         box = (slice(top, top + window), slice(left, left + window))
         missing = ~done[box]

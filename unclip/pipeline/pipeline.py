@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unclip import files
 from unclip.clip import Clip, same_clip
@@ -154,7 +154,8 @@ class Pipeline:
     def _place(self, stage: BasePrior | DiffusionStage) -> None:
         stage.to(self.device)
         for part in stage.parts:
-            stage.get_submodule(part).to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            # Not the part's own `to`: that of diffusers' modules warns.
+            nn.Module.to(stage.get_submodule(part), dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @contextmanager
     def _in_place(self, stage: DiffusionStage, weights: Path, prefix: str = "") -> Iterator[None]:
@@ -166,15 +167,13 @@ class Pipeline:
 
         def placed(name: str, tensor: Tensor) -> Tensor:
             """As `_place`, in one step; a tensor that needs no change stays mapped and is read when used."""
-            if not name.startswith(prefix):
-                return tensor
             if name.partition(".")[0] not in stage.parts:
                 return tensor.to(self.device, torch.float32)
             layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
             return tensor.to(self.device, self.dtype or torch.float32, memory_format=layout)
 
         with torch.inference_mode(False):  # parameters made in inference mode cannot be used outside of it
-            files.place_weights(stage, weights, placed)
+            files.place_weights(stage, weights, placed, prefix)
         try:
             yield
         finally:

@@ -55,7 +55,7 @@ def vary(
         if fresh_noise:
             z_i = found.image_embeds if found else call.encode_images(pictures)
             z_i = z_i.repeat_interleave(num_images, dim=0)
-            x = call.decode(z_i, *call.decoder_texts([caption] * len(seeds)))
+            x = call.decode(z_i, *call.encode([caption] * len(seeds)))
         else:
             found = found or latents(call, pictures)
             z_i = found.image_embeds.repeat_interleave(num_images, dim=0)

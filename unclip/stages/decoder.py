@@ -135,8 +135,8 @@ class Decoder(BaseDecoder):
     def sample(
         self,
         image_embed: Tensor,
-        text: Text | None,
-        null: Text | None,
+        text: Text,
+        null: Text,
         options: SamplingConfig,
         noise: SeededNoise,
         trajectory: Trajectory = FROM_NOISE,
@@ -144,7 +144,6 @@ class Decoder(BaseDecoder):
         size: tuple[int, int] | None = None,
         null_embed: Tensor | None = None,
     ) -> Iterator[Step]:
-        assert text is not None and null is not None
         shape = (len(image_embed), *self.shape(size or (self.size, self.size)))
         cond, null_cond = self.conditions(image_embed, text, null, trajectory.known, shape, null_embed)
         return self.walk(shape, cond, null_cond, options, noise, trajectory)

@@ -30,9 +30,9 @@ class BaseDecoder(DiffusionStage):
         embed: width D of z_i.
         unit: the width and height of its pictures in pixels are multiples of this number.
         inpaints: whether its network reads the known part of a picture.
-        encodes_text: whether it encodes `Text.captions` itself, so that it needs no CLIP's `Text`.
         flexible: whether it was trained at several sizes and shapes, so that any multiples of `unit` work.
             Otherwise a picture's area stays near that of its square.
+        encodes_text: whether it encodes `Text.captions` itself, so that it needs no CLIP's `Text`.
     """
 
     role = "decoder"
@@ -40,8 +40,8 @@ class BaseDecoder(DiffusionStage):
     embed: int
     unit: int
     inpaints: bool = False
-    encodes_text: ClassVar[bool] = False
     flexible: bool = False
+    encodes_text: ClassVar[bool] = False
 
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         """The shape of one x for a picture of (width, height) pixels, without the batch dimension."""
@@ -68,8 +68,8 @@ class BaseDecoder(DiffusionStage):
     def sample(
         self,
         image_embed: Tensor,
-        text: Text | None,
-        null: Text | None,
+        text: Text,
+        null: Text,
         options: SamplingConfig,
         noise: SeededNoise,
         trajectory: Trajectory = FROM_NOISE,
@@ -81,8 +81,8 @@ class BaseDecoder(DiffusionStage):
 
         Args:
             image_embed: z_i, [B, D].
-            text: captions, B rows. None if `reads_text` is False.
-            null: null caption of guidance (the empty or a negative one), B rows. None if `reads_text` is False.
+            text: captions, B rows; `Text.plain` unless "text" is in `needs`.
+            null: null caption of guidance (the empty or a negative one), B rows.
             noise: for B images.
             trajectory: start, direction and known part of the walk. Default: from noise.
             size: (width, height) of the pictures in pixels. Default: the square of side `size`.

@@ -71,8 +71,8 @@ class KandinskyDecoder(LatentDecoder):
     def sample(
         self,
         image_embed: Tensor,
-        text: Text | None,
-        null: Text | None,
+        text: Text,
+        null: Text,
         options: SamplingConfig,
         noise: SeededNoise,
         trajectory: Trajectory = FROM_NOISE,
