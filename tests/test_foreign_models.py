@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from unclip.cli import cli
 from unclip.errors import CheckpointError
 from unclip.models.convert.pipelines import PIPELINES
-from unclip.models.convert.refusals import REASONS
+from unclip.models.refusals import REASONS
 from unclip.pipeline import Pipeline
 
 REFUSED = {

@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from unclip.errors import CheckpointError
-from unclip.models.convert.refusals import refuse_foreign
+from unclip.models.refusals import refuse_foreign
 
 # Public unCLIP models; suggestions for a mistyped id come from these and from the cache.
 KNOWN = (

@@ -16,8 +16,8 @@ from unclip.locks import hold
 from unclip.models.convert import diffusers_stages, eclipse, karlo_ckpt, latent_kandinsky, latent_stable
 from unclip.models.convert.diffusers_stages import check_clip, copy_clip
 from unclip.models.convert.pipelines import CLIP, convert_pipeline, save_stage
-from unclip.models.convert.refusals import refuse_foreign
 from unclip.models.index import FILE, ModelIndex
+from unclip.models.refusals import refuse_foreign
 from unclip.stages.base import Stage
 from unclip.stages.decoder import Decoder
 from unclip.stages.prior import Prior

@@ -13,8 +13,8 @@ from unclip import files
 from unclip.errors import CheckpointError
 from unclip.models.convert import diffusers_stages, latent_kandinsky, latent_stable
 from unclip.models.convert.diffusers_stages import check_clip, copy_clip
-from unclip.models.convert.refusals import refuse_foreign
 from unclip.models.index import FILE, ModelIndex
+from unclip.models.refusals import refuse_foreign
 from unclip.stages.base import Stage
 
 CLIP = "clip"  # folder of the CLIP in a model folder

@@ -1,6 +1,6 @@
 """Models of diffusers that unclip cannot run: the reason, and what runs them.
 
-To support a class, remove its entry here and add a converter to `pipelines.PIPELINES`.
+To support a class, remove its entry here and add a converter to `convert.pipelines.PIPELINES`.
 """
 
 from __future__ import annotations
