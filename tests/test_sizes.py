@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
@@ -18,11 +19,13 @@ from unclip.diffusion.samplers import Step
 from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
 from unclip.errors import RequestError
 from unclip.images import centre_crop
+from unclip.nn.config import UNetConfig
 from unclip.pipeline import Generation, Pipeline
 from unclip.pipeline.call import size_grid
 from unclip.pipeline.sizes import Size, SizeGrid, parse_size
 from unclip.stages.config import SamplingConfig
 from unclip.stages.decoder import Decoder
+from unclip.stages.upsampler import Upsampler, UpsamplerConfig
 
 MINI = SizeGrid("mini", {64: 8, 256: 8, 1024: 32}, (64, 256, 1024))
 WIDE = Image.radial_gradient("L").resize((96, 64)).convert("RGB")
@@ -277,3 +280,12 @@ def test_outpainting_works_over_latents(latent: Pipeline) -> None:
 def test_the_grid_of_a_model_reads_its_networks(pipe: Pipeline, latent: Pipeline) -> None:
     assert [size_grid(pipe).step(side) for side in pipe.sizes] == [4, 16, 64]
     assert size_grid(latent).step(128) == 8 and size_grid(latent).flexible
+
+
+def test_karlos_upsampler_makes_rectangles() -> None:
+    unet = UNetConfig(channels=32, multipliers=(1, 1), depth=1)
+    upsampler = Upsampler(UpsamplerConfig(size=32, unet=unet, catmull_rom=True, expert=True)).eval()
+    low, options = torch.zeros(2, 3, 8, 12), SamplingConfig(steps=2)
+    with torch.inference_mode():
+        *_, last = upsampler.sample(low, options, SeededNoise([1, 2]), size=(48, 32))
+    assert last.x.shape == (2, 3, 32, 48)

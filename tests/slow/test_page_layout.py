@@ -22,9 +22,9 @@ CLIPPED = """[...document.querySelectorAll('button, label, h1, h2, [role=tab], .
     .filter(one => one.scrollWidth > one.clientWidth + 1)
     .map(one => one.innerText)"""
 # Controls that a finger misses: below 44 px on the shorter side. A label's field counts with its label.
-SMALL = """[...document.querySelectorAll('button, [role=tab], textarea, select, input, #size label')]
-    .filter(one => one.offsetParent && !one.closest('#size label input, .tab-container[aria-hidden]'))
-    .filter(one => !one.matches('#size input, input[type=file]'))
+SMALL = """[...document.querySelectorAll('button, [role=tab], textarea, select, input, :is(#size, #shape) label')]
+    .filter(one => one.offsetParent && !one.closest(':is(#size, #shape) label input, .tab-container[aria-hidden]'))
+    .filter(one => !one.matches(':is(#size, #shape) input, input[type=file]'))
     .map(one => [one.innerText || one.ariaLabel || one.className, one.getBoundingClientRect()])
     .filter(([, box]) => box.height < 43.5 || box.width < 43.5)
     .map(([name, box]) => `${name}: ${box.width} x ${box.height}`)"""
@@ -79,7 +79,7 @@ def test_prompt_options_and_pictures_are_in_one_view(
         visit.page.get_by_label("number input for Pictures").fill(str(count))
         visit.draw("a zebra on the beach, with a long prompt that takes more than one line", count)
         visit.page.evaluate("scrollTo(0, 0)")
-        in_view(visit, "#prompt", "button.go", "#count", "#size", "#negative", "#seed", "#advanced")
+        in_view(visit, "#prompt", "button.go", "#count", "#size", "#shape", "#negative", "#seed", "#advanced")
         in_view(visit, "#status", "#pictures", "#line", "#uses", "#json", "#uses button:last-child")
         pictures = visit.page.locator("#pictures .grid-wrap img")
         boxes = [pictures.nth(i).bounding_box() for i in range(count)]
