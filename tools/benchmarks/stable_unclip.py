@@ -100,7 +100,8 @@ def measure(folder: Path, case: str, size: int, started: float) -> dict[str, Any
     """Load the model and decode one embedding in this process."""
     side, _, name = case.partition("-")
     dtype: torch.dtype = getattr(torch, name)
-    z_i = torch.randn(1, 1024, generator=torch.Generator().manual_seed(0))
+    width = json.loads((folder / "theirs" / "image_normalizer" / "config.json").read_text())["embedding_dim"]
+    z_i = torch.randn(1, width, generator=torch.Generator().manual_seed(0))
     steps: list[float] = []
     decoded: list[float] = []
     loaded: list[float] = []
