@@ -65,6 +65,8 @@ def assemble(
     with files.new_folder(out, replaces=FILE) as folder:
         for role, stage in stages.items():
             (folder / role).mkdir()
+            if source:
+                stage.complete(source)
             stage.save(folder / role, dtype)
         if source:
             copy_clip(source, folder / CLIP)

@@ -6,6 +6,7 @@ Reads Karlo in diffusers' layout or as its own checkpoints, and single priors (K
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -62,7 +63,7 @@ def converted(source: Path) -> Path:
         # Weights are gigabytes, so only their size and time are hashed; configs are hashed whole.
         status = path.stat()
         digest.update(
-            f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}\n".encode(
+            f"{os.path.relpath(path, folder)} {status.st_size} {status.st_mtime_ns}\n".encode(
                 errors="surrogateescape"
             )
         )
@@ -139,7 +140,7 @@ def _single(source: Path, out: Path) -> None:
 def _pipeline(source: Path, out: Path, *, parity: bool) -> None:
     kind = files.read_json(source / FILE).get("_class_name")
     if kind in latent_kandinsky.PIPELINES:
-        return _kandinsky(source, out, kind, parity=parity)
+        return _kandinsky(source, out, parity=parity)
     if kind in latent_stable.PIPELINES:
         return _stable(source, out, parity=parity)
     if kind not in diffusers_stages.PIPELINES:
@@ -167,21 +168,11 @@ def _pipeline(source: Path, out: Path, *, parity: bool) -> None:
         ModelIndex.of(out.name, {r: r for r in roles}, clip="clip", precision=precision).write(folder)
 
 
-def _kandinsky(source: Path, out: Path, kind: str, *, parity: bool) -> None:
-    """Write both halves of Kandinsky 2.2, the prior's alone, or a decoder's that has no prior."""
-    prior = latent_kandinsky.find_prior(source)
+def _kandinsky(source: Path, out: Path, *, parity: bool) -> None:
     with files.new_folder(out, replaces=FILE) as folder:
-        clip, roles = None, []
-        if prior is not None:
-            clip = latent_kandinsky.copy_clip(prior, folder / "clip")
-            _save(latent_kandinsky.read_prior(prior, parity=parity), folder / "prior", clip)
-            roles.append("prior")
-        if kind != latent_kandinsky.PRIOR_PIPELINE:
-            _save(latent_kandinsky.read_decoder(source, prior, parity=parity), folder / "decoder", clip)
-            roles.append("decoder")
+        roles, clip = latent_kandinsky.write_model(source, folder, parity)
         precision: Literal["bfloat16"] | None = None if parity else "bfloat16"
-        found = None if clip is None else "clip"
-        ModelIndex.of(out.name, {r: r for r in roles}, clip=found, precision=precision).write(folder)
+        ModelIndex.of(out.name, {r: r for r in roles}, clip=clip, precision=precision).write(folder)
 
 
 def _stable(source: Path, out: Path, *, parity: bool) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from unclip import files
 from unclip.errors import CheckpointError
@@ -14,6 +12,7 @@ from unclip.models import hub
 from unclip.models.convert import diffusers_stages, latent
 from unclip.models.convert.weights import filled
 from unclip.models.index import FILE
+from unclip.stages.base import Stage
 from unclip.stages.config import parse_checkpoint
 from unclip.stages.decoder_kandinsky import KandinskyDecoder
 from unclip.stages.prior import Prior
@@ -44,7 +43,7 @@ def read_decoder(source: Path, prior: Path | None, *, parity: bool = False) -> K
 
     Args:
         prior: folder of the prior's pipeline, whose image encoder makes the null embedding of guidance.
-            None if there is none: the decoder then samples without guidance.
+            None if there is none: the decoder then refuses guidance until `assemble` joins it with a prior.
         parity: take diffusers' spacing of timesteps, sampler and steps.
 
     Raises:
@@ -58,34 +57,24 @@ def read_decoder(source: Path, prior: Path | None, *, parity: bool = False) -> K
             f"{unet.get('addition_embed_type')})"
         )
     learned = unet.get("out_channels") == 2 * int(movq.get("latent_channels", 0))
-    sampling: dict[str, Any] = {**SAMPLING, **({"sampler": "ddpm", "steps": 100} if parity else {})}
     tree = {
         "size": int(unet.get("sample_size") or 64) * 2 ** (len(movq.get("block_out_channels", ())) - 1),
         "embed": unet.get("encoder_hid_dim"),
         "unet": unet,
         "autoencoder": movq,
-        "guided": prior is not None,
+        "guided": False,
         "diffusion": latent.read_diffusion(source / "scheduler", learned=learned, parity=parity),
-        "sampling": sampling if prior is not None else {**sampling, "guidance": 1.0},
+        "sampling": {**SAMPLING, **({"sampler": "ddpm", "steps": 100} if parity else {})},
     }
     config = parse_checkpoint(KandinskyDecoder.Config, source, tree)
     with torch.device("meta"):
         stage = KandinskyDecoder(config)
     weights = latent.read_networks(source / "unet", source / "movq")
-    weights["null_embed"] = torch.zeros(config.embed) if prior is None else null_embed(prior)
-    return filled(stage, str, weights, source)
-
-
-def null_embed(prior: Path) -> Tensor:
-    """The CLIP embedding of a picture whose values are 0 after preprocessing, [D] (diffusers)."""
-    from unclip.clip.hf import load_image_encoder  # imports transformers
-
-    encoder = load_image_encoder(_part(prior, "image_encoder"))
-    side = encoder.config.image_size
-    with torch.inference_mode():
-        zeros = torch.zeros(1, 3, side, side, dtype=encoder.dtype)
-        embed: Tensor = encoder(zeros).image_embeds[0]
-    return embed.float().clone()
+    weights["null_embed"] = torch.zeros(config.embed)
+    filled(stage, str, weights, source)
+    if prior is not None:
+        stage.read_null_embed(_part(prior, "image_encoder"))
+    return stage
 
 
 def read_prior(source: Path, *, parity: bool = False) -> Prior:
@@ -99,6 +88,32 @@ def copy_clip(source: Path, out: Path) -> str:
     names = {name: _part(source, name).name for name in ("text_encoder", "tokenizer", "image_encoder")}
     names["feature_extractor"] = _part(source, "image_processor").name
     return diffusers_stages.copy_clip(source, out, pictures=True, names=names)
+
+
+def write_model(source: Path, folder: Path, parity: bool) -> tuple[list[str], str | None]:
+    """Write both halves of Kandinsky 2.2, the prior's alone, or a decoder's that has no prior.
+
+    Args:
+        folder: the model's; exists and is empty.
+
+    Returns:
+        The roles of the stages, each in a folder of that name, and the folder of the CLIP.
+    """
+    prior, roles, clip = find_prior(source), [], None
+    if prior is not None:
+        clip = copy_clip(prior, folder / "clip")
+        _save(read_prior(prior, parity=parity), folder / "prior", clip)
+        roles.append("prior")
+    if files.read_json(source / FILE).get("_class_name") != PRIOR_PIPELINE:
+        _save(read_decoder(source, prior, parity=parity), folder / "decoder", clip)
+        roles.append("decoder")
+    return roles, "clip" if clip else None
+
+
+def _save(stage: Stage, folder: Path, clip: str | None) -> None:
+    stage.config = stage.config.model_copy(update={"clip": clip})
+    folder.mkdir()
+    stage.save(folder)
 
 
 def find_prior(source: Path) -> Path | None:
