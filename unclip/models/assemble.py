@@ -82,6 +82,8 @@ def assemble(
             if stage.config.clip is not None or role in ("prior", "decoder"):
                 stage.config = stage.config.model_copy(update={"clip": identity})
             (folder / role).mkdir()
+            if source:
+                stage.complete(source)
             stage.save(folder / role, dtype)
             del stage
         if source:

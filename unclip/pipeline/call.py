@@ -179,8 +179,14 @@ class Call:
         return self.run("prior", prior.sample(text, null, used, self.noise("prior")), prior.length(used))
 
     def embeds_to_paint(self, texts: tuple[Text, Text], image: Image.Image) -> Tensor:
-        """z_i [B, D] of edits: the prior's for the captions; without a prior, that of the picture."""
-        if self.model.prior is not None:
+        """z_i [B, D] of edits: the prior's for the captions.
+
+        Without a prior it is the picture's own, for a decoder that reads the captions itself.
+
+        Raises:
+            RequestError: no prior, and a decoder that reads no captions.
+        """
+        if self.model.prior is not None or not self.model.decoder.reads_text:
             return self.sample_prior(*texts)
         return self.encode_images([image]).expand(len(self.seeds), -1)
 

@@ -178,7 +178,7 @@ class Pipeline:
             yield
         finally:
             with torch.inference_mode(False):
-                files.load_weights(stage, weights, keep_dtype=True)
+                files.place_weights(stage, weights, lambda name, tensor: tensor, prefix)
 
     # --- stages and verbs ---
 

@@ -117,6 +117,13 @@ class Stage(nn.Module, ABC):
             )
         self.config = self.config.model_copy(update={"clip": clip.identity})
 
+    def complete(self, clip: Path) -> None:
+        """Adds what is made by the CLIP of its model, as it joins one.
+
+        Args:
+            clip: folder of the CLIP.
+        """
+
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Writes config.json and model.safetensors into an existing folder."""
         write_json(folder / "config.json", self.config.model_dump(mode="json"))

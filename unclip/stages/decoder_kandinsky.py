@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -10,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unclip.clip import Text
+from unclip.clip.image_tower import ImageTower
 from unclip.diffusion.inpainting import Known
 from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.samplers import Step
 from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
-from unclip.errors import RequestError
+from unclip.errors import CheckpointError, RequestError
 from unclip.stages.batch import Batch
 from unclip.stages.config import SamplingConfig
 from unclip.stages.configs import KandinskyDecoderConfig as KandinskyDecoderConfig
@@ -57,6 +59,31 @@ class KandinskyDecoder(LatentDecoder):
         self.inpaints, self.embed_drop = config.inpaint, config.embed_drop
         self.register_buffer("null_embed", torch.zeros(config.embed))
 
+    def complete(self, clip: Path) -> None:
+        if not self.config.guided and (encoder := clip / "image_encoder").is_dir():
+            self.read_null_embed(encoder)
+
+    def read_null_embed(self, folder: Path) -> None:
+        """Take as the null embedding that of a picture of zeros after preprocessing (diffusers).
+
+        Args:
+            folder: a CLIPVisionModelWithProjection.
+
+        Raises:
+            CheckpointError: transformers cannot load it, or its embeddings have another width.
+        """
+        encoder = ImageTower(folder).model
+        side = encoder.config.image_size
+        with torch.no_grad():
+            embed = encoder(torch.zeros(1, 3, side, side, dtype=encoder.dtype)).image_embeds[0]
+        if len(embed) != self.embed:
+            raise CheckpointError(
+                f"{folder}: makes embeddings of {len(embed)} numbers, the decoder reads {self.embed}: they belong "
+                "to different CLIPs"
+            )
+        self.null_embed = embed.float()
+        self.config = self.config.model_copy(update={"guided": True})
+
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image is not None and batch.image_embed is not None
         rng, embed = batch.rng(batch.image), batch.image_embed.float()
@@ -86,8 +113,9 @@ class KandinskyDecoder(LatentDecoder):
         if null_embed is None:
             if options.guidance != 1 and not self.config.guided:
                 raise RequestError(
-                    f"decoder: guidance {options.guidance:g} needs the null embedding, which the prior's image "
-                    "encoder makes; convert the decoder with kandinsky-2-2-prior beside it, or take guidance 1"
+                    f"decoder: guidance {options.guidance:g} needs the null embedding, which the image encoder in "
+                    "kandinsky-2-2-prior makes; put that folder beside the decoder's, join both by `unclip "
+                    "assemble`, or take guidance 1"
                 )
             null_embed = self.null_embed.to(image_embed).expand(len(image_embed), -1)
         cond, null_cond = ({"image_embed": one, **known} for one in (image_embed, null_embed))

@@ -7,6 +7,7 @@ Kandinsky 2.1 and ECLIPSE.
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from unclip import files
@@ -67,7 +68,7 @@ def converted(source: Path) -> Path:
         # Weights are gigabytes, so only their size and time are hashed; configs are hashed whole.
         status = path.stat()
         digest.update(
-            f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}\n".encode(
+            f"{os.path.relpath(path, folder)} {status.st_size} {status.st_mtime_ns}\n".encode(
                 errors="surrogateescape"
             )
         )

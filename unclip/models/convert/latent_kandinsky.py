@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from unclip import files
 from unclip.errors import CheckpointError
@@ -14,6 +12,7 @@ from unclip.models import hub
 from unclip.models.convert import diffusers_stages, latent
 from unclip.models.convert.weights import filled
 from unclip.models.index import FILE
+from unclip.stages.base import Stage
 from unclip.stages.config import parse_checkpoint
 from unclip.stages.decoder_kandinsky import KandinskyDecoder
 from unclip.stages.prior import Prior
@@ -44,7 +43,7 @@ def read_decoder(source: Path, prior: Path | None, *, parity: bool = False) -> K
 
     Args:
         prior: folder of the prior's pipeline, whose image encoder makes the null embedding of guidance.
-            None if there is none: the decoder then samples without guidance.
+            None if there is none: the decoder then refuses guidance until `assemble` joins it with a prior.
         parity: take diffusers' spacing of timesteps, sampler and steps.
 
     Raises:
@@ -58,34 +57,24 @@ def read_decoder(source: Path, prior: Path | None, *, parity: bool = False) -> K
             f"{unet.get('addition_embed_type')})"
         )
     learned = unet.get("out_channels") == 2 * int(movq.get("latent_channels", 0))
-    sampling: dict[str, Any] = {**SAMPLING, **({"sampler": "ddpm", "steps": 100} if parity else {})}
     tree = {
         "size": int(unet.get("sample_size") or 64) * 2 ** (len(movq.get("block_out_channels", ())) - 1),
         "embed": unet.get("encoder_hid_dim"),
         "unet": unet,
         "autoencoder": movq,
-        "guided": prior is not None,
+        "guided": False,
         "diffusion": latent.read_diffusion(source / "scheduler", learned=learned, parity=parity),
-        "sampling": sampling if prior is not None else {**sampling, "guidance": 1.0},
+        "sampling": {**SAMPLING, **({"sampler": "ddpm", "steps": 100} if parity else {})},
     }
     config = parse_checkpoint(KandinskyDecoder.Config, source, tree)
     with torch.device("meta"):
         stage = KandinskyDecoder(config)
     weights = latent.read_networks(source / "unet", source / "movq")
-    weights["null_embed"] = torch.zeros(config.embed) if prior is None else null_embed(prior)
-    return filled(stage, str, weights, source)
-
-
-def null_embed(prior: Path) -> Tensor:
-    """The CLIP embedding of a picture whose values are 0 after preprocessing, [D] (diffusers)."""
-    from unclip.clip.hf import load_image_encoder  # imports transformers
-
-    encoder = load_image_encoder(part(prior, "image_encoder"))
-    side = encoder.config.image_size
-    with torch.inference_mode():
-        zeros = torch.zeros(1, 3, side, side, dtype=encoder.dtype)
-        embed: Tensor = encoder(zeros).image_embeds[0]
-    return embed.float().clone()
+    weights["null_embed"] = torch.zeros(config.embed)
+    filled(stage, str, weights, source)
+    if prior is not None:
+        stage.read_null_embed(part(prior, "image_encoder"))
+    return stage
 
 
 def read_prior(source: Path, *, parity: bool = False) -> Prior:
