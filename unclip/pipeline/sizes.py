@@ -108,17 +108,17 @@ class SizeGrid:
             return None
         if self.flexible:
             side = self.stages[0]
-            fits = size.area <= LONGEST * side**2
+            if size.area > LONGEST * side**2:
+                return None
+        elif size.width == size.height:
+            return size.width if size.width in self.sides else None
         else:
             holding = [side for side in self.sides if min(size) <= side <= max(size)]
             if not holding:
                 return None
-            if size.width == size.height:
-                return size.width
             side = min(holding, key=lambda one: (max(one**2 / size.area, size.area / one**2), -one))
-            fits = True
         step = self.step(side)
-        return side if fits and size.width % step == 0 == size.height % step else None
+        return side if size.width % step == 0 == size.height % step else None
 
     def check(self, size: Size) -> int:
         """As `side`.
@@ -133,7 +133,9 @@ class SizeGrid:
             raise RequestError(f"size {size}: {self.name} makes pictures of {sides} pixels")
         if self.flexible:
             side = self.stages[0]
-            what = f"makes pictures in steps of {self.step(side)} pixels, up to the area of {2 * side}x{2 * side}"
+            what = (
+                f"makes pictures in steps of {self.step(side)} pixels, up to {2 * side}x{2 * side} or as many"
+            )
         else:
             what = f"makes squares of {sides} pixels, and some other shapes"
         raise RequestError(f"size {size}: {self.name} {what}; the nearest to this is {self.nearest(size)}")
@@ -141,11 +143,12 @@ class SizeGrid:
     def examples(self) -> dict[str, str]:
         """Some sizes by the side of each square, to read."""
         found = {}
-        for side in self.squares:
+        for side in self.squares if self.flexible else self.sides:
             shapes = [one for ratio in SHAPES if (one := self.shaped(side, ratio))]
             step = self.step(self.stages[0] if self.flexible else side)
-            found[str(side)] = f"{', '.join(map(str, shapes))} … in steps of {step}"
-        return found | {str(side): "resampled" for side in self.sides if side not in self.squares}
+            how = "" if self.flexible or side in self.stages else f", resampled from {self.stages[-1]}"
+            found[str(side)] = f"{', '.join(map(str, shapes))} … in steps of {step}{how}"
+        return found
 
     def at(self, size: Size, stage: int) -> Size:
         """Size of the images of an earlier stage, by its nominal side, for images of a size."""
@@ -185,7 +188,11 @@ class SizeGrid:
         return min(same, default=None, key=lambda one: abs(log(one.area / side**2)))
 
     def scaled(self, size: tuple[int, int], side: int) -> Size | None:
-        """The size of a stage, by its nominal side, that is a multiple of an earlier stage's; None if there is none."""
+        """The size of a later stage, by its nominal side, for images of an earlier one's size.
+
+        Returns:
+            None if the stages make no such images.
+        """
         if (own := self.side(found := Size(*size))) is None or own > side:
             return None
         found = Size(found.width * side // own, found.height * side // own)
