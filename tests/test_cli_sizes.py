@@ -76,5 +76,5 @@ def test_the_shell_completes_sizes() -> None:
 
 def test_info_lists_the_sizes(tiny_model: Path) -> None:
     told = CliRunner().invoke(cli, ["info", str(tiny_model)]).output
-    assert "  256: 384x256, 256x192, 256x144 … in steps of 16" in told
+    assert "  256: 336x224, 320x240, 368x208 … in steps of 16" in told
     assert "sizes" not in CliRunner().invoke(cli, ["info", str(tiny_model / "prior")]).output

@@ -53,8 +53,8 @@ def invert(
             50 steps of DDIM without guidance.
 
     Raises:
-        RequestError: a picture that cannot be used, an impossible size, another sampler than DDIM, a model without an image
-            encoder.
+        RequestError: a picture that cannot be used, an impossible size, another sampler than DDIM, a model
+            without an image encoder.
     """
     images = [image] if isinstance(image, Image.Image) else list(image)
     chosen = collect(options, verb="invert", unused=("seed", "keep_stages", "watermark"))

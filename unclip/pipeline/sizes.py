@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from math import ceil, floor, gcd, lcm, log
+from math import ceil, floor, gcd, lcm, log, sqrt
 from typing import NamedTuple
 
 from unclip.errors import RequestError
@@ -35,10 +35,15 @@ class Size(NamedTuple):
         """Number of pixels."""
         return self.width * self.height
 
-    def shape_like(self, other: tuple[int, int]) -> float:
+    def shape_like(self, other: tuple[float, float]) -> float:
         """Ratio of the two aspect ratios, at least 1."""
         ratio = self.width * other[1] / (self.height * other[0])
         return max(ratio, 1 / ratio)
+
+    def distance(self, wish: tuple[float, float]) -> float:
+        """How far it is from a wished (width, height): in shape first, then in area."""
+        area = abs(log(self.area / (wish[0] * wish[1])))
+        return 20 * log(self.shape_like(wish)) + area
 
     def __str__(self) -> str:
         return str(self.plain)
@@ -159,12 +164,8 @@ class SizeGrid:
         """The size nearest to a wish in shape first, then in area."""
         width, height = size
         wish = Size(min(width, LONGEST * height), min(height, LONGEST * width))
-
-        def distance(one: Size) -> float:
-            return 8 * log(one.shape_like(wish)) + abs(log(one.area / wish.area))
-
         squares = (Size(side, side) for side in self.sides)
-        return min(chain(squares, self._shaped(wish, self.sides)), key=distance)
+        return min(chain(squares, self._shaped(wish, self.sides)), key=lambda one: one.distance(wish))
 
     def holding(self, size: tuple[int, int]) -> Size | None:
         """The smallest size of the stages' images with the shape of a picture that holds the picture.
@@ -182,10 +183,10 @@ class SizeGrid:
         return min(holds, default=max(same, default=None, key=_area), key=_area)
 
     def shaped(self, side: int, ratio: tuple[int, int]) -> Size | None:
-        """The size with a shape, nearly, that is nearest in area to one of `squares`."""
-        stages = self.stages if self.flexible else [side]
+        """The size with a shape, nearly, that is nearest to one of `squares`."""
+        stages, high = self.stages if self.flexible else [side], side * sqrt(ratio[1] / ratio[0])
         same = [one for one in self._shaped(ratio, stages) if one.shape_like(ratio) <= SAME_SHAPE]
-        return min(same, default=None, key=lambda one: abs(log(one.area / side**2)))
+        return min(same, default=None, key=lambda one: one.distance((side**2 / high, high)))
 
     def scaled(self, size: tuple[int, int], side: int) -> Size | None:
         """The size of a later stage, by its nominal side, for images of an earlier one's size.
