@@ -45,7 +45,8 @@ def interpolate(
         size = common.size or parse_size(pipe.sizes[-1])
         if total * size.area > LARGEST_SHEET:  # all are in memory at once
             raise RequestError(
-                f"{total} frames of {size.width} × {size.height} pixels are too many; lower --frames or --size"
+                f"{total} frames of {size.width} × {size.height} pixels are too many; lower --frames or "
+                "--size"
             )
         if strip is not None:
             check_sheet(strip, total, size, columns=total)

@@ -182,8 +182,8 @@ _OPTIONS = {
         "--size",
         type=SIZE,
         metavar="WxH",
-        help="Size of the images in pixels, or the side of a square. Default: the largest square; of an edit, "
-        "the picture's.",
+        help="Size of the images in pixels, or the side of a square. Default: the largest square; of an "
+        "edit, the picture's shape.",
     ),
     "model": click.option(
         "--model",

@@ -331,7 +331,7 @@ def size_grid(model: Model) -> SizeGrid:
 
 
 def middle_of(picture: Image.Image, shape: tuple[int, int]) -> Image.Image:
-    """The middle part of a picture with the ratio of a (width, height): RGB, on white, by its EXIF rotated."""
+    """The middle part of a picture, of the shape of a (width, height): RGB, on white, rotated by its EXIF."""
     return centre_crop(on_white(plain(picture)), shape)
 
 

@@ -97,7 +97,7 @@ def _what_to_paint(
 
 
 def _size_of(model: Model, image: Image.Image, wanted: int | str | tuple[int, int] | None) -> Size:
-    """The size of the result: the wanted one, or the smallest that holds the picture; raises as `edit` does."""
+    """The result's size: the wanted one, or the smallest that holds the picture; raises as `edit` does."""
     grid = size_grid(model)
     if wanted is None:
         size = grid.holding(image.size)

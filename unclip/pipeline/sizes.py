@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from math import ceil, floor, gcd, lcm, log
+from math import ceil, floor, gcd, lcm, log, sqrt
 from typing import NamedTuple
 
 from unclip.errors import RequestError
@@ -35,10 +35,15 @@ class Size(NamedTuple):
         """Number of pixels."""
         return self.width * self.height
 
-    def shape_like(self, other: tuple[int, int]) -> float:
+    def shape_like(self, other: tuple[float, float]) -> float:
         """Ratio of the two aspect ratios, at least 1."""
         ratio = self.width * other[1] / (self.height * other[0])
         return max(ratio, 1 / ratio)
+
+    def distance(self, wish: tuple[float, float]) -> float:
+        """How far it is from a wished (width, height): in shape first, then in area."""
+        area = abs(log(self.area / (wish[0] * wish[1])))
+        return 20 * log(self.shape_like(wish)) + area
 
     def __str__(self) -> str:
         return str(self.plain)
@@ -108,17 +113,17 @@ class SizeGrid:
             return None
         if self.flexible:
             side = self.stages[0]
-            fits = size.area <= LONGEST * side**2
+            if size.area > LONGEST * side**2:
+                return None
+        elif size.width == size.height:
+            return size.width if size.width in self.sides else None
         else:
             holding = [side for side in self.sides if min(size) <= side <= max(size)]
             if not holding:
                 return None
-            if size.width == size.height:
-                return size.width
             side = min(holding, key=lambda one: (max(one**2 / size.area, size.area / one**2), -one))
-            fits = True
         step = self.step(side)
-        return side if fits and size.width % step == 0 == size.height % step else None
+        return side if size.width % step == 0 == size.height % step else None
 
     def check(self, size: Size) -> int:
         """As `side`.
@@ -133,7 +138,9 @@ class SizeGrid:
             raise RequestError(f"size {size}: {self.name} makes pictures of {sides} pixels")
         if self.flexible:
             side = self.stages[0]
-            what = f"makes pictures in steps of {self.step(side)} pixels, up to the area of {2 * side}x{2 * side}"
+            what = (
+                f"makes pictures in steps of {self.step(side)} pixels, up to {2 * side}x{2 * side} or as many"
+            )
         else:
             what = f"makes squares of {sides} pixels, and some other shapes"
         raise RequestError(f"size {size}: {self.name} {what}; the nearest to this is {self.nearest(size)}")
@@ -141,11 +148,12 @@ class SizeGrid:
     def examples(self) -> dict[str, str]:
         """Some sizes by the side of each square, to read."""
         found = {}
-        for side in self.squares:
+        for side in self.squares if self.flexible else self.sides:
             shapes = [one for ratio in SHAPES if (one := self.shaped(side, ratio))]
             step = self.step(self.stages[0] if self.flexible else side)
-            found[str(side)] = f"{', '.join(map(str, shapes))} … in steps of {step}"
-        return found | {str(side): "resampled" for side in self.sides if side not in self.squares}
+            how = "" if self.flexible or side in self.stages else f", resampled from {self.stages[-1]}"
+            found[str(side)] = f"{', '.join(map(str, shapes))} … in steps of {step}{how}"
+        return found
 
     def at(self, size: Size, stage: int) -> Size:
         """Size of the images of an earlier stage, by its nominal side, for images of a size."""
@@ -156,12 +164,8 @@ class SizeGrid:
         """The size nearest to a wish in shape first, then in area."""
         width, height = size
         wish = Size(min(width, LONGEST * height), min(height, LONGEST * width))
-
-        def distance(one: Size) -> float:
-            return 8 * log(one.shape_like(wish)) + abs(log(one.area / wish.area))
-
         squares = (Size(side, side) for side in self.sides)
-        return min(chain(squares, self._shaped(wish, self.sides)), key=distance)
+        return min(chain(squares, self._shaped(wish, self.sides)), key=lambda one: one.distance(wish))
 
     def holding(self, size: tuple[int, int]) -> Size | None:
         """The smallest size of the stages' images with the shape of a picture that holds the picture.
@@ -179,13 +183,17 @@ class SizeGrid:
         return min(holds, default=max(same, default=None, key=_area), key=_area)
 
     def shaped(self, side: int, ratio: tuple[int, int]) -> Size | None:
-        """The size with a shape, nearly, that is nearest in area to one of `squares`."""
-        stages = self.stages if self.flexible else [side]
+        """The size with a shape, nearly, that is nearest to one of `squares`."""
+        stages, high = self.stages if self.flexible else [side], side * sqrt(ratio[1] / ratio[0])
         same = [one for one in self._shaped(ratio, stages) if one.shape_like(ratio) <= SAME_SHAPE]
-        return min(same, default=None, key=lambda one: abs(log(one.area / side**2)))
+        return min(same, default=None, key=lambda one: one.distance((side**2 / high, high)))
 
     def scaled(self, size: tuple[int, int], side: int) -> Size | None:
-        """The size of a stage, by its nominal side, that is a multiple of an earlier stage's; None if there is none."""
+        """The size of a later stage, by its nominal side, for images of an earlier one's size.
+
+        Returns:
+            None if the stages make no such images.
+        """
         if (own := self.side(found := Size(*size))) is None or own > side:
             return None
         found = Size(found.width * side // own, found.height * side // own)

@@ -173,7 +173,7 @@ class ImageBody(BaseModel):
     n: Annotated[Integer, Field(ge=1, le=MAX_IMAGES)] = Field(1, description="Number of images.")
     size: ImageSize = Field(
         SIZES[-1],
-        description="Width and height in pixels. Other shapes work if the model makes them; `auto` is a square.",
+        description="Width and height in pixels. Other shapes work if the model makes them. `auto`: a square.",
         json_schema_extra={"default": f"{SIZES[-1]}x{SIZES[-1]}"},
     )
     response_format: ResponseFormat | None = Field(None, description="Default: url.")

@@ -112,7 +112,7 @@ class Worker:
             client: whose share of the server it takes.
 
         Raises:
-            ApiError: a size that the model does not make (400), no room (429), or the server shuts down (503).
+            ApiError: a shape that the model does not make (400), no room (429), or the server stops (503).
         """
         model = self.model(request.model)
         size = request.drawn(model.grid)
