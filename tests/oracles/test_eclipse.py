@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from fake_hub import MODEL, serve
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -222,6 +223,17 @@ def test_a_repository_is_a_prior_with_the_clip_of_its_width(
     assert found.folder.name.startswith("models--a--prior-")
     shown = CliRunner().invoke(cli, ["info", str(folder)]).output
     assert f"parameters of prior: {sum(p.numel() for p in Network(embed, 1).parameters()):,}" in shown
+
+
+def test_a_hub_id_replaces_the_prior(
+    prior: Path, joined: Path, karlo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve(prior, tmp_path / "hub", monkeypatch):
+        done = CliRunner().invoke(cli, ["assemble", str(karlo), MODEL, "-o", str(tmp_path / "again")])
+        assert done.exit_code == 0, done.output + repr(done.exception)
+    assert resolve(MODEL).roles == {"prior": "prior"}  # from the cache
+    one, two = (folder / "prior/model.safetensors" for folder in (joined, tmp_path / "again"))
+    assert one.read_bytes() == two.read_bytes()
 
 
 def test_a_prior_of_another_width_is_refused(karlo: Path, tmp_path: Path) -> None:

@@ -94,8 +94,8 @@ def assemble(
             name or out.name,
             {role: role for role in parts if role != CLIP},
             clip=public or CLIP,
-            vocabulary=vocabulary or (base and base.vocabulary),
-            precision=base and base.precision,
+            vocabulary=base.vocabulary if vocabulary is None and base else vocabulary,
+            precision=base.precision if base else None,
         ).write(folder)
 
 

@@ -148,7 +148,7 @@ def _single(source: Path, out: Path) -> None:
                 identity = copy_clip(parts, folder / CLIP, pictures=pictures, names=names)
             elif isinstance(stage, OnePassPrior):
                 # Unbound, so that it joins Karlo's decoder with Karlo's own copy of this CLIP.
-                clip = eclipse.CLIPS.get(stage.config.embed)
+                clip = eclipse.CLIPS.get(stage.width)
         save_stage(stage, folder / role, identity)
         ModelIndex.of(out.name, {role: role}, clip=clip, precision="bfloat16").write(folder)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from unclip import files
 from unclip.errors import CheckpointError
@@ -45,7 +45,7 @@ def convert_pipeline(source: Path, out: Path, *, parity: bool) -> None:
         )
     with files.new_folder(out, replaces=FILE) as folder:
         roles, clip = PIPELINES[kind](source, folder, parity)
-        precision = None if parity else "bfloat16"
+        precision: Literal["bfloat16"] | None = None if parity else "bfloat16"
         ModelIndex.of(out.name, {r: r for r in roles}, clip=clip, precision=precision).write(folder)
 
 
