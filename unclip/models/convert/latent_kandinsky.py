@@ -12,7 +12,6 @@ from unclip.models import hub
 from unclip.models.convert import diffusers_stages, latent
 from unclip.models.convert.weights import filled
 from unclip.models.index import FILE
-from unclip.stages.base import Stage
 from unclip.stages.config import parse_checkpoint
 from unclip.stages.decoder_kandinsky import KandinskyDecoder
 from unclip.stages.prior import Prior
