@@ -48,6 +48,8 @@ def _model(ref: str) -> dict[str, object]:
     from unclip.models.resolve import resolve
 
     model = resolve(ref)
+    if model.kind == "lora":
+        return _adapter(model.folder)
     tree = {**model.index.model_dump(exclude_none=True), "clip": model.index.clip or model.clip}
     words = tree.pop("vocabulary", None)
     for name in dict.fromkeys([*([tree["clip"]] if tree["clip"] else []), *model.index.stages]):
@@ -58,6 +60,16 @@ def _model(ref: str) -> dict[str, object]:
     if words:
         tree["words it knows"] = " ".join(words)
     return tree
+
+
+def _adapter(folder: Path) -> dict[str, object]:
+    from unclip import files
+
+    tree = files.read_json(folder / "config.json")
+    stage = tree.pop("stage", {})
+    count = sum(tensor.numel() for tensor in files.read_weights(folder / "model.safetensors").values())
+    of_stage = {key: stage[key] for key in ("kind", "size", "clip") if stage.get(key) is not None}
+    return {**tree, "parameters": f"{count:,}", "stage": of_stage}
 
 
 def _readable(tree: dict[str, object], indent: str = "") -> str:

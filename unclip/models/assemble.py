@@ -11,7 +11,9 @@ from unclip import files
 from unclip.clip import copy_clip, is_backend, local_weights, read_clip
 from unclip.errors import CheckpointError
 from unclip.models.index import FILE, ModelIndex
+from unclip.models.lora import is_adapter, merge_all
 from unclip.models.resolve import find_clip, resolve, role_of
+from unclip.models.scaled import ScaledReference
 from unclip.stages import load_stage
 from unclip.stages.base import Stage
 
@@ -31,6 +33,7 @@ def assemble(
 
     Args:
         runs: references of single stages: runs (their newest checkpoint), saved stages, mini/decoder, ….
+            LoRA adapters, as PATH or PATH:SCALE, are added to the weights of their stages.
         clip: reference of the CLIP if none of the runs is one. A public CLIP is saved by reference, any other
             is copied.
         dtype: dtype of the saved weights. None keeps each stage's.
@@ -39,7 +42,9 @@ def assemble(
     Raises:
         CheckpointError: a stage is missing, given twice, or trained for another CLIP.
     """
-    stages = _stages(runs)
+    loras = [str(run) for run in runs if is_adapter(ScaledReference.parse(str(run)).ref)]
+    stages = _stages([run for run in runs if str(run) not in loras])
+    merge_all(stages, loras, str(out))
     missing = [role for role in ("prior", "decoder") if role not in stages]
     if missing or (CLIP not in stages and clip is None):
         raise CheckpointError(f"cannot assemble {out}: no {missing[0] if missing else 'clip'} among the runs")
