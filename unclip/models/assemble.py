@@ -44,7 +44,7 @@ def assemble(
     """
     loras = [str(run) for run in runs if is_adapter(ScaledReference.parse(str(run)).ref)]
     stages = _stages([run for run in runs if str(run) not in loras])
-    merge_all(stages, loras, str(out))
+    merge_all(stages, loras, out.name)
     missing = [role for role in ("prior", "decoder") if role not in stages]
     if missing or (CLIP not in stages and clip is None):
         raise CheckpointError(f"cannot assemble {out}: no {missing[0] if missing else 'clip'} among the runs")

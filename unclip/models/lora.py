@@ -179,8 +179,11 @@ def fit(adapter: Adapter, stages: Mapping[str, Stage], model: str) -> tuple[str,
     role = role_of(stage_class(theirs.kind), getattr(theirs, "size", None)) or theirs.kind
     stage = stages.get(role)
     if stage is None or stage.config.kind != theirs.kind:
-        kinds = ", ".join(f"{one} ({stages[one].config.kind})" for one in stages)
-        raise CheckpointError(f"{adapter.where}: is for a {role} ({theirs.kind}); {model} has {kinds}")
+        there = ", ".join(
+            one if stages[one].config.kind in one else stages[one].config.kind for one in stages
+        )
+        wanted = role if theirs.kind in role else theirs.kind
+        raise CheckpointError(f"{adapter.where}: is an adapter of a {wanted}; {model} has {there}")
     if None not in (theirs.clip, stage.config.clip) and theirs.clip != stage.config.clip:
         raise CheckpointError(
             f"{adapter.where}: was trained for CLIP {theirs.clip}, the {role} of {model} for {stage.config.clip}"

@@ -29,7 +29,7 @@ from unclip.pipeline.mix import mix
 from unclip.pipeline.outpaint import outpaint
 from unclip.pipeline.save import save_pretrained
 from unclip.pipeline.vary import vary
-from unclip.stages import load_stage
+from unclip.stages import LORA, load_stage
 from unclip.stages.base import Stage
 from unclip.stages.decoder import Decoder
 from unclip.stages.diffusion import DiffusionStage
@@ -105,7 +105,8 @@ class Pipeline:
         found = resolve(ref, revision=revision, token=token)
         folder, index = found.folder, found.index
         if not index.stages:
-            raise CheckpointError(f"{folder}: is a {found.kind} by itself, which makes no pipeline")
+            more = "; give it with its model, as --lora" if found.kind == LORA else ""
+            raise CheckpointError(f"{folder}: is a {found.kind} by itself, which makes no pipeline{more}")
         if offload:
             files.read_ahead(folder / index.stages[0] / "model.safetensors")
         clip = None if found.clip is None else load_clip(found.clip)
