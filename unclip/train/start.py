@@ -66,6 +66,7 @@ def base_config(init: str, given: dict[str, Any]) -> dict[str, Any]:
     kind = stage_class(str(given.get("kind")))
     folder = _saved(init, kind, given)
     tree = read_json(folder / "config.json")
+    tree.pop("identity", None)  # of a CLIP's own weights
     if tree.get("kind") != given.get("kind"):
         raise ConfigError(f"{folder}: is a {tree.get('kind')}, not a {given.get('kind')}")
     return tree
