@@ -11,7 +11,7 @@ from unclip.cli.paths import check_writable, refuse_existing
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN|LORA[:SCALE]...")
 @click.option("-o", "--output", required=True, type=PATH, help="Model folder to write.")
 @click.option("--name", help="Name of the model. Default: the folder's.")
 @click.option("--clip", help="CLIP: public ones are saved by name, others copied. Default: the stages' own.")
@@ -32,7 +32,7 @@ def assemble(
     """Assemble stages into a model folder, ready for `generate --model`.
 
     RUN is a training run, a saved stage, a stage of a model, such as mini/upsampler-256, or a whole model, of
-    which the other RUNs replace stages.
+    which the other RUNs replace stages. LORA is an adapter, which is added to the weights of its stage.
     """
     refuse_existing(output, overwrite)
     check_writable(output)

@@ -53,6 +53,8 @@ def _model(ref: str) -> dict[str, object]:
     from unclip.models.resolve import resolve
 
     model = resolve(ref)
+    if model.kind == "lora":
+        return _adapter(model.folder)
     tree = {**model.index.model_dump(exclude_none=True), "clip": model.index.clip or model.clip}
     words = tree.pop("vocabulary", None)
     for name in dict.fromkeys([*([tree["clip"]] if tree["clip"] else []), *model.index.stages]):
@@ -88,6 +90,16 @@ def _grid(model: Model) -> SizeGrid | None:
     decoder = None if index.decoder is None else built(index.decoder)
     upsamplers = [built(name) for name in index.upsamplers]
     return Pipeline(None, None, decoder, upsamplers, folder=model.folder, index=index).grid
+
+
+def _adapter(folder: Path) -> dict[str, object]:
+    from unclip import files
+
+    tree = files.read_json(folder / "config.json")
+    stage = tree.pop("stage", {})
+    count = sum(tensor.numel() for tensor in files.read_weights(folder / "model.safetensors").values())
+    of_stage = {key: stage[key] for key in ("kind", "size", "clip") if stage.get(key) is not None}
+    return {**tree, "parameters": f"{count:,}", "stage": of_stage}
 
 
 def _readable(tree: dict[str, object], indent: str = "") -> str:

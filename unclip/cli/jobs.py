@@ -87,7 +87,7 @@ class JobRecord:
             return None
         from unclip.files import read_json
 
-        kept = {"preset": "balanced", **read_json(self.path)}  # older records have no preset
+        kept = {"preset": "balanced", "lora": [], **read_json(self.path)}  # older records have neither
         wanted = {**self.request, "seed": kept.get("seed") if seed is None else seed}
         for key, value in wanted.items():
             if kept.get(key) != value:
@@ -207,6 +207,7 @@ def _record(common: ImageOptions, captions: Sequence[str], num_images: int, patt
             "num_images": num_images,
             "files": Path(pattern).name,
             "model": common.model,
+            "lora": list(common.lora),
             "size": common.size and common.size.plain,
             "negative": common.negative,
             "dtype": common.dtype or "default",

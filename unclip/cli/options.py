@@ -60,6 +60,24 @@ class SizeType(click.ParamType):
 SIZE = SizeType()
 CLIP_HELP = "CLIP: mini, a run or folder of the CLIP stage, a model, openclip:NAME/TAG or hf:NAME."
 
+
+def _loras(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """The given adapters, after a look at their paths and scales."""
+    if given:
+        from unclip.models.scaled import ScaledReference
+
+        for one in given:
+            ScaledReference.parse(one).check_exists()
+    return given
+
+
+lora_option = click.option(
+    "--lora",
+    multiple=True,
+    metavar="PATH[:SCALE]",
+    callback=_loras,
+    help="LoRA adapter: a run, its folder or a .safetensors; may be repeated. Default: none; SCALE 1.",
+)
 device_option = click.option("--device", help="cpu, cuda, cuda:1 or mps. Default: the best one available.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
@@ -95,6 +113,7 @@ class ImageOptions:
     no_metadata: bool
     as_json: bool
     quiet: bool
+    lora: tuple[str, ...] = ()
     size: Size | None = None
     negative: str = ""
     save_stages: bool = False
@@ -151,7 +170,7 @@ class ImageOptions:
 
         dtype = getattr(torch, self.dtype) if self.dtype else None
         pipe = Pipeline.from_pretrained(
-            self.model, device=self.device or device, dtype=dtype, offload=self.offload
+            self.model, device=self.device or device, dtype=dtype, offload=self.offload, lora=self.lora
         )
         if self.size is not None:
             try:
@@ -191,6 +210,7 @@ _OPTIONS = {
         show_default=True,
         help="Model: the bundled mini, a folder, or a Hub id owner/name.",
     ),
+    "lora": lora_option,
     "steps": click.option(
         "--steps",
         multiple=True,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from unclip.cli.options import PATH, device_option, overwrite_option
+from unclip.cli.options import PATH, device_option, lora_option, overwrite_option
 from unclip.cli.outputs import check_sheet
 from unclip.cli.paths import check_writable, refuse_existing
 from unclip.errors import RequestError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", required=True, type=PATH, help="PNG of all pictures, or folder with one PNG each."
 )
+@lora_option
 @click.option("--count", default=64, show_default=True, help="Number of pictures.")
 @click.option(
     "--class", "classes", type=int, multiple=True, help="Class index; repeat to alternate. Default: all."
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 def sample(
     run: Path,
     output: Path,
+    lora: tuple[str, ...],
     count: int,
     classes: tuple[int, ...],
     seed: int,
@@ -68,7 +71,7 @@ def sample(
 
     from unclip.images import grid, save_picture
 
-    stage = load_pixels(run, device)
+    stage = load_pixels(run, device, lora)
     known = range(stage.classes)
     if wrong := [one for one in classes if one not in known]:
         raise RequestError(
@@ -82,7 +85,13 @@ def sample(
     columns = len(classes) if len(classes) > 1 else None
     if is_sheet := output.suffix.lower() == ".png":
         check_sheet(output, count, (side, side), columns)
-    settings = {"verb": "sample", "run": str(run), "sampling": sampling.model_dump(mode="json")}
+    settings: dict[str, Any] = {
+        "verb": "sample",
+        "run": str(run),
+        "sampling": sampling.model_dump(mode="json"),
+    }
+    if lora:
+        settings["lora"] = list(lora)
     with torch.inference_mode():
         drawn = (one for part in stage.draw(labels, seeds, sampling, batch=batch) for one in part)
         pictures = (_enlarged(one, side) for one in drawn)
@@ -107,9 +116,10 @@ def _enlarged(image: Tensor, side: int) -> Image.Image:
     return to_pil(image.expand(3, -1, -1)).resize((side, side), Image.Resampling.NEAREST)
 
 
-def load_pixels(run: Path, device: str | None) -> Pixels:
-    """Load the `pixels` stage of a run or a folder."""
+def load_pixels(run: Path, device: str | None, lora: Sequence[str] = ()) -> Pixels:
+    """Load the `pixels` stage of a run or a folder, with LoRA adapters."""
     from unclip.device import join_processes
+    from unclip.models.lora import fit_all, merge
     from unclip.models.resolve import resolve
     from unclip.stages import load_stage
     from unclip.stages.pixels import Pixels
@@ -117,4 +127,6 @@ def load_pixels(run: Path, device: str | None) -> Pixels:
     stage = load_stage(resolve(str(run)).stage("pixels"))
     if not isinstance(stage, Pixels):
         raise RequestError(f"{run}: is a {stage.config.kind}, not a pixels stage")
+    for _, change, scale in fit_all(lora, {"pixels": stage}, str(run)):
+        merge(stage, change, scale)
     return stage.to(device or join_processes().device)

@@ -22,6 +22,12 @@ from unclip.cli import serve_setup as setup
     "name, which is the reference's last part unless given. The first is the default. [default: mini]",
 )
 @click.option(
+    "--lora",
+    multiple=True,
+    metavar="[NAME=]PATH[:SCALE]",
+    help="LoRA adapter of the model NAME (default: the first); may be repeated. [default: none; SCALE 1]",
+)
+@click.option(
     "--unload-after",
     type=click.FloatRange(0, min_open=True),
     metavar="MINUTES",
@@ -97,6 +103,7 @@ def serve(**options: Any) -> None:
     """
     given = setup.ServeOptions(**options)
     names = setup.model_names(given.models)
+    loras = setup.model_loras(given.lora, list(names))
     keys = setup.api_keys(given.api_key, given.api_key_file)
     setup.check_host(given.host, keys, given.insecure)
     setup.check_urls(given.public_url, given.cors_origin)
@@ -110,7 +117,7 @@ def serve(**options: Any) -> None:
     with run.bind(given.host, given.port) as bound, run.temporary_folder() as temporary:
         run.log_to_stderr()
         store = Store(given.image_dir or temporary / "images", given.image_quota)
-        models = setup.load_models(names, places, reload=given.unload_after is not None)
+        models = setup.load_models(names, places, reload=given.unload_after is not None, loras=loras)
         app = setup.make_app(given, models, store, keys, marks)
         if given.page:
             from unclip.serve.page import mount_page

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import click
 
 from unclip.errors import RequestError
+from unclip.models.scaled import ScaledReference
 from unclip.text import lines, read_text
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class ServeOptions:
     """The options of `unclip serve`, see its help."""
 
     models: tuple[str, ...]
+    lora: tuple[str, ...]
     unload_after: float | None
     host: str
     port: int
@@ -92,13 +94,34 @@ def model_names(given: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def model_loras(given: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:
+    """Returns the LoRA adapters of each model by its name.
+
+    Raises:
+        RequestError: no adapter there, or a scale that is not a number.
+    """
+    found: dict[str, list[str]] = {name: [] for name in names}
+    for one in given:
+        name, sign, lora = one.partition("=")
+        if not sign or name not in found:
+            name, lora = names[0], one
+        ScaledReference.parse(lora).check_exists()
+        found[name].append(lora)
+    return found
+
+
 def load_models(
-    references: Mapping[str, str], places: Sequence[str | None], *, reload: bool
+    references: Mapping[str, str],
+    places: Sequence[str | None],
+    *,
+    reload: bool,
+    loras: Mapping[str, Sequence[str]] | None = None,
 ) -> list[ServedModel]:
     """Loads each model on each device.
 
     Args:
         reload: whether it can be loaded again after its memory was freed.
+        loras: LoRA adapters of each model by its name.
 
     Raises:
         RequestError: a model that makes no pictures, or has no CLIP.
@@ -108,18 +131,18 @@ def load_models(
     made = []
     for name, reference in references.items():
 
-        def load(device: int, reference: str = reference) -> Pipeline:
-            return _load(reference, places[device])
+        def load(device: int, reference: str = reference, name: str = name) -> Pipeline:
+            return _load(reference, places[device], (loras or {}).get(name, ()))
 
         made.append(ServedModel([load(i) for i in range(len(places))], name, load if reload else None))
     return made
 
 
-def _load(reference: str, device: str | None) -> Pipeline:
+def _load(reference: str, device: str | None, lora: Sequence[str]) -> Pipeline:
     from unclip.pipeline import Pipeline
     from unclip.pipeline.call import WITHOUT
 
-    pipeline = Pipeline.from_pretrained(reference, device=device)
+    pipeline = Pipeline.from_pretrained(reference, device=device, lora=lora)
     if "decoder" not in pipeline.stages:
         raise RequestError(f"--model {reference}: has no decoder, {WITHOUT['decoder']}")
     return pipeline

@@ -14,7 +14,9 @@ from unclip.errors import CheckpointError
 from unclip.files import read_json
 from unclip.models.clip_towers import Towers
 from unclip.models.index import FILE, ModelIndex
+from unclip.models.lora import fit_all, is_adapter, merge
 from unclip.models.resolve import Model, clip_identity, find_clip, resolve, role_of
+from unclip.models.scaled import ScaledReference
 from unclip.stages import load_stage, stage_class
 
 CLIP = "clip"  # subfolder of a CLIP that is saved with the model
@@ -41,7 +43,8 @@ def assemble(
 
     Args:
         runs: references of stages: runs (their newest checkpoint), saved stages, mini/decoder, …; and of whole
-            models, whose stages are replaced by single ones of the same role.
+            models, whose stages are replaced by single ones of the same role. LoRA adapters, as PATH or
+            PATH:SCALE, are added to the weights of their stages.
         clip: reference of the CLIP if none of the runs is one. Default: that of the stages, where they lie in
             a model with a CLIP; if one has the text encoder of a CLIP and another its image encoder, both
             encoders. A public CLIP is saved by reference, any other is copied.
@@ -51,7 +54,8 @@ def assemble(
     Raises:
         CheckpointError: a stage is missing, given twice, or trained for another CLIP.
     """
-    models = [resolve(str(run)) for run in runs]
+    loras = [str(run) for run in runs if is_adapter(ScaledReference.parse(str(run)).ref)]
+    models = [resolve(str(run)) for run in runs if str(run) not in loras]
     parts = _parts(models)
     given = [model.ref for model in models if model.kind == CLIP]
     if given and clip is not None:
@@ -74,11 +78,15 @@ def assemble(
             raise CheckpointError(
                 f"{role} was trained for CLIP {part.config['clip']}, but this model would have {identity}"
             )
+    mapped = {role: load_stage(part.folder, keep_dtype=True) for role, part in parts.items() if loras}
+    adapters = fit_all(loras, mapped, out.name)
     base = next((model.index for model in models if _is_whole(model)), None)
     public, source = (None, None) if reference is None else clip_to_save(reference)
     with files.new_folder(out, replaces=FILE) as folder:
         for role, part in parts.items():
             stage = load_stage(part.folder)
+            for _, change, scale in (one for one in adapters if one[0] == role):
+                merge(stage, change, scale)
             if stage.config.clip is not None or role in ("prior", "decoder"):
                 stage.config = stage.config.model_copy(update={"clip": identity})
             (folder / role).mkdir()

@@ -23,7 +23,7 @@ from unclip.files import read_json
 from unclip.models import hub
 from unclip.models.convert import converted
 from unclip.models.index import FILE, ModelIndex
-from unclip.stages import stage_class
+from unclip.stages import LORA, stage_class
 from unclip.stages.base import Stage
 
 RUN = "run.yaml"
@@ -211,6 +211,8 @@ def _single(ref: str, folder: Path, name: str) -> Model:
         raise CheckpointError(
             f"{folder}: neither a model nor a stage; its config.json names no kind of stage"
         )
+    if kind == LORA:
+        return Model(ref, folder, ModelIndex.of(name, {}, clip=None), None, kind)
     role = role_of(stage_class(kind), tree.get("size"))
     index = ModelIndex.of(name, {} if role is None else {role: "."}, clip=None)
     return Model(ref, folder, index, _clip_beside(folder) if index.prior or index.decoder else None, kind)

@@ -21,6 +21,7 @@ from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
 from unclip.errors import RequestError
 from unclip.images import centre_crop, lanczos, on_white, plain, to_pil
 from unclip.pipeline.generation import Generation
+from unclip.pipeline.lora import LoadedLora
 from unclip.pipeline.masks import resized_mask
 from unclip.pipeline.options import SamplingOptions, StageChanges, check_negative
 from unclip.pipeline.presets import EXPERT, find_preset
@@ -44,6 +45,7 @@ class Model(Protocol):
     upsamplers: tuple[Upsampler, ...]
     device: torch.device
     dtype: torch.dtype | None
+    loras: tuple[LoadedLora, ...]
     name: str
 
     @property
@@ -302,6 +304,8 @@ class Call:
             extra["negative"] = self.negative
         if self.model.dtype not in (None, torch.float32):
             extra["dtype"] = str(self.model.dtype).removeprefix("torch.")
+        if self.model.loras:
+            extra["lora"] = [loaded._asdict() for loaded in self.model.loras]
         used = {
             role: self.sampling[role].model_dump(mode="json")
             for role in self.seconds

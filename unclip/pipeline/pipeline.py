@@ -16,6 +16,7 @@ from unclip.clip import Clip, same_clip
 from unclip.device import best_device, quick_in_bf16
 from unclip.errors import CheckpointError, RequestError
 from unclip.models.index import ModelIndex
+from unclip.models.lora import Change, changed
 from unclip.models.resolve import load_clip, resolve
 from unclip.pipeline.call import WITHOUT, size_grid
 from unclip.pipeline.diff import diff
@@ -23,12 +24,13 @@ from unclip.pipeline.edit import edit
 from unclip.pipeline.generate import decode, generate, sample_prior, upsample
 from unclip.pipeline.interpolate import interpolate
 from unclip.pipeline.invert import invert
+from unclip.pipeline.lora import LoadedLora, load_lora
 from unclip.pipeline.mix import mix
 from unclip.pipeline.outpaint import outpaint
 from unclip.pipeline.save import save_pretrained
 from unclip.pipeline.sizes import SizeGrid
 from unclip.pipeline.vary import vary
-from unclip.stages import load_stage
+from unclip.stages import LORA, load_stage
 from unclip.stages.base import Stage
 from unclip.stages.decoder_base import BaseDecoder
 from unclip.stages.diffusion import DiffusionStage
@@ -64,6 +66,9 @@ class Pipeline:
         self.folder, self.index, self.name = folder, index, index.name
         self.vocabulary = frozenset(index.vocabulary) if index.vocabulary else None
         self.offload, self.quick = False, False
+        self.dtype: torch.dtype | None = None
+        self.loras: tuple[LoadedLora, ...] = ()
+        self.changes: dict[Stage, list[tuple[Change, float]]] = {}  # by adapters, of each offloaded stage
 
     # --- loading and saving ---
 
@@ -77,6 +82,7 @@ class Pipeline:
         offload: bool = False,
         revision: str | None = None,
         token: str | None = None,
+        lora: Sequence[str | Path] = (),
     ) -> Pipeline:
         """Load a model or a single stage: the bundled "mini", a folder, a Hub id, mini/decoder, ….
 
@@ -92,6 +98,7 @@ class Pipeline:
                 of them is in memory. The CLIP stays.
             revision: branch, tag or commit of a Hub repository; also as owner/name@revision in `ref`.
             token: access token of the Hub. Default: HF_TOKEN.
+            lora: LoRA adapters, "PATH" or "PATH:SCALE", see `load_lora`.
 
         Raises:
             CheckpointError: no model there, damaged files, or stages trained for different CLIPs.
@@ -99,7 +106,8 @@ class Pipeline:
         found = resolve(ref, revision=revision, token=token)
         folder, index = found.folder, found.index
         if not index.stages:
-            raise CheckpointError(f"{folder}: is a {found.kind} by itself, which makes no pipeline")
+            more = "; give it with its model, as --lora" if found.kind == LORA else ""
+            raise CheckpointError(f"{folder}: is a {found.kind} by itself, which makes no pipeline{more}")
         if offload:
             files.read_ahead(folder / index.stages[0] / "model.safetensors")
         clip = None if found.clip is None else load_clip(found.clip)
@@ -123,8 +131,11 @@ class Pipeline:
         if offload:
             for name, stage in stages.items():
                 if isinstance(stage, DiffusionStage):
+                    pipeline.changes[stage] = []
                     stage.in_place = partial(pipeline._in_place, stage, folder / name / "model.safetensors")
         pipeline.offload, pipeline.quick = offload, dtype is None and index.precision == "bfloat16"
+        for one in lora:  # before the cast to `dtype`, so that weights are rounded once
+            pipeline.load_lora(one)
         return pipeline.to(device or best_device(), dtype)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Pipeline:
@@ -167,6 +178,7 @@ class Pipeline:
 
         def placed(name: str, tensor: Tensor) -> Tensor:
             """As `_place`, in one step; a tensor that needs no change stays mapped and is read when used."""
+            tensor = changed(name, tensor, self.changes[stage])
             if name.partition(".")[0] not in stage.parts:
                 return tensor.to(self.device, torch.float32)
             layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
@@ -243,6 +255,7 @@ class Pipeline:
         return [word for word in dict.fromkeys(prompt_words(prompt)) if word not in self.vocabulary]
 
     save_pretrained = save_pretrained
+    load_lora = load_lora
     generate = generate
     __call__ = generate
     sample_prior = sample_prior

@@ -12,7 +12,9 @@ from unclip.clip import copy_clip, same_clip
 from unclip.errors import CheckpointError, ConfigError
 from unclip.models.assemble import CLIP, clip_to_save
 from unclip.models.index import FILE, ModelIndex
+from unclip.models.lora import changed
 from unclip.stages.diffusion import DiffusionStage
+from unclip.stages.lora import twin_of
 from unclip.stages.prior_base import BasePrior
 
 if TYPE_CHECKING:
@@ -40,7 +42,10 @@ def save_pretrained(pipeline: Pipeline, folder: str | Path) -> None:
                 "save that as a folder, and set pipe.clip to load_clip of it"
             )
         public, source = clip_to_save(reference)
-    stages = {role: _for_clip(pipeline, role, stage) for role, stage in pipeline.stages.items()}
+    stages = {
+        role: _for_clip(pipeline, role, _with_loras(pipeline, stage))
+        for role, stage in pipeline.stages.items()
+    }
     index = ModelIndex.of(
         pipeline.name,
         {role: role for role in stages},
@@ -55,6 +60,17 @@ def save_pretrained(pipeline: Pipeline, folder: str | Path) -> None:
         if source:
             copy_clip(source, out / CLIP)
         index.model_copy(update=pipeline.index.model_extra).write(out)
+
+
+def _with_loras(pipeline: Pipeline, stage: BasePrior | DiffusionStage) -> BasePrior | DiffusionStage:
+    """The stage, with the changes by adapters that an offloaded stage gets only while it runs."""
+    changes = pipeline.changes.get(stage)
+    if not changes:
+        return stage
+    twin, state = twin_of(stage), stage.state_dict()
+    new = {name: changed(name, tensor, changes).to(tensor.dtype) for name, tensor in state.items()}
+    twin.load_state_dict(new, assign=True)
+    return twin
 
 
 def _for_clip(pipeline: Pipeline, role: str, stage: BasePrior | DiffusionStage) -> BasePrior | DiffusionStage:

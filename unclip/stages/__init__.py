@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from unclip.stages.base import Stage
     from unclip.stages.config import StageConfig
 
+LORA = "lora"  # kind of a saved adapter, which is not a stage
 _NOT_STAGES = {
     "base",
     "batch",
@@ -29,6 +30,7 @@ _NOT_STAGES = {
     "degradation",
     "diffusion",
     "embedding_noise",
+    LORA,
     "prior_base",
 }
 
@@ -75,4 +77,9 @@ def load_stage(folder: Path, *, keep_dtype: bool = False) -> Stage:
     kind = read_json(folder / "config.json").get("kind")
     if not isinstance(kind, str):
         raise CheckpointError(f"{folder}/config.json: names no kind of stage")
+    if kind == LORA:
+        raise CheckpointError(
+            f"{folder}: is a LoRA adapter, not a stage; load it with its model by --lora, or merge it by "
+            "`unclip assemble`"
+        )
     return stage_class(kind).load(folder, keep_dtype=keep_dtype)

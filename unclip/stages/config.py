@@ -62,6 +62,33 @@ class SamplingConfig(Config):
             raise RequestError(lines or str(error)) from None
 
 
+class LoraConfig(Config):
+    """Low-rank adaptation of a frozen stage (Hu et al. 2021): W + alpha / rank · B A for each projection W.
+
+    Attributes:
+        rank: number of rows of A and of columns of B.
+        alpha: numerator of the scale alpha / rank. None for the rank, a scale of 1.
+        base: identity of the frozen weights; training fills it in.
+    """
+
+    rank: int = Field(ge=1)
+    alpha: float | None = Field(None, gt=0)
+    base: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alpha_is_rank(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("alpha") is None:
+            return {**value, "alpha": value.get("rank")}
+        return value
+
+    @property
+    def scaling(self) -> float:
+        """The factor of B A."""
+        assert self.alpha is not None
+        return self.alpha / self.rank
+
+
 class StageConfig(Config):
     """The part of a config that all stages share.
 
@@ -69,11 +96,14 @@ class StageConfig(Config):
         kind: the stage's module in `unclip.stages`, or the full name of a module.
         clip: identity of the CLIP that the stage is trained with; training fills it in. Stages of different
             CLIPs refuse to work together.
+        lora: train a low-rank adapter of the stage that `init` names, and nothing else. Keys of `stage` that
+            are left out are that stage's. None to train all weights.
         sampling: how the stage is sampled by default.
     """
 
     kind: str
     clip: str | None = None
+    lora: LoraConfig | None = None
     sampling: SamplingConfig = SamplingConfig()
 
     def check_training(self) -> None:

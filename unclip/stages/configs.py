@@ -369,6 +369,10 @@ class ClipConfig(StageConfig):
     name: str = "clip"
     architecture: Architecture
 
+    def check_training(self) -> None:
+        if self.lora is not None:
+            raise WrongValue("lora", "is for priors, decoders and upsamplers; a CLIP is trained as a whole")
+
 
 _ALL: tuple[type[StageConfig], ...] = (
     AutoregressiveConfig,

@@ -1,4 +1,4 @@
-"""Checkpoints: a loadable stage (EMA weights), with the state for resuming beside it.
+"""Checkpoints: a loadable stage or adapter (EMA weights), with the state for resuming beside it.
 
 A checkpoint holds no state of random generators: the draws of a step depend only on the seed and the step's
 number (see feed.py), on any number of processes.
@@ -24,6 +24,7 @@ from unclip.files import load_weights, new_folder, read_json, read_weights, writ
 from unclip.locks import hold
 from unclip.stages.base import Stage
 from unclip.stages.config import parse_checkpoint
+from unclip.stages.lora import load_trained, save_trained, saved_stage, trained_state, twin_of
 from unclip.train.config import RunConfig
 from unclip.train.ema import Ema, full, laid_out_like
 
@@ -99,17 +100,17 @@ def write(
     """
     folder = run / f"step-{progress.step:08d}"
     main = accelerator.is_main_process
-    weights = _gathered(stage.state_dict(), main)
+    weights = _gathered(trained_state(stage), main)
     state = _gathered(_optimizer_tensors(optimizer), main)
     averages = [ema.stage(stage) for ema in emas]
     failure: str | None = None
     if main:
         try:
             with new_folder(folder) as new:
-                averages[0].save(new)
+                save_trained(averages[0], new)
                 for ema, average in zip(emas[1:], averages[1:], strict=True):
                     (new / f"ema-{ema.decay}").mkdir()
-                    average.save(new / f"ema-{ema.decay}")
+                    save_trained(average, new / f"ema-{ema.decay}")
                 (new / "state").mkdir()
                 write_weights(weights, new / "state/weights.safetensors")
                 write_weights(state, new / "state/optimizer.safetensors")
@@ -149,7 +150,7 @@ def refuse_another(folder: Path, stage: Stage, config: RunConfig) -> None:
     Raises:
         ConfigError: the checkpoint is of another stage; the message names the keys that differ.
     """
-    tree = read_json(folder / "config.json")
+    tree = saved_stage(read_json(folder / "config.json"))
     if tree.get("kind") != stage.config.kind:
         raise ConfigError(
             f"{folder}: is a {tree.get('kind')}, not a {stage.config.kind}; choose another folder with --out"
@@ -158,6 +159,11 @@ def refuse_another(folder: Path, stage: Stage, config: RunConfig) -> None:
     saved = parse_checkpoint(type(stage.config), folder, tree)
     if saved.clip == config.clip:  # earlier versions named a CLIP in a local folder by its reference
         saved = saved.model_copy(update={"clip": stage.config.clip})
+    if saved.lora and stage.config.lora and saved.lora.base != stage.config.lora.base:
+        raise ConfigError(
+            f"{folder}: the weights of init {config.init} have changed since this run began; an adapter goes on "
+            "with those that it was trained on. Restore them, or start a new run (--out)"
+        )
     before, now = (dict(flat(c.model_dump(mode="json"), "stage")) for c in (saved, stage.config))
     differ = [
         f"{'clip' if key == 'stage.clip' else key} was {before.get(key)}, is {now.get(key)}"
@@ -178,9 +184,11 @@ def refuse_another(folder: Path, stage: Stage, config: RunConfig) -> None:
 
 def load_weights_into(folder: Path, stage: Stage) -> None:
     """Load the live weights; call before the stage is wrapped. Draws no random numbers."""
-    with torch.device("meta"):
-        twin = type(stage)(stage.config)
-    load_weights(twin, folder / "state/weights.safetensors")
+    path = folder / "state/weights.safetensors"
+    if stage.config.lora is not None:
+        return load_trained(stage, path)
+    twin = twin_of(stage)
+    load_weights(twin, path)
     stage.load_state_dict(twin.state_dict())  # copies: wrappers refer to the parameters
 
 

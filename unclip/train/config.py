@@ -10,9 +10,11 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from unclip.config import Config, WrongValue, parse, read_yaml
 from unclip.data.config import DataConfig
+from unclip.errors import ConfigError
 from unclip.stages import stage_config
-from unclip.stages.config import StageConfig
+from unclip.stages.config import LoraConfig, StageConfig
 
+NEEDS_INIT = "needs init, the reference of the stage to adapt"
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -149,6 +151,8 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _stage_is_trainable(self) -> Self:
+        if self.stage.lora is not None and self.init is None:
+            raise WrongValue("stage.lora", NEEDS_INIT)
         try:
             self.stage.check_training()
         except WrongValue as error:
@@ -159,7 +163,19 @@ class RunConfig(Config):
 def read_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a run's YAML file, with `key.sub=value` overrides.
 
+    With `stage.lora`, keys of `stage` that are left out are those of the stage that `init` names.
+
     Raises:
         ConfigError: the file or a key is wrong; the message names both.
+        CheckpointError: with `stage.lora`, there is no such stage.
     """
-    return parse(RunConfig, read_yaml(path, overrides), str(path))
+    tree = read_yaml(path, overrides)
+    stage, init = tree.get("stage"), tree.get("init")
+    if isinstance(stage, dict) and isinstance(stage.get("lora"), dict):
+        parse(LoraConfig, stage["lora"], f"{path}: stage.lora")  # before torch is imported
+        if not isinstance(init, str):
+            raise ConfigError(f"{path}: stage.lora {NEEDS_INIT}")
+        from unclip.train.start import base_config
+
+        tree["stage"] = {**base_config(init, stage), **stage}
+    return parse(RunConfig, tree, str(path))

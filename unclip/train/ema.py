@@ -1,4 +1,4 @@
-"""Exponential moving average (EMA) of a stage's weights: the model that a run produces."""
+"""Exponential moving average (EMA) of the weights that a run trains: the model or adapter that it produces."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from unclip.stages.base import Stage
+from unclip.stages.lora import trained_state, twin_of
 
 
 class Ema:
-    """Averaged weights of a stage, sharded like the stage's own.
+    """Averaged weights of a stage, or of its adapter only, sharded like the stage's own.
 
     Args:
         stage: the stage to average, after sharding. Its weights are the initial average.
@@ -22,7 +23,7 @@ class Ema:
 
     def __init__(self, stage: Stage, decay: float) -> None:
         self.decay = decay
-        self.tensors = {name: tensor.detach().clone() for name, tensor in stage.state_dict().items()}
+        self.tensors = {name: tensor.detach().clone() for name, tensor in trained_state(stage).items()}
 
     @torch.no_grad()
     def update(self, stage: Stage, step: int) -> None:
@@ -35,10 +36,12 @@ class Ema:
         )
 
     def stage(self, stage: Stage) -> Stage:
-        """Return a copy of the stage with averaged weights. With sharding, every process must call this."""
-        with torch.device("meta"):
-            twin = type(stage)(stage.config)
-        twin.load_state_dict({name: full(tensor) for name, tensor in self.tensors.items()}, assign=True)
+        """Return a stage with the averaged weights, which shares the weights that are not averaged.
+
+        With sharding, every process must call this.
+        """
+        twin, state = twin_of(stage), {**stage.state_dict(), **self.tensors}
+        twin.load_state_dict({name: full(tensor) for name, tensor in state.items()}, assign=True)
         return twin.eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -58,7 +61,7 @@ class Ema:
 
     @torch.no_grad()
     def _swap(self, stage: Stage) -> None:
-        for name, tensor in stage.state_dict().items():
+        for name, tensor in trained_state(stage).items():
             ours, theirs = _local(self.tensors[name]), _local(tensor)
             kept = theirs.clone()
             theirs.copy_(ours)

@@ -22,7 +22,6 @@ from unclip.device import join_processes, peak_flops, quick_in_bf16
 from unclip.errors import ConfigError
 from unclip.files import new_file
 from unclip.models.resolve import absolute
-from unclip.stages import stage_class
 from unclip.stages.base import Stage
 from unclip.stages.batch import Batch
 from unclip.train import checkpoint
@@ -38,7 +37,7 @@ from unclip.train.log import Log, Meter, start_trackers
 from unclip.train.notices import warn_of_data
 from unclip.train.plan import flops_per_image
 from unclip.train.samples import draw_samples, validate
-from unclip.train.start import start_from
+from unclip.train.start import new_stage, start_from
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +67,7 @@ def _train(config: RunConfig, run: Path, progress: bool) -> Path:
     accelerator = _accelerator(config, run)
     main, optim, options = accelerator.is_main_process, config.optim, config.train
     torch.manual_seed(options.seed)
-    stage = stage_class(config.stage.kind)(config.stage)
+    stage = new_stage(config)
     check_sampling(stage, config)
     sources = Sources.find(config.data, stage)
     clip = _clip_for(stage, config, sources, accelerator)
@@ -85,12 +84,12 @@ def _train(config: RunConfig, run: Path, progress: bool) -> Path:
         checkpoint.load_weights_into(saved, stage)
         if main:
             tqdm.write(f"{config.name}: {_resumed(done.step, options.steps)}", file=sys.stderr)
-    elif config.init is None or start_from(stage, config.init, config.clip):
+    elif stage.config.lora is None and (config.init is None or start_from(stage, config.init, config.clip)):
         stored = sources.training.embeddings
         stage.calibrate(_watched(feed, main and progress), stored.moments if stored else None)
     prepare_blocks(stage, options)
     optimizer = torch.optim.AdamW(
-        stage.parameters(),
+        [parameter for parameter in stage.parameters() if parameter.requires_grad],
         optim.lr,
         betas=optim.betas,
         eps=optim.eps,

@@ -16,6 +16,7 @@ from unclip.clip import Text
 from unclip.stages import stage_class
 from unclip.stages.base import Stage
 from unclip.stages.batch import Batch
+from unclip.stages.lora import add_adapter
 from unclip.stages.upsampler import Upsampler
 from unclip.train.blocks import blocks
 from unclip.train.config import RunConfig
@@ -32,24 +33,32 @@ class Plan:
 
     Attributes:
         parameters: number of the stage's parameters.
+        trained: number of those that train: all, or those of its adapter.
         flops: FLOPs of a forward and backward pass per image, without the frozen CLIP.
         memory: strategy (ddp, zero2, fsdp2) → part → bytes per device.
         images: number of images that the run reads.
     """
 
     parameters: int
+    trained: int
     flops: int
     memory: dict[str, dict[str, int]]
     images: int
+
+    @property
+    def counted(self) -> str:
+        """The numbers of parameters, in words."""
+        adapter = "" if self.trained == self.parameters else f", of which {self.trained:,} train (LoRA)"
+        return f"{self.parameters:,} parameters{adapter}"
 
 
 def plan(config: RunConfig, devices: int) -> Plan:
     """Estimate the cost without allocating weights: seconds even for billions of parameters."""
     flops = flops_per_image(config)
     half = config.train.precision in ("auto", "bf16", "fp16")
-    with torch.device("meta"):
-        stage = stage_class(config.stage.kind)(config.stage)
+    stage = stage_on_meta(config)
     count = sum(p.numel() for p in stage.parameters())
+    trained = sum(p.numel() for p in stage.parameters() if p.requires_grad)
     activations = _activations(config, half) * config.data.batch
     largest = max((sum(p.numel() for p in block.parameters()) for block in blocks(stage)), default=0)
     memory = {}
@@ -61,14 +70,14 @@ def plan(config: RunConfig, devices: int) -> Plan:
         copies = gathered * (2 if half else 4)  # weights in half precision, or gathered from other devices
         memory[name] = {
             "weights": 4 * count // share,
-            "gradients": 4 * count // share,
-            "optimizer": 8 * count // share,
-            "averages": 4 * count * len(config.train.decays) // share,
+            "gradients": 4 * trained // share,
+            "optimizer": 8 * trained // share,
+            "averages": 4 * trained * len(config.train.decays) // share,
             "copies of weights": copies if half or (devices > 1 and name != "ddp") else 0,
             "activations": activations,
         }
     images = config.train.steps * config.data.batch * config.train.accumulate * devices
-    return Plan(count, flops, memory, images)
+    return Plan(count, trained, flops, memory, images)
 
 
 def describe(config: RunConfig, devices: int) -> str:
@@ -83,7 +92,7 @@ def describe(config: RunConfig, devices: int) -> str:
         f"{'in all':20}{''.join(f'{sum(parts.values()) / 2**30:9.2f}' for parts in found.memory.values())}"
     )
     lines = [
-        f"{found.parameters:,} parameters",
+        found.counted,
         f"{found.flops:,} FLOPs per image, forward and backward, without the frozen CLIP's",
         f"{config.train.steps:,} steps of {found.images // config.train.steps:,} images on {devices} "
         f"devices: {found.images:,} images",
@@ -102,11 +111,17 @@ def flops_per_image(config: RunConfig) -> int:
     return int(counter.get_total_flops())
 
 
+def stage_on_meta(config: RunConfig) -> Stage:
+    """Build the run's stage, with its adapter if it trains one, without weights."""
+    with torch.device("meta"):
+        return add_adapter(stage_class(config.stage.kind)(config.stage))
+
+
 def _on_meta(config: RunConfig) -> tuple[Stage, Batch]:
     """Build the stage and a batch of one image on the meta device."""
     tree: Any = config.stage
+    stage = stage_on_meta(config).train()
     with torch.device("meta"):
-        stage = stage_class(tree.kind)(tree).train()
         embed, width = getattr(tree, "embed", 1), getattr(tree, "token_width", 1)
         length = stage.context or CAPTION
         text = Text(

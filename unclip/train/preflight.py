@@ -13,13 +13,13 @@ from unclip.clip import Clip
 from unclip.data.loader import batches, embed
 from unclip.data.shards import Shards, Stream
 from unclip.device import best_device
-from unclip.stages import stage_class
 from unclip.stages.base import Stage
 from unclip.stages.batch import Batch
 from unclip.train.checks import check_sampling
 from unclip.train.config import RunConfig
 from unclip.train.encoders import Sources, frozen_clip, needed_preprocess
-from unclip.train.plan import UTILISATION, plan
+from unclip.train.plan import UTILISATION, plan, stage_on_meta
+from unclip.train.start import new_stage
 
 SIDE = 1024  # of the matrices whose product measures a device's speed
 LONGEST = 20.0  # seconds; a step that is estimated to take longer is not tried
@@ -32,8 +32,7 @@ def describe_here(config: RunConfig) -> str:
         ConfigError, DataError, CheckpointError: as the run itself would, before its first step.
     """
     device = best_device()
-    with torch.device("meta"):
-        stage = stage_class(config.stage.kind)(config.stage)
+    stage = new_stage(config) if config.stage.lora else stage_on_meta(config)
     check_sampling(stage, config)
     sources = Sources.find(config.data, stage)
     clip, sizes = frozen_clip(config.clip, stage, sources)
@@ -58,7 +57,7 @@ def describe_here(config: RunConfig) -> str:
     if fits and seconds < LONGEST:
         seconds, how = _step(config, clip, batch, device) * config.train.accumulate, "measured"
     lines += [
-        f"{cost.parameters:,} parameters",
+        cost.counted,
         f"{_name(device)}: {seconds:.3g} s per step ({how}), {config.train.steps:,} steps in "
         f"{_span(seconds * config.train.steps)}",
         f"memory: about {needed / 2**30:.2f} of {there / 2**30:.1f} GiB"
@@ -80,7 +79,7 @@ def _first(config: RunConfig, stage: Stage, clip: Clip | None, shards: Shards) -
 
 def _step(config: RunConfig, clip: Clip | None, batch: Batch, device: torch.device) -> float:
     """Seconds of one forward and backward pass with the CLIP's part, after one to warm up."""
-    stage = stage_class(config.stage.kind)(config.stage).to(device)
+    stage = new_stage(config).to(device)
     clip = clip and clip.to(device)
     batch = replace(batch.to(device), seeds=torch.arange(len(batch.captions)))
     seconds = 0.0

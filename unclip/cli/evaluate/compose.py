@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @json_option
 def compose(
     model: str,
+    lora: tuple[str, ...],
     count: int,
     seed: int,
     batch: int,
@@ -49,7 +50,7 @@ def compose(
     from unclip.menagerie.compose import evaluate_compose
     from unclip.pipeline import Pipeline
 
-    pipeline = Pipeline.from_pretrained(model, device=device)
+    pipeline = Pipeline.from_pretrained(model, device=device, lora=lora)
     report = evaluate_compose(pipeline, count=count, seed=seed, batch=batch, condition=condition)
     click.echo(json.dumps(report.to_dict()) if as_json else report.table())
     if out is not None:

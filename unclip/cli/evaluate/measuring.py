@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unclip.cli.options import CLIP_HELP, PATH, add_options, device_option, json_option
+from unclip.cli.options import CLIP_HELP, PATH, add_options, device_option, json_option, lora_option
 from unclip.cli.paths import check_out_folder
 from unclip.errors import RequestError
 
@@ -61,6 +61,7 @@ quality_options = add_options(
         "each. In `clip` and `retrieval`, they caption pictures that have no captions, in the order of "
         "the names.",
     ),
+    lora_option,
     _size,
     click.option(
         "--resamples", default=100, show_default=True, help="Bootstrap resamples; 0 for no interval."
@@ -95,6 +96,7 @@ def held_out_options(count: int, batch: int = 32) -> Callable[[Callable[..., Any
     """The options of measures on held-out captions, with the defaults of --count and --batch."""
     return add_options(
         click.option("--model", default="mini", show_default=True, help="Bundled mini, folder or Hub id."),
+        lora_option,
         click.option(
             "--count", default=count, show_default=True, help="Number of held-out captions, one picture each."
         ),
@@ -143,6 +145,8 @@ def read_pictures(source: str, prompts: str | None, options: dict[str, Any]) -> 
     from unclip.evaluate.pictures import CaptionedPictures, GeneratedPictures, PictureFiles, read_prompts
 
     if not source.startswith(MODEL):
+        if options["lora"]:
+            raise RequestError(f"--lora: {source} are pictures, not a model; adapters are for model:NAME")
         files = PictureFiles.at(source)
         return files if prompts is None else CaptionedPictures(files, read_prompts(prompts))
     if prompts is None:
@@ -154,7 +158,7 @@ def read_pictures(source: str, prompts: str | None, options: dict[str, Any]) -> 
 
     captions = read_prompts(prompts)
     device = options["device"] or (join_processes().device if join_processes().num_processes > 1 else None)
-    pipeline = Pipeline.from_pretrained(source.removeprefix(MODEL), device=device)
+    pipeline = Pipeline.from_pretrained(source.removeprefix(MODEL), device=device, lora=options["lora"])
     size = next((size for size in pipeline.sizes if size >= (options["size"] or 0)), pipeline.sizes[-1])
     return GeneratedPictures(pipeline, captions, size, options["seed"], options["batch"])
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from unclip.cli.evaluate.measuring import out_option, report
-from unclip.cli.options import PATH, device_option, json_option
+from unclip.cli.options import PATH, device_option, json_option, lora_option
 from unclip.cli.sample import load_pixels
 from unclip.errors import RequestError
 
@@ -16,6 +16,7 @@ from unclip.errors import RequestError
 @click.command()
 @click.argument("run", type=PATH)
 @click.argument("pictures")
+@lora_option
 @click.option("--count", type=int, help="Number of pictures, evenly spaced over all. Default: all.")
 @click.option("--terms", type=int, help="Timesteps of the bound per picture, stratified. Default: all.")
 @click.option("--ode", is_flag=True, help="Also compute the probability-flow ODE's exact likelihood.")
@@ -28,6 +29,7 @@ from unclip.errors import RequestError
 def nll(
     run: Path,
     pictures: str,
+    lora: tuple[str, ...],
     count: int | None,
     terms: int | None,
     ode: bool,
@@ -55,4 +57,4 @@ def nll(
 
     found = PictureFiles.at(pictures)
     settings = NllSettings(resamples=resamples, seed=seed, batch=batch, count=count, terms=terms, ode=ode)
-    report(measure(load_pixels(run, device), found, settings), output)
+    report(measure(load_pixels(run, device, lora), found, settings), output)

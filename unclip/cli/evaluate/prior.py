@@ -18,7 +18,14 @@ from unclip.errors import RequestError
 )
 @json_option
 def prior(
-    model: str, refs: tuple[str, ...], count: int, seed: int, batch: int, as_json: bool, device: str | None
+    model: str,
+    lora: tuple[str, ...],
+    refs: tuple[str, ...],
+    count: int,
+    seed: int,
+    batch: int,
+    as_json: bool,
+    device: str | None,
 ) -> None:
     """Compare priors, and the decoder without one: given z_t in place of z_i, and given the caption alone.
 
@@ -37,6 +44,6 @@ def prior(
         if not isinstance(stage, BasePrior):
             raise RequestError(f"{ref}: is a {stage.config.kind}, not a prior")
         others[f"{stage.config.kind} ({ref})"] = stage
-    pipeline = Pipeline.from_pretrained(model, device=device)
+    pipeline = Pipeline.from_pretrained(model, device=device, lora=lora)
     reports = compare_priors(pipeline, others, count=count, seed=seed, batch=batch)
     click.echo(json.dumps([one.to_dict() for one in reports]) if as_json else table(reports))

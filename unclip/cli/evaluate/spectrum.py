@@ -18,7 +18,14 @@ from unclip.text import legible
 @click.option("--out", type=PATH, help="Markdown file for the table. Default: not saved.")
 @json_option
 def spectrum(
-    model: str, count: int, seed: int, batch: int, out: Path | None, as_json: bool, device: str | None
+    model: str,
+    lora: tuple[str, ...],
+    count: int,
+    seed: int,
+    batch: int,
+    out: Path | None,
+    as_json: bool,
+    device: str | None,
 ) -> None:
     """Energy by octave of spatial frequency over that of renderings: blur, stripes, grain.
 
@@ -31,7 +38,9 @@ def spectrum(
     from unclip.menagerie.spectrum import spectra, table
     from unclip.pipeline import Pipeline
 
-    found = spectra(Pipeline.from_pretrained(model, device=device), count=count, seed=seed, batch=batch)
+    found = spectra(
+        Pipeline.from_pretrained(model, device=device, lora=lora), count=count, seed=seed, batch=batch
+    )
     click.echo(json.dumps([one.to_dict() for one in found]) if as_json else table(found))
     if out is not None:
         write(out, (legible(table(found)) + "\n").encode())

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 )
 def sweep(
     model: str,
+    lora: tuple[str, ...],
     stage: str,
     guidance: str | None,
     steps: str | None,
@@ -91,7 +92,7 @@ def sweep(
         click.echo(f"{point.sampler}, {point.steps} steps, guidance {point.guidance:g}: {figures}")
 
     measuring.sweep(
-        Pipeline.from_pretrained(model, device=device),
+        Pipeline.from_pretrained(model, device=device, lora=lora),
         stage,
         task,
         **values,
