@@ -20,6 +20,7 @@ from unclip.models.resolve import load_clip, resolve
 from unclip.pipeline.call import WITHOUT
 from unclip.pipeline.diff import diff
 from unclip.pipeline.edit import edit
+from unclip.pipeline.embed import encode_images, encode_text
 from unclip.pipeline.generate import decode, generate, sample_prior, upsample
 from unclip.pipeline.interpolate import interpolate
 from unclip.pipeline.invert import invert
@@ -31,7 +32,7 @@ from unclip.stages import load_stage
 from unclip.stages.base import Stage
 from unclip.stages.decoder import Decoder
 from unclip.stages.diffusion import DiffusionStage
-from unclip.stages.prior_base import BasePrior
+from unclip.stages.prior_base import EmbeddingPrior
 from unclip.stages.upsampler import Upsampler
 from unclip.vocabulary import prompt_words
 
@@ -52,7 +53,7 @@ class Pipeline:
     def __init__(
         self,
         clip: Clip | None,
-        prior: BasePrior | None,
+        prior: EmbeddingPrior | None,
         decoder: Decoder | None,
         upsamplers: Sequence[Upsampler],
         *,
@@ -108,7 +109,7 @@ class Pipeline:
             if not isinstance(stage, DiffusionStage):
                 stage.float()  # such a stage is never offloaded
             _check_clip(stage, clip, folder / name)
-        base: type[BasePrior] = BasePrior  # type: ignore[type-abstract]
+        base: type[EmbeddingPrior] = EmbeddingPrior  # type: ignore[type-abstract]
         pipeline = cls(
             clip,
             None if index.prior is None else _role(stages[index.prior], base, folder / index.prior),
@@ -148,7 +149,7 @@ class Pipeline:
             ) from None
         return self
 
-    def _place(self, stage: BasePrior | DiffusionStage) -> None:
+    def _place(self, stage: EmbeddingPrior | DiffusionStage) -> None:
         stage.to(self.device)
         stage.network.to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -206,9 +207,11 @@ class Pipeline:
         self._decoder = decoder
 
     @property
-    def stages(self) -> dict[str, BasePrior | DiffusionStage]:
+    def stages(self) -> dict[str, EmbeddingPrior | DiffusionStage]:
         """The stages by role, in the order of sampling."""
-        prior: dict[str, BasePrior | DiffusionStage] = {} if self.prior is None else {"prior": self.prior}
+        prior: dict[str, EmbeddingPrior | DiffusionStage] = (
+            {} if self.prior is None else {"prior": self.prior}
+        )
         decoder = {} if self._decoder is None else {"decoder": self._decoder}
         return {**prior, **decoder, **{f"upsampler-{u.size}": u for u in self.upsamplers}}
 
@@ -231,6 +234,8 @@ class Pipeline:
     save_pretrained = save_pretrained
     generate = generate
     __call__ = generate
+    encode_images = encode_images
+    encode_text = encode_text
     sample_prior = sample_prior
     decode = decode
     upsample = upsample

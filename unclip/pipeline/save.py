@@ -13,7 +13,7 @@ from unclip.errors import CheckpointError, ConfigError
 from unclip.models.assemble import CLIP, clip_to_save
 from unclip.models.index import FILE, ModelIndex
 from unclip.stages.diffusion import DiffusionStage
-from unclip.stages.prior_base import BasePrior
+from unclip.stages.prior_base import EmbeddingPrior
 
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
@@ -57,7 +57,9 @@ def save_pretrained(pipeline: Pipeline, folder: str | Path) -> None:
         index.model_copy(update=pipeline.index.model_extra).write(out)
 
 
-def _for_clip(pipeline: Pipeline, role: str, stage: BasePrior | DiffusionStage) -> BasePrior | DiffusionStage:
+def _for_clip(
+    pipeline: Pipeline, role: str, stage: EmbeddingPrior | DiffusionStage
+) -> EmbeddingPrior | DiffusionStage:
     """The stage with the pipeline's CLIP in its config; its weights are shared."""
     clip, recorded = pipeline._clip, stage.config.clip
     if clip is None or recorded in (None, clip.identity):

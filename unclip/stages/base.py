@@ -56,6 +56,7 @@ class Stage(nn.Module, ABC):
         needs: names of the fields of `Batch` that its loss reads.
         size: side in pixels of its training images; None if it needs none.
         context: number of tokens of the longest caption it can read; None if unlimited.
+        vector_shape: (number, width) of the vectors of a sample that it reads; None if it reads none.
     """
 
     role: ClassVar[str | None] = None
@@ -67,6 +68,7 @@ class Stage(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.context: int | None = None
+        self.vector_shape: tuple[int, int] | None = None
 
     @property
     def crop(self) -> int | None:

@@ -1,0 +1,111 @@
+"""Embeddings in and out of a pipeline: those of pictures and captions, and checks of a user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from unclip.clip import Clip, ClipSizes, encode_pictures, same_clip
+from unclip.embeddings import Embeddings, check_embeddings, check_finite
+from unclip.errors import RequestError
+from unclip.images import on_white, plain
+from unclip.pipeline.call import Model
+from unclip.stages.prior_vectors import VectorPrior
+
+
+def encode_images(model: Model, images: Image.Image | Sequence[Image.Image]) -> Tensor:
+    """Encode pictures by the model's CLIP: z_i [N, D], float32 on the CPU.
+
+    Args:
+        images: of any size; CLIP crops each by its own rule.
+
+    Raises:
+        RequestError: no pictures, or a CLIP without an image encoder.
+    """
+    return encode_each(model.clip, [images] if isinstance(images, Image.Image) else images)
+
+
+def encode_text(model: Model, prompt: str | Sequence[str]) -> Tensor:
+    """Encode captions by the model's CLIP: z_t [N, D], float32 on the CPU.
+
+    The decoder also accepts z_t in place of z_i, with worse pictures (Ramesh et al. 2022, §5.1).
+    """
+    with torch.inference_mode():
+        text = model.clip.encode_text([prompt] if isinstance(prompt, str) else list(prompt))
+    return text.embed.float().cpu()
+
+
+def encode_each(clip: Clip, pictures: Iterable[Image.Image]) -> Tensor:
+    """z_i [N, D] of pictures of any size and mode, one by one so that none depends on its batch; on the CPU.
+
+    Raises:
+        RequestError: no pictures, or a CLIP without an image encoder.
+    """
+    with torch.inference_mode():
+        found = [encode_pictures(clip, [on_white(plain(picture))]).float().cpu() for picture in pictures]
+    if not found:
+        raise RequestError("no pictures to encode")
+    return torch.cat(found)
+
+
+def usable_embeds(model: Model, embeds: Tensor | Embeddings) -> Tensor:
+    """Embeddings that a model's decoder can use, float32 [N, D].
+
+    Raises:
+        RequestError: another shape or width, NaN, infinite numbers, or embeddings of another CLIP.
+    """
+    recorded = embeds.clip if isinstance(embeds, Embeddings) else None
+    tensor = embeds.image_embeds if isinstance(embeds, Embeddings) else embeds
+    rows = check_embeddings(tensor.float(), "image_embeds")
+    check_source(rows.shape[1], recorded, model.clip, model.name)
+    return rows
+
+
+def check_source(width: int, recorded: str | None, clip: ClipSizes, model: str, name: str = "") -> None:
+    """Check that embeddings are those of a model's CLIP.
+
+    Args:
+        recorded: identity of their CLIP, if known.
+        name: what they are, for messages.
+
+    Raises:
+        RequestError: another width, or another CLIP.
+    """
+    name = name or "image_embeds"
+    if width != clip.width:
+        source = f"of CLIP {recorded} " if recorded else ""
+        raise RequestError(
+            f"{name}: {source}has {width} numbers per embedding; {model} decodes those of CLIP "
+            f"{clip.identity}, which have {clip.width}"
+        )
+    if recorded is not None and not same_clip(recorded, clip):
+        raise RequestError(
+            f"{name}: holds embeddings of CLIP {recorded}; {model} decodes those of CLIP {clip.identity}. If "
+            "both are the same weights, save the embeddings as .npy, which records no CLIP"
+        )
+
+
+def usable_vectors(prior: VectorPrior, vectors: Tensor, name: str) -> Tensor:
+    """Vectors that a prior can read, float32 [K, count, width].
+
+    Args:
+        vectors: [K, count, width]; with a count of 1 also [K, width] or [width].
+        name: of the model, for messages.
+
+    Raises:
+        RequestError: another shape, no vectors, NaN or infinite numbers.
+    """
+    assert prior.vector_shape is not None
+    count, width = prior.vector_shape
+    rows = vectors.float()
+    if count == 1 and rows.ndim in (1, 2) and rows.shape[-2:] != (1, width):
+        rows = rows[..., None, :]
+    rows = rows[None] if rows.ndim == 2 else rows
+    if rows.ndim != 3 or rows.shape[1:] != (count, width) or not len(rows):
+        wanted = f"[N, {width}]" if count == 1 else f"[N, {count}, {width}]"
+        raise RequestError(f"vectors of shape {list(vectors.shape)}: the prior of {name} reads {wanted}")
+    check_finite(rows, "vectors")
+    return rows
