@@ -12,8 +12,10 @@ from unclip.clip import Clip, ClipSizes, encode_pictures, same_clip
 from unclip.embeddings import Embeddings, check_embeddings, check_finite
 from unclip.errors import RequestError
 from unclip.images import on_white, plain
-from unclip.pipeline.call import Model
+from unclip.pipeline.call import Call, Model
 from unclip.stages.prior_vectors import VectorPrior
+
+Key = Image.Image | str | Tensor | Embeddings  # a picture, a prompt or one embedding z_i
 
 
 def encode_images(model: Model, images: Image.Image | Sequence[Image.Image]) -> Tensor:
@@ -33,9 +35,7 @@ def encode_text(model: Model, prompt: str | Sequence[str]) -> Tensor:
 
     The decoder also accepts z_t in place of z_i, with worse pictures (Ramesh et al. 2022, §5.1).
     """
-    with torch.inference_mode():
-        text = model.clip.encode_text([prompt] if isinstance(prompt, str) else list(prompt))
-    return text.embed.float().cpu()
+    return encode_captions(model.clip, [prompt] if isinstance(prompt, str) else prompt)
 
 
 def encode_each(clip: Clip, pictures: Iterable[Image.Image]) -> Tensor:
@@ -49,6 +49,12 @@ def encode_each(clip: Clip, pictures: Iterable[Image.Image]) -> Tensor:
     if not found:
         raise RequestError("no pictures to encode")
     return torch.cat(found)
+
+
+def encode_captions(clip: Clip, captions: Sequence[str]) -> Tensor:
+    """z_t [N, D] of captions, on the CPU."""
+    with torch.inference_mode():
+        return clip.encode_text(list(captions)).embed.float().cpu()
 
 
 def usable_embeds(model: Model, embeds: Tensor | Embeddings) -> Tensor:
@@ -86,6 +92,43 @@ def check_source(width: int, recorded: str | None, clip: ClipSizes, model: str, 
             f"{name}: holds embeddings of CLIP {recorded}; {model} decodes those of CLIP {clip.identity}. If "
             "both are the same weights, save the embeddings as .npy, which records no CLIP"
         )
+
+
+def z_i_of(call: Call, key: Image.Image | Tensor | Embeddings) -> Tensor:
+    """z_i [1, D] of a picture, or of an embedding of one's own.
+
+    Raises:
+        RequestError: as `usable_embeds`, or several embeddings.
+    """
+    if isinstance(key, Image.Image):
+        return call.encode_images([key])
+    rows = usable_embeds(call.model, key)
+    if len(rows) != 1:
+        raise RequestError(f"{len(rows)} embeddings: a key is one, [D] or [1, D]")
+    return rows.to(call.model.device)
+
+
+def key_name(key: Key) -> str:
+    """What a key is, for the settings of a picture."""
+    if isinstance(key, str):
+        return key
+    return "a picture" if isinstance(key, Image.Image) else "an embedding"
+
+
+def prior_of_vectors(model: Model) -> VectorPrior:
+    """The model's prior, if it reads vectors.
+
+    Raises:
+        RequestError: none, or one that reads captions.
+    """
+    if model.prior is None:
+        raise RequestError(f"{model.name}: has no prior, so it cannot sample from vectors")
+    if not isinstance(model.prior, VectorPrior):
+        raise RequestError(
+            f"{model.name}: its prior reads captions, not vectors; one that reads vectors is trained by "
+            "configs/prior-from-vectors.yaml"
+        )
+    return model.prior
 
 
 def usable_vectors(prior: VectorPrior, vectors: Tensor, name: str) -> Tensor:

@@ -13,8 +13,8 @@ from torch import Tensor
 from unclip.embeddings import Embeddings
 from unclip.errors import RequestError
 from unclip.images import to_tensor
-from unclip.pipeline.call import WITHOUT, Call, Model, middle_square
-from unclip.pipeline.embed import usable_embeds, usable_vectors
+from unclip.pipeline.call import Call, Model, middle_square
+from unclip.pipeline.embed import prior_of_vectors, usable_embeds, usable_vectors
 from unclip.pipeline.generation import Generation
 from unclip.pipeline.options import (
     OptionKeywords,
@@ -24,7 +24,6 @@ from unclip.pipeline.options import (
     choose_seeds,
     collect,
 )
-from unclip.stages.prior_vectors import VectorPrior
 
 
 def generate(
@@ -85,14 +84,7 @@ def sample_prior(
 
 
 def _sample_from_vectors(model: Model, vectors: Tensor, num_images: int, chosen: SamplingOptions) -> Tensor:
-    prior = model.prior
-    if prior is None:
-        raise RequestError(f"{model.name}: has no prior, {WITHOUT['prior']}")
-    if not isinstance(prior, VectorPrior):
-        raise RequestError(
-            f"{model.name}: its prior reads captions, not vectors; one that reads vectors is trained by "
-            "configs/prior-from-vectors.yaml"
-        )
+    prior = prior_of_vectors(model)
     if chosen.negative:
         raise RequestError("sample_prior: a negative prompt needs a prior that reads captions")
     rows = usable_vectors(prior, vectors, model.name)
