@@ -12,12 +12,15 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from PIL import Image
 from tiny_runs import assert_same_bits, tree
 from torch import Tensor
 
 from unclip.cli import cli
 from unclip.data.embed import embed_shards
+from unclip.data.examine import Limits
 from unclip.data.loader import batches
+from unclip.data.pack import PackJob, pack
 from unclip.data.shards import DataConfig, Stream
 from unclip.data.tar import read_shard, write_shard
 from unclip.diffusion.noise import SeededNoise
@@ -358,3 +361,21 @@ def test_priors_of_other_vectors_are_not_compared(model: Path, tiny_model: Path)
         compare_priors(pipe, {"v": other}, count=1)
     with pytest.raises(RequestError, match="no prior that reads captions"):
         compare_priors(Pipeline.from_pretrained(str(model), device="cpu"), {}, count=1)
+
+
+def test_arrays_beside_pictures_are_packed_and_read(run: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(8):
+        Image.effect_noise((64, 64), 50 + i).save(folder / f"{i}.png")
+        np.save(folder / f"{i}.npy", np.full(VECTOR_WIDTH, i / 2))
+    needs = {"needs": NEEDS, "vector_shape": (1, VECTOR_WIDTH)}
+    direct = next(batches(Stream(run(shards=str(folder)).data, **needs)))  # captions are not needed
+    assert direct.vectors is not None
+    assert [Path(key).stem for key in direct.keys] == [str(int(2 * x)) for x in direct.vectors[:, 0, 0]]
+    for i in range(8):
+        (folder / f"{i}.txt").write_text(f"number {i}")
+    pack(PackJob(str(folder), Limits(), 100), tmp_path / "packed")
+    samples = list(read_shard(str(tmp_path / "packed/000000.tar")))
+    found = [(one["txt"].decode(), np.load(io.BytesIO(one["npy"]))[0]) for one in samples]
+    assert sorted(found) == [(f"number {i}", i / 2) for i in range(8)]
