@@ -273,6 +273,7 @@ def test_embeddings_of_another_clip_or_width_are_refused(command: Any, pipe: Pip
         ("embed a.png -n 2 -o z.npy", "one embedding"),
         ("embed a.png --text -o z.npy", "--text: the text embeddings of captions"),
         ("embed --prompt hi -n 0 -o z.npy", "at least 1"),
+        ("embed --prompt hi --steps 5 -o z.npy", "only the prior runs here, no decoder"),
         ("embed --vectors v.npy -o z.npy", "its prior reads captions, not vectors"),
         ("embed --vectors none.npy -o z.npy", "no such file"),
         ("decode v.npy --prompt a --prompt b", "2 prompts for the 3 embeddings of v.npy"),

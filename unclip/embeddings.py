@@ -28,7 +28,7 @@ SUFFIXES: Final = (".safetensors", ".npy")
 NAMED = 8  # tensors that a message lists
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Embeddings:
     """CLIP embeddings, and what is known of them.
 

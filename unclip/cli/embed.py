@@ -68,7 +68,7 @@ def embed(
     unclip embed --vectors voxels.npy --model runs/prior-from-vectors -o z.safetensors
     """
     captions = read_captions(prompts, prompts_file) if prompts or prompts_file else []
-    _check(pictures, captions, vectors, text, num_images)
+    _check(common, pictures, captions, vectors, text, num_images)
     if out.suffix.lower() not in EMBEDDINGS:
         raise RequestError(f"{out}: the name must end in {' or '.join(EMBEDDINGS)}")
     refuse_existing(out, common.overwrite)
@@ -88,12 +88,21 @@ def embed(
 
 
 def _check(
-    pictures: Sequence[Path], captions: Sequence[str], vectors: Path | None, text: bool, num_images: int
+    common: ImageOptions,
+    pictures: Sequence[Path],
+    captions: Sequence[str],
+    vectors: Path | None,
+    text: bool,
+    num_images: int,
 ) -> None:
     """RequestError unless there is one kind of input, and the options belong to it."""
     if sum(map(bool, (pictures, captions, vectors))) != 1:
         raise RequestError(
             "give pictures or folders, or captions (--prompt, --prompts), or --vectors: one kind of them"
+        )
+    if other := common.stages.keys() - {"prior"}:
+        raise RequestError(
+            f"--steps, --guidance, --sampler: only the prior runs here, no {min(other)}; prior=…"
         )
     if num_images < 1:
         raise RequestError(f"--num-images {num_images}: there must be at least 1")

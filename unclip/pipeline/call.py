@@ -158,8 +158,7 @@ class Call:
             raise RequestError(f"{self.model.name}: has no prior, {WITHOUT['prior']}")
         if not isinstance(prior, BasePrior):
             raise RequestError(
-                f"{self.model.name}: its prior reads vectors, not captions; sample_prior takes `vectors`, and "
-                "`unclip embed` --vectors"
+                f"{self.model.name}: its prior reads vectors, not captions; see `unclip embed --vectors`"
             )
         used = self.sampling["prior"]
         return self.run("prior", prior.sample(text, null, used, self.noise("prior")), prior.length(used))
