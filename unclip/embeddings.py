@@ -116,7 +116,8 @@ def check_finite(rows: Tensor, name: str) -> None:
     wrong = (~rows.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
     if wrong:
         raise RequestError(
-            f"{name}: {len(wrong)} of {len(rows)} rows hold NaN or infinite numbers, the first is row {wrong[0]}"
+            f"{name}: {len(wrong)} of {len(rows)} rows hold NaN or infinite numbers, the first is row "
+            f"{wrong[0]}"
         )
 
 

@@ -31,8 +31,8 @@ class DataConfig(Config):
         crop: how an image becomes square: "centre" or "random" resizes the shorter side and cuts out the
             centre or a random place; "pad" resizes the longer side and pads with white. An upsampler cuts its
             training crops out of the result of "pad", or of the whole image otherwise.
-        vectors: where the vectors of a sample are, for a stage that reads some: the suffix of an array file (npy
-            for KEY.npy, fmri.npy for KEY.fmri.npy), or json:NAME for the numbers under NAME in KEY.json.
+        vectors: where the vectors of a sample are, for a stage that reads some: the suffix of an array file
+            (npy for KEY.npy, fmri.npy for KEY.fmri.npy), or json:NAME for the numbers under NAME in KEY.json.
         random_flip: mirror half of the images at random. Not what the frozen CLIP sees, and not captions.
     """
 

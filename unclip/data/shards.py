@@ -2,9 +2,9 @@
 
 A sample is `KEY.{png,jpg,webp}` with `KEY.txt` (one caption) or `KEY.json`, whose `captions` are several; the
 stream draws one each time. `KEY.low.png` is the image as an upsampler's previous stage draws it.
-`KEY.safetensors` holds CLIP's embeddings, beside the image or instead of it
-(see `unclip data embed`). `KEY.npy` holds vectors of one's own. A stream depends on (seed, number, worker) alone. Bad samples are skipped and
-counted.
+`KEY.safetensors` holds CLIP's embeddings, beside the image or instead of it (see `unclip data embed`).
+`KEY.npy` holds vectors of one's own. A stream depends on (seed, number, worker) alone. Bad samples are
+skipped and counted.
 
 An image is decoded once. The stage gets it at the stage's size, optionally as a random crop. The frozen CLIP
 gets the uncropped image at CLIP's size, so z_i is the same for every stage, stored or not.

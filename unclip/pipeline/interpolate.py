@@ -1,4 +1,4 @@
-"""Interpolate between pictures, prompts or embeddings through latents (z_i, x_T) (Ramesh et al. 2022, §3.2)."""
+"""Interpolate between pictures, prompts and embeddings (Ramesh et al. 2022, §3.2)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def interpolate(
     fixed_noise: bool = False,
     **options: Unpack[OptionKeywords],
 ) -> Generation:
-    """Generate frames between pictures, prompts or embeddings by slerp of z_i and x_T (Ramesh et al. 2022, §3.2).
+    """Generate frames between pictures, prompts or embeddings by slerp of z_i and x_T.
+
+    Ramesh et al. 2022, §3.2.
 
     Args:
         keys: pictures, prompts or embeddings z_i, [D] or [1, D]. A prompt's z_i is sampled from the prior.

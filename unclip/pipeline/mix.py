@@ -25,7 +25,7 @@ def mix(
     by: Literal["slerp", "sum"] = "slerp",
     **options: Unpack[OptionKeywords],
 ) -> Generation:
-    """Generate images of several prompts, pictures or embeddings at once, from the weighted mean of their z_i.
+    """Generate images of several prompts, pictures or embeddings, from the weighted mean of their z_i.
 
     Each prompt's z_i is sampled with the image's seed, so that a prompt with all the weight has the z_i of
     `generate`. The decoder reads no caption, because none describes the mean.
