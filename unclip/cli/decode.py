@@ -47,8 +47,8 @@ def decode(
 ) -> None:
     """Decode CLIP image embeddings: .safetensors of `unclip embed`, or any .safetensors or .npy [N, D].
 
-    Without --seed, the embeddings' own seeds are used if the file records them: then `embed` and `decode` with
-    the same prompt make the image of `generate`. With -o FOLDER, run again to resume.
+    Without --seed, the seeds in the file are used, if it holds any: then `embed` and `decode` with the same
+    prompt make the image of `generate`. With -o FOLDER, run again to resume.
 
     \b
     unclip decode z.safetensors -n 4 -o pictures/

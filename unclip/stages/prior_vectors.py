@@ -1,7 +1,7 @@
 """The prior from vectors: any vectors → the CLIP embedding of the image that they describe.
 
-The condition replaces the caption of the paper's prior (Ramesh et al. 2022, §2.2): features of brain activity,
-of a sound, of another encoder, or attributes.
+The condition replaces the caption of the paper's prior (Ramesh et al. 2022, §2.2): features of brain
+activity, of a sound, of another encoder, or attributes.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class VectorPrior(DiffusionStage, Whitening):
         varies = std > ROUNDING * mean.abs()
         if not varies.any():
             raise DataError(
-                "the vectors of the measured samples (data.calibration) are all the same; a prior learns from "
-                "vectors that differ"
+                "the vectors of the measured samples (data.calibration) are all the same; a prior learns "
+                "from vectors that differ"
             )
         self.vector_mean.copy_(mean)
         self.vector_std.copy_(torch.where(varies, std, 1.0))  # a constant number must not be amplified
