@@ -315,4 +315,6 @@ def test_several_images_of_each_embedding(pipe: Pipeline) -> None:
     z_i = rows(2)
     many = pipe.decode(z_i, num_images=2, seed=3, size=64)
     assert many.seeds == [3, 4, 5, 6]
-    assert many.images[2].tobytes() == pipe.decode(z_i[1:], seed=5, size=64).images[0].tobytes()
+    alone = pipe.decode(z_i[1:], seed=5, size=64).images[0]
+    difference = np.asarray(many.images[2]).astype(int) - np.asarray(alone)
+    assert abs(difference).max() <= 1  # the last bits depend on the batch
