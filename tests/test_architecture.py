@@ -23,7 +23,7 @@ LEVELS = [
     {"pictures", "text"},
     {"locks"},
     {"config", "files", "provenance"},
-    {"cache", "device", "diffusion", "images", "nn", "vocabulary"},
+    {"cache", "device", "diffusion", "embeddings", "images", "nn", "vocabulary"},
     {"clip"},
     {"stages"},
     {"models"},

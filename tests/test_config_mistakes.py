@@ -179,7 +179,16 @@ def test_mistakes_are_found_without_torch(tmp_path: Path) -> None:
 
 
 def test_every_kind_of_stage_has_its_config_without_torch() -> None:
-    assert sorted(CONFIGS) == ["clip", "decoder", "pixels", "prior", "prior_ar", "prior_onepass", "upsampler"]
+    assert sorted(CONFIGS) == [
+        "clip",
+        "decoder",
+        "pixels",
+        "prior",
+        "prior_ar",
+        "prior_onepass",
+        "prior_vectors",
+        "upsampler",
+    ]
     assert all(stage_class(kind).Config is stage_config(kind) is CONFIGS[kind] for kind in CONFIGS)
 
 

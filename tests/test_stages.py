@@ -123,7 +123,7 @@ def test_a_stage_is_named_by_its_file(kind: str) -> None:
 def test_unknown_stage_is_an_error_that_lists_the_known_ones(kind: str) -> None:
     with pytest.raises(
         ConfigError,
-        match=r"there are clip, decoder, decoder_kandinsky, decoder_stable, pixels, prior, prior_ar, prior_onepass, upsampler$",
+        match=r"there are clip, decoder, decoder_kandinsky, decoder_stable, pixels, prior, prior_ar, prior_onepass, prior_vectors, upsampler$",
     ):
         stage_class(kind)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from unclip.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from unclip.embeddings import Embeddings, read_embeddings, write_embeddings
     from unclip.errors import Cancelled, CheckpointError, ConfigError, DataError, RequestError, UnclipError
     from unclip.models.resolve import load_clip
     from unclip.pipeline import Pipeline, SamplingOptions
@@ -23,18 +24,24 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "Embeddings",
     "Pipeline",
     "RequestError",
     "SamplingOptions",
     "UnclipError",
     "load_clip",
+    "read_embeddings",
+    "write_embeddings",
 ]
 
 # All other public names live in unclip.errors.
 _HOMES = {
+    "Embeddings": "unclip.embeddings",
     "Pipeline": "unclip.pipeline",
     "SamplingOptions": "unclip.pipeline",
     "load_clip": "unclip.models.resolve",
+    "read_embeddings": "unclip.embeddings",
+    "write_embeddings": "unclip.embeddings",
 }
 
 

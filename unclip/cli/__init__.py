@@ -14,8 +14,10 @@ from unclip.cli.assemble import assemble
 from unclip.cli.calibrate import calibrate
 from unclip.cli.convert import convert
 from unclip.cli.data import data
+from unclip.cli.decode import decode
 from unclip.cli.diff import diff
 from unclip.cli.edit import edit
+from unclip.cli.embed import embed
 from unclip.cli.evaluate import evaluate
 from unclip.cli.generate import generate
 from unclip.cli.info import info
@@ -58,6 +60,8 @@ for _command in (
     diff,
     edit,
     outpaint,
+    embed,
+    decode,
     info,
     verify,
     provenance,

@@ -1,12 +1,12 @@
-"""Jobs of `unclip generate`: many prompts, split among processes and resumed after a stop."""
+"""Jobs of many images, of prompts or embeddings: split among processes and resumed after a stop."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,35 @@ from unclip.text import lines, read_text
 if TYPE_CHECKING:
     from PIL import Image
 
+    from unclip.pipeline import Generation, Pipeline, SamplingOptions
+
 NAME = "{prompt}-{seed}.png"
 RECORD = "unclip-generate.json"  # file beside a job's images with the request
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to draw, with one entry per image.
+
+    Attributes:
+        labels: {prompt} of each image's file name.
+        offsets: the seed of each image minus that of the first.
+        captions: of each image, for warnings.
+        draw: draws the images of some numbers; its options hold their seeds.
+        request: what determines the images besides the options, for the job's record.
+        record: name of the record's file; None if the job cannot be resumed.
+        numbered: whether default file names begin with the image's number.
+        check: checks the loaded model; raises RequestError.
+    """
+
+    labels: Sequence[str]
+    offsets: Sequence[int]
+    captions: Sequence[str]
+    draw: Callable[[Pipeline, SamplingOptions, Sequence[int]], Generation]
+    request: dict[str, Any]
+    record: str | None
+    numbered: bool
+    check: Callable[[Pipeline], None] = field(default=lambda pipe: None)
 
 
 class Share:
@@ -139,29 +166,59 @@ def generate_all(
         from_file: whether the captions came from a file; into a folder, the job can then be resumed.
     """
     total = len(captions) * num_images
-    if num_images < 1 or (num_images if from_file else total) > MOST:
+    check_count(total, num_images if from_file else total, num_images)
+    labels = [caption for caption in captions for _ in range(num_images)]
+    for caption in captions:
+        check_prompt(caption)
+
+    def draw(pipe: Pipeline, options: SamplingOptions, numbers: Sequence[int]) -> Generation:
+        return pipe.generate([labels[i] for i in numbers], options=options)
+
+    job = Job(
+        labels=labels,
+        offsets=[i for _ in captions for i in range(num_images)],
+        captions=labels,
+        draw=draw,
+        request={"prompts": fingerprint(captions), "num_images": num_images},
+        record=RECORD if from_file else None,
+        numbered=from_file,
+    )
+    draw_job(common, job, grid=grid)
+
+
+def check_count(total: int, counted: int, num_images: int) -> None:
+    """RequestError if a command makes no images, or if those that are counted are too many."""
+    if num_images < 1 or counted > MOST:
         raise RequestError(
             f"{total} pictures: one command makes 1 to {MOST}; go on with another --seed for more"
         )
-    share, pattern = Share(), _pattern(common, total, grid=grid, numbered=from_file)
+
+
+def draw_job(common: ImageOptions, job: Job, *, grid: bool) -> None:
+    """Draw, write and print the images of a job, batch by batch.
+
+    Args:
+        grid: write one contact sheet instead.
+    """
+    total = len(job.labels)
+    share, pattern = Share(), _pattern(common, total, grid=grid, numbered=job.numbered)
     if grid and share.processes > 1:
         raise RequestError("--grid: one process makes the sheet; leave out accelerate-launch")
     record = None
-    if from_file and common.output is not None and not grid and "{" in pattern:
-        record = _record(common, captions, num_images, pattern)
+    if job.record and common.output is not None and not grid and "{" in pattern:
+        record = _record(common, job.record, job.request, pattern)
     earlier = None if record is None or common.overwrite else record.earlier_seed(common.seed)
     first, resumed = share.broadcast(common.first_seed() if earlier is None else earlier, earlier is not None)
-    pairs = [(caption, first + i) for caption in captions for i in range(num_images)]
+    pairs = [(label, first + offset) for label, offset in zip(job.labels, job.offsets, strict=True)]
     paths = image_paths(pattern, pairs[:1] if grid else pairs)
     batches = share.batches(total, BATCH)
     if resumed:
         batches = [left for batch in batches if (left := [i for i in batch if not paths[i].exists()])]
     mine = [i for batch in batches for i in batch]
     check_outputs(paths if grid else [paths[i] for i in mine], common.overwrite)
-    for caption in captions:
-        check_prompt(caption)
     with share.first_process_first():
         pipe = common.load(share.device)
+        job.check(pipe)
         if grid:
             check_sheet(paths[0], total, common.size or parse_size(pipe.sizes[-1]))
         else:
@@ -169,16 +226,15 @@ def generate_all(
         if record is not None and share.rank == 0 and not resumed:
             record.begin(first)
     if not common.quiet:
-        warn(pipe, [pairs[i][0] for i in mine])
+        warn(pipe, [job.captions[i] for i in mine])
     sheet: list[Image.Image] = []
     settings: list[dict[str, Any]] = []
     for batch in batches:
-        part = [pairs[i] for i in batch]
         with progress(common.quiet, batch_label(batch, total)) as on_step:
-            options = common.sampling([seed for _, seed in part], on_step)
+            options = common.sampling([pairs[i][1] for i in batch], on_step)
             # A sheet gets one watermark as a whole, not one per image.
             options = replace(options, watermark=options.watermark and not grid)
-            made = pipe.generate([caption for caption, _ in part], options=options)
+            made = job.draw(pipe, options, batch)
         if grid:
             sheet += made.images
             settings += made.settings
@@ -198,13 +254,12 @@ def _pattern(common: ImageOptions, total: int, *, grid: bool, numbered: bool) ->
     return path_pattern(common.output, name, total)
 
 
-def _record(common: ImageOptions, captions: Sequence[str], num_images: int, pattern: str) -> JobRecord:
-    path = Path(pattern.partition("{")[0] + RECORD).with_name(RECORD)
+def _record(common: ImageOptions, name: str, request: dict[str, Any], pattern: str) -> JobRecord:
+    path = Path(pattern.partition("{")[0] + name).with_name(name)
     return JobRecord(
         path,
         {
-            "prompts": fingerprint(captions),
-            "num_images": num_images,
+            **request,
             "files": Path(pattern).name,
             "model": common.model,
             "lora": list(common.lora),

@@ -94,7 +94,7 @@ def add_options(*options: Decorator) -> Decorator:
     return decorate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageOptions:
     """Values of `image_options` from the command line; a command without an option gets its default."""
 
@@ -107,12 +107,12 @@ class ImageOptions:
     preset: str | None
     guidance: tuple[str, ...]
     sampler: tuple[str, ...]
-    output: str | None
     overwrite: bool
-    no_watermark: bool
-    no_metadata: bool
-    as_json: bool
     quiet: bool
+    output: str | None = None
+    no_watermark: bool = False
+    no_metadata: bool = False
+    as_json: bool = False
     lora: tuple[str, ...] = ()
     size: Size | None = None
     negative: str = ""

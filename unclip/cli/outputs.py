@@ -14,6 +14,7 @@ import click
 
 from unclip.cli.options import ImageOptions
 from unclip.cli.paths import (
+    EMBEDDINGS,
     SUFFIXES,
     check_distinct,
     check_outputs,
@@ -29,6 +30,7 @@ from unclip.text import to_json
 if TYPE_CHECKING:
     from PIL import Image
 
+    from unclip.embeddings import Embeddings
     from unclip.pipeline import Generation, OnStep, Pipeline, SamplingOptions
 
 BATCH = 8  # images drawn at once; each batch is written before the next one begins
@@ -172,13 +174,25 @@ def write_animation(common: ImageOptions, made: Generation, path: Path, *, bounc
     say(common, path, images=len(made.images))
 
 
-def read_key(key: str) -> Image.Image | str:
-    """Read a key: the picture if it names a file, else the prompt itself."""
+def read_key(key: str) -> Image.Image | Embeddings | str:
+    """Read a key: the picture or the one embedding if it names a file, else the prompt itself."""
     if os.path.isfile(key):  # unlike Path.is_file, False for a prompt that is too long for a name
+        if Path(key).suffix.lower() in EMBEDDINGS:
+            return read_one_embedding(Path(key))
         return read_picture(Path(key))
-    if Path(key).suffix.lower() in (*SUFFIXES, ".gif"):
+    if Path(key).suffix.lower() in (*SUFFIXES, ".gif", *EMBEDDINGS):
         raise RequestError(f"{key}: no such file")
     return key
+
+
+def read_one_embedding(path: Path) -> Embeddings:
+    """Read a file of one embedding; RequestError if it holds several."""
+    from unclip.embeddings import read_embeddings
+
+    found = read_embeddings(path)
+    if len(found) != 1:
+        raise RequestError(f"{path}: holds {len(found)} embeddings; a key is one, saved in a file of its own")
+    return found
 
 
 def read_picture(path: Path) -> Image.Image:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from unclip.pipeline import Pipeline
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+EMBEDDINGS = (".safetensors", ".npy")
 ANIMATIONS = (".gif", ".webp", ".mp4")
 LONGEST = 255  # bytes of a file's name, where the system does not say
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from unclip.config import Config
+from unclip.config import Config, WrongValue
 
 Source = Annotated[str, Field(min_length=1)]
 Weight = Annotated[float, Field(gt=0)]
+JSON = "json:"  # prefix of a key of KEY.json in `vectors`
 
 
 class DataConfig(Config):
@@ -30,6 +31,8 @@ class DataConfig(Config):
         crop: how an image becomes square: "centre" or "random" resizes the shorter side and cuts out the
             centre or a random place; "pad" resizes the longer side and pads with white. An upsampler cuts its
             training crops out of the result of "pad", or of the whole image otherwise.
+        vectors: where the vectors of a sample are, for a stage that reads some: the suffix of an array file
+            (npy for KEY.npy, fmri.npy for KEY.fmri.npy), or json:NAME for the numbers under NAME in KEY.json.
         random_flip: mirror half of the images at random. Not what the frozen CLIP sees, and not captions.
     """
 
@@ -41,4 +44,16 @@ class DataConfig(Config):
     max_bad: float = Field(0.1, ge=0, le=1)
     validation: Annotated[float, Field(gt=0, le=0.5)] | Source | None = None
     crop: Literal["centre", "random", "pad"] = "centre"
+    vectors: str = "npy"
     random_flip: bool = False
+
+    @model_validator(mode="after")
+    def _vectors_are_named(self) -> Self:
+        if self.vectors in ("", JSON) or (not self.vectors.startswith(JSON) and not is_array(self.vectors)):
+            raise WrongValue("vectors", f"{self.vectors!r} must be npy, NAME.npy or json:NAME")
+        return self
+
+
+def is_array(suffix: str) -> bool:
+    """Whether a sample's file with this suffix is an array."""
+    return f".{suffix}".endswith(".npy")

@@ -1,5 +1,7 @@
 """Precompute CLIP embeddings of shards, so that training need not run CLIP.
 
+A sample's own arrays (`.npy`) and the other fields of its JSON are kept.
+
 Every process embeds its share of the shards; the one that finishes last writes the record. See `embeddings`
 for the format.
 """
@@ -22,8 +24,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from unclip.clip import Clip
+from unclip.data.config import is_array
 from unclip.data.embeddings import RECORD, find_embeddings
-from unclip.data.sample import BadSample, Skipped, captions, described, image_suffix, picture
+from unclip.data.sample import BadSample, Skipped, about, captions, described, image_suffix, picture
 from unclip.data.tar import (
     PIPE,
     Progress,
@@ -152,13 +155,14 @@ class Encoder:
             self.count += 1
             self.sum += image_embed.double()
             self.square += image_embed.double() ** 2
-            kept = {"json": json.dumps({"captions": listed}, ensure_ascii=False).encode()}
+            kept = {"json": json.dumps({**about(sample), "captions": listed}, ensure_ascii=False).encode()}
             if self.keep_pictures:
                 kept = {
                     suffix: sample[suffix]
                     for suffix in (image_suffix(sample), "txt", "json")
                     if suffix in sample
                 }
+            kept |= {suffix: content for suffix, content in sample.items() if is_array(suffix)}
             yield {"__key__": sample["__key__"], **kept, "safetensors": save(tensors)}
 
 

@@ -85,6 +85,7 @@ def _collate(items: list[Item], null: Text | None) -> Batch:
     lows = [item.low for item in items if item.low is not None]
     embeds = [item.image_embed for item in items if item.image_embed is not None]
     texts = [item.text for item in items if item.text is not None]
+    vectors = [item.vectors for item in items if item.vectors is not None]
     labels = [item.label for item in items if item.label is not None]
     return Batch(
         captions=captions,
@@ -97,6 +98,7 @@ def _collate(items: list[Item], null: Text | None) -> Batch:
         clip_image=torch.stack(clip_images) if clip_images else None,
         label=torch.tensor(labels) if len(labels) == len(items) else None,
         keys=tuple(item.key for item in items),
+        vectors=torch.stack(vectors) if vectors else None,
         skipped=sum((item.skipped for item in items), Skipped()),
     )
 

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from unclip.data.config import is_array
 from unclip.data.examine import Finding, Limits, examine
 from unclip.data.sample import image_suffix
 from unclip.data.source import Unit, find_units
@@ -286,4 +287,4 @@ def _kept(number: int, unit: Unit, kept: list[bool]) -> Iterator[Sample]:
             packed: Sample = {"__key__": f"{number:06d}{i:06d}", suffix: sample[suffix]}
             for beside in (one for one in ("txt", "json") if one in sample):
                 packed[beside] = decode(sample[beside], legacy=True).encode()
-            yield packed
+            yield packed | {one: content for one, content in sample.items() if is_array(one)}

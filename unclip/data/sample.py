@@ -8,9 +8,13 @@ from collections import Counter, defaultdict
 from math import isfinite
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from unclip.data.config import JSON
 from unclip.data.tar import Sample
+from unclip.embeddings import parse_npy
 from unclip.errors import DataError, RequestError
 from unclip.pictures import WrongSize, on_white, open_picture
 from unclip.text import decode, legible, parse_json
@@ -112,8 +116,8 @@ def captions(sample: Sample) -> list[str]:
     if "__bad__" in sample:
         raise BadSample(sample, sample["__bad__"])
     try:
-        about = _about(sample)
-        found = caption_list(about.get("captions")) or caption_list(about.get("caption"))
+        fields = about(sample)
+        found = caption_list(fields.get("captions")) or caption_list(fields.get("caption"))
         found = found or caption_list(decode(sample.get("txt", b""), legacy=True))
     except ValueError as error:
         raise BadSample(sample, "unreadable caption", str(error)) from None
@@ -139,8 +143,12 @@ def caption_list(value: object) -> list[str]:
     return [text] if (text := legible(str(value)).strip()) else []
 
 
-def _about(sample: Sample) -> dict[str, Any]:
-    """The sample's JSON object; empty without one."""
+def about(sample: Sample) -> dict[str, Any]:
+    """The sample's JSON object; empty without one.
+
+    Raises:
+        ValueError: damaged.
+    """
     found = parse_json(sample["json"]) if "json" in sample else {}
     return found if isinstance(found, dict) else {}
 
@@ -152,12 +160,42 @@ def label(sample: Sample) -> int | None:
         BadSample: the label is not a non-negative integer.
     """
     try:
-        found = _about(sample).get("label")
+        found = about(sample).get("label")
     except ValueError as error:
         raise BadSample(sample, "unreadable label", str(error)) from None
     if found is not None and (type(found) is not int or found < 0):
         raise BadSample(sample, "unreadable label", repr(found)[:60])
     return found
+
+
+def vectors(sample: Sample, source: str, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Read the sample's vectors [count, width].
+
+    Args:
+        source: where they are, see `DataConfig.vectors`.
+        shape: (count, width); one vector may also be [width].
+
+    Raises:
+        BadSample: missing, damaged, of another shape, or not finite.
+    """
+    if "__bad__" in sample:
+        raise BadSample(sample, sample["__bad__"])
+    try:
+        if source.startswith(JSON):
+            listed = about(sample).get(source.removeprefix(JSON))
+            found = None if listed is None else np.asarray(listed, np.float32)
+        else:
+            found = parse_npy(io.BytesIO(sample[source])) if source in sample else None
+    except (ValueError, TypeError) as error:
+        raise BadSample(sample, "unreadable vectors", str(error)) from None
+    if found is None:
+        raise BadSample(sample, "no vectors", f"data.vectors is {source}")
+    if found.shape not in (shape, shape[shape[0] == 1 :]):
+        wanted = list(shape[shape[0] == 1 :])
+        raise BadSample(sample, "vectors of another shape", f"{list(found.shape)}, the stage reads {wanted}")
+    if not np.isfinite(found).all():
+        raise BadSample(sample, "vectors with NaN or infinite numbers")
+    return found.reshape(shape)
 
 
 def described(skipped: Skipped) -> str:

@@ -2,9 +2,9 @@
 
 A sample is `KEY.{png,jpg,webp}` with `KEY.txt` (one caption) or `KEY.json`, whose `captions` are several; the
 stream draws one each time. `KEY.low.png` is the image as an upsampler's previous stage draws it.
-`KEY.safetensors` holds CLIP's embeddings, beside the image or instead of it
-(see `unclip data embed`). A stream depends on (seed, number, worker) alone. Bad samples are skipped and
-counted.
+`KEY.safetensors` holds CLIP's embeddings, beside the image or instead of it (see `unclip data embed`).
+`KEY.npy` holds vectors of one's own. A stream depends on (seed, number, worker) alone. Bad samples are
+skipped and counted.
 
 An image is decoded once. The stage gets it at the stage's size, optionally as a random crop. The frozen CLIP
 gets the uncropped image at CLIP's size, so z_i is the same for every stage, stored or not.
@@ -21,6 +21,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import NamedTuple, Self
 
+import torch
 import webdataset as wds
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -29,7 +30,18 @@ from torch.utils.data import IterableDataset, get_worker_info
 from unclip.clip.preprocess import Preprocess
 from unclip.data.config import DataConfig as DataConfig
 from unclip.data.embeddings import EmbeddedText, Embeddings, find_embeddings, read_embedded
-from unclip.data.sample import SPARE, BadSample, Skipped, captions, described, label, pair, picture, scaled
+from unclip.data.sample import (
+    SPARE,
+    BadSample,
+    Skipped,
+    captions,
+    described,
+    label,
+    pair,
+    picture,
+    scaled,
+    vectors,
+)
 from unclip.data.shuffle import shuffled
 from unclip.data.source import Unit, find_units
 from unclip.data.tar import Sample
@@ -55,6 +67,7 @@ class Item(NamedTuple):
     label: int | None = None
     clip_image: Tensor | None = None  # uint8 [S, S, 3]
     low: Tensor | None = None  # uint8 [crop / factor, crop / factor, 3]
+    vectors: Tensor | None = None  # float32 [count, width]
 
 
 class Shards(NamedTuple):
@@ -137,6 +150,8 @@ class Stream(IterableDataset[Item]):
         size: side of the stage's image in pixels (resize the shorter side, then centre crop).
         crop: side of a random crop of that image. Default: `size`.
         preprocess: preprocessing of the frozen CLIP; needed if the shards do not hold z_i.
+        vector_shape: (count, width) of a sample's vectors; needed if `needs` contains vectors. Captions are
+            then optional.
         number: of the stream among those of a run. Every stream reads all shards, in an order of its own.
         shards: the shards of `config.shards`, if already found.
 
@@ -154,6 +169,7 @@ class Stream(IterableDataset[Item]):
         size: int | None = None,
         crop: int | None = None,
         preprocess: Preprocess | None = None,
+        vector_shape: tuple[int, int] | None = None,
         seed: int = 0,
         number: int = 0,
         shards: Shards | None = None,
@@ -173,6 +189,7 @@ class Stream(IterableDataset[Item]):
             )
         self.preprocess = preprocess if self.embeddings is None and "image_embed" in needs else None
         self.labelled, self.paired = "label" in needs, "low" in needs
+        self.vector_shape = vector_shape if "vectors" in needs else None
 
     def __iter__(self) -> Iterator[Item]:
         worker = get_worker_info()
@@ -182,6 +199,7 @@ class Stream(IterableDataset[Item]):
         size, order = self.config.shuffle, random.Random(rng.getrandbits(32))
         self.opened = 0
         bad, fresh = Skipped(), Skipped()
+        first: BadSample | None = None
         # Bad samples pass through the shuffle buffer too, so their counts follow the stream's order.
         for seen, sample in enumerate(shuffled(samples, size, order), start=1):
             try:
@@ -190,7 +208,8 @@ class Stream(IterableDataset[Item]):
                 log.info("%s: skipped %s", sample["__url__"], error)
                 bad[sample["__url__"], error.reason] += 1
                 fresh[sample["__url__"], error.reason] += 1
-                self._check_bad(bad, seen)
+                first = first or error
+                self._check_bad(bad, seen, first)
             else:
                 yield item._replace(skipped=fresh)
                 fresh = Skipped()
@@ -223,13 +242,14 @@ class Stream(IterableDataset[Item]):
                     found = True
                     yield sample
 
-    def _check_bad(self, bad: Skipped, seen: int) -> None:
+    def _check_bad(self, bad: Skipped, seen: int, first: BadSample) -> None:
         """Raise DataError if too many samples are bad, once enough samples and shards are read."""
         enough = seen >= MIN_SAMPLES and self.opened > min(MIN_SHARDS, sum(map(len, self.shards.sets)))
         if enough and (bad.total() > self.config.max_bad * seen or bad.total() == seen):
             raise DataError(
                 f"{bad.total()} of {seen} samples cannot be used, data.max_bad allows "
-                f"{self.config.max_bad:.0%} (`unclip data check` lists them): {described(bad)}"
+                f"{self.config.max_bad:.0%} (`unclip data check` lists them): {described(bad)}; the first is "
+                f"{first}"
             )
 
     def _item(self, sample: Sample, rng: random.Random) -> Item:
@@ -237,6 +257,8 @@ class Stream(IterableDataset[Item]):
             assert self.size and self.crop
             high, low = map(to_bytes, pair(sample, self.size, self.crop, rng))
             return Item(sample["__key__"], "", high, None, None, Skipped(), low=low)
+        if self.vector_shape:
+            return self._with_vectors(sample, rng, self.vector_shape)
         image, clip_image = self._pictures(sample, rng)
         if self.embeddings is None:
             number, caption = label(sample) if self.labelled else None, rng.choice(captions(sample))
@@ -245,6 +267,14 @@ class Stream(IterableDataset[Item]):
         i = rng.choice(range(len(found.captions)))
         text = found.texts[i] if found.texts else None
         return Item(sample["__key__"], found.captions[i], image, found.image_embed, text, Skipped())
+
+    def _with_vectors(self, sample: Sample, rng: random.Random, shape: tuple[int, int]) -> Item:
+        found = torch.from_numpy(vectors(sample, self.config.vectors, shape))
+        item = Item(sample["__key__"], "", None, None, None, Skipped(), vectors=found)
+        if self.embeddings is None:
+            image, clip_image = self._pictures(sample, rng)
+            return item._replace(image=image, clip_image=clip_image)
+        return item._replace(image_embed=read_embedded(sample, self.embeddings.width).image_embed)
 
     def _pictures(self, sample: Sample, rng: random.Random) -> tuple[Tensor | None, Tensor | None]:
         """Decode an image for the stage and for the frozen CLIP; None for each that is not needed."""

@@ -21,6 +21,7 @@ from unclip.text import legible
 log = logging.getLogger(__name__)
 
 BESIDE = ("txt", "TXT", "json", "JSON")  # suffixes of caption files
+ARRAY = "npy"  # suffix of a file of vectors
 MAGIC = {b"\x89PNG": "png", b"\xff\xd8": "jpg"}  # first bytes of images in Parquet files; webp otherwise
 
 
@@ -42,8 +43,8 @@ class Unit(NamedTuple):
         """Return `stamp` of every file that the unit reads."""
         files = [self.tar] if self.tar else list(dict.fromkeys(entry.path for entry in self.entries))
         for entry in self.entries:
-            if entry.captions is None:
-                files += map(str, _beside(Path(entry.path)))
+            suffixes = (*(BESIDE if entry.captions is None else ()), ARRAY)
+            files += map(str, _beside(Path(entry.path), suffixes))
         return [stamp(file) for file in files]
 
 
@@ -152,9 +153,9 @@ def _folder_caption(source: Path, path: Path, caption: str | None) -> tuple[str,
     return (caption.replace("{}", path.parent.name.replace("_", " ")),)
 
 
-def _beside(path: Path) -> list[Path]:
-    """Find the caption files beside an image."""
-    return [beside for suffix in BESIDE if (beside := path.with_suffix(f".{suffix}")).is_file()]
+def _beside(path: Path, suffixes: tuple[str, ...] = BESIDE) -> list[Path]:
+    """Find the caption files beside an image, or those of other suffixes."""
+    return [beside for suffix in suffixes if (beside := path.with_suffix(f".{suffix}")).is_file()]
 
 
 def _sample(entry: Entry) -> Sample:
@@ -166,6 +167,8 @@ def _sample(entry: Entry) -> Sample:
         return sample
     try:
         sample[suffix] = path.read_bytes()
+        for array in _beside(path, (ARRAY,)):
+            sample[ARRAY] = array.read_bytes()
         if entry.captions is not None:
             return sample | entry.caption_files()
         for beside in _beside(path):

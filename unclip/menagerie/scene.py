@@ -102,6 +102,12 @@ class Scene:
     style: str
     pose: int
 
+    def vector(self) -> list[float]:
+        """The attributes as one-hot vectors, one after the other, each with a last place for "none"."""
+        return [
+            float(value == own) for key, own in self.attributes().items() for value in (*VALUES[key], None)
+        ]
+
     def attributes(self) -> dict[str, str | None]:
         """The attributes that captions can name, in the order of VALUES."""
         return {
@@ -128,6 +134,8 @@ VALUES: Final[dict[str, tuple[str, ...]]] = {
     "setting_colour": COLOURS,
     "style": STYLES,
 }
+
+VECTOR_WIDTH: Final = sum(len(values) + 1 for values in VALUES.values())  # numbers of `Scene.vector`
 
 
 def is_held_out(scene: Scene) -> bool:

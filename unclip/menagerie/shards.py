@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import webdataset as wds
 
 from unclip.data.tar import read_record, write_record
@@ -32,6 +33,7 @@ def write_shards(
     seed: int = 0,
     held_out: bool = False,
     siblings: int = 1,
+    vectors: bool = False,
     jobs: int = 1,
 ) -> Iterator[int]:
     """Render `count` scenes at size × size pixels into shards of 1,000 samples.
@@ -40,6 +42,7 @@ def write_shards(
 
     Args:
         held_out: see `scene.sample`. siblings: see `scene.sample`.
+        vectors: also write each scene's `Scene.vector` as an array, KEY.npy.
         jobs: processes that render.
 
     Raises:
@@ -49,8 +52,16 @@ def write_shards(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{out}: {error.strerror or error}") from None
-    this = {"count": count, "size": size, "seed": seed, "held_out": held_out, "siblings": siblings}
-    before = read_record(str(out / RECORD)) or {}
+    this = {
+        "count": count,
+        "size": size,
+        "seed": seed,
+        "held_out": held_out,
+        "siblings": siblings,
+        "vectors": vectors,
+    }
+    found = read_record(str(out / RECORD))
+    before = {} if found is None else {"vectors": False, **found}  # `vectors` was added later
     different = [key for key in this if before.get(key) != this[key]]
     if different and any(out.glob("*.tar")):
         what = (
@@ -65,7 +76,9 @@ def write_shards(
         for i in range(-(-count // SHARD_SIZE))
     ]
     missing = [
-        (path, numbers, size, seed, held_out, siblings) for path, numbers in shards if not path.exists()
+        (path, numbers, size, seed, held_out, siblings, vectors)
+        for path, numbers in shards
+        if not path.exists()
     ]
     done = count - sum(len(numbers) for _, numbers, *_ in missing)
     try:
@@ -78,8 +91,8 @@ def write_shards(
             (out / RECORD).unlink()
 
 
-def _write_shard(job: tuple[Path, range, int, int, bool, int]) -> range:
-    path, numbers, size, seed, held_out, siblings = job
+def _write_shard(job: tuple[Path, range, int, int, bool, int, bool]) -> range:
+    path, numbers, size, seed, held_out, siblings, vectors = job
     try:
         with new_file(path) as temporary, wds.TarWriter(str(temporary)) as writer:
             for i in numbers:
@@ -95,6 +108,7 @@ def _write_shard(job: tuple[Path, range, int, int, bool, int]) -> range:
                         "png": file.getvalue(),
                         "txt": texts[0],
                         "json": json.dumps(about).encode(),
+                        **({"npy": np.array(scene.vector(), np.float32)} if vectors else {}),
                     }
                 )
     except OSError as error:

@@ -29,7 +29,7 @@ from unclip.pipeline.sizes import Size, SizeGrid, parse_size
 from unclip.stages.config import SamplingConfig
 from unclip.stages.decoder_base import BaseDecoder
 from unclip.stages.diffusion import DiffusionStage
-from unclip.stages.prior_base import BasePrior
+from unclip.stages.prior_base import BasePrior, EmbeddingPrior
 from unclip.stages.upsampler import Upsampler
 
 TOGETHER = 4 * 256**2  # pixels per batch of a stage: larger batches are no faster and need more memory
@@ -41,7 +41,7 @@ WITHOUT = {"prior": "so it cannot generate from a prompt", "decoder": "so it can
 class Model(Protocol):
     """The part of `Pipeline` that a call uses: its stages and its name."""
 
-    prior: BasePrior | None
+    prior: EmbeddingPrior | None
     upsamplers: tuple[Upsampler, ...]
     device: torch.device
     dtype: torch.dtype | None
@@ -57,7 +57,7 @@ class Model(Protocol):
         """The decoder; RequestError if the model has none."""
 
     @property
-    def stages(self) -> dict[str, BasePrior | DiffusionStage]:
+    def stages(self) -> dict[str, EmbeddingPrior | DiffusionStage]:
         """The stages by role, in the order of sampling."""
 
     @property
@@ -172,11 +172,15 @@ class Call:
         """Sample z_i [B, D] of the captions from the prior.
 
         Raises:
-            RequestError: the model has no prior.
+            RequestError: the model has no prior, or one that reads vectors.
         """
         prior = self.model.prior
         if prior is None:
             raise RequestError(f"{self.model.name}: has no prior, {WITHOUT['prior']}")
+        if not isinstance(prior, BasePrior):
+            raise RequestError(
+                f"{self.model.name}: its prior reads vectors, not captions; see `unclip embed --vectors`"
+            )
         used = self.sampling["prior"]
         return self.run("prior", prior.sample(text, null, used, self.noise("prior")), prior.length(used))
 

@@ -10,11 +10,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unclip.embeddings import Embeddings
 from unclip.errors import RequestError
 from unclip.images import to_tensor
 from unclip.pipeline.call import Call, Model, middle_of
+from unclip.pipeline.embed import prior_of_vectors, usable_embeds, usable_vectors
 from unclip.pipeline.generation import Generation
-from unclip.pipeline.options import OptionKeywords, check_negative, check_prompt, choose_seeds, collect
+from unclip.pipeline.options import (
+    OptionKeywords,
+    SamplingOptions,
+    check_negative,
+    check_prompt,
+    choose_seeds,
+    collect,
+)
 
 
 def generate(
@@ -41,53 +50,84 @@ def generate(
 
 
 def sample_prior(
-    model: Model, prompt: str | Sequence[str], *, num_images: int = 1, **options: Unpack[OptionKeywords]
+    model: Model,
+    prompt: str | Sequence[str] | None = None,
+    *,
+    vectors: Tensor | None = None,
+    num_images: int = 1,
+    **options: Unpack[OptionKeywords],
 ) -> Tensor:
     """Sample z_i [N, D] of each prompt from the prior, the first part of `generate`; float32 on the CPU.
 
     Args:
         prompt, num_images: as in `generate`.
+        vectors: [K, width] or [K, count, width], in place of the prompt, for a prior of kind `prior_vectors`.
         options: see `SamplingOptions`.
 
     Raises:
-        RequestError: as in `generate`; no prior, or no CLIP to encode the prompt with.
+        RequestError: as in `generate`; no prior, a prior that reads the other condition, vectors of another
+            shape, or no CLIP to encode the prompt with.
     """
     unused = ("size", "keep_stages", "watermark")
-    captions, chosen = _captions(prompt, num_images), collect(options, verb="sample_prior", unused=unused)
+    chosen = replace(collect(options, verb="sample_prior", unused=unused), size=None)
+    if vectors is not None:
+        if prompt is not None:
+            raise RequestError("sample_prior: give a prompt or vectors, not both")
+        return _sample_from_vectors(model, vectors, num_images, chosen)
+    if prompt is None:
+        raise RequestError("sample_prior: give a prompt or vectors")
+    captions = _captions(prompt, num_images)
     seeds = choose_seeds(num_images, chosen.seed, prompts=len(captions) // max(num_images, 1))
-    call = Call(model, seeds, replace(chosen, size=None), needs=["prior"])
+    call = Call(model, seeds, chosen, needs=["prior"])
     with torch.inference_mode():
         return call.sample_prior(*call.encode(captions, embeds=True)).float().cpu()
 
 
+def _sample_from_vectors(model: Model, vectors: Tensor, num_images: int, chosen: SamplingOptions) -> Tensor:
+    prior = prior_of_vectors(model)
+    if chosen.negative:
+        raise RequestError("sample_prior: a negative prompt needs a prior that reads captions")
+    rows = usable_vectors(prior, vectors, model.name)
+    call = Call(model, choose_seeds(num_images, chosen.seed, prompts=len(rows)), chosen, needs=["prior"])
+    used = call.sampling["prior"]
+    with torch.inference_mode():
+        rows = rows.to(model.device).repeat_interleave(num_images, dim=0)
+        steps = prior.sample(rows, used, call.noise("prior"))
+        return call.run("prior", steps, prior.length(used)).float().cpu()
+
+
 def decode(
-    model: Model, image_embeds: Tensor, prompt: str | Sequence[str] = "", **options: Unpack[OptionKeywords]
+    model: Model,
+    image_embeds: Tensor | Embeddings,
+    prompt: str | Sequence[str] = "",
+    *,
+    num_images: int = 1,
+    **options: Unpack[OptionKeywords],
 ) -> Generation:
     """Decode image embeddings, the second part of `generate`.
 
     `sample_prior` and `decode` with the same seed give the images of `generate` with that seed.
 
     Args:
-        image_embeds: z_i, [N, D], from `sample_prior` or CLIP.
+        image_embeds: z_i, [N, D], from `sample_prior`, `encode_images`, a file (`unclip.read_embeddings`) or
+            a model of your own.
         prompt: captions for the decoder, one for all embeddings or one each; "" for none.
-        options: see `SamplingOptions`.
+        num_images: images of each embedding.
+        options: see `SamplingOptions`. The seeds count on over all images.
 
     Raises:
-        RequestError: as in `generate`; embeddings of another shape, no decoder.
+        RequestError: as in `generate`; embeddings of another shape or CLIP or with NaN, no decoder.
     """
-    embed = model.decoder.embed
-    if image_embeds.ndim != 2 or image_embeds.shape[1] != embed:
-        raise RequestError(
-            f"image_embeds of shape {tuple(image_embeds.shape)}: {model.name} decodes [N, {embed}]"
-        )
-    n = len(image_embeds)
+    z_i = usable_embeds(model, image_embeds)
+    n = len(z_i)
     prompts = [prompt] * n if isinstance(prompt, str) else list(prompt)
     if len(prompts) != n:
         raise RequestError(f"{len(prompts)} prompts for {n} embeddings")
-    captions, chosen = [check_negative(p) for p in prompts], collect(options)
-    call = Call(model, choose_seeds(n, chosen.seed), chosen)
+    captions = [check_negative(p) for p in prompts for _ in range(num_images)]
+    chosen = collect(options)
+    call = Call(model, choose_seeds(n * num_images, chosen.seed), chosen)
     with torch.inference_mode():
-        z_i = image_embeds.to(model.device, torch.float32)
+        z_i = z_i.to(model.device).repeat_interleave(num_images, dim=0)
         made = call.upsample(call.decode(z_i, *call.encode(captions)))
     arguments = [{"verb": "decode", "prompt": caption, "negative": call.negative} for caption in captions]
     return call.finish(made, z_i, arguments)

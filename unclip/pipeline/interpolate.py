@@ -1,4 +1,4 @@
-"""Interpolate between pictures through their latents (z_i, x_T) (Ramesh et al. 2022, §3.2)."""
+"""Interpolate between pictures, prompts and embeddings (Ramesh et al. 2022, §3.2)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unclip.diffusion.noise import SeededNoise
 from unclip.errors import RequestError
 from unclip.pipeline.call import Call, Model
+from unclip.pipeline.embed import Key, key_name, z_i_of
 from unclip.pipeline.generation import Generation
 from unclip.pipeline.invert import DDIM, STEPS, latents, redraw
 from unclip.pipeline.options import OptionKeywords, check_prompt, choose_seeds, collect
@@ -21,17 +23,20 @@ from unclip.pipeline.slerp import slerp
 
 def interpolate(
     model: Model,
-    keys: Sequence[Image.Image | str],
+    keys: Sequence[Key],
     frames: int = 16,
     *,
     fixed_noise: bool = False,
     **options: Unpack[OptionKeywords],
 ) -> Generation:
-    """Generate frames between pictures or prompts by slerp of z_i and x_T (Ramesh et al. 2022, §3.2).
+    """Generate frames between pictures, prompts or embeddings by slerp of z_i and x_T.
+
+    Ramesh et al. 2022, §3.2.
 
     Args:
-        keys: pictures or prompts. A prompt's z_i is sampled from the prior, its x_T is noise. Two keys make
-            a path that includes both ends; more make a loop back to the first.
+        keys: pictures, prompts or embeddings z_i, [D] or [1, D]. A prompt's z_i is sampled from the prior.
+            The x_T of a prompt or an embedding is noise. Two keys make a path that includes both ends; more
+            make a loop back to the first.
         frames: number of frames per segment. A path's frames include both ends; a loop's segment includes
             its first key only.
         fixed_noise: use one random x_T for all frames instead of interpolating the keys' x_T. The ends are
@@ -62,34 +67,33 @@ def interpolate(
         x = [] if fixed_noise else [slerp(x_T[a][None], x_T[b][None], theta) for a, b, theta in way]
         made = call.upsample(redraw(call, z, torch.cat(x) if x else None))
     arguments = [
-        {"verb": "interpolate", "from": _name(keys[a]), "to": _name(keys[b]), "theta": theta}
+        {"verb": "interpolate", "from": key_name(keys[a]), "to": key_name(keys[b]), "theta": theta}
         for a, b, theta in way
     ]
     return call.finish(made, z, arguments)
 
 
-def _ends(
-    call: Call, keys: Sequence[Image.Image | str], captions: list[str], seed: int
-) -> tuple[Tensor, Tensor]:
+def _ends(call: Call, keys: Sequence[Key], captions: list[str], seed: int) -> tuple[Tensor, Tensor]:
     """(z_i [K, D], x_T [K, …]) of the keys."""
-    pictures = [key for key in keys if not isinstance(key, str)]
+    pictures = [key for key in keys if isinstance(key, Image.Image)]
+    others = [key for key in keys if not isinstance(key, Image.Image)]
     inverted = latents(call, pictures) if pictures else None
-    latent_of_picture = (
-        iter(zip(inverted.image_embeds, inverted.noise, strict=True)) if inverted else iter(())
-    )
-    latent_of_prompt: Iterator[tuple[Tensor, Tensor]] = iter(())
+    of_pictures = iter(zip(inverted.image_embeds, inverted.noise, strict=True)) if inverted else iter(())
+    seeds = [seed + i for i in range(len(others))]
+    sampled: Iterator[Tensor] = iter(())
     if captions:
-        seeds = [seed + i for i in range(len(captions))]
-        part = Call(call.model, seeds, replace(call.options, size=call.model.sizes[0]))
-        sampled = part.sample_prior(*part.encode(captions, embeds=True))
-        decoder = call.model.decoder
-        shape = decoder.shape(call.size_at(decoder.size))
-        noise = part.noise("decoder")(torch.empty(len(captions), *shape, device=call.model.device))
+        own = [number for number, key in zip(seeds, others, strict=True) if isinstance(key, str)]
+        part = Call(call.model, own, replace(call.options, size=call.model.sizes[0]))
+        sampled = iter(part.sample_prior(*part.encode(captions, embeds=True)))
         call.seconds["prior"] = part.seconds["prior"]
-        latent_of_prompt = iter(zip(sampled, noise, strict=True))
-    both = [next(latent_of_prompt if isinstance(key, str) else latent_of_picture) for key in keys]
+    decoder = call.model.decoder
+    shape = decoder.shape(call.size_at(decoder.size))
+    like = torch.empty(len(others), *shape, device=call.model.device)
+    noise = iter(SeededNoise(seeds, "decoder")(like) if others else ())
+    both = [
+        next(of_pictures)
+        if isinstance(key, Image.Image)
+        else (next(sampled) if isinstance(key, str) else z_i_of(call, key)[0], next(noise))
+        for key in keys
+    ]
     return torch.stack([z_i for z_i, _ in both]), torch.stack([x_T for _, x_T in both])
-
-
-def _name(key: Image.Image | str) -> str:
-    return key if isinstance(key, str) else "a picture"

@@ -1,4 +1,4 @@
-"""Mix prompts and pictures: decode the weighted mean of their z_i."""
+"""Mix prompts, pictures and embeddings: decode the weighted mean of their z_i."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from math import isfinite
 from typing import Literal, Unpack
 
 import torch
-from PIL import Image
 
 from unclip.errors import RequestError
 from unclip.pipeline.call import Call, Model
+from unclip.pipeline.embed import Key, key_name, z_i_of
 from unclip.pipeline.generation import Generation
 from unclip.pipeline.options import OptionKeywords, check_prompt, choose_seeds, collect
 from unclip.pipeline.slerp import weighted_mean
@@ -18,20 +18,20 @@ from unclip.pipeline.slerp import weighted_mean
 
 def mix(
     model: Model,
-    keys: Sequence[Image.Image | str],
+    keys: Sequence[Key],
     weights: Sequence[float] | None = None,
     num_images: int = 1,
     *,
     by: Literal["slerp", "sum"] = "slerp",
     **options: Unpack[OptionKeywords],
 ) -> Generation:
-    """Generate images of several prompts or pictures at once, from the weighted mean of their z_i.
+    """Generate images of several prompts, pictures or embeddings, from the weighted mean of their z_i.
 
     Each prompt's z_i is sampled with the image's seed, so that a prompt with all the weight has the z_i of
     `generate`. The decoder reads no caption, because none describes the mean.
 
     Args:
-        keys: prompts or pictures. A picture's z_i is its CLIP embedding.
+        keys: prompts, pictures or embeddings z_i, [D] or [1, D]. A picture's z_i is its CLIP embedding.
         weights: one per key, non-negative, normalised to sum 1. Default: equal.
         num_images: number of images.
         by: "slerp" for the mean on the sphere (of two keys, `slerp` between them), "sum" for the weighted
@@ -55,13 +55,18 @@ def mix(
             [call.sample_prior(*call.encode([caption] * num_images, embeds=True)) for caption in captions]
         )
         each = [
-            next(sampled) if isinstance(key, str) else call.encode_images([key]).expand(num_images, -1)
+            next(sampled) if isinstance(key, str) else z_i_of(call, key).expand(num_images, -1)
             for key in keys
         ]
         z_i = weighted_mean(torch.stack(each), shares, straight=by == "sum")
         made = call.upsample(call.decode(z_i, *call.encode([""] * num_images)))
-    names = [key if isinstance(key, str) else "a picture" for key in keys]
-    arguments = {"verb": "mix", "keys": names, "weights": shares, "by": by, "negative": call.negative}
+    arguments = {
+        "verb": "mix",
+        "keys": [key_name(key) for key in keys],
+        "weights": shares,
+        "by": by,
+        "negative": call.negative,
+    }
     return call.finish(made, z_i, [arguments] * num_images)
 
 

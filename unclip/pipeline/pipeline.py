@@ -21,6 +21,7 @@ from unclip.models.resolve import load_clip, resolve
 from unclip.pipeline.call import WITHOUT, size_grid
 from unclip.pipeline.diff import diff
 from unclip.pipeline.edit import edit
+from unclip.pipeline.embed import encode_images, encode_text
 from unclip.pipeline.generate import decode, generate, sample_prior, upsample
 from unclip.pipeline.interpolate import interpolate
 from unclip.pipeline.invert import invert
@@ -34,7 +35,7 @@ from unclip.stages import LORA, load_stage
 from unclip.stages.base import Stage
 from unclip.stages.decoder_base import BaseDecoder
 from unclip.stages.diffusion import DiffusionStage
-from unclip.stages.prior_base import BasePrior
+from unclip.stages.prior_base import EmbeddingPrior
 from unclip.stages.upsampler import Upsampler
 from unclip.vocabulary import prompt_words
 
@@ -55,7 +56,7 @@ class Pipeline:
     def __init__(
         self,
         clip: Clip | None,
-        prior: BasePrior | None,
+        prior: EmbeddingPrior | None,
         decoder: BaseDecoder | None,
         upsamplers: Sequence[Upsampler],
         *,
@@ -117,7 +118,7 @@ class Pipeline:
             if not isinstance(stage, DiffusionStage):
                 stage.float()  # such a stage is never offloaded
             _check_clip(stage, clip, folder / name)
-        priors: type[BasePrior] = BasePrior  # type: ignore[type-abstract]
+        priors: type[EmbeddingPrior] = EmbeddingPrior  # type: ignore[type-abstract]
         decoders: type[BaseDecoder] = BaseDecoder  # type: ignore[type-abstract]
         prior, decoder = index.prior, index.decoder
         pipeline = cls(
@@ -162,7 +163,7 @@ class Pipeline:
             ) from None
         return self
 
-    def _place(self, stage: BasePrior | DiffusionStage) -> None:
+    def _place(self, stage: EmbeddingPrior | DiffusionStage) -> None:
         stage.to(self.device)
         for part in stage.parts:
             # Not the part's own `to`: that of diffusers' modules warns.
@@ -227,9 +228,11 @@ class Pipeline:
         self._decoder = decoder
 
     @property
-    def stages(self) -> dict[str, BasePrior | DiffusionStage]:
+    def stages(self) -> dict[str, EmbeddingPrior | DiffusionStage]:
         """The stages by role, in the order of sampling."""
-        prior: dict[str, BasePrior | DiffusionStage] = {} if self.prior is None else {"prior": self.prior}
+        prior: dict[str, EmbeddingPrior | DiffusionStage] = (
+            {} if self.prior is None else {"prior": self.prior}
+        )
         decoder = {} if self._decoder is None else {"decoder": self._decoder}
         return {**prior, **decoder, **{f"upsampler-{u.size}": u for u in self.upsamplers}}
 
@@ -258,6 +261,8 @@ class Pipeline:
     load_lora = load_lora
     generate = generate
     __call__ = generate
+    encode_images = encode_images
+    encode_text = encode_text
     sample_prior = sample_prior
     decode = decode
     upsample = upsample

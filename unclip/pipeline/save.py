@@ -15,7 +15,7 @@ from unclip.models.index import FILE, ModelIndex
 from unclip.models.lora import changed
 from unclip.stages.diffusion import DiffusionStage
 from unclip.stages.lora import twin_of
-from unclip.stages.prior_base import BasePrior
+from unclip.stages.prior_base import EmbeddingPrior
 
 if TYPE_CHECKING:
     from unclip.pipeline.pipeline import Pipeline
@@ -62,7 +62,9 @@ def save_pretrained(pipeline: Pipeline, folder: str | Path) -> None:
         index.model_copy(update=pipeline.index.model_extra).write(out)
 
 
-def _with_loras(pipeline: Pipeline, stage: BasePrior | DiffusionStage) -> BasePrior | DiffusionStage:
+def _with_loras(
+    pipeline: Pipeline, stage: EmbeddingPrior | DiffusionStage
+) -> EmbeddingPrior | DiffusionStage:
     """The stage, with the changes by adapters that an offloaded stage gets only while it runs."""
     changes = pipeline.changes.get(stage)
     if not changes:
@@ -73,7 +75,9 @@ def _with_loras(pipeline: Pipeline, stage: BasePrior | DiffusionStage) -> BasePr
     return twin
 
 
-def _for_clip(pipeline: Pipeline, role: str, stage: BasePrior | DiffusionStage) -> BasePrior | DiffusionStage:
+def _for_clip(
+    pipeline: Pipeline, role: str, stage: EmbeddingPrior | DiffusionStage
+) -> EmbeddingPrior | DiffusionStage:
     """The stage with the pipeline's CLIP in its config; its weights are shared."""
     clip, recorded = pipeline._clip, stage.config.clip
     if clip is None or recorded in (None, clip.identity):

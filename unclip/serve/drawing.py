@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from unclip.clip import encode_pictures
 from unclip.serve.requests import (
     DecodeRequest,
     DiffRequest,
@@ -103,8 +102,7 @@ def _embed(pipeline: Pipeline, wanted: EmbeddingRequest, seeds: Sequence[int], o
     """Returns z_i of the picture, or of the prompt as the prior samples it for each seed."""
     started = time.perf_counter()
     if wanted.image is not None:
-        with torch.inference_mode():
-            z_i, stage = encode_pictures(pipeline.clip, [wanted.image]).float().cpu(), "clip"
+        z_i, stage = pipeline.encode_images(wanted.image), "clip"
     else:
         how = {**_options(wanted), "preset": wanted.preset, "on_step": on_step}
         z_i, stage = pipeline.sample_prior([wanted.prompt] * len(seeds), seeds=list(seeds), **how), "prior"

@@ -57,6 +57,7 @@ class Stage(nn.Module, ABC):
         size: side in pixels of its training images; None if it needs none.
         context: number of tokens of the longest caption it can read; None if unlimited.
         parts: names of the submodules that run in a pipeline's dtype; the rest stays float32.
+        vector_shape: (number, width) of the vectors of a sample that it reads; None if it reads none.
     """
 
     parts: ClassVar[tuple[str, ...]] = ("network",)
@@ -69,6 +70,7 @@ class Stage(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.context: int | None = None
+        self.vector_shape: tuple[int, int] | None = None
 
     @property
     def crop(self) -> int | None:

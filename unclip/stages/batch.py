@@ -31,6 +31,7 @@ class Batch:
         seeds: seeds of the random draws, int64 [B] on the CPU. Default: torch's global generator.
         skipped: bad samples met while reading, counted by (shard, reason).
         low: the image as the previous stage draws it, [B, 3, h, w]; an upsampler's input.
+        vectors: the vectors of the samples, float32 [B, count, width].
     """
 
     captions: tuple[str, ...] = ()
@@ -44,6 +45,7 @@ class Batch:
     seeds: Tensor | None = None
     skipped: Counter[tuple[str, str]] = field(default_factory=Counter)
     low: Tensor | None = None
+    vectors: Tensor | None = None
 
     def rng(self, like: Tensor) -> ExampleRng:
         """The generators of this batch's random draws, on the device of `like` [B, ...]."""
@@ -56,7 +58,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """A copy on another device."""
-        fields = ("image", "low", "clip_image", "image_embed", "text", "null")
+        fields = ("image", "low", "clip_image", "image_embed", "text", "null", "vectors")
         moved = {k: v.to(device) for k in fields if (v := getattr(self, k)) is not None}
         return replace(self, **moved)
 

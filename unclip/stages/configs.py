@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from unclip.config import WrongValue
+from unclip.config import Config, WrongValue
 from unclip.diffusion.config import DiffusionConfig
 from unclip.nn.config import Architecture, ClipTextConfig, TransformerConfig, UNetConfig
 from unclip.stages.config import SamplingConfig, StageConfig
@@ -31,24 +31,44 @@ class DiffusionStageConfig(StageConfig):
             raise WrongValue("sampling.steps", f"{steps} is more than diffusion.times, {times}")
 
 
-class BasePriorConfig(StageConfig, TransformerConfig):
-    """The config fields of every prior.
+class DiffusionPriorConfig(DiffusionStageConfig):
+    """The config fields of every diffusion prior."""
+
+    diffusion: DiffusionConfig = DiffusionConfig(predict="x0", clamp=None)
+
+    @model_validator(mode="after")
+    def _variance_is_fixed(self) -> Self:
+        if self.diffusion.variance == "learned":
+            raise WrongValue("diffusion.variance", "learned: a prior's network predicts no variance")
+        return self
+
+
+class EmbeddingPriorConfig(StageConfig, TransformerConfig):
+    """The config fields of every prior, whatever its condition.
 
     Attributes:
         embed: width D of CLIP's embeddings.
+    """
+
+    embed: int = Field(ge=1)
+
+
+class BasePriorConfig(EmbeddingPriorConfig):
+    """The config fields of every prior that reads a caption.
+
+    Attributes:
         token_width: width of CLIP's token states.
         context: largest number of tokens of a caption.
         text_drop: share of the captions, with their embeddings, dropped in training, for classifier-free
             guidance.
     """
 
-    embed: int = Field(ge=1)
     token_width: int = Field(ge=1)
     context: int = Field(77, ge=1)
     text_drop: float = Field(0.1, ge=0, le=1)
 
 
-class PriorConfig(DiffusionStageConfig, BasePriorConfig):
+class PriorConfig(DiffusionPriorConfig, BasePriorConfig):
     """Configuration of the diffusion prior.
 
     Attributes:
@@ -60,14 +80,7 @@ class PriorConfig(DiffusionStageConfig, BasePriorConfig):
     kind: str = "prior"
     normalise: Literal["whiten", "scale"] = "whiten"
     scale: float = Field(17.2, gt=0)
-    diffusion: DiffusionConfig = DiffusionConfig(predict="x0", clamp=None)
     sampling: SamplingConfig = SamplingConfig(steps=25, guidance=2.0, candidates=2)
-
-    @model_validator(mode="after")
-    def _variance_is_fixed(self) -> Self:
-        if self.diffusion.variance == "learned":
-            raise WrongValue("diffusion.variance", "learned: a prior's network predicts no variance")
-        return self
 
 
 class AutoregressiveConfig(BasePriorConfig):
@@ -374,6 +387,41 @@ class ClipConfig(StageConfig):
             raise WrongValue("lora", "is for priors, decoders and upsamplers; a CLIP is trained as a whole")
 
 
+class VectorsConfig(Config):
+    """The vectors that a prior reads in place of a caption.
+
+    Attributes:
+        width: numbers in a vector.
+        count: vectors of a sample.
+        tokens: tokens of the transformer that each vector is projected to.
+    """
+
+    width: int = Field(ge=1)
+    count: int = Field(1, ge=1)
+    tokens: int = Field(1, ge=1)
+
+
+class VectorPriorConfig(DiffusionPriorConfig, EmbeddingPriorConfig):
+    """Configuration of the diffusion prior that reads vectors in place of a caption.
+
+    Attributes:
+        vectors: the vectors of a sample; `data.vectors` says where they are.
+        vector_drop: share of the samples whose vectors are dropped in training, for classifier-free guidance.
+    """
+
+    kind: str = "prior_vectors"
+    vectors: VectorsConfig
+    vector_drop: float = Field(0.1, ge=0, le=1)
+    sampling: SamplingConfig = SamplingConfig(steps=25, guidance=1.0)
+
+    def check_training(self) -> None:
+        super().check_training()
+        if self.sampling.candidates != 1:
+            raise WrongValue(
+                "sampling.candidates", "must be 1: without a caption there is no z_t to choose by"
+            )
+
+
 _ALL: tuple[type[StageConfig], ...] = (
     AutoregressiveConfig,
     ClipConfig,
@@ -384,5 +432,6 @@ _ALL: tuple[type[StageConfig], ...] = (
     PriorConfig,
     StableDecoderConfig,
     UpsamplerConfig,
+    VectorPriorConfig,
 )
 CONFIGS: dict[str, type[StageConfig]] = {config.model_fields["kind"].default: config for config in _ALL}

@@ -1,4 +1,4 @@
-"""The base of every prior: a caption → z_i, the CLIP embedding of an image."""
+"""The bases of every prior: a condition, mostly a caption → z_i, the CLIP embedding of an image."""
 
 from __future__ import annotations
 
@@ -15,17 +15,34 @@ from unclip.stages.base import Moments, Stage
 from unclip.stages.batch import Batch
 from unclip.stages.config import SamplingConfig
 from unclip.stages.configs import BasePriorConfig as BasePriorConfig
+from unclip.stages.configs import EmbeddingPriorConfig as EmbeddingPriorConfig
 
 
-class BasePrior(Stage):
-    """A stage that samples z_i for a caption."""
+class EmbeddingPrior(Stage):
+    """A stage that samples z_i under a condition: a caption, or vectors."""
 
     role = "prior"
     network: nn.Module
 
+    def __init__(self, config: EmbeddingPriorConfig) -> None:
+        super().__init__(config)
+        self.width = config.embed
+
+    @abstractmethod
+    def sample_batch(self, batch: Batch, options: SamplingConfig, noise: SeededNoise) -> Iterator[Step]:
+        """Samples z_i [B, D], the x of the last step, under the conditions of a training batch."""
+
+    def length(self, options: SamplingConfig) -> int:
+        """The number of steps that sampling yields."""
+        return options.steps
+
+
+class BasePrior(EmbeddingPrior):
+    """A prior that reads captions."""
+
     def __init__(self, config: BasePriorConfig) -> None:
         super().__init__(config)
-        self.width, self.context, self.text_drop = config.embed, config.context, config.text_drop
+        self.context, self.text_drop = config.context, config.text_drop
 
     @abstractmethod
     def sample(self, text: Text, null: Text, options: SamplingConfig, noise: SeededNoise) -> Iterator[Step]:
@@ -37,18 +54,18 @@ class BasePrior(Stage):
             noise: for B images.
         """
 
-    def length(self, options: SamplingConfig) -> int:
-        """The number of steps that `sample` yields."""
-        return options.steps
+    def sample_batch(self, batch: Batch, options: SamplingConfig, noise: SeededNoise) -> Iterator[Step]:
+        assert batch.text is not None and batch.null is not None
+        return self.sample(batch.text, batch.null.repeat(len(batch.captions)), options, noise)
 
 
-class WhitenedPrior(BasePrior):
+class Whitening(EmbeddingPrior):
     """A prior whose network sees z_i whitened: (z_i − mean) / std per dimension."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: BasePriorConfig) -> None:
+    def __init__(self, config: EmbeddingPriorConfig) -> None:
         super().__init__(config)
         self.register_buffer("mean", torch.zeros(config.embed))
         self.register_buffer("std", torch.ones(config.embed))
@@ -69,3 +86,10 @@ class WhitenedPrior(BasePrior):
     def unwhiten(self, x: Tensor) -> Tensor:
         """The inverse of `whiten`."""
         return x * self.std + self.mean
+
+
+class WhitenedPrior(Whitening, BasePrior):
+    """A prior that reads captions, and whose network sees z_i whitened."""
+
+    def __init__(self, config: BasePriorConfig) -> None:
+        super().__init__(config)

@@ -47,7 +47,8 @@ def frozen_clip(ref: str | None, stage: Stage, sources: Sources) -> tuple[Clip |
     if not stage.needs & {"image_embed", "text"}:
         return None, None
     found = [source for source in sources if source is not None]
-    complete = all(source.embeddings is not None and source.embeddings.null is not None for source in found)
+    stored = [source.embeddings for source in found]
+    complete = all(one is not None and (one.null is not None or "text" not in stage.needs) for one in stored)
     if ref is None and not complete:
         raise ConfigError(f"a {stage.config.kind} needs `clip`, the reference of the CLIP it is trained with")
     clip = None if ref is None or complete else load_clip(ref)

@@ -117,6 +117,7 @@ class Feed:
                 size=stage.size,
                 crop=stage.crop,
                 preprocess=preprocess,
+                vector_shape=stage.vector_shape,
                 seed=seed,
                 number=stream,
                 shards=shards,

@@ -140,6 +140,7 @@ def _on_meta(config: RunConfig) -> tuple[Stage, Batch]:
             text,
             label=torch.zeros(1, dtype=torch.long, device="cpu"),
             seeds=torch.zeros(1, dtype=torch.long, device="cpu"),
+            vectors=None if stage.vector_shape is None else torch.zeros(1, *stage.vector_shape),
             low=stage.reduced(image) if isinstance(stage, Upsampler) and image is not None else None,
         )
     return stage, batch

@@ -72,7 +72,13 @@ def _first(config: RunConfig, stage: Stage, clip: Clip | None, shards: Shards) -
     data = config.data.model_copy(update={"workers": 0, "shuffle": 1})
     preprocess = needed_preprocess(clip, stage, shards)
     stream = Stream(
-        data, needs=stage.needs, size=stage.size, crop=stage.crop, preprocess=preprocess, shards=shards
+        data,
+        needs=stage.needs,
+        size=stage.size,
+        crop=stage.crop,
+        preprocess=preprocess,
+        vector_shape=stage.vector_shape,
+        shards=shards,
     )
     return next(batches(stream))
 

@@ -13,7 +13,7 @@ from unclip.images import grid, resize, save_png, to_pil
 from unclip.stages.base import Stage
 from unclip.stages.batch import Batch
 from unclip.stages.decoder_base import BaseDecoder
-from unclip.stages.prior_base import BasePrior
+from unclip.stages.prior_base import EmbeddingPrior
 from unclip.stages.upsampler import Upsampler
 from unclip.train.ema import Ema
 from unclip.train.feed import Feed
@@ -25,8 +25,8 @@ COUNT = 8  # samples per sheet
 def validate(wrapped: nn.Module, stage: Stage, ema: Ema, feed: Feed) -> dict[str, float]:
     """Compute the validation loss, always with the same timesteps, noise and dropped conditions.
 
-    For a prior, also the cosine similarity of its samples to the true z_i and to the caption's z_t. Every
-    process must call this.
+    For a prior, also the cosine similarity of its samples to the true z_i, and to the caption's z_t if it
+    reads captions. Every process must call this.
     """
     batches = list(feed.validation())
     wrapped.eval()
@@ -34,24 +34,21 @@ def validate(wrapped: nn.Module, stage: Stage, ema: Ema, feed: Feed) -> dict[str
         loss = torch.stack([wrapped(batch).mean() for batch in batches]).mean()
     wrapped.train()
     numbers = {"validation_loss": feed.accelerator.reduce(loss, "mean").item()}
-    if isinstance(stage, BasePrior):
+    if isinstance(stage, EmbeddingPrior):
         averaged = ema.stage(stage)
-        assert isinstance(averaged, BasePrior)
+        assert isinstance(averaged, EmbeddingPrior)
         numbers |= _cosines(averaged, batches[0], feed)
     return numbers
 
 
-def _cosines(prior: BasePrior, batch: Batch, feed: Feed) -> dict[str, float]:
-    assert batch.image_embed is not None and batch.text and batch.null and batch.seeds is not None
-    count = len(batch.captions)
-    *_, last = prior.sample(
-        batch.text, batch.null.repeat(count), prior.config.sampling, SeededNoise(batch.seeds.tolist())
-    )
-    cosines = torch.stack(
-        [F.cosine_similarity(last.x0, z).mean() for z in (batch.image_embed, batch.text.embed)]
-    )
-    to_image, to_text = feed.accelerator.reduce(cosines, "mean").tolist()
-    return {"cosine_to_image": to_image, "cosine_to_text": to_text}
+def _cosines(prior: EmbeddingPrior, batch: Batch, feed: Feed) -> dict[str, float]:
+    assert batch.image_embed is not None and batch.seeds is not None
+    *_, last = prior.sample_batch(batch, prior.config.sampling, SeededNoise(batch.seeds.tolist()))
+    targets = {"cosine_to_image": batch.image_embed}
+    if batch.text is not None:
+        targets["cosine_to_text"] = batch.text.embed
+    cosines = torch.stack([F.cosine_similarity(last.x0, z).mean() for z in targets.values()])
+    return dict(zip(targets, feed.accelerator.reduce(cosines, "mean").tolist(), strict=True))
 
 
 @torch.inference_mode()

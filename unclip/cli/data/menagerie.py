@@ -20,8 +20,11 @@ from unclip.errors import RequestError
 @click.option(
     "--siblings", default=1, show_default=True, help="Pictures in a row that differ in two attributes only."
 )
+@click.option("--vectors", is_flag=True, help="Also write each scene's attributes as a vector, KEY.npy.")
 @click.option("--jobs", default=1, show_default=True, help="Number of worker processes.")
-def menagerie(out: Path, count: int, size: int, seed: int, held_out: bool, siblings: int, jobs: int) -> None:
+def menagerie(
+    out: Path, count: int, size: int, seed: int, held_out: bool, siblings: int, vectors: bool, jobs: int
+) -> None:
     """Draw the menagerie into WebDataset shards. Run again to resume: existing shards are kept."""
     if min(count, siblings, jobs) < 1 or not 16 <= size <= 4096:
         raise RequestError("--count, --siblings and --jobs must be at least 1, --size between 16 and 4096")
@@ -32,7 +35,14 @@ def menagerie(out: Path, count: int, size: int, seed: int, held_out: bool, sibli
     drawn = False
     with progress_bar("picture") as progress:
         for done in write_shards(
-            out, count=count, size=size, seed=seed, held_out=held_out, siblings=siblings, jobs=jobs
+            out,
+            count=count,
+            size=size,
+            seed=seed,
+            held_out=held_out,
+            siblings=siblings,
+            vectors=vectors,
+            jobs=jobs,
         ):
             drawn = True
             progress(done, count)

@@ -29,6 +29,8 @@ def prior(
 ) -> None:
     """Compare priors, and the decoder without one: given z_t in place of z_i, and given the caption alone.
 
+    A prior that reads vectors gets the scenes' attributes (`unclip data menagerie --vectors`).
+
     \b
     unclip evaluate prior --prior runs/mini/prior-ar --prior runs/mini/prior-onepass
     """
@@ -37,11 +39,12 @@ def prior(
     from unclip.pipeline import Pipeline
     from unclip.stages import load_stage
     from unclip.stages.prior_base import BasePrior
+    from unclip.stages.prior_vectors import VectorPrior
 
     others = {}
     for ref in refs:
         stage = load_stage(resolve(ref).stage("prior"))
-        if not isinstance(stage, BasePrior):
+        if not isinstance(stage, BasePrior | VectorPrior):
             raise RequestError(f"{ref}: is a {stage.config.kind}, not a prior")
         others[f"{stage.config.kind} ({ref})"] = stage
     pipeline = Pipeline.from_pretrained(model, device=device, lora=lora)
