@@ -128,10 +128,10 @@ class Decoder(DiffusionStage):
         kept = (rng.uniform() >= self.embed_drop)[:, None]
         embed = torch.where(kept, batch.image_embed.float(), self.null_embed.float())
         keep = random_keep(rng, batch.image) if self.inpaints else None
-        known = self._known_cond(Known(batch.image, keep) if keep is not None else None, batch.image)
-        cond = {**_cond(embed, text), **known, **batch.dropout()}
+        known = None if keep is None else Known(batch.image, keep)
+        cond, null = self.conditions(embed, text, batch.null.repeat(len(embed)), known)
         # The loss ignores the known pixels: the network would learn to copy them first.
-        return self.diffusion.loss(self.network, batch.image, cond, *self._draw(rng, batch.image), keep)
+        return self.loss(batch, rng, batch.image, cond, null, keep)
 
     def sample(
         self,

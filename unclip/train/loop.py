@@ -25,11 +25,13 @@ from unclip.models.resolve import absolute
 from unclip.stages import stage_class
 from unclip.stages.base import Stage
 from unclip.stages.batch import Batch
+from unclip.stages.diffusion import DiffusionStage
 from unclip.train import checkpoint
 from unclip.train.blocks import prepare_blocks
 from unclip.train.checkpoint import Progress
 from unclip.train.checks import check_sampling, check_validation
 from unclip.train.config import OptimConfig, RunConfig
+from unclip.train.distill import teach
 from unclip.train.ema import Ema, full
 from unclip.train.encoders import Sources, frozen_clip
 from unclip.train.feed import Feed, draw_seed, streams_fit
@@ -88,6 +90,9 @@ def _train(config: RunConfig, run: Path, progress: bool) -> Path:
     elif config.init is None or start_from(stage, config.init, config.clip):
         stored = sources.training.embeddings
         stage.calibrate(_watched(feed, main and progress), stored.moments if stored else None)
+    if config.distill is not None:
+        assert isinstance(stage, DiffusionStage)
+        teach(stage, config.distill, accelerator.device)
     prepare_blocks(stage, options)
     optimizer = torch.optim.AdamW(
         stage.parameters(),
