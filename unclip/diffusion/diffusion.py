@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -82,8 +83,12 @@ class Diffusion:
             self.schedule = replace(
                 self.schedule, x0_variance=_interpolated(config.x0_variance, config.times)
             )
-        self._bounds = _variance_bounds(self.schedule)
         self._weights = _loss_weights(self.schedule, config)
+
+    @cached_property
+    def _bounds(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Made when a loss needs it: sampling does not, and it takes longer than loading a small network."""
+        return _variance_bounds(self.schedule)
 
     @property
     def learned(self) -> bool:
