@@ -15,6 +15,7 @@ from unclip.cli.calibrate import calibrate
 from unclip.cli.convert import convert
 from unclip.cli.data import data
 from unclip.cli.diff import diff
+from unclip.cli.distill import distill
 from unclip.cli.edit import edit
 from unclip.cli.evaluate import evaluate
 from unclip.cli.generate import generate
@@ -63,6 +64,7 @@ for _command in (
     provenance,
     serve,
     train,
+    distill,
     calibrate,
     assemble,
     convert,

@@ -55,9 +55,7 @@ class Block(nn.Module):
         self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
         self.ln_2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
-            OrderedDict(
-                c_fc=nn.Linear(width, 4 * width), gelu=nn.GELU(), c_proj=nn.Linear(4 * width, width)
-            )
+            OrderedDict(c_fc=nn.Linear(width, 4 * width), gelu=nn.GELU(), c_proj=nn.Linear(4 * width, width))
         )
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -118,7 +116,6 @@ def text_states(text: Any, ids: Tensor, end: int) -> tuple[Tensor, Tensor]:
     pooled = x[torch.arange(len(x), device=x.device), (ids == end).int().argmax(dim=1)]
     projection = text.text_projection
     return x, projection(pooled) if isinstance(projection, nn.Module) else pooled @ projection
-
 
 
 @cache

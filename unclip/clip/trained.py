@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -46,13 +46,17 @@ class TrainedClip:
 
     def encode_text(self, captions: Sequence[str]) -> Text:
         """See `Clip`."""
-        ids, mask = tokenize(self.tokenizer, captions, self.context)
+        ids, mask = self.tokenize(captions)
         device = self.text.positional_embedding.device
         with torch.inference_mode():
             tokens, embed = text_states(self.text, ids.to(device), self.tokenizer.eot_token_id)
         # The contrastive loss ignores the norm, so embeddings have root mean square 1.
         z_t = F.normalize(embed, dim=-1) * self.width**0.5
         return Text(list(captions), ids.to(device), mask.to(device), z_t, tokens)
+
+    def tokenize(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Captions → ids and mask, [B, L], with L the longest caption's length."""
+        return tokenize(self.tokenizer, captions, self.context)
 
     def truncate(self, caption: str) -> tuple[str, str]:
         """See `Clip`."""
@@ -62,11 +66,21 @@ class TrainedClip:
 
     def encode_image(self, images: Tensor) -> Tensor:
         """See `Clip`."""
+        return self.whole.encode_image(images)
+
+    @property
+    def whole(self) -> OpenClip:
+        """The same CLIP as open_clip's model, with both towers; loaded on first use."""
         if self._whole is None:
             from unclip.clip import openclip
 
             self._whole = openclip.load_folder(self.folder).to(*self._place)
-        return self._whole.encode_image(images)
+        return self._whole
+
+    @property
+    def model(self) -> Any:
+        """open_clip's model."""
+        return self.whole.model
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """See `Clip`."""

@@ -24,6 +24,9 @@ class DiffusionConfig(Config):
         weight: weight of L_simple by timestep: "min_snr", min(SNR, gamma) on the error of x0 (Hang et al.
             2023), or "p2", 1 / (1 + SNR)^gamma on the error of ε (Choi et al. 2022), for any prediction.
         gamma: exponent or bound of that weight. None for the papers' 5 (min_snr) and 1 (p2).
+        contrast: weight λ of contrastive flow matching (Stoica et al. 2025) for priors and decoders: in
+            training, the distance to the target of another row of the batch is subtracted. The paper's is
+            0.05; 0 is none.
         clamp: bound on |x0| while sampling; None for no bound.
         levels: number of pixel levels, evenly spaced from −1 to 1, for bits per dimension.
         x0_variance: mean variance of x0 given x_t, measured on training data at evenly spaced timesteps from
@@ -37,6 +40,7 @@ class DiffusionConfig(Config):
     objective: Literal["simple", "vlb", "hybrid"] = "simple"
     weight: Literal["none", "min_snr", "p2"] = "none"
     gamma: float | None = Field(None, gt=0)
+    contrast: float = Field(0.0, ge=0, lt=1)
     clamp: float | None = Field(1.0, gt=0)
     levels: int = Field(256, ge=2)
     x0_variance: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = Field(

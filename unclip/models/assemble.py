@@ -10,7 +10,7 @@ import torch
 from unclip import files
 from unclip.clip import copy_clip, is_backend, local_weights, read_clip
 from unclip.errors import CheckpointError
-from unclip.models.index import FILE, ModelIndex
+from unclip.models.index import FILE, UNDISTILLED, ModelIndex
 from unclip.models.resolve import find_clip, resolve, role_of
 from unclip.stages import load_stage
 from unclip.stages.base import Stage
@@ -104,7 +104,19 @@ def _stages(runs: Sequence[str | Path]) -> dict[str, Stage]:
         role = role_of(type(stage), getattr(stage.config, "size", None))
         if role is None:
             raise CheckpointError(f"{run}: a {stage.config.kind} has no place in a model folder")
+        if role == "decoder" and role in stages:
+            role = _of_two_decoders(stages, stage)
         if role in stages:
             raise CheckpointError(f"{run}: there is a {role} already")
         stages[role] = stage
     return stages
+
+
+def _of_two_decoders(stages: dict[str, Stage], second: Stage) -> str:
+    """The role of a second decoder: a model may hold a distilled one and the one that it came from."""
+    first = stages["decoder"]
+    distilled = [stage for stage in (first, second) if getattr(stage.config, "distilled", None) is not None]
+    if distilled == [second]:
+        stages[UNDISTILLED] = stages.pop("decoder")
+        return "decoder"
+    return UNDISTILLED if distilled == [first] else "decoder"

@@ -23,7 +23,7 @@ from unclip.images import centre_square, lanczos, on_white, plain, to_pil
 from unclip.pipeline.generation import Generation
 from unclip.pipeline.masks import resized_mask
 from unclip.pipeline.options import SamplingOptions, StageChanges, check_negative
-from unclip.pipeline.presets import find_preset
+from unclip.pipeline.presets import WITH_UNDISTILLED, find_preset
 from unclip.stages.config import SamplingConfig
 from unclip.stages.decoder import Decoder
 from unclip.stages.diffusion import DiffusionStage
@@ -62,6 +62,9 @@ class Model(Protocol):
     def sizes(self) -> tuple[int, ...]:
         """Sides in pixels of the images that the stages make."""
 
+    def undistilled(self) -> Model:
+        """The model with the decoder from which its own was distilled; itself if it holds none."""
+
 
 class Call:
     """One call of a verb.
@@ -87,8 +90,10 @@ class Call:
         forced: StageChanges | None = None,
         needs: Sequence[str] = ("decoder",),
     ) -> None:
-        self.model, self.seeds, self.options = model, seeds, options
         self.negative = check_negative(options.negative)
+        if _beyond_distilled(model, options, forced or {}):
+            model = model.undistilled()
+        self.model, self.seeds, self.options = model, seeds, options
         for role in needs:
             if role not in model.stages:
                 raise RequestError(f"{model.name}: has no {role}, {WITHOUT[role]}")
@@ -119,8 +124,13 @@ class Call:
             except RequestError as error:
                 raise RequestError(f"{role}: {error}") from None
             find_sampler(chosen[role].sampler, chosen[role].eta)
-        for upsampler in self.chain:
-            upsampler.check_options(chosen[f"upsampler-{upsampler.size}"])
+        for role, used in chosen.items():
+            if isinstance(stage := stages[role], DiffusionStage):
+                stage.check_options(used)
+                if self.negative and stage.distilled is not None and stage.distilled.guidance != 1:
+                    raise RequestError(
+                        f"{role}: guidance is distilled into its weights, so it takes no negative prompt"
+                    )
         return chosen
 
     def encode(self, captions: Sequence[str]) -> tuple[Text, Text]:
@@ -273,6 +283,20 @@ def reachable(model: Model) -> tuple[int, ...]:
     return (*sides, LARGEST) if sides[-1] < LARGEST <= 4 * sides[-1] else sides
 
 
+def _beyond_distilled(model: Model, options: SamplingOptions, forced: StageChanges) -> bool:
+    """Whether a request asks a distilled decoder for other sampling than that for which it was trained."""
+    stage = model.stages.get("decoder")
+    if not isinstance(stage, Decoder) or stage.distilled is None:
+        return False
+    if options.negative.strip() or options.preset in WITH_UNDISTILLED:
+        return True
+    own = stage.config.sampling
+    try:
+        return own.updated({**forced.get("decoder", {}), **options.stages.get("decoder", {})}) != own
+    except RequestError:
+        return False  # `Call` refuses it, with the stage's name
+
+
 def middle_square(picture: Image.Image) -> Image.Image:
     """The middle square of a picture: RGB, on white, rotated as its EXIF says."""
     return centre_square(on_white(plain(picture)))
@@ -282,7 +306,7 @@ def preset_for(model: Model, name: str) -> dict[str, dict[str, Any]]:
     """The preset's changes, adapted to this model.
 
     Analytic-DPM is replaced by ddpm for a stage without a measured x0 variance. An upsampler with a
-    last-step expert keeps its own steps.
+    last-step expert and a distilled stage keep their own steps.
     """
     changes = {role: dict(fields) for role, fields in find_preset(name).items()}
     for role, stage in model.stages.items():
@@ -291,6 +315,7 @@ def preset_for(model: Model, name: str) -> dict[str, dict[str, Any]]:
             isinstance(stage, DiffusionStage) and stage.diffusion.schedule.x0_variance is not None
         ):
             changes[role]["sampler"] = "ddpm"
-        if isinstance(stage, Upsampler) and stage.expert:
+        expert = isinstance(stage, Upsampler) and stage.expert
+        if expert or (isinstance(stage, DiffusionStage) and stage.distilled is not None):
             changes.pop(role, None)
     return changes

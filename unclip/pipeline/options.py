@@ -32,8 +32,8 @@ class SamplingOptions:
             …. Or a list with one seed per image, which can also be given as `seeds`. Default: random.
         size: side of the images in pixels, one of `Pipeline.sizes`. Default: the largest; for an edit, the
             smallest that is not below the picture's.
-        preset: steps and samplers of all stages: "fast", "balanced" (the model's own) or "paper" (DALL·E
-            2's).
+        preset: steps and samplers of all stages: "fast", "balanced" (the model's own), "paper" (DALL·E 2's) or
+            "undistilled" (those of the decoder from which the model's own was distilled).
         stages: changes to the preset, fields of `SamplingConfig` by stage: {"prior": {"steps": 10},
             "decoder": {…}}. As a keyword this is `options`.
         negative: negative prompt, which guidance leads away from. Default: none.

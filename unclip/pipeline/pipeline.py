@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -63,6 +64,7 @@ class Pipeline:
         self.folder, self.index, self.name = folder, index, index.name
         self.vocabulary = frozenset(index.vocabulary) if index.vocabulary else None
         self.offload, self.quick = False, False
+        self._undistilled: Decoder | None = None  # read when first needed
 
     # --- loading and saving ---
 
@@ -139,6 +141,7 @@ class Pipeline:
             self.dtype = torch.bfloat16 if bf16 else dtype
             if self._clip is not None:
                 self._clip.to(self.device, self.dtype)
+            self._undistilled = None
             for stage in self.stages.values():
                 if not (self.offload and isinstance(stage, DiffusionStage)):
                     self._place(stage)
@@ -204,6 +207,27 @@ class Pipeline:
     @decoder.setter
     def decoder(self, decoder: Decoder) -> None:
         self._decoder = decoder
+
+    def undistilled(self) -> Pipeline:
+        """This pipeline with the decoder from which its own was distilled; itself if the model holds none.
+
+        Inversions and edits use it, and requests with guidance, a negative prompt or other steps.
+        """
+        name, own = self.index.undistilled, self._decoder
+        if name is None or own is None or own.distilled is None:
+            return self
+        if self._undistilled is None:
+            folder = self.folder / name
+            found = _role(load_stage(folder, keep_dtype=self.offload), Decoder, folder)
+            _check_clip(found, self._clip, folder)
+            if self.offload:
+                found.in_place = partial(self._in_place, found, folder / "model.safetensors")
+            else:
+                self._place(found)
+            self._undistilled = found
+        twin = copy(self)
+        twin._decoder = self._undistilled
+        return twin
 
     @property
     def stages(self) -> dict[str, BasePrior | DiffusionStage]:

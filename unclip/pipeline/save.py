@@ -11,7 +11,7 @@ from unclip import files
 from unclip.clip import copy_clip, same_clip
 from unclip.errors import CheckpointError, ConfigError
 from unclip.models.assemble import CLIP, clip_to_save
-from unclip.models.index import FILE, ModelIndex
+from unclip.models.index import FILE, UNDISTILLED, ModelIndex
 from unclip.stages.diffusion import DiffusionStage
 from unclip.stages.prior_base import BasePrior
 
@@ -41,6 +41,9 @@ def save_pretrained(pipeline: Pipeline, folder: str | Path) -> None:
             )
         public, source = clip_to_save(reference)
     stages = {role: _for_clip(pipeline, role, stage) for role, stage in pipeline.stages.items()}
+    slow = pipeline.undistilled()
+    if slow is not pipeline:
+        stages[UNDISTILLED] = _for_clip(pipeline, UNDISTILLED, slow.decoder)
     index = ModelIndex.of(
         pipeline.name,
         {role: role for role in stages},

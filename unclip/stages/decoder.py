@@ -124,14 +124,15 @@ class Decoder(DiffusionStage):
         assert batch.image is not None and batch.image_embed is not None
         assert batch.text is not None and batch.null is not None
         rng = batch.rng(batch.image)
-        text = drop_text(batch.text, batch.null, rng.uniform() >= self.text_drop)
-        kept = (rng.uniform() >= self.embed_drop)[:, None]
-        embed = torch.where(kept, batch.image_embed.float(), self.null_embed.float())
+        named = rng.uniform() >= self.text_drop
+        text = drop_text(batch.text, batch.null, named)
+        kept = rng.uniform() >= self.embed_drop
+        embed = torch.where(kept[:, None], batch.image_embed.float(), self.null_embed.float())
         keep = random_keep(rng, batch.image) if self.inpaints else None
         known = None if keep is None else Known(batch.image, keep)
         cond, null = self.conditions(embed, text, batch.null.repeat(len(embed)), known)
         # The loss ignores the known pixels: the network would learn to copy them first.
-        return self.loss(batch, rng, batch.image, cond, null, keep)
+        return self.loss(batch, rng, batch.image, cond, null, keep, conditioned=named | kept)
 
     def sample(
         self,
@@ -151,7 +152,11 @@ class Decoder(DiffusionStage):
             noise: for B images.
             trajectory: start, direction and known part of the walk; an inpainting decoder's network reads
                 the known part. Default: from noise.
+
+        Raises:
+            RequestError: as `check_options`.
         """
+        self.check_options(options)
         cond, null_cond = self.conditions(image_embed, text, null, trajectory.known)
         return self.walk(
             (len(image_embed), 3, self.size, self.size), cond, null_cond, options, noise, trajectory

@@ -152,6 +152,7 @@ class Upsampler(DiffusionStage):
         Raises:
             RequestError: guidance, or a noise level above those of its training.
         """
+        super().check_options(options)
         if options.guidance != 1:
             raise RequestError(
                 f"upsampler-{self.size}: has no condition to guide by; its guidance is always 1"

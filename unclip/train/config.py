@@ -17,9 +17,11 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimConfig(Config):
-    """AdamW with linear warm-up, then constant or cosine to zero, and gradient clipping.
+    """An optimizer with linear warm-up, then constant or cosine to zero, and gradient clipping.
 
     Attributes:
+        kind: "adamw", or "muon" for the hidden weights of linear and convolution layers (Jordan et al. 2024)
+            and AdamW for the rest. Muon's updates have the size of AdamW's, so `lr` means the same.
         lr: learning rate after the warm-up.
         betas: decay rates of AdamW's moments.
         eps: AdamW's ε.
@@ -34,6 +36,7 @@ class OptimConfig(Config):
         fused: compute AdamW's step in one kernel: faster, the same up to rounding.
     """
 
+    kind: Literal["adamw", "muon"] = "adamw"
     lr: float = Field(gt=0)
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)

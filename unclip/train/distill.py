@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +9,6 @@ import torch
 from unclip.config import parse
 from unclip.diffusion.distillation import Teacher
 from unclip.errors import ConfigError
-from unclip.files import read_json
 from unclip.models.resolve import Model, resolve
 from unclip.stages import load_stage
 from unclip.stages.config import parse_checkpoint
@@ -36,9 +34,11 @@ def with_student(tree: dict[str, Any], where: str) -> dict[str, Any]:
     options = parse(DistillConfig, tree["distill"], f"{where}: distill")
     model, teacher = _teacher(options.teacher)
     if teacher is None:
+        what = (
+            f"a {model.kind}" if model.kind else f"a whole model; name a stage, as {options.teacher}/decoder"
+        )
         raise ConfigError(
-            f"{where}: distill.teacher: {options.teacher} is no single decoder or upsampler; "
-            f"name one of a model's stages, as {options.teacher}/decoder"
+            f"{where}: distill.teacher: only a decoder or an upsampler can be distilled; {options.teacher} is {what}"
         )
     changes = tree.get("stage") or {}
     if not isinstance(changes, dict):

@@ -38,6 +38,7 @@ from unclip.train.feed import Feed, draw_seed, streams_fit
 from unclip.train.guard import GradientGuard, StopSignal
 from unclip.train.log import Log, Meter, start_trackers
 from unclip.train.notices import warn_of_data
+from unclip.train.optimizers import make_optimizer
 from unclip.train.plan import flops_per_image
 from unclip.train.samples import draw_samples, validate
 from unclip.train.start import start_from
@@ -94,14 +95,7 @@ def _train(config: RunConfig, run: Path, progress: bool) -> Path:
         assert isinstance(stage, DiffusionStage)
         teach(stage, config.distill, accelerator.device)
     prepare_blocks(stage, options)
-    optimizer = torch.optim.AdamW(
-        stage.parameters(),
-        optim.lr,
-        betas=optim.betas,
-        eps=optim.eps,
-        weight_decay=optim.weight_decay,
-        fused=optim.fused,
-    )
+    optimizer = make_optimizer(stage, optim)
     wrapped, prepared = accelerator.prepare(stage, optimizer)
     emas = [Ema(stage, decay) for decay in options.decays]
     if saved:

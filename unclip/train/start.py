@@ -11,6 +11,7 @@ import torch
 
 from unclip.config import override_key
 from unclip.errors import ConfigError
+from unclip.models.index import UNDISTILLED
 from unclip.models.resolve import resolve, role_of
 from unclip.stages import load_stage
 from unclip.stages.base import Stage
@@ -32,9 +33,10 @@ def start_from(stage: Stage, source: str | Path, clip: str | None = None) -> boo
     Raises:
         ConfigError: the saved stage is of another kind or shape.
     """
-    folder = resolve(str(source)).stage(
-        role_of(type(stage), getattr(stage.config, "size", None)) or stage.config.kind
-    )
+    model, role = resolve(str(source)), role_of(type(stage), getattr(stage.config, "size", None))
+    if role == "decoder" and UNDISTILLED in model.roles:
+        role = UNDISTILLED
+    folder = model.stage(role or stage.config.kind)
     found = load_stage(folder)
     if type(found) is not type(stage):
         raise ConfigError(f"{folder}: is a {found.config.kind}, not a {stage.config.kind}")
