@@ -127,7 +127,7 @@ class DistillConfig(Config):
     teacher: str
     steps: int = Field(8, ge=1)
     guidance: float | None = Field(None, ge=0, le=100)
-    substeps: int = Field(4, ge=1)
+    substeps: int = Field(2, ge=1)
 
 
 def _stage_config(value: Any) -> Any:
