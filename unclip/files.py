@@ -184,19 +184,24 @@ def write_weights(state: dict[str, Tensor], path: Path) -> None:
     path.chmod(0o644)  # safetensors creates files that only their owner can read
 
 
-def load_weights(module: nn.Module, path: Path, prefix: str = "", *, keep_dtype: bool = False) -> None:
+def load_weights(
+    module: nn.Module, path: Path, prefix: str = "", *, keep_dtype: bool = False, partly: bool = False
+) -> None:
     """Load a module's weights from safetensors. The module may be on the meta device.
 
     Args:
         prefix: removed from the names in the file.
         keep_dtype: keep the dtypes of the file; the tensors are then memory-mapped and read on first use.
             Otherwise floating-point tensors become float32.
+        partly: the file may hold tensors of other modules, too; they are not read.
 
     Raises:
         CheckpointError: a tensor is missing, unknown or has another shape; the message names it.
     """
     state = {name.removeprefix(prefix): tensor for name, tensor in read_weights(path).items()}
     wanted = module.state_dict()
+    if partly:
+        state = {name: tensor for name, tensor in state.items() if name in wanted}
     for name, tensor in wanted.items():
         if name not in state:
             raise CheckpointError(f"{path}: tensor {name} is missing")

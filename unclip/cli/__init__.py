@@ -16,6 +16,7 @@ from unclip.cli.convert import convert
 from unclip.cli.data import data
 from unclip.cli.decode import decode
 from unclip.cli.diff import diff
+from unclip.cli.distill import distill
 from unclip.cli.edit import edit
 from unclip.cli.embed import embed
 from unclip.cli.evaluate import evaluate
@@ -67,6 +68,7 @@ for _command in (
     provenance,
     serve,
     train,
+    distill,
     calibrate,
     assemble,
     convert,

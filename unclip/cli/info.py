@@ -57,7 +57,8 @@ def _model(ref: str) -> dict[str, object]:
         return _adapter(model.folder)
     tree = {**model.index.model_dump(exclude_none=True), "clip": model.index.clip or model.clip}
     words = tree.pop("vocabulary", None)
-    for name in dict.fromkeys([*([tree["clip"]] if tree["clip"] else []), *model.index.stages]):
+    parts = [tree["clip"], *model.index.stages, model.index.undistilled]
+    for name in dict.fromkeys(part for part in parts if part):
         weights = model.folder / name / "model.safetensors"
         if weights.is_file():
             count = sum(tensor.numel() for tensor in files.read_weights(weights).values())

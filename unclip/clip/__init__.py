@@ -204,9 +204,13 @@ def _read_folder(folder: Path) -> Clip:
         from unclip.clip import hf
 
         return hf.load(str(folder))
+    if saved_by == "stage":
+        from unclip.clip import trained
+
+        return trained.load_folder(folder)
     from unclip.clip import openclip
 
-    return openclip.load_folder(folder) if saved_by == "stage" else openclip.load(str(folder))
+    return openclip.load(str(folder))
 
 
 def _read_backend(ref: str) -> Clip:

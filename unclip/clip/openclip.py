@@ -15,9 +15,11 @@ from unclip.clip import Text
 from unclip.clip.identity import stored_identity
 from unclip.clip.pooling import PooledTower
 from unclip.clip.preprocess import Preprocess
+from unclip.clip.text_tower import causal_mask, heads, text_states, tokenize, tokenizer_with, vocabulary_size
 from unclip.clip.torchvision_schemas import declare_missing_schemas
+from unclip.clip.trained import PREFIX, WEIGHTS, read_config
 from unclip.errors import CheckpointError
-from unclip.files import find_files, load_weights, read_json
+from unclip.files import find_files, load_weights
 from unclip.nn.config import Architecture as Architecture
 
 declare_missing_schemas()
@@ -26,22 +28,7 @@ import open_clip  # noqa: E402  (needs the schemas)
 from open_clip.tokenizer import SimpleTokenizer  # noqa: E402
 
 NORM_GROUPS = 8  # of the ResNets that the CLIP stage trains
-WEIGHTS = (".safetensors", ".bin", ".pt")  # suffixes of the weights that open_clip saves
-
-
-def tokenizer_with(merges: int, context: int) -> SimpleTokenizer:
-    """CLIP's own tokenizer, cut down to its first `merges` merges."""
-    tokenizer = SimpleTokenizer(context_length=context)
-    byte_tokens = 512  # each byte inside a word and at its end
-    kept = dict(list(tokenizer.bpe_ranks.items())[:merges])
-    vocabulary = [*list(tokenizer.encoder)[: byte_tokens + merges], "<start_of_text>", "<end_of_text>"]
-    tokenizer.bpe_ranks = kept
-    tokenizer.encoder = {token: i for i, token in enumerate(vocabulary)}
-    tokenizer.decoder = {i: token for token, i in tokenizer.encoder.items()}
-    tokenizer.vocab_size = len(vocabulary)
-    tokenizer.sot_token_id, tokenizer.eot_token_id = len(vocabulary) - 2, len(vocabulary) - 1
-    tokenizer.all_special_ids = [tokenizer.sot_token_id, tokenizer.eot_token_id]
-    return tokenizer
+SUFFIXES = (".safetensors", ".bin", ".pt")  # suffixes of the weights that open_clip saves
 
 
 def build(architecture: Architecture) -> open_clip.CLIP:
@@ -58,10 +45,10 @@ def build(architecture: Architecture) -> open_clip.CLIP:
         },
         text_cfg={
             "context_length": a.context,
-            "vocab_size": 512 + a.merges + 2,
+            "vocab_size": vocabulary_size(a.merges),
             "width": a.text_width,
             "layers": a.text_depth,
-            "heads": max(a.text_width // a.head, 1),
+            "heads": heads(a.text_width, a.head),
         },
     )
     if a.vision_queries:
@@ -83,11 +70,6 @@ def _normalise_in_groups(module: nn.Module) -> None:
             setattr(module, name, norm)
         else:
             _normalise_in_groups(child)
-
-
-def causal_mask(context: int) -> Tensor:
-    """The text tower's attention mask, which open_clip does not save and a meta-device model lacks."""
-    return torch.full((context, context), float("-inf"), device="cpu").triu(1)
 
 
 class OpenClip:
@@ -158,30 +140,6 @@ class OpenClip:
         return self
 
 
-def tokenize(tokenizer: SimpleTokenizer, captions: Sequence[str], context: int) -> tuple[Tensor, Tensor]:
-    """Captions → ids and mask, [B, L], padded to the longest caption only."""
-    end = tokenizer.eot_token_id
-    rows = [[tokenizer.sot_token_id, *tokenizer.encode(caption)[: context - 2], end] for caption in captions]
-    longest = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-    mask = torch.tensor([[True] * len(row) + [False] * (longest - len(row)) for row in rows])
-    return ids, mask
-
-
-def text_states(text: Any, ids: Tensor, end: int) -> tuple[Tensor, Tensor]:
-    """Token states [B, L, W] and the embedding at the end token [B, D] of an open_clip text tower.
-
-    open_clip's `encode_text` returns the embedding only; the decoder and the prior need the states as well.
-    """
-    length = ids.shape[1]
-    x = text.token_embedding(ids) + text.positional_embedding[:length]
-    x = text.transformer(x, attn_mask=text.attn_mask[:length, :length].to(x.dtype))
-    x = text.ln_final(x)
-    pooled = x[torch.arange(len(x), device=x.device), (ids == end).int().argmax(dim=1)]
-    projection = text.text_projection
-    return x, projection(pooled) if isinstance(projection, nn.Module) else pooled @ projection
-
-
 def load(name: str) -> OpenClip:
     """Loads an open_clip model: `ViT-L-14/openai` (model/tag), `hf-hub:owner/name`, or a saved folder.
 
@@ -229,7 +187,7 @@ def _source(name: str) -> tuple[str, str | None, list[Path]]:
         return (
             f"local-dir:{folder}",
             None,
-            [path for suffix in WEIGHTS for path in find_files(folder, f"*{suffix}")],
+            [path for suffix in SUFFIXES for path in find_files(folder, f"*{suffix}")],
         )
     if name.startswith("hf-hub:"):
         return name, None, []
@@ -249,16 +207,12 @@ def _source(name: str) -> tuple[str, str | None, list[Path]]:
 
 
 def load_folder(folder: Path) -> OpenClip:
-    """Loads a CLIP that the CLIP stage trained and saved."""
-    config = read_json(folder / "config.json")
-    try:
-        architecture, identity = Architecture.model_validate(config["architecture"]), str(config["identity"])
-    except (KeyError, ValueError):
-        raise CheckpointError(f"{folder}/config.json: not the config of a clip stage") from None
+    """Loads both towers of a CLIP that the CLIP stage trained and saved."""
+    architecture, identity = read_config(folder)
     with torch.device("meta"):
         model = build(architecture)
     model.attn_mask = causal_mask(architecture.context)
-    load_weights(model, folder / "model.safetensors", prefix="model.")
+    load_weights(model, folder / WEIGHTS, prefix=PREFIX)
     tokenizer = tokenizer_with(architecture.merges, architecture.context)
     return OpenClip(model, tokenizer, identity, Preprocess(architecture.image_size), unit=True)
 

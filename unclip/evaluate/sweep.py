@@ -118,6 +118,8 @@ def sweep(
         RequestError: unknown stage, or a value that it does not accept.
         DataError: the reference cannot be read.
     """
+    if stage == "decoder":
+        pipeline = pipeline.undistilled()  # for all points, not only for those that need it
     swept = _stages(pipeline).get(stage)
     if swept is None:
         known = ", ".join(name for name, one in _stages(pipeline).items() if one)

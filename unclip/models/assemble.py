@@ -13,7 +13,7 @@ from unclip.clip import copy_clip, is_backend, local_weights
 from unclip.errors import CheckpointError
 from unclip.files import read_json
 from unclip.models.clip_towers import Towers
-from unclip.models.index import FILE, ModelIndex
+from unclip.models.index import FILE, UNDISTILLED, ModelIndex
 from unclip.models.lora import fit_all, is_adapter, merge
 from unclip.models.resolve import Model, clip_identity, find_clip, resolve, role_of
 from unclip.models.scaled import ScaledReference
@@ -143,10 +143,25 @@ def _parts(models: Sequence[Model]) -> dict[str, _Part]:
     for model in models:
         parts = whole if _is_whole(model) else single
         for role, folder in _folders(model).items():
+            part = _Part(folder, read_json(folder / "config.json"), model.clip)
+            if role == "decoder" and role in parts:
+                role = _of_two_decoders(parts, part)
             if role in parts:
                 raise CheckpointError(f"{model.ref}: there is a {role} already")
-            parts[role] = _Part(folder, read_json(folder / "config.json"), model.clip)
+            parts[role] = part
+    if "decoder" in single and single["decoder"].config.get("distilled") is None:
+        whole.pop(UNDISTILLED, None)
     return {**whole, **single}
+
+
+def _of_two_decoders(parts: dict[str, _Part], second: _Part) -> str:
+    """The role of a second decoder: a model may hold a distilled one and the one that it came from."""
+    first = parts["decoder"]
+    distilled = [part for part in (first, second) if part.config.get("distilled") is not None]
+    if distilled == [second]:
+        parts[UNDISTILLED] = parts.pop("decoder")
+        return "decoder"
+    return UNDISTILLED if distilled == [first] else "decoder"
 
 
 def _folders(model: Model) -> dict[str, Path]:

@@ -15,6 +15,7 @@ from unclip.version import __version__
 
 FILE = "model_index.json"
 FORMAT: Literal[1] = 1
+UNDISTILLED = "decoder-slow"  # role of the decoder from which the model's decoder was distilled
 
 
 def _inside(name: str) -> str:
@@ -41,6 +42,8 @@ class ModelIndex(Config):
         clip: folder of the CLIP, or the reference of a public one (`openclip:…`, `hf:…`). None without one.
         prior, decoder: folders of these stages. None if the model lacks the stage.
         upsamplers: folders of the upsamplers, in ascending order of size.
+        undistilled: folder of the decoder from which `decoder` was distilled, for what a distilled one cannot
+            do. None if the model does not hold it.
         vocabulary: words that the model was trained on. None for an open vocabulary.
         precision: dtype of the networks on devices where it is fast; "quick" is the older name of "bfloat16".
             None for float32.
@@ -55,6 +58,7 @@ class ModelIndex(Config):
     prior: Part | None = Field(...)
     decoder: Part | None = Field(...)
     upsamplers: tuple[Part, ...]
+    undistilled: Part | None = None
     vocabulary: tuple[str, ...] | None = None
     precision: Precision | None = None
 
@@ -71,7 +75,8 @@ class ModelIndex(Config):
         """Build the index of a new model.
 
         Args:
-            stages: folder of each stage by its role: "prior", "decoder", "upsampler-SIZE".
+            stages: folder of each stage by its role: "prior", "decoder", "upsampler-SIZE", "decoder-slow" (the
+                undistilled one).
             clip: folder or reference of the CLIP.
         """
         upsamplers = sorted(
@@ -84,6 +89,7 @@ class ModelIndex(Config):
             prior=stages.get("prior"),
             decoder=stages.get("decoder"),
             upsamplers=tuple(stages[role] for role in upsamplers),
+            undistilled=stages.get(UNDISTILLED),
             precision=precision,
             vocabulary=None if vocabulary is None else tuple(sorted(vocabulary)),
         )
@@ -107,7 +113,8 @@ class ModelIndex(Config):
 
     def write(self, folder: Path) -> None:
         """Write `model_index.json` into the folder."""
-        optional = {key for key in ("unclip", "vocabulary", "precision") if getattr(self, key) is None}
+        keys = ("unclip", "vocabulary", "precision", "undistilled")
+        optional = {key for key in keys if getattr(self, key) is None}
         write_json(folder / FILE, self.model_dump(mode="json", exclude=optional))
 
     @property

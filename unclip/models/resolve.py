@@ -22,7 +22,7 @@ from unclip.errors import CheckpointError
 from unclip.files import read_json
 from unclip.models import hub
 from unclip.models.convert import converted
-from unclip.models.index import FILE, ModelIndex
+from unclip.models.index import FILE, UNDISTILLED, ModelIndex
 from unclip.stages import LORA, stage_class
 from unclip.stages.base import Stage
 
@@ -51,7 +51,7 @@ class Model:
         """Folder of the stage with a role; for a single stage, its own folder whatever the role.
 
         Args:
-            role: "clip", "prior", "decoder" or "upsampler-SIZE".
+            role: "clip", "prior", "decoder", "decoder-slow" or "upsampler-SIZE".
 
         Raises:
             CheckpointError: the model has no such stage.
@@ -68,7 +68,8 @@ class Model:
         """Folder of each part by its role, including a CLIP saved with the model."""
         index = self.index
         clip = {"clip": index.clip} if index.clip and (self.folder / index.clip).is_dir() else {}
-        single = {role: name for role in ("prior", "decoder") if (name := getattr(index, role)) is not None}
+        parts = {"prior": index.prior, "decoder": index.decoder, UNDISTILLED: index.undistilled}
+        single = {role: name for role, name in parts.items() if name is not None}
         sizes = {
             f"upsampler-{read_json(self.folder / n / 'config.json').get('size')}": n for n in index.upsamplers
         }

@@ -24,7 +24,7 @@ from unclip.pipeline.generation import Generation
 from unclip.pipeline.lora import LoadedLora
 from unclip.pipeline.masks import resized_mask
 from unclip.pipeline.options import SamplingOptions, StageChanges, check_negative
-from unclip.pipeline.presets import EXPERT, find_preset
+from unclip.pipeline.presets import EXPERT, WITH_UNDISTILLED, find_preset
 from unclip.pipeline.sizes import Size, SizeGrid, parse_size
 from unclip.stages.config import SamplingConfig
 from unclip.stages.decoder_base import BaseDecoder
@@ -64,6 +64,9 @@ class Model(Protocol):
     def sizes(self) -> tuple[int, ...]:
         """Sides in pixels of the images that the stages make."""
 
+    def undistilled(self) -> Model:
+        """The model with the decoder from which its own was distilled; itself if it holds none."""
+
 
 class Call:
     """One call of a verb.
@@ -93,8 +96,10 @@ class Call:
         forced: StageChanges | None = None,
         needs: Sequence[str] = ("decoder",),
     ) -> None:
-        self.model, self.seeds, self.options = model, seeds, options
         self.negative = check_negative(options.negative)
+        if _beyond_distilled(model, options, forced or {}):
+            model = model.undistilled()
+        self.model, self.seeds, self.options = model, seeds, options
         for role in needs:
             if role not in model.stages:
                 raise RequestError(f"{model.name}: has no {role}, {WITHOUT[role]}")
@@ -125,10 +130,13 @@ class Call:
             except RequestError as error:
                 raise RequestError(f"{role}: {error}") from None
             find_sampler(chosen[role].sampler, chosen[role].eta)
-        if "decoder" in chosen:
-            self.model.decoder.check_options(chosen["decoder"])
-        for upsampler in self.chain:
-            upsampler.check_options(chosen[f"upsampler-{upsampler.size}"])
+        for role, used in chosen.items():
+            if isinstance(stage := stages[role], DiffusionStage):
+                stage.check_options(used)
+                if self.negative and stage.distilled is not None and stage.distilled.guidance != 1:
+                    raise RequestError(
+                        f"{role}: guidance is distilled into its weights, so it takes no negative prompt"
+                    )
         return chosen
 
     def size_at(self, side: int) -> Size:
@@ -338,6 +346,20 @@ def size_grid(model: Model) -> SizeGrid:
     return SizeGrid(model.name, units, stages, flexible=model.decoder.flexible and not model.upsamplers)
 
 
+def _beyond_distilled(model: Model, options: SamplingOptions, forced: StageChanges) -> bool:
+    """Whether a request asks a distilled decoder for other sampling than that for which it was trained."""
+    stage = model.stages.get("decoder")
+    if not isinstance(stage, DiffusionStage) or stage.distilled is None:
+        return False
+    if options.negative.strip() or options.preset in WITH_UNDISTILLED:
+        return True
+    own = stage.config.sampling
+    try:
+        return own.updated({**forced.get("decoder", {}), **options.stages.get("decoder", {})}) != own
+    except RequestError:
+        return False  # `Call` refuses it, with the stage's name
+
+
 def middle_of(picture: Image.Image, shape: tuple[int, int]) -> Image.Image:
     """The middle part of a picture, of the shape of a (width, height): RGB, on white, rotated by its EXIF."""
     return centre_crop(on_white(plain(picture)), shape)
@@ -347,7 +369,7 @@ def preset_for(model: Model, name: str) -> dict[str, dict[str, Any]]:
     """The preset's changes, adapted to this model.
 
     Analytic-DPM is replaced by ddpm for a stage without a measured x0 variance. An upsampler with a
-    last-step expert has settings of its own.
+    last-step expert has settings of its own, and a distilled stage keeps its steps.
     """
     changes = {role: dict(fields) for role, fields in find_preset(name).items()}
     expert = changes.pop(EXPERT, {})
@@ -359,4 +381,6 @@ def preset_for(model: Model, name: str) -> dict[str, dict[str, Any]]:
             changes[role]["sampler"] = "ddpm"
         if isinstance(stage, Upsampler) and stage.expert:
             changes[role] = expert
+        elif isinstance(stage, DiffusionStage) and stage.distilled is not None:
+            changes.pop(role, None)
     return changes

@@ -49,6 +49,8 @@ def load_lora(pipeline: Pipeline, lora: str | Path, scale: float | None = None) 
     exact = offloaded or pipeline.dtype in (None, torch.float32)
     if exact and all(loaded.stage != role for loaded in pipeline.loras):
         warn_of_base(adapter, stage, pipeline.name)
+    if role == "decoder":
+        pipeline.use_in_decoder(change, scale)
     if offloaded:
         pipeline.changes[stage].append((change, scale))
     else:

@@ -32,8 +32,8 @@ class SamplingOptions:
             …. Or a list with one seed per image, which can also be given as `seeds`. Default: random.
         size: size of the images in pixels: the side of a square, (width, height), or "1024x768". Default: the
             model's largest square; for an edit, the smallest size of the picture's shape that holds it.
-        preset: steps and samplers of all stages: "fast", "balanced" (the model's own) or "paper" (DALL·E
-            2's).
+        preset: steps and samplers of all stages: "fast", "balanced" (the model's own), "paper" (DALL·E 2's) or
+            "undistilled" (those of the decoder from which the model's own was distilled).
         stages: changes to the preset, fields of `SamplingConfig` by stage: {"prior": {"steps": 10},
             "decoder": {…}}. As a keyword this is `options`.
         negative: negative prompt, which guidance leads away from. Default: none.

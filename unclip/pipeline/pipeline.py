@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +17,7 @@ from unclip.clip import Clip, same_clip
 from unclip.device import best_device, quick_in_bf16
 from unclip.errors import CheckpointError, RequestError
 from unclip.models.index import ModelIndex
-from unclip.models.lora import Change, changed
+from unclip.models.lora import Change, changed, merge
 from unclip.models.resolve import load_clip, resolve
 from unclip.pipeline.call import WITHOUT, size_grid
 from unclip.pipeline.diff import diff
@@ -70,6 +71,8 @@ class Pipeline:
         self.dtype: torch.dtype | None = None
         self.loras: tuple[LoadedLora, ...] = ()
         self.changes: dict[Stage, list[tuple[Change, float]]] = {}  # by adapters, of each offloaded stage
+        self.decoder_changes: list[tuple[Change, float]] = []  # by adapters, of both decoders
+        self._undistilled: BaseDecoder | None = None  # read when first needed
 
     # --- loading and saving ---
 
@@ -154,6 +157,7 @@ class Pipeline:
             self.dtype = torch.bfloat16 if bf16 else dtype
             if self._clip is not None:
                 self._clip.to(self.device, self.dtype)
+            self._undistilled = None
             for stage in self.stages.values():
                 if not (self.offload and isinstance(stage, DiffusionStage)):
                     self._place(stage)
@@ -226,6 +230,36 @@ class Pipeline:
     @decoder.setter
     def decoder(self, decoder: BaseDecoder) -> None:
         self._decoder = decoder
+
+    def use_in_decoder(self, change: Change, scale: float) -> None:
+        """Note an adapter's changes for the undistilled decoder, which is read when it is first needed."""
+        self.decoder_changes.append((change, scale))
+        self._undistilled = None
+
+    def undistilled(self) -> Pipeline:
+        """This pipeline with the decoder from which its own was distilled; itself if the model holds none.
+
+        Inversions and edits use it, and requests with guidance, a negative prompt or other steps.
+        """
+        name, own = self.index.undistilled, self._decoder
+        if name is None or own is None or own.distilled is None:
+            return self
+        if self._undistilled is None:
+            folder = self.folder / name
+            kind: type[BaseDecoder] = BaseDecoder  # type: ignore[type-abstract]
+            found = _role(load_stage(folder, keep_dtype=self.offload), kind, folder)
+            _check_clip(found, self._clip, folder)
+            if self.offload:
+                self.changes[found] = list(self.decoder_changes)
+                found.in_place = partial(self._in_place, found, folder / "model.safetensors")
+            else:
+                for change, scale in self.decoder_changes:
+                    merge(found, change, scale)
+                self._place(found)
+            self._undistilled = found
+        twin = copy(self)
+        twin._decoder = self._undistilled
+        return twin
 
     @property
     def stages(self) -> dict[str, EmbeddingPrior | DiffusionStage]:

@@ -9,7 +9,8 @@ from unclip.errors import RequestError
 EXPERT = "expert"  # the key for an upsampler with a last-step expert, whatever its size
 
 # fast: the most accurate sampler at few steps (docs/explanation/samplers.md). balanced: the model's own
-# settings. paper: DALL·E 2's (Ramesh et al. 2022, table 3).
+# settings. paper: DALL·E 2's (Ramesh et al. 2022, table 3). undistilled: the settings of the decoder that the
+# model's decoder was distilled from.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "fast": {
         "prior": {"steps": 10, "sampler": "unipc"},
@@ -23,7 +24,11 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "upsampler-256": {"steps": 27, "sampler": "ddim"},
         "upsampler-1024": {"steps": 15, "sampler": "ddim"},
     },
+    "undistilled": {},
 }
+WITH_UNDISTILLED = frozenset(
+    {"paper", "undistilled"}
+)  # take the undistilled decoder of a model that holds one
 
 
 def find_preset(name: str) -> dict[str, dict[str, Any]]:

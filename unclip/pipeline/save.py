@@ -11,7 +11,7 @@ from unclip import files
 from unclip.clip import copy_clip, same_clip
 from unclip.errors import CheckpointError, ConfigError
 from unclip.models.assemble import CLIP, clip_to_save
-from unclip.models.index import FILE, ModelIndex
+from unclip.models.index import FILE, UNDISTILLED, ModelIndex
 from unclip.models.lora import changed
 from unclip.stages.diffusion import DiffusionStage
 from unclip.stages.lora import twin_of
@@ -46,6 +46,9 @@ def save_pretrained(pipeline: Pipeline, folder: str | Path) -> None:
         role: _for_clip(pipeline, role, _with_loras(pipeline, stage))
         for role, stage in pipeline.stages.items()
     }
+    slow = pipeline.undistilled()
+    if slow is not pipeline:
+        stages[UNDISTILLED] = _for_clip(pipeline, UNDISTILLED, _with_loras(pipeline, slow.decoder))
     index = ModelIndex.of(
         pipeline.name,
         {role: role for role in stages},

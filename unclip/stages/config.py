@@ -89,6 +89,18 @@ class LoraConfig(Config):
         return self.alpha / self.rank
 
 
+class DistilledConfig(Config):
+    """What was distilled into a stage's weights; `unclip distill` fills it in.
+
+    Attributes:
+        steps: sampling steps that the stage was trained for.
+        guidance: scale of classifier-free guidance that its predictions contain; 1 is none.
+    """
+
+    steps: int = Field(ge=1)
+    guidance: float = Field(1.0, ge=0)
+
+
 class StageConfig(Config):
     """The part of a config that all stages share.
 

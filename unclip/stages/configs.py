@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from unclip.config import Config, WrongValue
 from unclip.diffusion.config import DiffusionConfig
 from unclip.nn.config import Architecture, ClipTextConfig, TransformerConfig, UNetConfig
-from unclip.stages.config import SamplingConfig, StageConfig
+from unclip.stages.config import DistilledConfig, SamplingConfig, StageConfig
 
 Degradation = Literal["none", "blur", "bsr"]
 AUTOENCODERS = ("VQModel", "AutoencoderKL")  # diffusers' classes that a decoder over latents may have
@@ -21,9 +21,11 @@ class DiffusionStageConfig(StageConfig):
 
     Attributes:
         diffusion: the diffusion's schedule, prediction and loss.
+        distilled: what was distilled into the weights. None for a stage trained on data.
     """
 
     diffusion: DiffusionConfig = DiffusionConfig()
+    distilled: DistilledConfig | None = None
 
     def check_training(self) -> None:
         steps, times = self.sampling.steps, self.diffusion.times

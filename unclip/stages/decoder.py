@@ -123,14 +123,15 @@ class Decoder(BaseDecoder):
         assert batch.image is not None and batch.image_embed is not None
         assert batch.text is not None and batch.null is not None
         rng = batch.rng(batch.image)
-        text = drop_text(batch.text, batch.null, rng.uniform() >= self.text_drop)
-        kept = (rng.uniform() >= self.embed_drop)[:, None]
-        embed = torch.where(kept, batch.image_embed.float(), self.null_embed.float())
+        named = rng.uniform() >= self.text_drop
+        text = drop_text(batch.text, batch.null, named)
+        kept = rng.uniform() >= self.embed_drop
+        embed = torch.where(kept[:, None], batch.image_embed.float(), self.null_embed.float())
         keep = random_keep(rng, batch.image) if self.inpaints else None
-        known = self._known_cond(Known(batch.image, keep) if keep is not None else None, batch.image)
-        cond = {**_cond(embed, text), **known, **batch.dropout()}
+        known = None if keep is None else Known(batch.image, keep)
+        cond, null = self.conditions(embed, text, batch.null.repeat(len(embed)), known)
         # The loss ignores the known pixels: the network would learn to copy them first.
-        return self.diffusion.loss(self.network, batch.image, cond, *self._draw(rng, batch.image), keep)
+        return self.loss(batch, rng, batch.image, cond, null, keep, conditioned=named | kept)
 
     def sample(
         self,
@@ -144,6 +145,7 @@ class Decoder(BaseDecoder):
         size: tuple[int, int] | None = None,
         null_embed: Tensor | None = None,
     ) -> Iterator[Step]:
+        self.check_options(options)
         shape = (len(image_embed), *self.shape(size or (self.size, self.size)))
         cond, null_cond = self.conditions(image_embed, text, null, trajectory.known, shape, null_embed)
         return self.walk(shape, cond, null_cond, options, noise, trajectory)

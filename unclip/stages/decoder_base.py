@@ -57,8 +57,9 @@ class BaseDecoder(DiffusionStage):
         """Check what this decoder cannot do.
 
         Raises:
-            RequestError: a noise level of z_i that it does not read.
+            RequestError: a noise level of z_i that it does not read, or as in `DiffusionStage`.
         """
+        super().check_options(options)
         if options.noise_level:
             raise RequestError(
                 f"decoder: noise_level {options.noise_level:g}: this decoder reads z_i without noise"

@@ -23,6 +23,7 @@ from unclip.stages.caption_encoder import CaptionEncoder
 from unclip.stages.config import SamplingConfig
 from unclip.stages.configs import StableDecoderConfig as StableDecoderConfig
 from unclip.stages.decoder_latent import LatentDecoder
+from unclip.stages.diffusion import DiffusionStage
 from unclip.stages.embedding_noise import EmbeddingNoise
 
 
@@ -78,6 +79,7 @@ class StableDecoder(LatentDecoder):
 
     def check_options(self, options: SamplingConfig) -> None:
         """Accept any noise level."""
+        DiffusionStage.check_options(self, options)
 
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image is not None and batch.image_embed is not None

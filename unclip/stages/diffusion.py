@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from unclip.diffusion.diffusion import Cond, Denoise, Diffusion, Guidance
+from unclip.diffusion.distillation import Teacher
 from unclip.diffusion.noise import ExampleRng, SeededNoise
 from unclip.diffusion.samplers import Step, find_sampler
 from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
+from unclip.errors import RequestError
 from unclip.stages.base import Stage
+from unclip.stages.batch import Batch
 from unclip.stages.config import SamplingConfig
 from unclip.stages.configs import DiffusionStageConfig as DiffusionStageConfig
 
@@ -32,12 +35,58 @@ class DiffusionStage(Stage):
 
     def __init__(self, config: DiffusionStageConfig) -> None:
         super().__init__(config)
-        self.diffusion = Diffusion(config.diffusion)
+        self.diffusion, self.distilled = Diffusion(config.diffusion), config.distilled
         self.in_place: Callable[..., AbstractContextManager[None]] = nullcontext
+        # What the loss imitates instead of the data; set by a run that distils.
+        self.teacher: Teacher | None = None
 
     def _draw(self, rng: ExampleRng, x0: Tensor) -> tuple[Tensor, Tensor]:
         """A timestep and noise for every example."""
         return rng.integers(self.diffusion.schedule.times), rng.normal(x0)
+
+    def loss(
+        self,
+        batch: Batch,
+        rng: ExampleRng,
+        x0: Tensor,
+        cond: Cond,
+        null: Cond | None = None,
+        keep: Tensor | None = None,
+        conditioned: Tensor | None = None,
+    ) -> Tensor:
+        """The diffusion's loss of each example, [B], at random timesteps; with a teacher, of its targets.
+
+        Args:
+            x0: clean data.
+            cond, null: the network's condition, and the null condition of the teacher's guidance.
+            keep, conditioned: see `Diffusion.loss`. In validation, no row is contrasted.
+        """
+        if self.teacher is None:
+            t, eps = self._draw(rng, x0)
+        else:
+            step, eps = rng.integers(self.teacher.steps), rng.normal(x0)
+            x0, t, eps = self.teacher.target(x0, eps, step, cond, null)
+        return self.diffusion.loss(
+            self.network,
+            x0,
+            {**cond, **batch.dropout()},
+            t,
+            eps,
+            keep,
+            conditioned if self.training else None,
+        )
+
+    def check_options(self, options: SamplingConfig) -> None:
+        """Checks what this stage alone cannot do.
+
+        Raises:
+            RequestError: guidance of a stage that has guidance distilled into its weights.
+        """
+        if self.distilled is not None and self.distilled.guidance != 1 and options.guidance != 1:
+            raise RequestError(
+                f"{self.role}: guidance {self.distilled.guidance:g} is distilled into its weights; it cannot be "
+                "guided further, so its guidance is always 1"
+            )
 
     def walk(
         self,

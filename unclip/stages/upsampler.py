@@ -90,8 +90,11 @@ class Upsampler(DiffusionStage):
         return self._crop
 
     def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Adapts to `stage.noise_level` and `unet.refine`: what the other lacks starts as the identity."""
-        optional = ("network.level.", "network.unet.refine.")
+        """Adapts to `stage.noise_level` and `unet.refine`: what the other lacks starts as the identity.
+
+        A last-step expert that this stage lacks is left out.
+        """
+        optional = ("network.level.", "network.unet.refine.", "network.expert.")
         own = {key: tensor for key, tensor in self.state_dict().items() if key.startswith(optional)}
         theirs = {k: tensor for k, tensor in state.items() if k in own or not k.startswith(optional)}
         return {**own, **theirs}
@@ -109,11 +112,11 @@ class Upsampler(DiffusionStage):
         if self.redrawn:
             assert batch.low is not None
             low = torch.where((rng.uniform() < self.redrawn)[:, None, None, None], batch.low, low)
-        cond = {**self.condition(low, side), **batch.dropout()}
+        cond = self.condition(low, side)
         if self.noise_level:
             level = self.noise_level * rng.uniform()
             cond |= {"low": add_noise(cond["low"], level, rng.normal(cond["low"])), "level": level}
-        return self.diffusion.loss(self.network, batch.image, cond, *self._draw(rng, batch.image))
+        return self.loss(batch, rng, batch.image, cond)
 
     def reduced(self, image: Tensor) -> Tensor:
         """The clean low-resolution input [B, 3, h, h] of images."""
@@ -152,6 +155,7 @@ class Upsampler(DiffusionStage):
         Raises:
             RequestError: guidance, or a noise level above those of its training.
         """
+        super().check_options(options)
         if options.guidance != 1:
             raise RequestError(
                 f"upsampler-{self.size}: has no condition to guide by; its guidance is always 1"

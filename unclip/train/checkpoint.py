@@ -195,10 +195,15 @@ def load_weights_into(folder: Path, stage: Stage) -> None:
 def load_rest(folder: Path, optimizer: torch.optim.Optimizer, emas: list[Ema]) -> None:
     """Load the optimizer's state and the averages, sharded like the parameters."""
     saved = read_weights(folder / "state/optimizer.safetensors")
+    hidden = {id(weight) for weight in getattr(optimizer, "hidden", ())}
     for i, parameter in enumerate(_parameters(optimizer)):
         state = {key.partition(".")[2]: value for key, value in saved.items() if key.startswith(f"{i}.")}
-        if state and state["exp_avg"].shape != parameter.shape:
+        if any(value.shape != parameter.shape for name, value in state.items() if name != "step"):
             raise CheckpointError(f"{folder}: the optimizer's state belongs to another architecture")
+        if state and ("momentum" in state) != (id(parameter) in hidden):
+            raise ConfigError(
+                f"{folder}: cannot resume with another optim.kind; restore it, or start a new run (--out)"
+            )
         optimizer.state[parameter] = {
             name: value if name == "step" else laid_out_like(parameter.detach(), value)
             for name, value in state.items()
@@ -212,7 +217,7 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Any]:
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Flatten AdamW's state into tensors `NUMBER.name`, for safetensors instead of a pickle."""
+    """Flatten the optimizer's state into tensors `NUMBER.name`, for safetensors instead of a pickle."""
     return {
         f"{i}.{name}": torch.as_tensor(value)
         for i, parameter in enumerate(_parameters(optimizer))

@@ -19,9 +19,11 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimConfig(Config):
-    """AdamW with linear warm-up, then constant or cosine to zero, and gradient clipping.
+    """An optimizer with linear warm-up, then constant or cosine to zero, and gradient clipping.
 
     Attributes:
+        kind: "adamw", or "muon" for the hidden weights of linear and convolution layers (Jordan et al. 2024)
+            and AdamW for the rest. Muon's updates have the size of AdamW's, so `lr` means the same.
         lr: learning rate after the warm-up.
         betas: decay rates of AdamW's moments.
         eps: AdamW's ε.
@@ -36,6 +38,7 @@ class OptimConfig(Config):
         fused: compute AdamW's step in one kernel: faster, the same up to rounding.
     """
 
+    kind: Literal["adamw", "muon"] = "adamw"
     lr: float = Field(gt=0)
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
@@ -113,6 +116,22 @@ class TrainConfig(Config):
         return self.ema if isinstance(self.ema, tuple) else (self.ema,)
 
 
+class DistillConfig(Config):
+    """Distillation: the stage learns from a teacher's predictions instead of the data's.
+
+    Attributes:
+        teacher: reference of the stage to imitate, in whose shape and from whose weights the student starts.
+        steps: the student's sampling steps.
+        guidance: scale of classifier-free guidance to distil. None for the teacher's own.
+        substeps: teacher's steps of DDIM that one of the student's replaces; 1 distils the guidance only.
+    """
+
+    teacher: str
+    steps: int = Field(8, ge=1)
+    guidance: float | None = Field(None, ge=0, le=100)
+    substeps: int = Field(2, ge=1)
+
+
 def _stage_config(value: Any) -> Any:
     """Parse the block with the config class of its `kind`."""
     if isinstance(value, dict):
@@ -128,8 +147,10 @@ class RunConfig(Config):
         clip: reference of the frozen CLIP: mini, a run or folder of the CLIP stage, a model folder or Hub id,
             whose CLIP is taken, openclip:NAME/TAG, hf:NAME. None for stages that need no CLIP.
         init: reference of the stage whose weights a new run starts from: a run, a saved stage, mini/decoder,
-            or a model, whose stage of the same role is taken. None for random weights.
-        stage: the stage to train; its keys depend on its `kind`.
+            or a model, whose stage of the same role is taken. None for random weights, or for the teacher's.
+        stage: the stage to train; its keys depend on its `kind`. With `distill`, the keys in which it differs
+            from the teacher.
+        distill: the teacher and what to distil. None to learn from the data.
         data: where the samples are and how they are batched.
         optim: optimizer and learning rate.
         train: length, precision, and what is kept.
@@ -139,6 +160,7 @@ class RunConfig(Config):
     clip: str | None = None
     init: str | None = None
     stage: Annotated[SerializeAsAny[StageConfig], BeforeValidator(_stage_config)]
+    distill: DistillConfig | None = None
     data: DataConfig
     optim: OptimConfig
     train: TrainConfig
@@ -170,6 +192,10 @@ def read_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         CheckpointError: with `stage.lora`, there is no such stage.
     """
     tree = read_yaml(path, overrides)
+    if tree.get("distill") is not None:
+        from unclip.train.distill import with_student  # imports torch, to read the teacher
+
+        tree = with_student(tree, str(path))
     stage, init = tree.get("stage"), tree.get("init")
     if isinstance(stage, dict) and isinstance(stage.get("lora"), dict):
         parse(LoraConfig, stage["lora"], f"{path}: stage.lora")  # before torch is imported

@@ -24,17 +24,20 @@ from unclip.files import new_file
 from unclip.models.resolve import absolute
 from unclip.stages.base import Stage
 from unclip.stages.batch import Batch
+from unclip.stages.diffusion import DiffusionStage
 from unclip.train import checkpoint
 from unclip.train.blocks import prepare_blocks
 from unclip.train.checkpoint import Progress
 from unclip.train.checks import check_sampling, check_validation
 from unclip.train.config import OptimConfig, RunConfig
+from unclip.train.distill import teach
 from unclip.train.ema import Ema, full
 from unclip.train.encoders import Sources, frozen_clip
 from unclip.train.feed import Feed, draw_seed, streams_fit
 from unclip.train.guard import GradientGuard, StopSignal
 from unclip.train.log import Log, Meter, start_trackers
 from unclip.train.notices import warn_of_data
+from unclip.train.optimizers import make_optimizer
 from unclip.train.plan import flops_per_image
 from unclip.train.samples import draw_samples, validate
 from unclip.train.start import new_stage, start_from
@@ -87,15 +90,11 @@ def _train(config: RunConfig, run: Path, progress: bool) -> Path:
     elif stage.config.lora is None and (config.init is None or start_from(stage, config.init, config.clip)):
         stored = sources.training.embeddings
         stage.calibrate(_watched(feed, main and progress), stored.moments if stored else None)
+    if config.distill is not None:
+        assert isinstance(stage, DiffusionStage)
+        teach(stage, config.distill, accelerator.device)
     prepare_blocks(stage, options)
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in stage.parameters() if parameter.requires_grad],
-        optim.lr,
-        betas=optim.betas,
-        eps=optim.eps,
-        weight_decay=optim.weight_decay,
-        fused=optim.fused,
-    )
+    optimizer = make_optimizer(stage, optim)
     wrapped, prepared = accelerator.prepare(stage, optimizer)
     emas = [Ema(stage, decay) for decay in options.decays]
     if saved:

@@ -73,6 +73,7 @@ def plan(config: RunConfig, devices: int) -> Plan:
             "gradients": 4 * trained // share,
             "optimizer": 8 * trained // share,
             "averages": 4 * trained * len(config.train.decays) // share,
+            **({} if config.distill is None else {"teacher": 4 * count}),
             "copies of weights": copies if half or (devices > 1 and name != "ddp") else 0,
             "activations": activations,
         }
@@ -104,11 +105,16 @@ def describe(config: RunConfig, devices: int) -> str:
 
 
 def flops_per_image(config: RunConfig) -> int:
-    """Count the FLOPs of a forward and backward pass (multiply and add are two)."""
+    """Count the FLOPs of a forward and backward pass, with a teacher's part (multiply and add are two)."""
     stage, batch = _on_meta(config)
     with FlopCounterMode(display=False) as counter:
         stage(batch).mean().backward()
-    return int(counter.get_total_flops())
+    own = int(counter.get_total_flops())
+    if config.distill is None:
+        return own
+    # A forward pass is a third of both; the teacher's guidance doubles it.
+    guided = getattr(config.stage, "distilled").guidance != 1  # noqa: B009
+    return own + own * config.distill.substeps * (2 if guided else 1) // 3
 
 
 def stage_on_meta(config: RunConfig) -> Stage:

@@ -15,8 +15,10 @@ from unclip.data.shards import Shards, Stream
 from unclip.device import best_device
 from unclip.stages.base import Stage
 from unclip.stages.batch import Batch
+from unclip.stages.diffusion import DiffusionStage
 from unclip.train.checks import check_sampling
 from unclip.train.config import RunConfig
+from unclip.train.distill import teach
 from unclip.train.encoders import Sources, frozen_clip, needed_preprocess
 from unclip.train.plan import UTILISATION, plan, stage_on_meta
 from unclip.train.start import new_stage
@@ -86,6 +88,8 @@ def _first(config: RunConfig, stage: Stage, clip: Clip | None, shards: Shards) -
 def _step(config: RunConfig, clip: Clip | None, batch: Batch, device: torch.device) -> float:
     """Seconds of one forward and backward pass with the CLIP's part, after one to warm up."""
     stage = new_stage(config).to(device)
+    if config.distill is not None and isinstance(stage, DiffusionStage):
+        teach(stage, config.distill, device)
     clip = clip and clip.to(device)
     batch = replace(batch.to(device), seeds=torch.arange(len(batch.captions)))
     seconds = 0.0

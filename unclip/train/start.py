@@ -13,6 +13,7 @@ import torch
 from unclip.config import override_key
 from unclip.errors import ConfigError
 from unclip.files import read_json
+from unclip.models.index import UNDISTILLED
 from unclip.models.resolve import resolve, role_of
 from unclip.stages import load_stage, stage_class
 from unclip.stages.base import Stage
@@ -73,8 +74,11 @@ def base_config(init: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _saved(ref: str, kind: type[Stage], config: dict[str, Any]) -> Path:
-    """The folder of a saved stage, or of the stage of the same role in a model."""
-    return resolve(ref).stage(role_of(kind, config.get("size")) or str(config.get("kind")))
+    """The folder of a saved stage, or of the stage of the same role in a model: of two decoders, the undistilled."""
+    model, role = resolve(ref), role_of(kind, config.get("size"))
+    if role == "decoder" and UNDISTILLED in model.roles:
+        role = UNDISTILLED
+    return model.stage(role or str(config.get("kind")))
 
 
 def start_from(stage: Stage, source: str | Path, clip: str | None = None) -> bool:

@@ -170,6 +170,10 @@ def load_extractor(features: str, device: str | None, *, logits: bool) -> Any:
     kind, _, weights = features.partition(":")
     if kind == "inception":
         return inception_extractor(Path(weights) if weights else None, logits=logits)
+    if kind == "mobilenet" and not logits:
+        from unclip.evaluate.mobilenet import mobilenet_extractor
+
+        return mobilenet_extractor(Path(weights) if weights else None)
     if kind == "judge" and logits:
         from unclip.menagerie.judge.features import judge_extractor
 

@@ -25,7 +25,7 @@ def _against_reference(kind: str, about: str) -> click.Command:
     )
     @click.argument("pictures")
     @click.argument("reference")
-    @features_option(more=" Or inception[:WEIGHTS].")
+    @features_option(more=" Or inception[:WEIGHTS], or mobilenet[:WEIGHTS].")
     @quality_options
     def command(pictures: str, reference: str, ref: str, prompts: str | None, **options: Any) -> None:
         from unclip.evaluate.pictures import PictureFiles
