@@ -124,11 +124,11 @@ class ConvertedClip:
         place = offsets[room][0]
         return caption[:place].strip(), caption[place:].strip()
 
-    def encode_image(self, images: Tensor) -> Tensor:
+    def encode_image(self, images: Tensor, *, gradients: bool = False) -> Tensor:
         """See `Clip`."""
         from unclip.clip.hf import encode_image
 
-        return encode_image(self.vision, images, self.preprocess)
+        return encode_image(self.vision, images, self.preprocess, gradients=gradients)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """See `Clip`."""

@@ -24,6 +24,8 @@ class DiffusionConfig(Config):
         weight: weight of L_simple by timestep: "min_snr", min(SNR, gamma) on the error of x0 (Hang et al.
             2023), or "p2", 1 / (1 + SNR)^gamma on the error of ε (Choi et al. 2022), for any prediction.
         gamma: exponent or bound of that weight. None for the papers' 5 (min_snr) and 1 (p2).
+        timestep_shift: factor s by which training favours high noise: a uniform u in [0, 1) becomes
+            t/T = s u / (1 + (s − 1) u) (Esser et al. 2024, §5.3.2). 1 leaves timesteps uniform.
         clamp: bound on |x0| while sampling; None for no bound.
         levels: number of pixel levels, evenly spaced from −1 to 1, for bits per dimension.
         x0_variance: mean variance of x0 given x_t, measured on training data at evenly spaced timesteps from
@@ -37,6 +39,7 @@ class DiffusionConfig(Config):
     objective: Literal["simple", "vlb", "hybrid"] = "simple"
     weight: Literal["none", "min_snr", "p2"] = "none"
     gamma: float | None = Field(None, gt=0)
+    timestep_shift: float = Field(1.0, gt=0, allow_inf_nan=False)
     clamp: float | None = Field(1.0, gt=0)
     levels: int = Field(256, ge=2)
     x0_variance: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = Field(

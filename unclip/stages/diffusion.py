@@ -30,7 +30,12 @@ class DiffusionStage(Stage):
 
     def _draw(self, rng: ExampleRng, x0: Tensor) -> tuple[Tensor, Tensor]:
         """A timestep and noise for every example."""
-        return rng.integers(self.diffusion.schedule.times), rng.normal(x0)
+        times, shift = self.diffusion.schedule.times, self.diffusion.config.timestep_shift
+        t = rng.integers(times)
+        if shift != 1:
+            u = t / times
+            t = (times * shift * u / (1 + (shift - 1) * u)).long()
+        return t, rng.normal(x0)
 
     def walk(
         self,
