@@ -177,7 +177,9 @@ def main() -> None:
         ema.update(teacher, step + 1)  # type: ignore[arg-type]
         if step % 25 == 0:
             figures = {key: f"{value:.2f}" for key, value in zip(VALUES, words.tolist(), strict=True)}
-            bar.set_postfix({**figures, "said": f"{said.item():.2f}", "unexplained": f"{unexplained.item():.2f}"})
+            bar.set_postfix(
+                {**figures, "said": f"{said.item():.2f}", "unexplained": f"{unexplained.item():.2f}"}
+            )
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == args.steps:
             progress = {
                 "step": step + 1,
