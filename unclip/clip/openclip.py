@@ -124,9 +124,9 @@ class OpenClip:
         room = self.context - 2
         return self.tokenizer.decode(ids[:room]).strip(), self.tokenizer.decode(ids[room:]).strip()
 
-    def encode_image(self, images: Tensor) -> Tensor:
+    def encode_image(self, images: Tensor, *, gradients: bool = False) -> Tensor:
         """See `Clip`."""
-        with torch.inference_mode():
+        with torch.inference_mode(not gradients):
             pixels = self.preprocess(images.to(self.parameter.device)).to(self.parameter.dtype)
             features: Tensor = self.model.encode_image(pixels)
         return self._scaled(features)

@@ -33,6 +33,8 @@ class DiffusionConfig(Config):
         contrast: weight λ of contrastive flow matching (Stoica et al. 2025) for priors and decoders: in
             training, the distance to the target of another row of the batch is subtracted. The paper's is
             0.05; 0 is none.
+        timestep_shift: factor s by which training favours high noise: a uniform u in [0, 1) becomes
+            t/T = s u / (1 + (s − 1) u) (Esser et al. 2024, §5.3.2). 1 leaves timesteps uniform.
         clamp: bound on |x0| while sampling; None for no bound.
         threshold: dynamic thresholding of x0 in place of the clamp, as (quantile, largest): x0 is clamped to
             that quantile s of its |x0|, with 1 ≤ s ≤ largest, and divided by s (Saharia et al. 2022, §2.3).
@@ -53,6 +55,7 @@ class DiffusionConfig(Config):
     weight: Literal["none", "min_snr", "p2"] = "none"
     gamma: float | None = Field(None, gt=0)
     contrast: float = Field(0.0, ge=0, lt=1)
+    timestep_shift: float = Field(1.0, gt=0, allow_inf_nan=False)
     clamp: float | None = Field(1.0, gt=0)
     threshold: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(ge=1)]] | None = None
     levels: int = Field(256, ge=2)

@@ -108,6 +108,7 @@ class Diffusion:
         eps: Tensor | None = None,
         keep: Tensor | None = None,
         conditioned: Tensor | None = None,
+        on_x0: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
         """The loss of each example, [B].
 
@@ -120,6 +121,7 @@ class Diffusion:
             keep: True where x0 is known when sampling, which the loss ignores; broadcasts over x0.
             conditioned: True for the rows to which the contrastive term applies, [B]: those whose conditions
                 are not dropped. Default: none.
+            on_x0: a further loss [B] of the x0-prediction, called with it (not clamped) and with t.
         """
         t = torch.randint(self.schedule.times, (len(x0),)) if t is None else t
         eps = torch.randn_like(x0) if eps is None else eps
@@ -136,6 +138,8 @@ class Diffusion:
             simple = simple - self.config.contrast * conditioned * distance
         if self.config.weight != "none":
             simple = simple * self._weights[t.cpu()].to(x0.device, torch.float32)
+        if on_x0 is not None:
+            simple = simple + on_x0(self._x0(output, x_t, alpha, sigma), t)
         if self.config.objective == "simple":
             return simple
         # In the hybrid objective the bound trains the variance only, not the mean.

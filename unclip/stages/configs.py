@@ -142,6 +142,9 @@ class DecoderConfig(DiffusionStageConfig):
         text_encoder: a text encoder of its own. None to read CLIP's token states.
         embed_drop: share of z_i dropped in training, for classifier-free guidance.
         text_drop: share of the captions dropped in training.
+        perceptual: weight of a perceptual loss: 1 − cosine of the z_i that the frozen CLIP reads in the
+            x0-prediction and in the image, times the noise's variance (perceptual losses for diffusion: Lin
+            & Yang 2024, arXiv 2401.00110). 0 for none.
         inpaint: whether the network also gets the known pixels and their mask, as GLIDE's inpainting model
             does (Nichol et al. 2021, §2.4).
     """
@@ -155,6 +158,7 @@ class DecoderConfig(DiffusionStageConfig):
     text_encoder: TextEncoderConfig | None = None
     embed_drop: float = Field(0.1, ge=0, le=1)
     text_drop: float = Field(0.5, ge=0, le=1)
+    perceptual: float = Field(0.0, ge=0, allow_inf_nan=False)
     inpaint: bool = False
     diffusion: DiffusionConfig = DiffusionConfig(variance="learned", objective="hybrid")
     sampling: SamplingConfig = SamplingConfig(steps=50, guidance=3.0)

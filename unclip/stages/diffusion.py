@@ -42,7 +42,12 @@ class DiffusionStage(Stage):
 
     def _draw(self, rng: ExampleRng, x0: Tensor) -> tuple[Tensor, Tensor]:
         """A timestep and noise for every example."""
-        return rng.integers(self.diffusion.schedule.times), rng.normal(x0)
+        times, shift = self.diffusion.schedule.times, self.diffusion.config.timestep_shift
+        t = rng.integers(times)
+        if shift != 1:
+            u = t / times
+            t = (times * shift * u / (1 + (shift - 1) * u)).long()
+        return t, rng.normal(x0)
 
     def loss(
         self,
@@ -53,13 +58,14 @@ class DiffusionStage(Stage):
         null: Cond | None = None,
         keep: Tensor | None = None,
         conditioned: Tensor | None = None,
+        on_x0: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
         """The diffusion's loss of each example, [B], at random timesteps; with a teacher, of its targets.
 
         Args:
             x0: clean data.
             cond, null: the network's condition, and the null condition of the teacher's guidance.
-            keep, conditioned: see `Diffusion.loss`. In validation, no row is contrasted.
+            keep, conditioned, on_x0: see `Diffusion.loss`. In validation, no row is contrasted.
         """
         if self.teacher is None:
             t, eps = self._draw(rng, x0)
@@ -74,6 +80,7 @@ class DiffusionStage(Stage):
             eps,
             keep,
             conditioned if self.training else None,
+            on_x0,
         )
 
     def check_options(self, options: SamplingConfig) -> None:
