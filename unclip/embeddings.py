@@ -184,7 +184,7 @@ def _read(path: Path, name: str) -> tuple[Tensor, dict[str, str]]:
 
 def _chosen(path: Path, opened: Any, name: str) -> str:
     """The key of the tensor to read: `name`, or the only tensor of two dimensions."""
-    shapes = {key: opened.get_slice(key).get_shape() for key in opened.keys()}  # noqa: SIM118  (not a dict)
+    shapes: dict[str, list[int]] = {key: opened.get_slice(key).get_shape() for key in opened.keys()}  # noqa: SIM118  (not a dict)
     if name in shapes:
         return name
     flat = [key for key, shape in shapes.items() if len(shape) == 2]

@@ -40,7 +40,7 @@ COMMON_SIZES = (
 )
 
 
-class SizeType(click.ParamType):
+class SizeType(click.ParamType[Size]):
     """A size in pixels: WIDTHxHEIGHT, or the side of a square."""
 
     name = "size"

@@ -18,6 +18,7 @@ from unclip.menagerie.captions import caption
 from unclip.menagerie.drawing import draw
 from unclip.menagerie.judge.model import SIZE, Attributes, Judge, load_judge
 from unclip.menagerie.scene import VALUES, Scene, rng_for, sample
+from unclip.stages.decoder import Decoder
 
 if TYPE_CHECKING:
     from unclip.pipeline import Pipeline
@@ -98,7 +99,9 @@ def pipeline_painter(pipeline: Pipeline, condition: Condition = "both") -> Paint
         if condition == "both":
             return pipeline.generate(captions, seeds=seeds, size=size, watermark=False).images
         if condition == "caption":
-            nothing = pipeline.decoder.null_embed.detach().float().expand(len(captions), -1)
+            decoder = pipeline.decoder
+            assert isinstance(decoder, Decoder)
+            nothing = decoder.null_embed.detach().float().expand(len(captions), -1)
             return pipeline.decode(nothing, captions, seed=seeds, size=size, watermark=False).images
         z_i = pipeline.sample_prior(captions, seed=seeds)
         return pipeline.decode(z_i, seed=seeds, size=size, watermark=False).images

@@ -19,6 +19,7 @@ from unclip.menagerie.judge.model import SIZE, load_judge
 from unclip.menagerie.scene import VECTOR_WIDTH
 from unclip.pipeline import Pipeline, SamplingOptions
 from unclip.pipeline.call import Call
+from unclip.stages.decoder import Decoder
 from unclip.stages.prior_base import BasePrior
 from unclip.stages.prior_vectors import VectorPrior
 
@@ -133,6 +134,7 @@ def _report(
     pipeline: Pipeline, name: str, source: Source, asked: Sequence[HeldOutCaption], batch: int
 ) -> PriorReport:
     judge, decoder = load_judge(), pipeline.decoder
+    assert isinstance(decoder, Decoder)
     cosines: list[Tensor] = []
     right = total = 0
     seconds = 0.0

@@ -68,7 +68,7 @@ class UNetConfig(Config):
     @property
     def unit(self) -> int:
         """The number of pixels that the sides of its images are multiples of: `patch` · 2^(levels − 1)."""
-        return self.patch * 2 ** (len(self.multipliers) - 1)
+        return self.patch << (len(self.multipliers) - 1)
 
     def check_side(self, key: str, side: int) -> None:
         """Check that the network can process images of `side` × `side` pixels.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -27,7 +28,7 @@ def projections(module: nn.Module) -> Iterator[tuple[str, Projection]]:
         for part, inner in layer.named_children():
             pointwise = isinstance(inner, nn.Conv2d) and inner.kernel_size == (1, 1) and inner.groups == 1
             if isinstance(inner, nn.Linear) or pointwise:
-                yield f"{name}.{part}" if name else part, inner  # type: ignore[misc]
+                yield f"{name}.{part}" if name else part, inner
 
 
 def add_lora(module: nn.Module, rank: int, scaling: float) -> None:
@@ -35,14 +36,13 @@ def add_lora(module: nn.Module, rank: int, scaling: float) -> None:
     module.requires_grad_(False)
     layers = [layer for _, layer in projections(module)]
     for layer in layers:
-        place = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+        place: Any = {"device": layer.weight.device, "dtype": layer.weight.dtype}
         if isinstance(layer, nn.Linear):
             layer.lora_A = nn.Linear(layer.in_features, rank, bias=False, **place)
             layer.lora_B = nn.Linear(rank, layer.out_features, bias=False, **place)
         else:
-            layer.lora_A = nn.Conv2d(
-                layer.in_channels, rank, 1, layer.stride, layer.padding, bias=False, **place
-            )
+            shape: Any = {"stride": layer.stride, "padding": layer.padding}
+            layer.lora_A = nn.Conv2d(layer.in_channels, rank, 1, bias=False, **shape, **place)
             layer.lora_B = nn.Conv2d(rank, layer.out_channels, 1, bias=False, **place)
         nn.init.zeros_(layer.lora_B.weight)
         layer.register_forward_hook(partial(_add_low_rank, scaling))

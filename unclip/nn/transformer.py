@@ -153,6 +153,7 @@ class TextEncoder(nn.Module):
 
 def clip_text_encoder(config: ClipTextConfig) -> TextEncoder:
     """The text encoder of a CLIP of transformers, without its projection."""
+    activations: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
     return TextEncoder(
         config.vocabulary,
         config.context,
@@ -160,6 +161,6 @@ def clip_text_encoder(config: ClipTextConfig) -> TextEncoder:
         config.depth,
         config.heads,
         causal=True,
-        activation={"quick_gelu": quick_gelu, "gelu": F.gelu}[config.activation],
+        activation=activations[config.activation],
         mlp_width=config.mlp_width,
     )

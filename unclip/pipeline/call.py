@@ -234,9 +234,9 @@ class Call:
         if not self.negative or self.model.decoder.reads_text or self.sampling["decoder"].guidance == 1:
             return None
         prior = self.model.prior
-        if prior is None:
+        if not isinstance(prior, BasePrior):
             raise RequestError(
-                f"negative: {self.model.name}'s decoder reads no captions, and it has no prior that would make an "
+                f"negative: {self.model.name}'s decoder reads no captions, and no prior here makes an "
                 "embedding of the negative prompt; leave it out"
             )
         if self._negative_embed is None:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import NamedTuple
 
-Kind = tuple[str, type, int]  # model, class of the requests, and the side in pixels at which they are drawn
+Kind = tuple[str, type, int | str]  # model, class of the requests, and the size at which they are drawn
 
 
 class Progress(NamedTuple):

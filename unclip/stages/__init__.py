@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Literal, TypeGuard
 
 from unclip.errors import CheckpointError, ConfigError
 from unclip.files import read_json
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from unclip.stages.base import Stage
     from unclip.stages.config import StageConfig
 
-LORA = "lora"  # kind of a saved adapter, which is not a stage
+LORA: Literal["lora"] = "lora"  # kind of a saved adapter, which is not a stage
 _NOT_STAGES = {
     "base",
     "batch",

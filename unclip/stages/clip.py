@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
 from unclip.clip.identity import weights_identity
-from unclip.clip.openclip import build, causal_mask, text_states, tokenize, tokenizer_with
+from unclip.clip.openclip import build
 from unclip.clip.preprocess import Preprocess
+from unclip.clip.text_tower import causal_mask, text_states, tokenize, tokenizer_with
 from unclip.files import load_weights, read_json, save_weights, write_json
 from unclip.stages.base import Stage
 from unclip.stages.batch import Batch

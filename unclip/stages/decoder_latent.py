@@ -37,7 +37,8 @@ class LatentDecoder(BaseDecoder):
     """
 
     Network: ClassVar[type[nn.Module]]
-    parts = ("network", "autoencoder")
+    parts: ClassVar[tuple[str, ...]] = ("network", "autoencoder")
+    autoencoder: Any  # of diffusers
     walked = "network."
     flexible = True  # of the two models that there are, which were trained at several sizes
 

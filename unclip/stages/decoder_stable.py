@@ -56,7 +56,7 @@ class StableDecoder(LatentDecoder):
 
     Config = StableDecoderConfig
     Network = StableNetwork
-    parts = ("network", "autoencoder", "captions")
+    parts: ClassVar[tuple[str, ...]] = ("network", "autoencoder", "captions")
     needs: ClassVar[frozenset[str]] = frozenset({"image", "image_embed"})
     encodes_text = True
     flexible = True  # Stable Diffusion 2.1 was trained on pictures of several shapes

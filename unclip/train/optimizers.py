@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -78,7 +78,8 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     for _ in range(5):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x if wide else x.T.contiguous()
+    result: Tensor = x if wide else x.T.contiguous()
+    return result
 
 
 def _trained(stage: Stage) -> list[nn.Parameter]:
@@ -87,9 +88,10 @@ def _trained(stage: Stage) -> list[nn.Parameter]:
 
 def _hidden(stage: Stage) -> list[nn.Parameter]:
     """The weights of all linear and convolution layers but the first and the last."""
-    layers = (
+    layers: Iterator[nn.Linear | nn.Conv2d] = (
         module
         for name, module in stage.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d) and name.rpartition(".")[2] not in ENDS
     )
-    return list({id(layer.weight): layer.weight for layer in layers}.values())
+    weights: dict[int, nn.Parameter] = {id(layer.weight): layer.weight for layer in layers}  # type: ignore[misc]
+    return list(weights.values())

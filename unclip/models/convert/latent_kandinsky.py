@@ -15,6 +15,7 @@ from unclip.models.index import FILE
 from unclip.stages.config import parse_checkpoint
 from unclip.stages.decoder_kandinsky import KandinskyDecoder
 from unclip.stages.prior import Prior
+from unclip.stages.prior_onepass import OnePassPrior
 
 PRIOR_PIPELINE = "KandinskyV22PriorPipeline"
 DECODER_PIPELINES = ("KandinskyV22Pipeline", "KandinskyV22Img2ImgPipeline", "KandinskyV22InpaintPipeline")
@@ -76,7 +77,7 @@ def read_decoder(source: Path, prior: Path | None, *, parity: bool = False) -> K
     return stage
 
 
-def read_prior(source: Path, *, parity: bool = False) -> Prior:
+def read_prior(source: Path, *, parity: bool = False) -> Prior | OnePassPrior:
     """Read the prior of a prior's pipeline, or of a combined one."""
     folder, scheduler = part(source, "prior"), part(source, "scheduler")
     return diffusers_stages.read_prior(folder, scheduler, parity=parity)
