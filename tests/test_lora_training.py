@@ -12,7 +12,7 @@ import tiny_runs
 import torch
 import yaml
 from click.testing import CliRunner
-from test_distributed import launch
+from test_distributed import CONFIGS, launch
 from tiny_lora import load, picture
 from tiny_runs import assert_same_bits, everything
 
@@ -112,7 +112,12 @@ def test_two_processes_have_the_same_losses(tree: Any, read: Any, tmp_path: Path
         changed = {**config["train"], "streams": 2, "log_every": 1}
         runs[name] = {**config, "data": {**config["data"], "batch": batch}, "train": changed}
     train(RunConfig.model_validate(runs["alone"]), tmp_path / "alone", progress=False)
-    launch({str(tmp_path / "together"): runs["together"]}, tmp_path, "--num_processes", "2", "--cpu")
+    launch(
+        {str(tmp_path / "together"): runs["together"]},
+        tmp_path,
+        "--config_file",
+        str(CONFIGS / "cpu-gloo.yaml"),
+    )
     alone, together = (
         [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in runs

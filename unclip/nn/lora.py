@@ -26,9 +26,12 @@ def projections(module: nn.Module) -> Iterator[tuple[str, Projection]]:
         if isinstance(layer, nn.MultiheadAttention):
             continue
         for part, inner in layer.named_children():
-            pointwise = isinstance(inner, nn.Conv2d) and inner.kernel_size == (1, 1) and inner.groups == 1
-            if isinstance(inner, nn.Linear) or pointwise:
+            if isinstance(inner, nn.Linear) or (isinstance(inner, nn.Conv2d) and _is_pointwise(inner)):
                 yield f"{name}.{part}" if name else part, inner
+
+
+def _is_pointwise(layer: nn.Conv2d) -> bool:
+    return layer.kernel_size == (1, 1) and layer.padding == (0, 0) and layer.groups == 1
 
 
 def add_lora(module: nn.Module, rank: int, scaling: float) -> None:
@@ -36,13 +39,13 @@ def add_lora(module: nn.Module, rank: int, scaling: float) -> None:
     module.requires_grad_(False)
     layers = [layer for _, layer in projections(module)]
     for layer in layers:
-        place: Any = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+        place: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
         if isinstance(layer, nn.Linear):
             layer.lora_A = nn.Linear(layer.in_features, rank, bias=False, **place)
             layer.lora_B = nn.Linear(rank, layer.out_features, bias=False, **place)
         else:
-            shape: Any = {"stride": layer.stride, "padding": layer.padding}
-            layer.lora_A = nn.Conv2d(layer.in_channels, rank, 1, bias=False, **shape, **place)
+            stride: Any = layer.stride
+            layer.lora_A = nn.Conv2d(layer.in_channels, rank, 1, stride, bias=False, **place)
             layer.lora_B = nn.Conv2d(rank, layer.out_channels, 1, bias=False, **place)
         nn.init.zeros_(layer.lora_B.weight)
         layer.register_forward_hook(partial(_add_low_rank, scaling))
