@@ -22,6 +22,7 @@ from unclip.pipeline.sizes import SizeGrid  # noqa: E402
 from unclip.serve.app import Policy  # noqa: E402
 from unclip.serve.envelope import ApiError  # noqa: E402
 from unclip.serve.limits import cost  # noqa: E402
+from unclip.serve.page_controller import PageController, PictureSettings  # noqa: E402
 from unclip.serve.page_sizes import SizeMenu  # noqa: E402
 from unclip.serve.store import Store  # noqa: E402
 from unclip.serve.worker import Worker  # noqa: E402
@@ -180,3 +181,19 @@ def test_the_page_offers_larger_sizes_of_a_flexible_decoder() -> None:
     menu = SizeMenu(SizeGrid("wide", {512: 64}, (512,), flexible=True))
     assert menu.sides == (512, 768, 1024)
     assert str(menu.chosen(768, "3:2")) == "960x640" and str(menu.chosen(1024, "1:1")) == "1024"
+
+
+def test_the_pages_requests_have_the_shape(running: Running, tmp_path: Path) -> None:
+    controller = PageController(running.app.state.service, tmp_path / "pictures", tmp_path)
+    settings = PictureSettings(1, 256, {}, None, "16:9")
+    assert controller.generation("a cat", settings).size == "368x208"
+    varied = controller.variation(wide((500, 300)), settings)
+    assert varied.size == "368x208" and varied.image.size == (368, 208)
+    drawn = {"background": wide((500, 300)), "layers": [wide((500, 300))]}
+    edited = controller.edit(drawn, "a cat", settings)
+    assert edited.image.size == (368, 208) and edited.mask is not None and edited.mask.size == (368, 208)
+    assert controller.enlargement(wide((368, 208)), settings).size == "1472x832"  # a picture of the model
+    assert controller.enlargement(wide((500, 300)), settings).size == 1024
+    with pytest.raises(RequestError, match="already has 1024 pixels"):
+        controller.enlargement(wide((1472, 832)), settings)
+    assert controller.outpainting(wide((300, 200)), "a cat", 2, 1, settings).size == "600x200"

@@ -18,9 +18,9 @@ from unclip.evaluate.report import ALL_NAMED, COMPOSITION
 from unclip.images import centre_square, grid
 from unclip.menagerie.compose import compose, held_out_captions
 from unclip.menagerie.judge.model import SIZE, load_judge
-from unclip.pipeline import Pipeline
+from unclip.pipeline import Pipeline, SamplingOptions
 
-BATCH = 32
+BATCH = 24
 SHOWN = 24  # pictures on a sheet
 
 
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--model", default="mini")
     parser.add_argument("--sizes", nargs="+", default=["64", "72x48", "64x48", "48x64", "112x64", "64x112"])
     parser.add_argument("--count", type=int, default=128)
+    parser.add_argument("--preset", default="balanced")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder for a contact sheet of each size")
     given = parser.parse_args()
@@ -50,7 +51,8 @@ def main() -> None:
         pictures: list[Image.Image] = []
         for part in (asked[i : i + BATCH] for i in range(0, given.count, BATCH)):
             texts, seeds = [one.text for one in part], [one.seed for one in part]
-            pictures += pipe.generate(texts, seeds=seeds, size=size, watermark=False).images
+            options = SamplingOptions(size=size, preset=given.preset, watermark=False)
+            pictures += pipe.generate(texts, seeds=seeds, options=options).images
         for name, view in (("whole", squeezed), ("middle", middle)):
             views = map(view, pictures)
             report = compose(
