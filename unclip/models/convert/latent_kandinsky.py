@@ -72,8 +72,8 @@ def read_decoder(source: Path, prior: Path | None, *, parity: bool = False) -> K
     weights = latent.read_networks(source / "unet", source / "movq")
     weights["null_embed"] = torch.zeros(config.embed)
     filled(stage, str, weights, source)
-    if prior is not None:
-        stage.read_null_embed(_part(prior, "image_encoder"))
+    if prior is not None and ((encoder := _part(prior, "image_encoder")) / "model.safetensors").is_file():
+        stage.read_null_embed(encoder)
     return stage
 
 
@@ -105,7 +105,10 @@ def write_model(source: Path, folder: Path, parity: bool) -> tuple[list[str], st
         _save(read_prior(prior, parity=parity), folder / "prior", clip)
         roles.append("prior")
     if files.read_json(source / FILE).get("_class_name") != PRIOR_PIPELINE:
-        _save(read_decoder(source, prior, parity=parity), folder / "decoder", clip)
+        decoder = read_decoder(source, None, parity=parity)
+        if clip is not None:
+            decoder.complete(folder / "clip")  # the copy, whose weights are one file
+        _save(decoder, folder / "decoder", clip)
         roles.append("decoder")
     return roles, "clip" if clip else None
 
