@@ -4,6 +4,7 @@
     python tools/benchmarks/kandinsky.py run DIR     # all of it, then the table
     python tools/benchmarks/kandinsky.py run DIR --case ours-bfloat16 --part decoder
     python tools/benchmarks/kandinsky.py table DIR   # of what was measured before
+    python tools/benchmarks/kandinsky.py quick       # U-Net and MoVQ without files, in both memory layouts
 
 Each part of each case runs in its own process, with files that are not in the page cache; at most 10 GB of
 memory are used. `prior` and `decoder` are one evaluation with guidance, `movq` decodes one latent, and the
@@ -226,6 +227,33 @@ def measure(folder: Path, case: str, part: str, started: float) -> dict[str, Any
     }
 
 
+def quick(part: str, dtype: torch.dtype) -> None:
+    """Time one network with random weights as diffusers runs it and in channels_last, as unclip does.
+
+    Both run the same modules, so nothing else differs in one evaluation.
+    """
+    import diffusers
+
+    with torch.device("meta"):
+        network: Any = (
+            diffusers.UNet2DConditionModel(**UNET) if part == "decoder" else diffusers.VQModel(**MOVQ)
+        )
+    network = network.to(dtype).to_empty(device="cpu").eval()
+    for parameter in network.parameters():
+        parameter.data.uniform_(-0.02, 0.02)
+    batch = 2 if part == "decoder" else 1
+    x, added = draw(batch, 4, 64, 64).to(dtype), {"image_embeds": draw(2, WIDTH).to(dtype)}
+    for layout in (torch.contiguous_format, torch.channels_last):
+        network.to(memory_format=layout)
+        begun = time.process_time()
+        with torch.inference_mode():
+            if part == "decoder":
+                network(x, 500, None, added_cond_kwargs=added)
+            else:
+                network.decode(x, force_not_quantize=True)
+        print(part, dtype, layout, f"{time.process_time() - begun:.2f} s", flush=True)
+
+
 def run(folder: Path, cases: Sequence[str], parts: Sequence[str]) -> None:
     """Measure each part and case in a fresh process. Appends the results to FOLDER/results.jsonl."""
     for part in parts:
@@ -286,15 +314,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "verb", choices=["make", "run", "table", "measure"], help="measure is one part in this process"
+        "verb",
+        choices=["make", "run", "table", "measure", "quick"],
+        help="measure and quick are one part in this process",
     )
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("."))
     parser.add_argument("--case", action="append", choices=CASES, help="only these")
     parser.add_argument("--part", action="append", choices=PARTS, help="only these")
     parser.add_argument("--started", type=float, default=time.time(), help="when the process was asked for")
     options = parser.parse_args()
     if options.verb == "make":
         make(options.folder)
+    elif options.verb == "quick":
+        for case in options.case or ("theirs-float32", "theirs-bfloat16"):
+            for part in options.part or ("movq", "decoder"):
+                quick(part, getattr(torch, case.partition("-")[2]))
     elif options.verb == "measure":
         print(json.dumps(measure(options.folder, options.case[0], options.part[0], options.started)))
     else:

@@ -72,8 +72,8 @@ def read_decoder(source: Path, prior: Path | None, *, parity: bool = False) -> K
     weights = latent.read_networks(source / "unet", source / "movq")
     weights["null_embed"] = torch.zeros(config.embed)
     filled(stage, str, weights, source)
-    if prior is not None:
-        stage.read_null_embed(part(prior, "image_encoder"))
+    if prior is not None and ((encoder := part(prior, "image_encoder")) / "model.safetensors").is_file():
+        stage.read_null_embed(encoder)
     return stage
 
 

@@ -88,7 +88,9 @@ def _kandinsky(source: Path, folder: Path, parity: bool) -> Written:
         del prior  # frees memory for the decoder
         roles.append("prior")
     if files.read_json(source / FILE).get("_class_name") != latent_kandinsky.PRIOR_PIPELINE:
-        decoder = latent_kandinsky.read_decoder(source, prior_folder, parity=parity)
+        decoder = latent_kandinsky.read_decoder(source, None, parity=parity)
+        if clip is not None:
+            decoder.complete(folder / CLIP)  # the copy, whose weights are one file
         save_stage(decoder, folder / "decoder", clip)
         roles.append("decoder")
     return Written(roles, None if clip is None else CLIP)
