@@ -16,6 +16,8 @@ from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.schedule import cosine_betas
 from unclip.models.convert import convert
 from unclip.pipeline import Pipeline
+from unclip.stages.configs import CaptionEncoderConfig, StableDecoderConfig
+from unclip.stages.decoder_stable import StableDecoder
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -170,3 +172,35 @@ def test_caption_states_are_theirs(varying: Any, tmp_path: Path) -> None:
     expected, _ = varying.encode_prompt(captions, "cpu", 1, False)
     got = texts(texts.ids(captions))
     assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize(("embed", "unet"), [(1024, 870_173_124), (768, 869_517_764)])
+def test_the_published_sizes_have_the_published_counts(embed: int, unet: int) -> None:
+    config = StableDecoderConfig(
+        embed=embed,
+        unet={
+            "sample_size": 96,
+            "block_out_channels": (320, 640, 1280, 1280),
+            "attention_head_dim": (5, 10, 20, 20),
+            "cross_attention_dim": 1024,
+            "use_linear_projection": True,
+            "class_embed_type": "projection",
+            "projection_class_embeddings_input_dim": 2 * embed,
+        },
+        autoencoder={
+            "_class_name": "AutoencoderKL",
+            "block_out_channels": (128, 256, 512, 512),
+            "down_block_types": ("DownEncoderBlock2D",) * 4,
+            "up_block_types": ("UpDecoderBlock2D",) * 4,
+            "layers_per_block": 2,
+        },
+        scale=0.18215,
+        captions=CaptionEncoderConfig(
+            width=1024, depth=23, heads=16, vocabulary=49_408, context=77, activation="gelu", padding=0
+        ),
+    )
+    with torch.device("meta"):
+        stage = StableDecoder(config)
+    counts = {part: sum(p.numel() for p in getattr(stage, part).parameters()) for part in stage.parts}
+    assert counts == {"network": unet, "autoencoder": 83_653_863, "captions": 340_387_840}
+    assert (stage.size, stage.cell, stage.unit) == (768, 8, 64)
