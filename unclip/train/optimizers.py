@@ -78,10 +78,11 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     for _ in range(5):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x if wide else x.T.contiguous()
+    found: Tensor = x if wide else x.T.contiguous()
+    return found
 
 
-def _hidden(stage: Stage) -> list[nn.Parameter]:
+def _hidden(stage: Stage) -> list[Tensor]:
     """The weights of all linear and convolution layers but the first and the last."""
     layers = (
         module
