@@ -16,7 +16,6 @@ from unclip.files import read_weights
 from unclip.train.loop import train
 from unclip.train.optimizers import orthogonalised
 
-
 # --- contrastive flow matching ---
 
 
