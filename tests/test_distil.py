@@ -269,7 +269,7 @@ def test_a_model_holds_both_decoders(both: Path, tiny_model: Path, student: Path
     for options in ({"negative": "a dog"}, {"options": {"decoder": {"guidance": 3.0}}}):
         ours, theirs = (one("a fox", seed=1, size=64, **options).images[0] for one in (pipe, alone))
         assert ours.tobytes() == theirs.tobytes()
-    ours, theirs = (one.invert(picture, options={"decoder": {"steps": 2}}).noise for one in (pipe, alone))
+    ours, theirs = (one.invert(picture, options={"decoder": {"steps": STEPS}}).noise for one in (pipe, alone))
     assert torch.equal(ours, theirs)
     edited = [one.edit(picture, "a dog", strength=0.5, seed=1).images[0] for one in (pipe, alone)]
     assert edited[0].tobytes() == edited[1].tobytes()

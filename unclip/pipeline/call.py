@@ -351,11 +351,12 @@ def _beyond_distilled(model: Model, options: SamplingOptions, forced: StageChang
     stage = model.stages.get("decoder")
     if not isinstance(stage, DiffusionStage) or stage.distilled is None:
         return False
-    if options.negative.strip() or options.preset in WITH_UNDISTILLED:
+    # Verbs that force a sampler invert, or repaint: a student of few steps knows its own walk only.
+    if options.negative.strip() or options.preset in WITH_UNDISTILLED or "decoder" in forced:
         return True
     own = stage.config.sampling
     try:
-        return own.updated({**forced.get("decoder", {}), **options.stages.get("decoder", {})}) != own
+        return own.updated(options.stages.get("decoder", {})) != own
     except RequestError:
         return False  # `Call` refuses it, with the stage's name
 

@@ -26,9 +26,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "undistilled": {},
 }
-WITH_UNDISTILLED = frozenset(
-    {"paper", "undistilled"}
-)  # take the undistilled decoder of a model that holds one
+# Presets that take the undistilled decoder of a model that holds one.
+WITH_UNDISTILLED = frozenset({"paper", "undistilled"})
 
 
 def find_preset(name: str) -> dict[str, dict[str, Any]]:

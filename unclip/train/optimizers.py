@@ -46,9 +46,15 @@ class Muon(torch.optim.AdamW):
         self.hidden = _hidden(stage)
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step; the weights without a gradient stay as they are."""
+        """One step; the weights without a gradient stay as they are.
+
+        Raises:
+            ConfigError: the weights are sharded; `hidden` then names the tensors from before.
+        """
         assert closure is None
         group = self.param_groups[0]
+        if any(isinstance(weight, DTensor) for weight in group["params"]):
+            raise ConfigError("optim.kind: muon cannot train sharded weights (FSDP); take adamw")
         moved = [(weight, weight.grad) for weight in self.hidden if weight.grad is not None]
         for weight, _ in moved:
             weight.grad = None  # AdamW passes it over
@@ -59,8 +65,6 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def _move(self, weight: Tensor, gradient: Tensor, lr: float, decay: float) -> None:
-        if isinstance(weight, DTensor):
-            raise ConfigError("optim.kind: muon cannot train sharded weights (FSDP); take adamw")
         state = self.state[weight]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(weight)
@@ -86,7 +90,7 @@ def _trained(stage: Stage) -> list[nn.Parameter]:
     return [parameter for parameter in stage.parameters() if parameter.requires_grad]
 
 
-def _hidden(stage: Stage) -> list[nn.Parameter]:
+def _hidden(stage: Stage) -> list[Tensor]:
     """The weights of all linear and convolution layers but the first and the last."""
     layers: Iterator[nn.Linear | nn.Conv2d] = (
         module
