@@ -37,7 +37,7 @@ def mobilenet_extractor(weights: Path | None) -> Extractor:
         RequestError: the weights cannot be read, or they are others.
     """
     declare_missing_schemas()
-    from torchvision.models import mobilenet_v2  # type: ignore[import-untyped]
+    from torchvision.models import mobilenet_v2
 
     try:
         path = _cached() if weights is None else weights
