@@ -16,7 +16,7 @@ from unclip.errors import Cancelled, CheckpointError, RequestError
 from unclip.files import read_weights
 from unclip.models.assemble import assemble
 from unclip.pipeline import MAX_SEED, Pipeline, check_prompt
-from unclip.pipeline.call import preset_for
+from unclip.pipeline.model import preset_for
 from unclip.provenance.watermark import detect
 from unclip.stages.decoder import Decoder
 from unclip.stages.diffusion import DiffusionStage

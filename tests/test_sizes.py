@@ -21,7 +21,7 @@ from unclip.errors import RequestError
 from unclip.images import centre_crop
 from unclip.nn.config import UNetConfig
 from unclip.pipeline import Generation, Pipeline
-from unclip.pipeline.call import size_grid
+from unclip.pipeline.model import size_grid
 from unclip.pipeline.sizes import Size, SizeGrid, parse_size
 from unclip.stages.config import SamplingConfig
 from unclip.stages.decoder import Decoder

@@ -27,8 +27,8 @@ from unclip.images import to_tensor
 from unclip.models.convert import convert
 from unclip.models.convert.latent_kandinsky import read_decoder
 from unclip.pipeline import Pipeline
-from unclip.stages.configs import KandinskyDecoderConfig
 from unclip.stages.decoder_kandinsky import KandinskyDecoder
+from unclip.stages.latent_configs import KandinskyDecoderConfig
 
 PROMPTS, SEEDS = ["a red fox", "a hat"], [3, 8]
 STEPS = {"prior": 5, "decoder": 6}

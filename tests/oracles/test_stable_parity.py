@@ -16,8 +16,8 @@ from unclip.diffusion.noise import SeededNoise
 from unclip.diffusion.schedule import cosine_betas
 from unclip.models.convert import convert
 from unclip.pipeline import Pipeline
-from unclip.stages.configs import CaptionEncoderConfig, StableDecoderConfig
 from unclip.stages.decoder_stable import StableDecoder
+from unclip.stages.latent_configs import CaptionEncoderConfig, StableDecoderConfig
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")

@@ -140,7 +140,7 @@ def load_models(
 
 def _load(reference: str, device: str | None, lora: Sequence[str]) -> Pipeline:
     from unclip.pipeline import Pipeline
-    from unclip.pipeline.call import WITHOUT
+    from unclip.pipeline.model import WITHOUT
 
     pipeline = Pipeline.from_pretrained(reference, device=device, lora=lora)
     if "decoder" not in pipeline.stages:

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from unclip.errors import RequestError
-from unclip.pipeline.call import Call, Model
+from unclip.pipeline.call import Call
 from unclip.pipeline.generation import Generation
 from unclip.pipeline.invert import DDIM, STEPS, Inversion, latents, redraw
+from unclip.pipeline.model import Model
 from unclip.pipeline.options import (
     OptionKeywords,
     check_negative,

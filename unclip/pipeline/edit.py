@@ -14,10 +14,11 @@ from unclip.diffusion.inpainting import Known
 from unclip.diffusion.trajectory import Trajectory
 from unclip.errors import RequestError
 from unclip.images import lanczos, plain, resize, to_tensor
-from unclip.pipeline.call import Call, Model, size_grid
+from unclip.pipeline.call import Call
 from unclip.pipeline.generation import Generation
 from unclip.pipeline.masks import known_at, read_mask, resized_mask
 from unclip.pipeline.membrane import join
+from unclip.pipeline.model import Model, size_grid
 from unclip.pipeline.options import OptionKeywords, StageChanges, check_prompt, choose_seeds, collect
 from unclip.pipeline.sizes import SAME_SHAPE, Size, parse_size
 

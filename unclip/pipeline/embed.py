@@ -12,7 +12,8 @@ from unclip.clip import Clip, encode_pictures, same_clip
 from unclip.embeddings import Embeddings, check_embeddings, check_finite
 from unclip.errors import RequestError
 from unclip.images import on_white, plain
-from unclip.pipeline.call import Call, Model
+from unclip.pipeline.call import Call
+from unclip.pipeline.model import Model
 from unclip.stages.prior_vectors import VectorPrior
 
 Key = Image.Image | str | Tensor | Embeddings  # a picture, a prompt or one embedding z_i

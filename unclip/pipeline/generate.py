@@ -13,9 +13,10 @@ from torch import Tensor
 from unclip.embeddings import Embeddings
 from unclip.errors import RequestError
 from unclip.images import to_tensor
-from unclip.pipeline.call import Call, Model, middle_of
+from unclip.pipeline.call import Call, middle_of
 from unclip.pipeline.embed import prior_of_vectors, usable_embeds, usable_vectors
 from unclip.pipeline.generation import Generation
+from unclip.pipeline.model import Model
 from unclip.pipeline.options import (
     OptionKeywords,
     SamplingOptions,

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from unclip.diffusion.noise import SeededNoise
 from unclip.errors import RequestError
-from unclip.pipeline.call import Call, Model
+from unclip.pipeline.call import Call
 from unclip.pipeline.embed import Key, key_name, z_i_of
 from unclip.pipeline.generation import Generation
 from unclip.pipeline.invert import DDIM, STEPS, latents, redraw
+from unclip.pipeline.model import Model
 from unclip.pipeline.options import OptionKeywords, check_prompt, choose_seeds, collect
 from unclip.pipeline.slerp import slerp
 

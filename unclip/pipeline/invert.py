@@ -13,7 +13,8 @@ from torch import Tensor
 from unclip.diffusion.trajectory import Trajectory
 from unclip.errors import RequestError
 from unclip.images import resize, to_tensor
-from unclip.pipeline.call import Call, Model, middle_of
+from unclip.pipeline.call import Call, middle_of
+from unclip.pipeline.model import Model
 from unclip.pipeline.options import OptionKeywords, StageChanges, collect
 
 # Only DDIM can be inverted. Without guidance, as in the paper: guidance needs more steps for the same error.

@@ -13,11 +13,12 @@ from torch import Tensor
 from unclip.clip import Text
 from unclip.errors import RequestError
 from unclip.images import LARGEST, plain, resize, to_tensor
-from unclip.pipeline.call import Call, Model
+from unclip.pipeline.call import Call
 from unclip.pipeline.edit import SINGLE_STEPS, default_repeats, paint_over
 from unclip.pipeline.generation import Generation
 from unclip.pipeline.masks import read_mask, resized_mask
 from unclip.pipeline.membrane import join
+from unclip.pipeline.model import Model
 from unclip.pipeline.options import MAX_SEED, OptionKeywords, check_prompt, choose_seeds, collect
 
 

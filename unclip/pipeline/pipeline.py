@@ -19,7 +19,6 @@ from unclip.errors import CheckpointError, RequestError
 from unclip.models.index import ModelIndex
 from unclip.models.lora import Change, changed, merge
 from unclip.models.resolve import load_clip, resolve
-from unclip.pipeline.call import WITHOUT, size_grid
 from unclip.pipeline.diff import diff
 from unclip.pipeline.edit import edit
 from unclip.pipeline.embed import encode_images, encode_text
@@ -28,6 +27,7 @@ from unclip.pipeline.interpolate import interpolate
 from unclip.pipeline.invert import invert
 from unclip.pipeline.lora import LoadedLora, load_lora
 from unclip.pipeline.mix import mix
+from unclip.pipeline.model import WITHOUT, size_grid
 from unclip.pipeline.outpaint import outpaint
 from unclip.pipeline.save import save_pretrained
 from unclip.pipeline.sizes import SizeGrid

@@ -8,9 +8,10 @@ from typing import Any, Unpack
 import torch
 from PIL import Image
 
-from unclip.pipeline.call import Call, Model
+from unclip.pipeline.call import Call
 from unclip.pipeline.generation import Generation
 from unclip.pipeline.invert import DDIM, STEPS, Inversion, latents, redraw
+from unclip.pipeline.model import Model
 from unclip.pipeline.options import OptionKeywords, check_negative, choose_seeds, collect
 
 

@@ -30,8 +30,10 @@ _NOT_STAGES = {
     "degradation",
     "diffusion",
     "embedding_noise",
+    "latent_configs",
     LORA,
     "prior_base",
+    "prior_configs",
 }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unclip.errors import CheckpointError
 from unclip.nn.transformer import clip_text_encoder
-from unclip.stages.configs import CaptionEncoderConfig
+from unclip.stages.latent_configs import CaptionEncoderConfig
 
 FILE = "tokenizer.json"  # in the stage's folder
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import Field, model_validator
 
 from unclip.config import Config, WrongValue, parse
+from unclip.diffusion.config import DiffusionConfig
 from unclip.errors import CheckpointError, ConfigError, RequestError
 from unclip.files import read_json
 
@@ -124,6 +125,23 @@ class StageConfig(Config):
         Raises:
             WrongValue: the stage cannot be trained, or not be sampled as its config says.
         """
+
+
+class DiffusionStageConfig(StageConfig):
+    """The config fields of every denoising stage.
+
+    Attributes:
+        diffusion: the diffusion's schedule, prediction and loss.
+        distilled: what was distilled into the weights. None for a stage trained on data.
+    """
+
+    diffusion: DiffusionConfig = DiffusionConfig()
+    distilled: DistilledConfig | None = None
+
+    def check_training(self) -> None:
+        steps, times = self.sampling.steps, self.diffusion.times
+        if steps > times:
+            raise WrongValue("sampling.steps", f"{steps} is more than diffusion.times, {times}")
 
 
 C = TypeVar("C", bound=StageConfig)

@@ -2,120 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from unclip.config import Config, WrongValue
+from unclip.config import WrongValue
 from unclip.diffusion.config import DiffusionConfig
-from unclip.nn.config import Architecture, ClipTextConfig, TransformerConfig, UNetConfig
-from unclip.stages.config import DistilledConfig, SamplingConfig, StageConfig
+from unclip.nn.config import Architecture, TransformerConfig, UNetConfig
+from unclip.stages.config import DiffusionStageConfig, SamplingConfig, StageConfig
+from unclip.stages.latent_configs import KandinskyDecoderConfig, StableDecoderConfig
+from unclip.stages.prior_configs import AutoregressiveConfig, OnePassConfig, PriorConfig, VectorPriorConfig
 
 Degradation = Literal["none", "blur", "bsr"]
-AUTOENCODERS = ("VQModel", "AutoencoderKL")  # diffusers' classes that a decoder over latents may have
 SMALLEST_INPUT = 3  # pixels of a degraded input's side: a blur reflects 2 pixels at each border
-
-
-class DiffusionStageConfig(StageConfig):
-    """The config fields of every denoising stage.
-
-    Attributes:
-        diffusion: the diffusion's schedule, prediction and loss.
-        distilled: what was distilled into the weights. None for a stage trained on data.
-    """
-
-    diffusion: DiffusionConfig = DiffusionConfig()
-    distilled: DistilledConfig | None = None
-
-    def check_training(self) -> None:
-        steps, times = self.sampling.steps, self.diffusion.times
-        if steps > times:
-            raise WrongValue("sampling.steps", f"{steps} is more than diffusion.times, {times}")
-
-
-class DiffusionPriorConfig(DiffusionStageConfig):
-    """The config fields of every diffusion prior."""
-
-    diffusion: DiffusionConfig = DiffusionConfig(predict="x0", clamp=None)
-
-    @model_validator(mode="after")
-    def _variance_is_fixed(self) -> Self:
-        if self.diffusion.variance == "learned":
-            raise WrongValue("diffusion.variance", "learned: a prior's network predicts no variance")
-        return self
-
-
-class EmbeddingPriorConfig(StageConfig, TransformerConfig):
-    """The config fields of every prior, whatever its condition.
-
-    Attributes:
-        embed: width D of CLIP's embeddings.
-    """
-
-    embed: int = Field(ge=1)
-
-
-class BasePriorConfig(EmbeddingPriorConfig):
-    """The config fields of every prior that reads a caption.
-
-    Attributes:
-        token_width: width of CLIP's token states.
-        context: largest number of tokens of a caption.
-        text_drop: share of the captions, with their embeddings, dropped in training, for classifier-free
-            guidance.
-    """
-
-    token_width: int = Field(ge=1)
-    context: int = Field(77, ge=1)
-    text_drop: float = Field(0.1, ge=0, le=1)
-
-
-class PriorConfig(DiffusionPriorConfig, BasePriorConfig):
-    """Configuration of the diffusion prior.
-
-    Attributes:
-        normalise: how z_i is scaled for the diffusion: whitened by its measured mean and deviation (Karlo),
-            or multiplied by a fixed scale (the paper).
-        scale: the fixed scale of `normalise: scale`; the paper's is 17.2.
-    """
-
-    kind: str = "prior"
-    normalise: Literal["whiten", "scale"] = "whiten"
-    scale: float = Field(17.2, gt=0)
-    sampling: SamplingConfig = SamplingConfig(steps=25, guidance=2.0, candidates=2)
-
-
-class AutoregressiveConfig(BasePriorConfig):
-    """Configuration of the autoregressive prior.
-
-    Attributes:
-        explained: share of z_i's variance in the kept principal components; it sets their number (the
-            paper keeps 319 of 1,024 and loses less than 1 %).
-        buckets: number of buckets that each component is quantised into.
-        dots: number of buckets, with equal counts, of the dot product z_i · z_t.
-    """
-
-    kind: str = "prior_ar"
-    explained: float = Field(0.99, gt=0, le=1)
-    buckets: int = Field(1024, ge=2)
-    dots: int = Field(64, ge=2, multiple_of=2)
-    sampling: SamplingConfig = SamplingConfig(guidance=1.5)
-
-
-class OnePassConfig(BasePriorConfig):
-    """Configuration of the one-pass prior (ECLIPSE).
-
-    Attributes:
-        contrast: weight of the contrastive loss beside the squared error (the paper's λ).
-        temperature: temperature of the contrastive loss.
-        causal: each token attends to itself and earlier tokens only, as in ECLIPSE's own networks.
-    """
-
-    kind: str = "prior_onepass"
-    contrast: float = Field(0.2, ge=0)
-    temperature: float = Field(0.07, gt=0)
-    causal: bool = False
-    sampling: SamplingConfig = SamplingConfig(steps=1, guidance=1.0)
 
 
 class TextEncoderConfig(TransformerConfig):
@@ -167,98 +66,6 @@ class DecoderConfig(DiffusionStageConfig):
     def _levels_divide_size(self) -> Self:
         self.unet.check_side("size", self.size)
         return self
-
-
-class LatentDecoderConfig(DiffusionStageConfig):
-    """The config fields of every decoder over latents, whose networks are diffusers' modules.
-
-    Attributes:
-        size: side of the square pictures that the network was trained on, in pixels.
-        embed: width D of CLIP's embeddings.
-        unet: the config of a UNet2DConditionModel.
-        autoencoder: the config of a VQModel or an AutoencoderKL, with its `_class_name`.
-        scale: factor from the autoencoder's latents to those of the diffusion.
-    """
-
-    size: int = Field(512, ge=1)
-    embed: int = Field(ge=1)
-    unet: dict[str, Any]
-    autoencoder: dict[str, Any]
-    scale: float = Field(1.0, gt=0)
-    diffusion: DiffusionConfig = DiffusionConfig(schedule="scaled_linear", clamp=None)
-    sampling: SamplingConfig = SamplingConfig(steps=25, sampler="dpmpp_2m")
-
-    def check_training(self) -> None:
-        super().check_training()
-        if self.size % self.unit:
-            raise WrongValue("size", f"{self.size} must be a multiple of {self.unit}")
-
-    @property
-    def cell(self) -> int:
-        """Side in pixels of one latent."""
-        return int(2 ** (len(self.autoencoder.get("block_out_channels", ())) - 1))
-
-    @property
-    def unit(self) -> int:
-        """The sides of the pictures in pixels are multiples of this number."""
-        return int(self.cell * 2 ** (len(self.unet.get("block_out_channels", ())) - 1))
-
-
-class KandinskyDecoderConfig(LatentDecoderConfig):
-    """Configuration of Kandinsky 2.2's decoder.
-
-    Attributes:
-        guided: whether the null embedding of guidance is known; a decoder that was converted without the image
-            encoder of its prior's repository has none.
-        embed_drop: share of z_i replaced by the null embedding in training, for classifier-free guidance.
-    """
-
-    kind: str = "decoder_kandinsky"
-    guided: bool = True
-    embed_drop: float = Field(0.1, ge=0, le=1)
-    diffusion: DiffusionConfig = DiffusionConfig(
-        schedule="linear", betas=(0.00085, 0.012), variance="learned", objective="hybrid", clamp=None
-    )
-    sampling: SamplingConfig = SamplingConfig(steps=25, sampler="dpmpp_2m", guidance=4.0)
-
-    @property
-    def inpaint(self) -> bool:
-        """Whether the network also reads the known latents and their mask."""
-        return bool(self.unet.get("in_channels") == 2 * int(self.autoencoder.get("latent_channels", 0)) + 1)
-
-
-class CaptionEncoderConfig(ClipTextConfig):
-    """Shape of a decoder's own frozen text encoder.
-
-    Attributes:
-        padding: id of the token that fills a caption up to `context`.
-    """
-
-    padding: int = Field(ge=0)
-
-
-class StableDecoderConfig(LatentDecoderConfig):
-    """Configuration of Stable unCLIP's decoder.
-
-    Attributes:
-        captions: its text encoder.
-        noise_times: number of timesteps of the cosine schedule by which z_i is noised; `sampling.noise_level`
-            is a share of them.
-        embed_drop: share of z_i, with their noise levels, replaced by zeros in training, for classifier-free
-            guidance.
-        text_drop: share of the captions replaced by the empty one in training.
-    """
-
-    kind: str = "decoder_stable"
-    size: int = Field(768, ge=1)
-    captions: CaptionEncoderConfig
-    noise_times: int = Field(1000, ge=2)
-    embed_drop: float = Field(0.1, ge=0, le=1)
-    text_drop: float = Field(0.1, ge=0, le=1)
-    diffusion: DiffusionConfig = DiffusionConfig(
-        schedule="scaled_linear", predict="v", spacing="leading", offset=1, clamp=None
-    )
-    sampling: SamplingConfig = SamplingConfig(steps=20, sampler="dpmpp_2m", guidance=10.0)
 
 
 class UpsamplerConfig(DiffusionStageConfig):
@@ -391,41 +198,6 @@ class ClipConfig(StageConfig):
     def check_training(self) -> None:
         if self.lora is not None:
             raise WrongValue("lora", "is for priors, decoders and upsamplers; a CLIP is trained as a whole")
-
-
-class VectorsConfig(Config):
-    """The vectors that a prior reads in place of a caption.
-
-    Attributes:
-        width: numbers in a vector.
-        count: vectors of a sample.
-        tokens: tokens of the transformer that each vector is projected to.
-    """
-
-    width: int = Field(ge=1)
-    count: int = Field(1, ge=1)
-    tokens: int = Field(1, ge=1)
-
-
-class VectorPriorConfig(DiffusionPriorConfig, EmbeddingPriorConfig):
-    """Configuration of the diffusion prior that reads vectors in place of a caption.
-
-    Attributes:
-        vectors: the vectors of a sample; `data.vectors` says where they are.
-        vector_drop: share of the samples whose vectors are dropped in training, for classifier-free guidance.
-    """
-
-    kind: str = "prior_vectors"
-    vectors: VectorsConfig
-    vector_drop: float = Field(0.1, ge=0, le=1)
-    sampling: SamplingConfig = SamplingConfig(steps=25, guidance=1.0)
-
-    def check_training(self) -> None:
-        super().check_training()
-        if self.sampling.candidates != 1:
-            raise WrongValue(
-                "sampling.candidates", "must be 1: without a caption there is no z_t to choose by"
-            )
 
 
 _ALL: tuple[type[StageConfig], ...] = (

@@ -19,8 +19,8 @@ from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
 from unclip.errors import CheckpointError, RequestError
 from unclip.stages.batch import Batch
 from unclip.stages.config import SamplingConfig
-from unclip.stages.configs import KandinskyDecoderConfig as KandinskyDecoderConfig
 from unclip.stages.decoder_latent import LatentDecoder
+from unclip.stages.latent_configs import KandinskyDecoderConfig as KandinskyDecoderConfig
 
 
 class KandinskyNetwork(nn.Module):

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from unclip.clip.torchvision_schemas import declare_missing_schemas
 from unclip.diffusion.inpainting import Known
 from unclip.errors import CheckpointError
-from unclip.stages.configs import AUTOENCODERS
-from unclip.stages.configs import LatentDecoderConfig as LatentDecoderConfig
 from unclip.stages.decoder_base import BaseDecoder
+from unclip.stages.latent_configs import AUTOENCODERS
+from unclip.stages.latent_configs import LatentDecoderConfig as LatentDecoderConfig
 
 TILE = 128  # side of a tile in latents: pictures up to 1024 × 1024 pixels are decoded whole
 OVERLAP = 32  # latents that neighbouring tiles share, over which they are blended

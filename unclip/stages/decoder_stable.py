@@ -21,10 +21,10 @@ from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
 from unclip.stages.batch import Batch
 from unclip.stages.caption_encoder import CaptionEncoder
 from unclip.stages.config import SamplingConfig
-from unclip.stages.configs import StableDecoderConfig as StableDecoderConfig
 from unclip.stages.decoder_latent import LatentDecoder
 from unclip.stages.diffusion import DiffusionStage
 from unclip.stages.embedding_noise import EmbeddingNoise
+from unclip.stages.latent_configs import StableDecoderConfig as StableDecoderConfig
 
 
 class StableNetwork(nn.Module):

@@ -17,8 +17,8 @@ from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
 from unclip.errors import RequestError
 from unclip.stages.base import Stage
 from unclip.stages.batch import Batch
+from unclip.stages.config import DiffusionStageConfig as DiffusionStageConfig
 from unclip.stages.config import SamplingConfig
-from unclip.stages.configs import DiffusionStageConfig as DiffusionStageConfig
 
 
 class DiffusionStage(Stage):

@@ -17,9 +17,9 @@ from unclip.nn.transformer import Transformer, after_caption, position_table
 from unclip.stages.base import Moments
 from unclip.stages.batch import Batch, drop_text, pad_to_same_length
 from unclip.stages.config import SamplingConfig
-from unclip.stages.configs import PriorConfig as PriorConfig
 from unclip.stages.diffusion import DiffusionStage
 from unclip.stages.prior_base import WhitenedPrior
+from unclip.stages.prior_configs import PriorConfig as PriorConfig
 
 
 class PriorNetwork(nn.Module):

@@ -17,8 +17,8 @@ from unclip.nn.transformer import Transformer, after_caption, embedding, positio
 from unclip.stages.base import Moments
 from unclip.stages.batch import Batch, drop_text, pad_to_same_length
 from unclip.stages.config import SamplingConfig
-from unclip.stages.configs import AutoregressiveConfig as AutoregressiveConfig
 from unclip.stages.prior_base import BasePrior
+from unclip.stages.prior_configs import AutoregressiveConfig as AutoregressiveConfig
 
 REACH = 4.0  # the buckets of a component span ±REACH standard deviations
 WAVES = 16.0  # half-periods of the highest frequency in the initial bucket embeddings

@@ -14,8 +14,8 @@ from unclip.diffusion.samplers import Step
 from unclip.stages.base import Moments, Stage
 from unclip.stages.batch import Batch
 from unclip.stages.config import SamplingConfig
-from unclip.stages.configs import BasePriorConfig as BasePriorConfig
-from unclip.stages.configs import EmbeddingPriorConfig as EmbeddingPriorConfig
+from unclip.stages.prior_configs import BasePriorConfig as BasePriorConfig
+from unclip.stages.prior_configs import EmbeddingPriorConfig as EmbeddingPriorConfig
 
 
 class EmbeddingPrior(Stage):

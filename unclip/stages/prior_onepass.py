@@ -16,8 +16,8 @@ from unclip.diffusion.samplers import Step
 from unclip.nn.transformer import Transformer, after_caption, position_table
 from unclip.stages.batch import Batch, drop_text, pad_to_same_length
 from unclip.stages.config import SamplingConfig
-from unclip.stages.configs import OnePassConfig as OnePassConfig
 from unclip.stages.prior_base import WhitenedPrior
+from unclip.stages.prior_configs import OnePassConfig as OnePassConfig
 
 
 class OnePassNetwork(nn.Module):

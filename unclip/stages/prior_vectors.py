@@ -21,9 +21,9 @@ from unclip.nn.transformer import Transformer, position_table
 from unclip.stages.base import ROUNDING, Moments
 from unclip.stages.batch import Batch
 from unclip.stages.config import SamplingConfig
-from unclip.stages.configs import VectorPriorConfig as VectorPriorConfig
 from unclip.stages.diffusion import DiffusionStage
 from unclip.stages.prior_base import Whitening
+from unclip.stages.prior_configs import VectorPriorConfig as VectorPriorConfig
 
 
 class VectorNetwork(nn.Module):

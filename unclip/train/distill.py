@@ -11,8 +11,8 @@ from unclip.diffusion.distillation import Teacher
 from unclip.errors import ConfigError
 from unclip.models.resolve import Model, resolve
 from unclip.stages import load_stage
-from unclip.stages.config import parse_checkpoint
-from unclip.stages.configs import CONFIGS, DecoderConfig, DiffusionStageConfig, UpsamplerConfig
+from unclip.stages.config import DiffusionStageConfig, parse_checkpoint
+from unclip.stages.configs import CONFIGS, DecoderConfig, UpsamplerConfig
 from unclip.stages.diffusion import DiffusionStage
 from unclip.train.config import DistillConfig
 

@@ -14,7 +14,7 @@ from unclip.config import parse
 from unclip.errors import CheckpointError, ConfigError
 from unclip.models.convert.diffusers_configs import Foreign
 from unclip.models.convert.weights import read_component
-from unclip.stages.configs import AUTOENCODERS
+from unclip.stages.latent_configs import AUTOENCODERS
 
 # Names of attention's weights in autoencoders that diffusers saved before version 0.17.
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
