@@ -64,6 +64,7 @@ class LatentDecoder(Decoder):
         trajectory: Trajectory = FROM_NOISE,
         *,
         size: tuple[int, int] | None = None,
+        null_embed: Tensor | None = None,
     ) -> Iterator[Step]:
         width, height = size or (self.size, self.size)
         small = (width // 2, height // 2)
