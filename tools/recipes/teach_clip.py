@@ -90,8 +90,8 @@ class Teacher(nn.Module):
         if self.earlier is None or self.to_earlier is None:
             return z_i.new_zeros(())
         target = self.earlier.encode_image(images).float()
-        error = (self.to_earlier(z_i * z_i.shape[1] ** 0.5) - target).square().sum()
-        return error / (target - target.mean(0)).square().sum()
+        found: Tensor = self.to_earlier(z_i * z_i.shape[1] ** 0.5)
+        return (found - target).square().sum() / (target - target.mean(0)).square().sum()
 
     def embed_texts(self, texts: list[str]) -> Tensor:
         """Captions → unit z_t, [B, D]."""
