@@ -210,9 +210,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, ...]]]:
     shapes: list[tuple[int, ...]] = []
     encode_image = OpenClip.encode_image
 
-    def spy(self: OpenClip, images: Tensor) -> Tensor:
+    def spy(self: OpenClip, images: Tensor, **options: bool) -> Tensor:
         shapes.append(tuple(images.shape[1:]))
-        return encode_image(self, images)
+        return encode_image(self, images, **options)
 
     monkeypatch.setattr(OpenClip, "encode_image", spy)
     yield shapes

@@ -148,7 +148,7 @@ def test_an_odd_number_that_can_be_right_trains(kind: str, override: str, read: 
         ("data.batch_size=3", "did you mean data.batch?"),
         ("stage.unet.chanels=5", "did you mean stage.unet.channels?"),
         ("stage.channels=5", "did you mean stage.unet.channels?"),
-        ("optim.learning_rate=3", "the keys of optim are lr, betas, "),
+        ("optim.learning_rate=3", "the keys of optim are kind, lr, betas, "),
         ("wandb=3", "the keys of a run are name, clip, "),
     ],
 )
@@ -182,6 +182,8 @@ def test_every_kind_of_stage_has_its_config_without_torch() -> None:
     assert sorted(CONFIGS) == [
         "clip",
         "decoder",
+        "decoder_kandinsky",
+        "decoder_stable",
         "pixels",
         "prior",
         "prior_ar",

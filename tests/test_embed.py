@@ -158,11 +158,11 @@ def test_an_embedding_that_was_stopped_goes_on_to_the_same_bytes(
 ) -> None:
     encode, calls = OpenClip.encode_image, []
 
-    def stop_in_the_second_shard(self: OpenClip, images: torch.Tensor) -> torch.Tensor:
+    def stop_in_the_second_shard(self: OpenClip, images: torch.Tensor, **options: bool) -> torch.Tensor:
         calls.append(1)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return encode(self, images)
+        return encode(self, images, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(OpenClip, "encode_image", stop_in_the_second_shard)

@@ -180,7 +180,7 @@ def test_on_the_command_line(folders: Path, picture: Image.Image, tmp_path: Path
     [
         (lambda p, a: p.generate("a fox"), "has no prior, so it cannot generate from a prompt"),
         (lambda p, a: p.diff(a, "a cap", "a hat"), "this CLIP has no text encoder"),
-        (lambda p, a: p.decode(torch.zeros(1, 31)), r"shape \(1, 31\): .* decodes \[N, 24\]"),
+        (lambda p, a: p.decode(torch.zeros(1, 31)), "has 31 numbers per embedding; .* which have 24"),
         (lambda p, a: p.decode(z_i(), options={"decoder": {"noise_level": 1.5}}), "noise_level: .*1.5"),
     ],
 )

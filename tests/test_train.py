@@ -320,7 +320,7 @@ def test_a_rate_may_be_written_as_people_write_it(written: str, run_of: Any) -> 
         ("stage.unet.chanels=5", "stage.unet.chanels: no such key"),
         (
             "stage.kind=piror",
-            "no stage 'piror'; there are clip, decoder, pixels, prior, prior_ar, prior_onepass, prior_vectors, "
+            "no stage 'piror'; there are clip, decoder, decoder_kandinsky, decoder_stable, pixels, prior, prior_ar, prior_onepass, prior_vectors, "
             "upsampler",
         ),
         ("stage.kind=..", "no stage"),

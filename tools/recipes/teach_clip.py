@@ -76,7 +76,7 @@ class Teacher(nn.Module):
 
     def __init__(self, stage: ClipStage, earlier: Clip | None = None) -> None:
         super().__init__()
-        self.stage, self.earlier = stage, earlier
+        self.stage, self.config, self.earlier = stage, stage.config, earlier
         self.absent = nn.Parameter(torch.randn(len(VALUES), stage.architecture.embed))
         self.to_earlier = nn.Linear(stage.architecture.embed, earlier.width) if earlier else None
 

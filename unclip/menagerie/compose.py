@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from PIL import Image
 
@@ -99,9 +99,7 @@ def pipeline_painter(pipeline: Pipeline, condition: Condition = "both") -> Paint
         if condition == "both":
             return pipeline.generate(captions, seeds=seeds, size=size, watermark=False).images
         if condition == "caption":
-            decoder = pipeline.decoder
-            assert isinstance(decoder, Decoder)
-            nothing = decoder.null_embed.detach().float().expand(len(captions), -1)
+            nothing = cast(Decoder, pipeline.decoder).null_embed.detach().float().expand(len(captions), -1)
             return pipeline.decode(nothing, captions, seed=seeds, size=size, watermark=False).images
         z_i = pipeline.sample_prior(captions, seed=seeds)
         return pipeline.decode(z_i, seed=seeds, size=size, watermark=False).images

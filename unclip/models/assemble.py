@@ -57,6 +57,8 @@ def assemble(
     loras = [str(run) for run in runs if is_adapter(ScaledReference.parse(str(run)).ref)]
     models = [resolve(str(run)) for run in runs if str(run) not in loras]
     parts = _parts(models)
+    mapped = {role: load_stage(part.folder, keep_dtype=True) for role, part in parts.items() if loras}
+    adapters = fit_all(loras, mapped, out.name)
     given = [model.ref for model in models if model.kind == CLIP]
     if given and clip is not None:
         raise CheckpointError(f"cannot assemble {out}: a clip is among the runs already; leave out {clip}")
@@ -78,8 +80,6 @@ def assemble(
             raise CheckpointError(
                 f"{role} was trained for CLIP {part.config['clip']}, but this model would have {identity}"
             )
-    mapped = {role: load_stage(part.folder, keep_dtype=True) for role, part in parts.items() if loras}
-    adapters = fit_all(loras, mapped, out.name)
     base = next((model.index for model in models if _is_whole(model)), None)
     public, source = (None, None) if reference is None else clip_to_save(reference)
     with files.new_folder(out, replaces=FILE) as folder:

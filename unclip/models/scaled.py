@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unclip.errors import RequestError
-from unclip.models import hub
 
 
 class ScaledReference(NamedTuple):
@@ -29,7 +28,7 @@ class ScaledReference(NamedTuple):
         try:
             scale = float(tail)
         except ValueError:
-            if Path(ref).exists() or hub.is_id(ref):
+            if Path(ref).exists() or _is_id(ref):
                 raise RequestError(f"--lora {text}: the scale {tail!r} is not a number") from None
             return cls(text)
         return cls(ref, check_scale(scale, text))
@@ -40,7 +39,7 @@ class ScaledReference(NamedTuple):
         Raises:
             RequestError: there is nothing of that name.
         """
-        if not Path(self.ref).exists() and not hub.is_id(self.ref):
+        if not Path(self.ref).exists() and not _is_id(self.ref):
             raise RequestError(
                 f"--lora {self.ref}: no such adapter; give a run, its folder or a .safetensors"
             )
@@ -52,3 +51,9 @@ def check_scale(scale: float, where: str) -> float:
     if not math.isfinite(scale):
         raise RequestError(f"--lora {where}: the scale {scale} is not a finite number")
     return scale
+
+
+def _is_id(ref: str) -> bool:
+    from unclip.models import hub  # pydantic, which `unclip --help` does not need
+
+    return hub.is_id(ref)

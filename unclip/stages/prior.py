@@ -75,9 +75,8 @@ class Prior(DiffusionStage, WhitenedPrior):
         named = rng.uniform() >= self.text_drop
         text = drop_text(batch.text, batch.null, named)
         x0 = self.whiten(batch.image_embed)
-        return self.diffusion.loss(
-            self.network, x0, _cond(text), *self._draw(rng, x0), conditioned=named if self.training else None
-        )
+        told = named if self.training else None  # validation does not contrast
+        return self.diffusion.loss(self.network, x0, _cond(text), *self._draw(rng, x0), conditioned=told)
 
     def measure_x0_variance(self, batches: Iterable[Batch], times: int = 64) -> None:
         """Measures the mean variance of x0 given x_t for `analytic_dpm`, and stores it in the config.
