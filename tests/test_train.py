@@ -20,7 +20,7 @@ from torch import Tensor
 from unclip.data.tar import find_shards, read_samples, write_shard
 from unclip.errors import CheckpointError, ConfigError, DataError
 from unclip.files import read_weights
-from unclip.stages import load_stage
+from unclip.stages import load_stage, stage_class
 from unclip.train import loop
 from unclip.train.checkpoint import step_folders
 from unclip.train.config import OptimConfig, read_run
@@ -235,7 +235,7 @@ def test_training_learns(run_of: Any, tmp_path: Path) -> None:
 
 def test_the_average_follows_its_closed_form(run_of: Any) -> None:
     config = run_of("upsampler")
-    stage = loop.stage_class(config.stage.kind)(config.stage)
+    stage = stage_class(config.stage.kind)(config.stage)
     name, parameter = next(iter(stage.named_parameters()))
     ema = Ema(stage, decay=0.3)
     assert not any(p.requires_grad for p in ema.stage(stage).parameters())

@@ -157,7 +157,7 @@ def _beside(path: Path, suffixes: tuple[str, ...] = BESIDE) -> list[Path]:
     """Find the caption files beside an image, or those of other suffixes."""
     if not path.name:  # a folder, or nothing, where a table should name a picture
         return []
-    return [beside for suffix in suffixes if (beside := path.with_suffix(f".{suffix}")).is_file()]
+    return [beside for suffix in suffixes if os.path.isfile(beside := path.with_suffix(f".{suffix}"))]
 
 
 def _sample(entry: Entry) -> Sample:
