@@ -21,7 +21,6 @@ from unclip.data.tar import find_shards, read_samples, write_shard
 from unclip.errors import CheckpointError, ConfigError, DataError
 from unclip.files import read_weights
 from unclip.stages import load_stage, stage_class
-from unclip.train import loop
 from unclip.train.checkpoint import step_folders
 from unclip.train.config import OptimConfig, read_run
 from unclip.train.ema import Ema
