@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -60,7 +60,7 @@ def diffusers_unet() -> tuple[nn.Module, tuple[Any, ...]]:
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )
-    return unet, (torch.randn(2, 4, 8, 8).double(), 10, torch.randn(2, 3, 16).double())
+    return cast(nn.Module, unet), (torch.randn(2, 4, 8, 8).double(), 10, torch.randn(2, 3, 16).double())
 
 
 @pytest.mark.parametrize("kind", ["ours", "diffusers"])
@@ -85,8 +85,9 @@ def test_the_trained_layer_is_the_merged_layer(kind: str) -> None:
     for tensor in new.values():
         tensor.normal_(std=0.3)
     adapted = output()
+    factors = {key: tensor.flatten(1).clone() for key, tensor in new.items()}
     layers = {
-        name: LowRank(*(new[f"{name}.lora_{side}.weight"].flatten(1).clone() for side in "AB"), 0.5)
+        name: LowRank(factors[f"{name}.lora_A.weight"], factors[f"{name}.lora_B.weight"], 0.5)
         for name in names
     }
     for tensor in new.values():

@@ -203,6 +203,7 @@ def test_published_sizes(embed: int, count: int, monkeypatch: pytest.MonkeyPatch
         additional_embeddings=3,
     )
     stage: Any
+    weights: Any
     stage, weights = eclipse.read_prior(Path("prior"), config)  # type: ignore[misc]
     shapes = {
         diffusers_keys.prior(name).removeprefix("prior."): tensor.shape[-2:]
@@ -255,5 +256,5 @@ def test_a_prior_of_another_width_is_refused(karlo: Path, tmp_path: Path) -> Non
 
 def test_an_older_prior_of_ours_is_not_causal(prior: Path, tmp_path: Path) -> None:
     convert(prior, tmp_path / "out")
-    stage = load_stage(tmp_path / "out")
+    stage: Any = load_stage(tmp_path / "out")
     assert stage.config.causal and not stage.Config(embed=8, token_width=8, width=8, depth=1, heads=1).causal

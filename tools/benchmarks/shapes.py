@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -34,6 +35,11 @@ def middle(picture: Image.Image) -> Image.Image:
     return squeezed(centre_square(picture))
 
 
+def reader(views: Iterator[Image.Image]) -> Callable[[list[str], list[int]], list[Image.Image]]:
+    """A painter of pictures that are there already."""
+    return lambda texts, seeds: list(islice(views, len(texts)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -54,13 +60,7 @@ def main() -> None:
             options = SamplingOptions(size=size, preset=given.preset, watermark=False)
             pictures += pipe.generate(texts, seeds=seeds, options=options).images
         for name, view in (("whole", squeezed), ("middle", middle)):
-            views = map(view, pictures)
-            report = compose(
-                lambda texts, seeds, views=views: list(islice(views, len(texts))),
-                judge,
-                count=given.count,
-                seed=given.seed,
-            )
+            report = compose(reader(map(view, pictures)), judge, count=given.count, seed=given.seed)
             rates = {key: report.scores[key].rate for key in ("subject", "headwear", COMPOSITION, ALL_NAMED)}
             print(json.dumps({"size": size, "judge reads": name, **rates}), flush=True)
         if given.out is not None:
