@@ -57,7 +57,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def spoilt_copies(folder: Path) -> None:
-    """Half precision beside every file of weights, of zeros: whoever reads it is found out."""
+    """Half precision beside every file of weights, all zeros: a test that reads it fails."""
     for path in folder.rglob("*.safetensors"):
         zeros = {name: torch.zeros_like(tensor) for name, tensor in load_file(path).items()}
         save_file(zeros, path.with_name(f"{path.stem}.fp16.safetensors"))
