@@ -19,7 +19,7 @@ MODEL, COMMITS = "someone/tiny", {"main": "a" * 40, "v2": "b" * 40}
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves one repository, of which the revision v2 has another name in its index."""
+    """Serves one repository. Its revision v2 has another name in its index."""
 
     def __init__(self, model: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)

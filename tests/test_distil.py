@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_lora
 import torch
 import yaml
 from click.testing import CliRunner
@@ -294,6 +295,22 @@ def test_both_decoders_are_offloaded_and_saved(both: Path, tmp_path: Path) -> No
             for one in (pipe, offloaded, copied)
         }
         assert len(pictures) == 1
+
+
+@pytest.mark.parametrize("offload", [False, True])
+def test_an_adapter_changes_both_decoders(
+    both: Path, tiny_model: Path, tmp_path: Path, offload: bool
+) -> None:
+    adapter = tiny_lora.make(tmp_path / "lora", tiny_model / "decoder")
+    options: Any = {"seed": 3, "size": 64, "preset": "undistilled"}
+    adapted, plain, slow = (
+        Pipeline.from_pretrained(str(model), device="cpu", offload=offload, lora=lora)
+        for model, lora in ((both, [adapter]), (both, []), (tiny_model, [adapter]))
+    )
+    options["options"] = {"decoder": {"steps": 2}}
+    pictures = [pipe.generate("a cat", **options).images[0].tobytes() for pipe in (adapted, plain)]
+    options["preset"] = "balanced"
+    assert pictures[0] == slow.generate("a cat", **options).images[0].tobytes() != pictures[1]
 
 
 def test_a_distilled_decoder_alone_says_what_it_cannot_do(

@@ -77,8 +77,8 @@ class SizeGrid:
 
     Args:
         name: the model's, for messages.
-        units: for each nominal side of the chain, also an upsampler's input, the number of pixels of which
-            the sides of its images are multiples.
+        units: for each nominal side of the chain, also an upsampler's input, the number of pixels that the
+            sides of its images are multiples of.
         stages: nominal sides of the stages, ascending.
         flexible: whether the only stage is a flexible decoder (`BaseDecoder.flexible`).
     """
@@ -102,7 +102,7 @@ class SizeGrid:
         return tuple(one for one in (side, side * 3 // 2, 2 * side) if one % self.units[side] == 0)
 
     def step(self, side: int) -> int:
-        """Number of pixels of which the sides of images of a stage's nominal side are multiples."""
+        """The unit, in pixels, of the sides of a stage's images: they are multiples of it."""
         if self.flexible:
             return self.units[side]
         return lcm(*(side * unit // gcd(side * unit, own) for own, unit in self.units.items() if own <= side))

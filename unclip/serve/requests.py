@@ -153,7 +153,7 @@ class OutpaintRequest(GenerationRequest):
     to: tuple[int, int] = field(kw_only=True)
 
     def drawn(self, grid: SizeGrid) -> Size:
-        return self.pixels  # in windows, of which `outpaint` chooses the size
+        return self.pixels  # drawn in windows, whose size `outpaint` chooses
 
     @property
     def mask(self) -> Image.Image:
