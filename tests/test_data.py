@@ -635,6 +635,10 @@ def test_a_pair_is_cropped_at_one_place(tmp_path: Path) -> None:
     assert batch.image is not None and batch.low is not None and batch.low.shape == (4, 3, 8, 8)
     assert torch.equal(batch.image[..., ::4, ::4], batch.low)
     assert not torch.equal(batch.low[0], batch.low[1])  # cropped at random
+    native = config.model_copy(update={"crop": "native"})
+    batch = embed(next(batches(Stream(native, size=1024, crop=32, needs=needs))), None, needs)
+    assert batch.image is not None and batch.low is not None
+    assert torch.equal(batch.image[..., ::4, ::4], batch.low)
     tar.write_shard(tmp_path / "1.tar", [{"__key__": "a", "txt": b"x", "png": png(large)}])
     with pytest.raises(BadSample, match=r"no low.png"):
         Stream(config, size=64, crop=32, needs=needs)._item(

@@ -248,6 +248,16 @@ def test_padding_keeps_the_whole_image(wide: str) -> None:
     assert image[4, 0].tolist() == [255, 0, 0] and image[4, -1].tolist() == [0, 0, 255]
 
 
+def test_native_crops_keep_the_image_at_its_own_resolution(wide: str) -> None:
+    reds = {int((image[:, :, 0] > 127).sum(dim=1)[0]) for image in images(wide, 80, crop="native")}
+    assert reds == set(range(9))
+    config = DataConfig(shards=wide, batch=1, workers=0, shuffle=1, crop="native")
+    item = next(iter(Stream(config, needs=IMAGE, size=64, crop=16)))
+    assert item.image is not None and item.image.shape == (16, 16, 3)
+    with pytest.raises(DataError, match=r"smaller than the crop \(32 × 16\)"):
+        next(iter(Stream(config, needs=IMAGE, size=64, crop=32)))
+
+
 def test_half_of_the_images_are_mirrored_if_asked(wide: str) -> None:
     plain, flipped = images(wide, 60), images(wide, 60, random_flip=True)
     mirrored = [torch.equal(image, plain[0].flip(1)) for image in flipped]

@@ -28,7 +28,7 @@ SETS = {
     "train-64": (60_000, 64, 0, 1),
     "siblings-64": (30_000, 64, 5, 25),
     "train-256": (4_000, 256, 1, 1),
-    "train-1024": (2_000, 1024, 2, 1),
+    "train-1024": (1_000, 1024, 2, 1),
 }
 CLIP_STEPS = 2200  # of tools/recipes/teach_clip.py
 # The inpainting decoder is initialised from the plain decoder and replaces it.
@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument(
         "--further", action="store_true", help="start from the bundle as it is, and keep its CLIP"
     )
+    parser.add_argument("--photos", type=Path, help="shards of photographs, for the second upsampler")
     parser.add_argument("--count", type=int, default=512, help="held-out captions of the final figures")
     parser.add_argument(
         "--trial", action="store_true", help="do all in small, with the bundle in the work folder"
@@ -59,7 +60,7 @@ def main() -> None:
     work: Path = args.work.absolute()  # the commands run in the checkout
     bundle = work / "bundle" if args.trial else BUNDLE
     draw_data(work, args.jobs, trial=args.trial)
-    train_stages(work, args.minutes, further=args.further, trial=args.trial)
+    train_stages(work, args.minutes, args.photos, further=args.further, trial=args.trial)
     # The bundle is replaced as a whole, so copy a CLIP that is kept.
     if args.further:
         shutil.copytree(BUNDLE / "clip", work / "clip", dirs_exist_ok=True)
@@ -96,7 +97,9 @@ def draw_data(work: Path, jobs: int, *, trial: bool) -> None:
         unclip("data", "menagerie", *(part for option in options.items() for part in option))
 
 
-def train_stages(work: Path, minutes: float | None, *, further: bool, trial: bool) -> None:
+def train_stages(
+    work: Path, minutes: float | None, photos: Path | None, *, further: bool, trial: bool
+) -> None:
     """Train the CLIP, then each stage, until `minutes` are over."""
     left = None if minutes is None else minutes * 60
     if not further:
@@ -104,7 +107,7 @@ def train_stages(work: Path, minutes: float | None, *, further: bool, trial: boo
         shards = [f"--shards={work}/data/train-64/*.tar", f"--siblings={work}/data/siblings-64/*.tar"]
         left = run([*command, *shards, "--steps", TRIAL_CLIP_STEPS if trial else CLIP_STEPS], left)
     for stage in STAGES:
-        overrides = [f"data.shards={work}/data/{data_of(stage)}/*.tar", *(TRIAL if trial else ())]
+        overrides = [f"data.shards={shards_of(stage, work, photos)}", *(TRIAL if trial else ())]
         if stage in ("prior", "decoder", "inpaint"):
             overrides.append(f"clip={BUNDLE if further else work}/clip")
         if further:
@@ -116,6 +119,9 @@ def train_stages(work: Path, minutes: float | None, *, further: bool, trial: boo
         if stage == "upsampler-256":
             left = redraw(work, left, further=further)
             overrides.append("stage.redrawn=0.5")
+        if stage == "upsampler-1024":
+            left = cut(work, left, photos, further=further)
+            overrides += ["stage.redrawn=0.5", "data.crop=native"]
         config = CONFIGS / f"{stage}.yaml"
         left = run(["-m", "unclip", "train", config, "--out", work / stage, *overrides], left)
 
@@ -126,14 +132,29 @@ def redraw(work: Path, left: float | None, *, further: bool) -> float | None:
     home, decoder = (BUNDLE, "decoder") if further else (work, "inpaint")
     stages = [home / stage for stage in ("clip", "prior", decoder)]
     unclip("assemble", *stages, "-o", model, "--overwrite")
-    shards, out = work / "data/train-256/*.tar", work / "data" / data_of("upsampler-256")
+    shards, out = work / "data/train-256/*.tar", work / "data/redrawn-256"
     return run([TOOLS / "recipes/redraw.py", shards, out, "--model", model], left)
 
 
-def data_of(stage: str) -> str:
-    """The training sets of a stage, as a pattern of folders."""
-    sets = {"upsampler-256": "redrawn-256", "upsampler-1024": "train-1024"}
-    return sets.get(stage, "{train-64,siblings-64}")
+def cut(work: Path, left: float | None, photos: Path | None, *, further: bool) -> float | None:
+    """Make the crops for the second upsampler: of renderings, redrawn by the first, and of photographs."""
+    model = work / "cutting"
+    decoder = BUNDLE / "decoder" if further else work / "inpaint"
+    clip = BUNDLE / "clip" if further else work / "clip"
+    stages = [clip, work / "prior", decoder, work / "upsampler-256"]
+    unclip("assemble", *stages, "-o", model, "--overwrite")
+    recipe, data = TOOLS / "recipes/cut.py", work / "data"
+    left = run([recipe, data / "train-1024/*.tar", data / "cut-1024", "--model", model], left)
+    return run([recipe, photos, data / "cut-photos", "--each", 4], left) if photos else left
+
+
+def shards_of(stage: str, work: Path, photos: Path | None) -> str:
+    """The training sets of a stage, as `data.shards` takes them."""
+    sets = {"upsampler-256": "redrawn-256", "upsampler-1024": "cut-1024"}
+    shards = f"{work}/data/{sets.get(stage, '{train-64,siblings-64}')}/*.tar"
+    if stage == "upsampler-1024" and photos:
+        return f"{{{shards}: 1, {work}/data/cut-photos/*.tar: 1}}"
+    return shards
 
 
 def run(command: list[object], left: float | None) -> float | None:

@@ -33,6 +33,7 @@ from unclip.data.tar import find_shards, read_samples
 from unclip.device import quick_in_bf16
 from unclip.files import new_folder, read_weights, write_weights
 from unclip.menagerie.captions import WORDS, caption
+from unclip.menagerie.judge.train import disturb
 from unclip.menagerie.scene import COLOURS, VALUES, Scene
 from unclip.models.resolve import load_clip, resolve
 from unclip.stages.clip import ClipStage
@@ -42,7 +43,6 @@ from unclip.train.ema import Ema
 FAMILY = 25  # siblings in a row in the shards
 TOGETHER = 12  # of them in a batch
 SAVE_EVERY = 250  # steps
-SHIFT = 3  # pixels by which pictures are moved at most
 TEXT_RATE = 0.25  # of the learning rate, for a text tower that is trained already
 METRICS = "metrics.jsonl"  # as the trainer's, but the last line alone
 
@@ -159,6 +159,7 @@ def main() -> None:
     bar = tqdm(range(done, args.steps), initial=done, total=args.steps, unit="step", mininterval=10)
     for step in bar:
         rng = random.Random(f"{config.train.seed}/{step}")
+        torch.manual_seed(rng.getrandbits(62))
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * min(1.0, (step + 1) / 100) * max(0.01, 1 - step / args.steps)
         images, truth, scenes = draw_batch(singles, siblings, args.batch, args.captions, rng)
@@ -206,8 +207,8 @@ def groups(teacher: Teacher, rate: float, decay: float, trained: bool) -> list[d
 def draw_batch(
     singles: Pictures, siblings: Pictures, batch: int, captions: int, rng: random.Random
 ) -> tuple[Tensor, Tensor, list[Scene]]:
-    """Pictures in [−1, 1], their truth and scenes; of the first `captions` ones every second is of a
-    family.
+    """Pictures in [−1, 1], their truth and scenes; half of the first `captions` ones are of families. Every
+    second picture is augmented. `batch` is even.
     """
     count = captions // 2
     rows = rng.choices(range(len(singles.scenes)), k=batch - count // TOGETHER * TOGETHER)
@@ -216,18 +217,9 @@ def draw_batch(
     pixels = torch.cat([siblings.pixels[family], singles.pixels[rows]])
     truth = torch.cat([siblings.truth[family], singles.truth[rows]])
     scenes = [siblings.scenes[i] for i in family] + [singles.scenes[i] for i in rows]
-    return moved(pixels, rng).float() / 127.5 - 1, truth, scenes
-
-
-def moved(pixels: Tensor, rng: random.Random) -> Tensor:
-    """Each picture [B, 3, H, W] moved by a few pixels; borders are reflected."""
-    side = pixels.shape[-1]
-    wide = F.pad(pixels.float(), (SHIFT,) * 4, mode="reflect").to(torch.uint8)
-    out = torch.empty_like(pixels)
-    for i in range(len(pixels)):
-        y, x = rng.randint(0, 2 * SHIFT), rng.randint(0, 2 * SHIFT)
-        out[i] = wide[i, :, y : y + side, x : x + side]
-    return out
+    plain = pixels[::2].float() / 127.5 - 1
+    images = torch.stack([plain, disturb(pixels[1::2])], dim=1).flatten(0, 1)  # every second is augmented
+    return images, truth, scenes
 
 
 def phrase(key: str, value: str, rng: random.Random) -> str:

@@ -29,7 +29,8 @@ class DataConfig(Config):
         validation: shards for the validation loss; not trained on. Or the share of `shards` to hold out for
             it, chosen by a hash of each sample's key, so that it stays the same.
         crop: how an image becomes square: "centre" or "random" resizes the shorter side and cuts out the
-            centre or a random place; "pad" resizes the longer side and pads with white. An upsampler cuts its
+            centre or a random place; "pad" resizes the longer side and pads with white; "native" cuts out a
+            random place without resizing, and images that are too small are skipped. An upsampler cuts its
             training crops out of the result of "pad", or of the whole image otherwise.
         vectors: where the vectors of a sample are, for a stage that reads some: the suffix of an array file
             (npy for KEY.npy, fmri.npy for KEY.fmri.npy), or json:NAME for the numbers under NAME in KEY.json.
@@ -43,7 +44,7 @@ class DataConfig(Config):
     calibration: int = Field(4096, ge=1)
     max_bad: float = Field(0.1, ge=0, le=1)
     validation: Annotated[float, Field(gt=0, le=0.5)] | Source | None = None
-    crop: Literal["centre", "random", "pad"] = "centre"
+    crop: Literal["centre", "random", "pad", "native"] = "centre"
     vectors: str = "npy"
     random_flip: bool = False
 

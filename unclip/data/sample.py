@@ -84,23 +84,25 @@ def scaled(image: Image.Image, side: int) -> Image.Image:
     return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
 
 
-def pair(sample: Sample, size: int, crop: int, rng: random.Random) -> tuple[Image.Image, Image.Image]:
+def pair(sample: Sample, size: int | None, crop: int, rng: random.Random) -> tuple[Image.Image, Image.Image]:
     """Decode an image and its `low.png`, the input of an upsampler, and crop both at the same random place.
 
     Args:
-        size: side in pixels to which the image's middle square is resized.
+        size: side in pixels to which the image's middle square is resized; None for a square image as it is.
         crop: side of the crop of it.
 
     Raises:
-        BadSample: as `picture`, or `low.png` is missing or not a whole fraction of `size`.
+        BadSample: as `picture`, or `low.png` is missing or not a whole fraction of the square.
     """
     if "low.png" not in sample:
         raise BadSample(sample, "no low.png")
     low = picture({"__key__": sample["__key__"], "png": sample["low.png"]})
-    factor = size // low.width
-    if low.size != (size // factor,) * 2 or crop % factor:
+    high = picture(sample)
+    size = size or min(high.size)
+    factor = max(size // low.width, 1)
+    if low.size != (size // factor,) * 2 or crop % factor or crop > size:
         raise BadSample(sample, "low.png of another size", f"{low.width} × {low.height}")
-    high = scaled(picture(sample), size)
+    high = scaled(high, size)
     x, y = (rng.randint(0, low.width - crop // factor) for _ in range(2))
     left, top = (high.width - size) // 2 + factor * x, (high.height - size) // 2 + factor * y
     side = crop // factor

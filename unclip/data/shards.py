@@ -180,6 +180,7 @@ class Stream(IterableDataset[Item]):
         self.seed, self.number = seed, number
         self.size = size if "image" in needs else None
         self.crop = crop or self.size
+        self.scale_to = None if config.crop == "native" else self.size  # length of the shorter side
         if "image" in needs and size is None:
             raise ConfigError("the stage needs pictures, but has no `size`")
         if self.embeddings and not self.embeddings.pictures and "image" in needs:
@@ -255,7 +256,7 @@ class Stream(IterableDataset[Item]):
     def _item(self, sample: Sample, rng: random.Random) -> Item:
         if self.paired:
             assert self.size and self.crop
-            high, low = map(to_bytes, pair(sample, self.size, self.crop, rng))
+            high, low = map(to_bytes, pair(sample, self.scale_to, self.crop, rng))
             return Item(sample["__key__"], "", high, None, None, Skipped(), low=low)
         if self.vector_shape:
             return self._with_vectors(sample, rng, self.vector_shape)
@@ -279,23 +280,30 @@ class Stream(IterableDataset[Item]):
     def _pictures(self, sample: Sample, rng: random.Random) -> tuple[Tensor | None, Tensor | None]:
         """Decode an image for the stage and for the frozen CLIP; None for each that is not needed."""
         if self.preprocess is None:
-            return None if self.size is None else self._cropped(picture(sample, self.size), rng), None
+            if self.size is None:
+                return None, None
+            return self._cropped(sample, picture(sample, self.scale_to), rng), None
         side = self.preprocess.size
         whole = picture(sample, side)  # decoded as in `unclip data embed`
         clip_image = to_bytes(self.preprocess.view(whole))
         if self.size is None:
             return None, clip_image
-        if side < self.size and min(whole.size) < SPARE * self.size:
-            whole = picture(sample, self.size)  # a JPEG may have been decoded too small for the stage
-        return self._cropped(whole, rng), clip_image
+        # A JPEG may have been decoded too small for the stage.
+        if self.scale_to is None or (side < self.scale_to and min(whole.size) < SPARE * self.scale_to):
+            whole = picture(sample, self.scale_to)
+        return self._cropped(sample, whole, rng), clip_image
 
-    def _cropped(self, whole: Image.Image, rng: random.Random) -> Tensor:
+    def _cropped(self, sample: Sample, whole: Image.Image, rng: random.Random) -> Tensor:
         assert self.size and self.crop
         if self.config.crop == "pad":
             image = ImageOps.pad(whole, (self.size, self.size), Image.Resampling.BICUBIC, "white")
+        elif self.scale_to:
+            image = scaled(whole, self.scale_to)
+        elif min(whole.size) >= self.crop:
+            image = whole
         else:
-            image = scaled(whole, self.size)
-        if self.crop < self.size or self.config.crop == "random":
+            raise BadSample(sample, "smaller than the crop", f"{whole.width} × {whole.height}")
+        if self.crop < self.size or self.config.crop in ("random", "native"):
             left, top = rng.randint(0, image.width - self.crop), rng.randint(0, image.height - self.crop)
         else:
             left, top = (image.width - self.crop) // 2, (image.height - self.crop) // 2

@@ -23,7 +23,7 @@ SHARDS, SAMPLES = 8, 32  # shards that are looked into, and samples of each
 
 
 def warn_of_data(run: Path, config: RunConfig, stage: Stage, paths: Sequence[str]) -> None:
-    """Warn if a run resumes with other shards, or if images are smaller than the stage's size."""
+    """Warn if a run resumes with other shards, or if images would be enlarged to the stage's size."""
     saved = run / "run.yaml"
     before = read_yaml(saved).get("data", {}).get("shards") if saved.is_file() else None
     now = config.model_dump(mode="json")["data"]["shards"]
@@ -32,7 +32,7 @@ def warn_of_data(run: Path, config: RunConfig, stage: Stage, paths: Sequence[str
             "%s: data.shards was %s, is %s: the run goes on with other data", config.name, before, now
         )
     size = getattr(stage.config, "size", None)
-    if size is None or "image" not in stage.needs:
+    if size is None or "image" not in stage.needs or config.data.crop == "native":
         return
     sides = shorter_sides(paths)
     small = sum(side < size for side in sides)
