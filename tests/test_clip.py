@@ -253,7 +253,9 @@ def test_a_tower_that_pools_by_queries_trains_and_is_saved(tmp_path: Path) -> No
     loaded = load_clip(str(tmp_path))
     assert loaded.preprocess.size == 32
     embed = visual.eval()(Preprocess(32)(images)).detach()
-    torch.testing.assert_close(loaded.encode_image(images), F.normalize(embed, dim=1) * 32**0.5)
+    found = loaded.encode_image(images)
+    torch.testing.assert_close(found, F.normalize(embed, dim=1) * 32**0.5)
+    assert torch.equal(found, loaded.whole.encode_image(images))  # the same with open_clip's model around it
 
 
 @pytest.mark.parametrize(

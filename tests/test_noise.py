@@ -71,6 +71,11 @@ def test_more_candidates_keep_the_earlier_ones() -> None:
     assert torch.equal(four[:2], two)
 
 
+def test_a_candidate_is_drawn_alone_by_its_number() -> None:
+    several = SeededNoise([4, 5], "prior").candidates(3)(torch.empty(6, 6))
+    assert torch.equal(SeededNoise([4, 5], "prior", [2, 1])(torch.empty(2, 6)), several[[2, 4]])
+
+
 def test_candidates_do_not_disturb_the_noise_they_come_from() -> None:
     noise = SeededNoise([4])
     noise.candidates(3)(torch.empty(3, 6))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from unclip.clip import Text
 from unclip.clip.identity import stored_identity
-from unclip.clip.pooling import PooledTower
+from unclip.clip.pooling import NORM_GROUPS, pooled_tower
 from unclip.clip.preprocess import Preprocess
 from unclip.clip.text_tower import causal_mask, heads, text_states, tokenize, tokenizer_with, vocabulary_size
 from unclip.clip.torchvision_schemas import declare_missing_schemas
@@ -27,7 +27,6 @@ declare_missing_schemas()
 import open_clip  # noqa: E402  (needs the schemas)
 from open_clip.tokenizer import SimpleTokenizer  # noqa: E402
 
-NORM_GROUPS = 8  # of the ResNets that the CLIP stage trains
 SUFFIXES = (".safetensors", ".bin", ".pt")  # suffixes of the weights that open_clip saves
 
 
@@ -52,10 +51,7 @@ def build(architecture: Architecture) -> open_clip.CLIP:
         },
     )
     if a.vision_queries:
-        assert isinstance(a.vision_depth, tuple)
-        model.visual = PooledTower(
-            a.image_size, a.vision_width, a.vision_depth, a.vision_queries, a.embed, NORM_GROUPS
-        )
+        model.visual = pooled_tower(a)
     else:
         _normalise_in_groups(model.visual)
     return model

@@ -15,7 +15,10 @@ import torch.nn.functional as F
 from einops import einsum, rearrange
 from torch import Tensor, nn
 
+from unclip.nn.config import Architecture
 from unclip.nn.norm import GroupNorm
+
+NORM_GROUPS = 8  # of the towers that the CLIP stage trains
 
 
 class Residual(nn.Module):
@@ -71,3 +74,10 @@ class PooledTower(nn.Module):
         )
         out: Tensor = self.projection(pooled.flatten(1))
         return out
+
+
+def pooled_tower(architecture: Architecture) -> PooledTower:
+    """The untrained tower of an architecture with `vision_queries`."""
+    a = architecture
+    assert isinstance(a.vision_depth, tuple)
+    return PooledTower(a.image_size, a.vision_width, a.vision_depth, a.vision_queries, a.embed, NORM_GROUPS)

@@ -1,6 +1,6 @@
-"""A CLIP that the CLIP stage trained: its text tower at once, the whole model when it first sees an image.
+"""A CLIP that the CLIP stage trained: its text tower at once, its vision tower when it first sees an image.
 
-Most requests encode captions only, and the whole model needs open_clip, whose import takes seconds.
+Most requests encode captions only, and vision towers of open_clip need its import, which takes seconds.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unclip.clip import Text
+from unclip.clip.pooling import PooledTower, pooled_tower
 from unclip.clip.preprocess import Preprocess
 from unclip.clip.text_tower import TextTower, text_states, tokenize, tokenizer_with
 from unclip.errors import CheckpointError
@@ -33,7 +34,7 @@ class TrainedClip:
     reference: str | None = None
 
     def __init__(self, folder: Path, architecture: Architecture, identity: str) -> None:
-        self.folder, self.identity = folder, identity
+        self.folder, self.architecture, self.identity = folder, architecture, identity
         self.context, self.token_width = architecture.context, architecture.text_width
         self.width = architecture.embed
         self.preprocess = Preprocess(architecture.image_size)
@@ -43,6 +44,7 @@ class TrainedClip:
         load_weights(self.text, folder / WEIGHTS, prefix=PREFIX, partly=True)
         self._place: tuple[torch.device | str, torch.dtype | None] = ("cpu", None)
         self._whole: OpenClip | None = None
+        self._tower: PooledTower | None = None
 
     def encode_text(self, captions: Sequence[str]) -> Text:
         """See `Clip`."""
@@ -66,7 +68,22 @@ class TrainedClip:
 
     def encode_image(self, images: Tensor, *, gradients: bool = False) -> Tensor:
         """See `Clip`."""
-        return self.whole.encode_image(images, gradients=gradients)
+        if not self.architecture.vision_queries:
+            return self.whole.encode_image(images, gradients=gradients)
+        tower = self.tower
+        with torch.inference_mode(not gradients):
+            pixels = self.preprocess(images.to(tower.positions.device)).to(tower.positions.dtype)
+            return F.normalize(tower(pixels), dim=-1) * self.width**0.5
+
+    @property
+    def tower(self) -> PooledTower:
+        """The vision tower of an architecture with `vision_queries`, without open_clip; loaded on first use."""
+        if self._tower is None:
+            with torch.device("meta"):
+                self._tower = pooled_tower(self.architecture).eval().requires_grad_(False)
+            load_weights(self._tower, self.folder / WEIGHTS, prefix=f"{PREFIX}visual.", partly=True)
+            self._tower.to(*self._place)
+        return self._tower
 
     @property
     def whole(self) -> OpenClip:
@@ -85,7 +102,7 @@ class TrainedClip:
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """See `Clip`."""
         self._place = (device, dtype or self._place[1])
-        for part in (self.text, self._whole):
+        for part in (self.text, self._tower, self._whole):
             if part is not None:
                 part.to(*self._place)
         return self

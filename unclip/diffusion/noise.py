@@ -14,12 +14,16 @@ class SeededNoise:
 
     Args:
         seeds: one per image of the batch.
-        stream: a name that keeps the draws of different stages (and candidates) apart.
+        stream: a name that keeps the draws of different stages apart.
+        numbers: which candidate each image is; those of one seed differ. Default: 0 for each.
     """
 
-    def __init__(self, seeds: Sequence[int], stream: str = "") -> None:
+    def __init__(self, seeds: Sequence[int], stream: str = "", numbers: Sequence[int] | None = None) -> None:
         self.seeds, self.stream = tuple(seeds), stream
-        self._generators = [torch.Generator("cpu").manual_seed(_mix(seed, stream)) for seed in seeds]
+        self._generators = [
+            torch.Generator("cpu").manual_seed(_mix(seed, f"{stream}/{number}" if number else stream))
+            for seed, number in zip(seeds, numbers or [0] * len(seeds), strict=True)
+        ]
 
     def __call__(self, like: Tensor) -> Tensor:
         """Gaussian noise of the shape, device and dtype of `like` [B, ...]; B must be the number of seeds."""
@@ -30,11 +34,8 @@ class SeededNoise:
 
     def candidates(self, n: int) -> SeededNoise:
         """Noise for n candidates of each image, in consecutive rows; candidate 0 has this object's noise."""
-        noise = SeededNoise([seed for seed in self.seeds for _ in range(n)], self.stream)
-        for row, generator in enumerate(noise._generators):
-            if candidate := row % n:
-                generator.manual_seed(_mix(noise.seeds[row], f"{self.stream}/{candidate}"))
-        return noise
+        seeds = [seed for seed in self.seeds for _ in range(n)]
+        return SeededNoise(seeds, self.stream, [*range(n)] * len(self.seeds))
 
 
 class ExampleRng:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from unclip.diffusion.samplers import Step, find_sampler
 from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
 from unclip.errors import RequestError
 from unclip.images import centre_crop, lanczos, on_white, plain, to_pil
+from unclip.pipeline.candidates import nearest
 from unclip.pipeline.generation import Generation
 from unclip.pipeline.masks import resized_mask
 from unclip.pipeline.model import WITHOUT, Model, beyond_distilled, preset_for, size_grid
@@ -171,26 +173,61 @@ class Call:
         return self.encode_images([image]).expand(len(self.seeds), -1)
 
     def decode(self, z_i: Tensor, text: Text, null: Text, trajectory: Trajectory = FROM_NOISE) -> Tensor:
-        """Run the decoder along a trajectory to data, and render it: pictures [B, 3, h, w]."""
+        """Run the decoder along a trajectory to data, and render it: pictures [B, 3, h, w].
+
+        From noise, the best of several `candidates` is drawn.
+        """
         decoder, used = self.model.decoder, self.sampling["decoder"]
-        total, size = trajectory.length(decoder.diffusion.schedule, used.steps), self.size_at(decoder.size)
-        null_embed = self._null_embed()
-        batch, parts = max(1, TOGETHER // size.area), []
+        total = trajectory.length(decoder.diffusion.schedule, used.steps)
+        choice = range(1)
+        if trajectory is FROM_NOISE and used.candidates > 1:
+            choice = range(used.candidates)
+        batch, parts = max(1, TOGETHER // self.size_at(decoder.size).area // len(choice)), []
         for i in range(0, len(z_i), batch):
             rows = slice(i, i + batch)
-            noise = SeededNoise(self.seeds[rows], "decoder")
-            texts = text.rows(i, i + batch), null.rows(i, i + batch)
-            steps = decoder.sample(
-                z_i[rows],
-                *texts,
-                used,
-                noise,
-                trajectory.rows(rows),
-                size=size,
-                null_embed=None if null_embed is None else null_embed[rows],
-            )
+            given = z_i[rows], text.rows(i, i + batch), null.rows(i, i + batch), rows
+            numbers = self._best(*given, total) if len(choice) > 1 else None
+            noise = SeededNoise(self.seeds[rows], "decoder", numbers)
+            steps = self._decoder_steps(*given, noise, trajectory.rows(rows))
             parts.append(decoder.render(self.run("decoder", steps, total)))
         return torch.cat(parts)
+
+    def _decoder_steps(
+        self,
+        z_i: Tensor,
+        text: Text,
+        null: Text,
+        rows: slice,
+        noise: SeededNoise,
+        trajectory: Trajectory = FROM_NOISE,
+    ) -> Iterator[Step]:
+        """The decoder's walk for some rows of the batch, which may be repeated: there are as many as z_i has."""
+        decoder, null_embed = self.model.decoder, self._null_embed()
+        if null_embed is not None:
+            null_embed = null_embed[rows]
+            null_embed = null_embed.repeat_interleave(len(z_i) // len(null_embed), dim=0)
+        return decoder.sample(
+            z_i,
+            text,
+            null,
+            self.sampling["decoder"],
+            noise,
+            trajectory,
+            size=self.size_at(decoder.size),
+            null_embed=null_embed,
+        )
+
+    def _best(self, z_i: Tensor, text: Text, null: Text, rows: slice, total: int) -> list[int]:
+        """The number of the best candidate of each row, by what is seen of it after half of the decoder's steps."""
+        n = self.sampling["decoder"].candidates
+        noise = SeededNoise(self.seeds[rows], "decoder").candidates(n)
+        with self.timed("decoder"):
+            steps = self._decoder_steps(
+                z_i.repeat_interleave(n, dim=0), text.repeat(n), null.repeat(n), rows, noise
+            )
+            *_, half = islice(steps, -(-total // 2))
+            del steps  # ends the walk
+            return nearest(self.model.clip, self.model.decoder.render(half.x0), z_i, text)
 
     def _null_embed(self) -> Tensor | None:
         """The null z_i [B, D] of a negative prompt, for a decoder that reads no captions; None if not needed.

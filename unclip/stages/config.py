@@ -27,7 +27,8 @@ class SamplingConfig(Config):
         interval: guide only where low ≤ t/T ≤ high.
         rescale: share by which the guided prediction is rescaled to the standard deviation of the unguided
             one.
-        candidates: number of z_i that the prior samples; the one nearest to the caption's z_t is kept.
+        candidates: number of z_i that the prior samples, or of images that the decoder starts; the one nearest
+            to the caption's z_t is kept.
         noise_level: noise level s at which an upsampler gets its input l, as √(1 − s²) l + s ε; 0 is none.
             For upsamplers with `noise_level` in their config.
     """
