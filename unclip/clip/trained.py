@@ -64,9 +64,9 @@ class TrainedClip:
         room = self.context - 2
         return self.tokenizer.decode(ids[:room]).strip(), self.tokenizer.decode(ids[room:]).strip()
 
-    def encode_image(self, images: Tensor, *, gradients: bool = False) -> Tensor:
+    def encode_image(self, images: Tensor) -> Tensor:
         """See `Clip`."""
-        return self.whole.encode_image(images, gradients=gradients)
+        return self.whole.encode_image(images)
 
     @property
     def whole(self) -> OpenClip:
