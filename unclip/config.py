@@ -7,22 +7,46 @@ import torch, so that mistakes are found at once.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from unclip.errors import ConfigError
 from unclip.text import read_text
 
+log = logging.getLogger(__name__)
+
 
 class Config(BaseModel):
-    """An immutable configuration; unknown keys are errors, so that typos do not pass silently."""
+    """An immutable configuration; unknown keys are errors, so that typos do not pass silently.
+
+    Attributes:
+        dropped_keys: keys of earlier versions, which are ignored, with the values that had no effect.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    dropped_keys: ClassVar[dict[str, float]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_dropped_keys(cls, tree: Any) -> Any:
+        """Ignores dropped keys, in saved files and others, and warns of values that had an effect."""
+        if not isinstance(tree, dict):
+            return tree
+        for key, neutral in cls.dropped_keys.items():
+            if tree.get(key, neutral) != neutral:
+                log.warning(
+                    "%s: %r is ignored; the key was dropped, since it gained nothing in its trial "
+                    "(docs/benchmarks.md)",
+                    key,
+                    tree[key],
+                )
+        return {key: value for key, value in tree.items() if key not in cls.dropped_keys}
 
     @classmethod
     def blocks(cls, key: str, value: object) -> list[type[Config]]:

@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from unclip.clip import Clip
 from unclip.data.sample import picture
 from unclip.data.tar import find_shards, read_samples
 from unclip.device import quick_in_bf16
@@ -35,7 +34,7 @@ from unclip.files import new_folder, read_weights, write_weights
 from unclip.menagerie.captions import WORDS, caption
 from unclip.menagerie.judge.train import disturb
 from unclip.menagerie.scene import COLOURS, VALUES, Scene
-from unclip.models.resolve import load_clip, resolve
+from unclip.models.resolve import resolve
 from unclip.stages.clip import ClipStage
 from unclip.train.config import read_run
 from unclip.train.ema import Ema
@@ -64,34 +63,19 @@ class Pictures:
 
 
 class Teacher(nn.Module):
-    """The stage, a direction of z_i for the absence of each attribute, which no caption names, and a linear
-    map to an earlier CLIP's z_i. Only the stage is kept.
-
-    Args:
-        stage: the CLIP in training.
-        earlier: a frozen CLIP whose z_i the new z_i should predict linearly, so that a prior and a decoder
-            of the earlier CLIP can be carried over (backward-compatible training, Shen et al. 2020,
-            arXiv 2003.11942).
+    """The stage, and a direction of z_i for the absence of each attribute, which no caption names. Only the
+    stage is kept.
     """
 
-    def __init__(self, stage: ClipStage, earlier: Clip | None = None) -> None:
+    def __init__(self, stage: ClipStage) -> None:
         super().__init__()
-        self.stage, self.config, self.earlier = stage, stage.config, earlier
+        self.stage, self.config = stage, stage.config
         self.absent = nn.Parameter(torch.randn(len(VALUES), stage.architecture.embed))
-        self.to_earlier = nn.Linear(stage.architecture.embed, earlier.width) if earlier else None
 
     def embed_pictures(self, images: Tensor) -> Tensor:
         """Pictures [B, 3, H, W] in [−1, 1] → unit z_i, [B, D]."""
         seen = self.stage.preprocess(images)
         return F.normalize(self.stage.model.encode_image(seen).float(), dim=1)
-
-    def unexplained(self, images: Tensor, z_i: Tensor) -> Tensor:
-        """Share of the variance of the earlier z_i that the map of z_i [B, D] does not explain, in this batch."""
-        if self.earlier is None or self.to_earlier is None:
-            return z_i.new_zeros(())
-        target = self.earlier.encode_image(images).float()
-        found: Tensor = self.to_earlier(z_i * z_i.shape[1] ** 0.5)
-        return (found - target).square().sum() / (target - target.mean(0)).square().sum()
 
     def embed_texts(self, texts: list[str]) -> Tensor:
         """Captions → unit z_t, [B, D]."""
@@ -128,12 +112,10 @@ def main() -> None:
     parser.add_argument("--siblings", required=True, help="shards of siblings")
     parser.add_argument("--out", type=Path, required=True, help="folder for the stage")
     parser.add_argument("--text", type=Path, help="a saved clip stage whose text tower is the start")
-    parser.add_argument("--earlier", help="reference of a CLIP whose z_i the new one should predict linearly")
     parser.add_argument("--steps", type=int, default=2200)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--sentences", type=float, default=0.5, help="weight of the captions' loss")
     parser.add_argument("--captions", type=int, default=48, help="pictures of a batch that come with one")
-    parser.add_argument("--compatible", type=float, default=2.0, help="weight of the loss of --earlier")
     parser.add_argument("--lr", type=float, default=2e-3)
     args = parser.parse_args()
     config = read_run(args.config)
@@ -145,7 +127,7 @@ def main() -> None:
             {**stage.state_dict(), **{k: v for k, v in theirs.items() if "visual" not in k}}
         )
     stage.train().model.visual.to(memory_format=torch.channels_last)
-    teacher = Teacher(stage, load_clip(args.earlier) if args.earlier else None)
+    teacher = Teacher(stage)
     optimizer = torch.optim.AdamW(
         groups(teacher, args.lr, 0.05, bool(args.text)), betas=(0.9, 0.98), fused=True
     )
@@ -168,19 +150,16 @@ def main() -> None:
         # Of torch's kernels for attention, the CPU's quick one takes longest backwards over so few tokens.
         with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16, enabled=quick):
             z_i, z_t = teacher.embed_pictures(images), teacher.embed_texts([*captions, *phrases])
-            unexplained = teacher.unexplained(images[::2], z_i[::2])
         words = teacher.contests(z_i, truth, z_t[args.captions :])
         said = teacher.sentences(z_i[: args.captions], z_t[: args.captions])
         optimizer.zero_grad(set_to_none=True)
-        (words.sum() + args.sentences * said + args.compatible * unexplained).backward()
+        (words.sum() + args.sentences * said).backward()
         torch.nn.utils.clip_grad_norm_(teacher.parameters(), 1.0)
         optimizer.step()
         ema.update(teacher, step + 1)  # type: ignore[arg-type]
         if step % 25 == 0:
             figures = {key: f"{value:.2f}" for key, value in zip(VALUES, words.tolist(), strict=True)}
-            bar.set_postfix(
-                {**figures, "said": f"{said.item():.2f}", "unexplained": f"{unexplained.item():.2f}"}
-            )
+            bar.set_postfix({**figures, "said": f"{said.item():.2f}"})
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == args.steps:
             progress = {
                 "step": step + 1,

@@ -116,13 +116,10 @@ class Clip(ClipSizes, Protocol):
     def truncate(self, caption: str) -> tuple[str, str]:
         """Splits a caption into the part that is read and the part beyond the context."""
 
-    def encode_image(self, images: Tensor, *, gradients: bool = False) -> Tensor:
+    def encode_image(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [−1, 1] of any size and on any device → z_i [B, D], not normalised.
 
         The images are preprocessed here. For pictures from files use `encode_pictures`, as training does.
-
-        Args:
-            gradients: whether gradients flow back to the images, for a loss on z_i.
         """
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:

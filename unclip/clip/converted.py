@@ -101,9 +101,9 @@ class ConvertedClip:
         place = offsets[room][0]
         return caption[:place].strip(), caption[place:].strip()
 
-    def encode_image(self, images: Tensor, *, gradients: bool = False) -> Tensor:
+    def encode_image(self, images: Tensor) -> Tensor:
         """See `Clip`."""
-        return self._tower().encode(images, gradients=gradients)
+        return self._tower().encode(images)
 
     def _tower(self) -> ImageTower:
         if self.vision is None:

@@ -55,9 +55,9 @@ class HfClip:
         room = self.context - 2
         return self.tokenizer.decode(ids[:room]).strip(), self.tokenizer.decode(ids[room:]).strip()
 
-    def encode_image(self, images: Tensor, *, gradients: bool = False) -> Tensor:
+    def encode_image(self, images: Tensor) -> Tensor:
         """See `Clip`."""
-        return encode_image(self.model, images, self.preprocess, gradients=gradients)
+        return encode_image(self.model, images, self.preprocess)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """See `Clip`."""
@@ -65,9 +65,9 @@ class HfClip:
         return self
 
 
-def encode_image(model: Any, images: Tensor, preprocess: Preprocess, *, gradients: bool = False) -> Tensor:
+def encode_image(model: Any, images: Tensor, preprocess: Preprocess) -> Tensor:
     """Images [B, 3, H, W] in [−1, 1] → z_i [B, D], by a CLIPModel or CLIPVisionModelWithProjection."""
-    with torch.inference_mode(not gradients):
+    with torch.inference_mode():
         pixels = preprocess(images.to(model.device)).to(model.dtype)
         out = model.vision_model(pixel_values=pixels)
         embed: Tensor = model.visual_projection(out.pooler_output)

@@ -45,9 +45,9 @@ class ImageClip:
         """The whole caption and nothing beyond it: this CLIP does not limit its length."""
         return caption, ""
 
-    def encode_image(self, images: Tensor, *, gradients: bool = False) -> Tensor:
+    def encode_image(self, images: Tensor) -> Tensor:
         """See `Clip`."""
-        return self.vision.encode(images, gradients=gradients)
+        return self.vision.encode(images)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """See `Clip`."""

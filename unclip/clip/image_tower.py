@@ -48,11 +48,11 @@ class ImageTower:
 
         return read_preprocess(self.folder, self.size)
 
-    def encode(self, images: Tensor, *, gradients: bool = False) -> Tensor:
-        """Images [B, 3, H, W] in [−1, 1] → z_i [B, D]; `gradients` as in `Clip.encode_image`."""
+    def encode(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [−1, 1] → z_i [B, D]."""
         from unclip.clip.hf import encode_image
 
-        return encode_image(self.model, images, self.preprocess, gradients=gradients)
+        return encode_image(self.model, images, self.preprocess)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """Move the model, now or once it is loaded."""

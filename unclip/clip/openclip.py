@@ -120,9 +120,9 @@ class OpenClip:
         room = self.context - 2
         return self.tokenizer.decode(ids[:room]).strip(), self.tokenizer.decode(ids[room:]).strip()
 
-    def encode_image(self, images: Tensor, *, gradients: bool = False) -> Tensor:
+    def encode_image(self, images: Tensor) -> Tensor:
         """See `Clip`."""
-        with torch.inference_mode(not gradients):
+        with torch.inference_mode():
             pixels = self.preprocess(images.to(self.parameter.device)).to(self.parameter.dtype)
             features: Tensor = self.model.encode_image(pixels)
         return self._scaled(features)

@@ -66,14 +66,16 @@ class TrainedClip:
         room = self.context - 2
         return self.tokenizer.decode(ids[:room]).strip(), self.tokenizer.decode(ids[room:]).strip()
 
-    def encode_image(self, images: Tensor, *, gradients: bool = False) -> Tensor:
+    def encode_image(self, images: Tensor) -> Tensor:
         """See `Clip`."""
         if not self.architecture.vision_queries:
-            return self.whole.encode_image(images, gradients=gradients)
+            return self.whole.encode_image(images)
         tower = self.tower
-        with torch.inference_mode(not gradients):
+        with torch.inference_mode():
             pixels = self.preprocess(images.to(tower.positions.device)).to(tower.positions.dtype)
-            return F.normalize(tower(pixels), dim=-1) * self.width**0.5
+            features: Tensor = tower(pixels)
+        found: Tensor = F.normalize(features, dim=-1) * self.width**0.5
+        return found
 
     @property
     def tower(self) -> PooledTower:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -30,11 +30,6 @@ class DiffusionConfig(Config):
         weight: weight of L_simple by timestep: "min_snr", min(SNR, gamma) on the error of x0 (Hang et al.
             2023), or "p2", 1 / (1 + SNR)^gamma on the error of ε (Choi et al. 2022), for any prediction.
         gamma: exponent or bound of that weight. None for the papers' 5 (min_snr) and 1 (p2).
-        contrast: weight λ of contrastive flow matching (Stoica et al. 2025) for priors and decoders: in
-            training, the distance to the target of another row of the batch is subtracted. The paper's is
-            0.05; 0 is none.
-        timestep_shift: factor s by which training favours high noise: a uniform u in [0, 1) becomes
-            t/T = s u / (1 + (s − 1) u) (Esser et al. 2024, §5.3.2). 1 leaves timesteps uniform.
         clamp: bound on |x0| while sampling; None for no bound.
         threshold: dynamic thresholding of x0 in place of the clamp, as (quantile, largest): x0 is clamped to
             that quantile s of its |x0|, with 1 ≤ s ≤ largest, and divided by s (Saharia et al. 2022, §2.3).
@@ -43,6 +38,8 @@ class DiffusionConfig(Config):
         x0_variance: mean variance of x0 given x_t, measured on training data at evenly spaced timesteps from
             0 to T − 1, for the sampler `analytic_dpm`. None if not measured.
     """
+
+    dropped_keys: ClassVar[dict[str, float]] = {"contrast": 0, "timestep_shift": 1}
 
     schedule: str = "cosine"
     betas: tuple[Beta, Beta] | None = None
@@ -54,8 +51,6 @@ class DiffusionConfig(Config):
     objective: Literal["simple", "vlb", "hybrid"] = "simple"
     weight: Literal["none", "min_snr", "p2"] = "none"
     gamma: float | None = Field(None, gt=0)
-    contrast: float = Field(0.0, ge=0, lt=1)
-    timestep_shift: float = Field(1.0, gt=0, allow_inf_nan=False)
     clamp: float | None = Field(1.0, gt=0)
     threshold: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(ge=1)]] | None = None
     levels: int = Field(256, ge=2)

@@ -107,8 +107,6 @@ class Diffusion:
         t: Tensor | None = None,
         eps: Tensor | None = None,
         keep: Tensor | None = None,
-        conditioned: Tensor | None = None,
-        on_x0: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
         """The loss of each example, [B].
 
@@ -119,27 +117,18 @@ class Diffusion:
             t: timesteps [B]. Default: uniform. Fixed timesteps and noise make validation comparable.
             eps: noise shaped as x0. Default: drawn.
             keep: True where x0 is known when sampling, which the loss ignores; broadcasts over x0.
-            conditioned: True for the rows to which the contrastive term applies, [B]: those whose conditions
-                are not dropped. Default: none.
-            on_x0: a further loss [B] of the x0-prediction, called with it (not clamped) and with t.
         """
         t = torch.randint(self.schedule.times, (len(x0),)) if t is None else t
         eps = torch.randn_like(x0) if eps is None else eps
         alpha, sigma = self.schedule.coefficients(t, x0)
         x_t = alpha * x0 + sigma * eps
         output, variance_mix = self._split(network(x_t, t.to(x0.device), **cond).float())
-        target = self._target(x0, eps, alpha, sigma)
+        target = {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0}[self.config.predict]
         if keep is not None:
             output = torch.where(keep, target, output)
         simple = _mean(F.mse_loss(output, target, reduction="none"))
-        if self.config.contrast and conditioned is not None:
-            other = self._target(x0.roll(1, 0), eps.roll(1, 0), alpha, sigma)
-            distance = _mean(F.mse_loss(output, other, reduction="none"))
-            simple = simple - self.config.contrast * conditioned * distance
         if self.config.weight != "none":
             simple = simple * self._weights[t.cpu()].to(x0.device, torch.float32)
-        if on_x0 is not None:
-            simple = simple + on_x0(self._x0(output, x_t, alpha, sigma), t)
         if self.config.objective == "simple":
             return simple
         # In the hybrid objective the bound trains the variance only, not the mean.
@@ -205,10 +194,6 @@ class Diffusion:
             return Prediction(x0, (x - alpha * x0) / sigma, variance_mix)
 
         return denoise
-
-    def _target(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """What the network should predict."""
-        return {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0}[self.config.predict]
 
     def _x0(self, output: Tensor, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
         if self.config.predict == "eps":

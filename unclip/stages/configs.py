@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -41,12 +41,11 @@ class DecoderConfig(DiffusionStageConfig):
         text_encoder: a text encoder of its own. None to read CLIP's token states.
         embed_drop: share of z_i dropped in training, for classifier-free guidance.
         text_drop: share of the captions dropped in training.
-        perceptual: weight of a perceptual loss: 1 − cosine of the z_i that the frozen CLIP reads in the
-            x0-prediction and in the image, times the noise's variance (perceptual losses for diffusion: Lin
-            & Yang 2024, arXiv 2401.00110). 0 for none.
         inpaint: whether the network also gets the known pixels and their mask, as GLIDE's inpainting model
             does (Nichol et al. 2021, §2.4).
     """
+
+    dropped_keys: ClassVar[dict[str, float]] = {"perceptual": 0}
 
     kind: str = "decoder"
     size: int = Field(64, ge=1)
@@ -57,7 +56,6 @@ class DecoderConfig(DiffusionStageConfig):
     text_encoder: TextEncoderConfig | None = None
     embed_drop: float = Field(0.1, ge=0, le=1)
     text_drop: float = Field(0.5, ge=0, le=1)
-    perceptual: float = Field(0.0, ge=0, allow_inf_nan=False)
     inpaint: bool = False
     diffusion: DiffusionConfig = DiffusionConfig(variance="learned", objective="hybrid")
     sampling: SamplingConfig = SamplingConfig(steps=50, guidance=3.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -10,13 +10,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from unclip.clip import Clip, ClipSizes, Text
+from unclip.clip import Text
 from unclip.diffusion.diffusion import Cond
 from unclip.diffusion.inpainting import Known
 from unclip.diffusion.noise import ExampleRng, SeededNoise
 from unclip.diffusion.samplers import Step
 from unclip.diffusion.trajectory import FROM_NOISE, Trajectory
-from unclip.errors import ConfigError
 from unclip.nn.transformer import TextEncoder
 from unclip.nn.unet import UNet
 from unclip.stages.batch import Batch, drop_text, pad_to_same_length
@@ -97,24 +96,11 @@ class Decoder(BaseDecoder):
         self.context = config.text_encoder.context if config.text_encoder else None
         self.network = DecoderNetwork(config, outputs=6 if self.diffusion.learned else 3)
         self.null_embed = nn.Parameter(torch.zeros(config.embed))
-        self.perceptual = config.perceptual
-        self._clip: Clip | None = None  # reads the x0-prediction for the perceptual loss
         self.inpaints, self._patch_area = config.inpaint, config.unet.patch**2
         if self.inpaints:
             # Zero weights for the known part, so that fine-tuning starts from the plain decoder.
             with torch.no_grad():
                 self.network.unet.conv_in.weight[:, 3 * config.unet.patch**2 :] = 0
-
-    def for_clip(self, clip: ClipSizes) -> None:
-        super().for_clip(clip)
-        if not self.perceptual:
-            return
-        if not hasattr(clip, "encode_image"):
-            raise ConfigError(
-                "stage.perceptual reads pictures with the CLIP in training, which does not run where the "
-                "shards hold all embeddings; train on shards without them"
-            )
-        self._clip = clip  # type: ignore[assignment]
 
     def adapt_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Adapts to `stage.inpaint` and `unet.refine`.
@@ -137,34 +123,14 @@ class Decoder(BaseDecoder):
         assert batch.image is not None and batch.image_embed is not None
         assert batch.text is not None and batch.null is not None
         rng = batch.rng(batch.image)
-        named = rng.uniform() >= self.text_drop
-        text = drop_text(batch.text, batch.null, named)
-        kept = rng.uniform() >= self.embed_drop
-        embed = torch.where(kept[:, None], batch.image_embed.float(), self.null_embed.float())
+        text = drop_text(batch.text, batch.null, rng.uniform() >= self.text_drop)
+        kept = (rng.uniform() >= self.embed_drop)[:, None]
+        embed = torch.where(kept, batch.image_embed.float(), self.null_embed.float())
         keep = random_keep(rng, batch.image) if self.inpaints else None
         known = None if keep is None else Known(batch.image, keep)
         cond, null = self.conditions(embed, text, batch.null.repeat(len(embed)), known, batch.image.shape)
         # The loss ignores the known pixels: the network would learn to copy them first.
-        told = named | kept
-        on_x0 = self._perceptual_loss(batch.image_embed.float(), told) if self.perceptual else None
-        return self.loss(batch, rng, batch.image, cond, null, keep, conditioned=told, on_x0=on_x0)
-
-    def _perceptual_loss(self, image_embed: Tensor, told: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        """The perceptual loss of x0-predictions, as `Diffusion.loss` calls it.
-
-        Args:
-            image_embed: z_i of the images, [B, D].
-            told: whether the network is given z_i or the caption; without both there is no loss. Bool [B].
-        """
-        assert self._clip is not None
-        clip, weight = self._clip, self.perceptual * told
-
-        def loss(x0: Tensor, t: Tensor) -> Tensor:
-            variance = self.diffusion.schedule.sigma[t.cpu()].square().to(x0.device, torch.float32)
-            read = clip.encode_image(x0, gradients=True).float()
-            return weight * variance * (1 - F.cosine_similarity(read, image_embed))
-
-        return loss
+        return self.loss(batch, rng, batch.image, cond, null, keep)
 
     def sample(
         self,

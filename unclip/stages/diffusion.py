@@ -42,12 +42,7 @@ class DiffusionStage(Stage):
 
     def _draw(self, rng: ExampleRng, x0: Tensor) -> tuple[Tensor, Tensor]:
         """A timestep and noise for every example."""
-        times, shift = self.diffusion.schedule.times, self.diffusion.config.timestep_shift
-        t = rng.integers(times)
-        if shift != 1:
-            u = t / times
-            t = (times * shift * u / (1 + (shift - 1) * u)).long()
-        return t, rng.normal(x0)
+        return rng.integers(self.diffusion.schedule.times), rng.normal(x0)
 
     def loss(
         self,
@@ -57,31 +52,20 @@ class DiffusionStage(Stage):
         cond: Cond,
         null: Cond | None = None,
         keep: Tensor | None = None,
-        conditioned: Tensor | None = None,
-        on_x0: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
         """The diffusion's loss of each example, [B], at random timesteps; with a teacher, of its targets.
 
         Args:
             x0: clean data.
             cond, null: the network's condition, and the null condition of the teacher's guidance.
-            keep, conditioned, on_x0: see `Diffusion.loss`. In validation, no row is contrasted.
+            keep: see `Diffusion.loss`.
         """
         if self.teacher is None:
             t, eps = self._draw(rng, x0)
         else:
             step, eps = rng.integers(self.teacher.steps), rng.normal(x0)
             x0, t, eps = self.teacher.target(x0, eps, step, cond, null)
-        return self.diffusion.loss(
-            self.network,
-            x0,
-            {**cond, **batch.dropout()},
-            t,
-            eps,
-            keep,
-            conditioned if self.training else None,
-            on_x0,
-        )
+        return self.diffusion.loss(self.network, x0, {**cond, **batch.dropout()}, t, eps, keep)
 
     def check_options(self, options: SamplingConfig) -> None:
         """Checks what this stage alone cannot do.

@@ -72,11 +72,9 @@ class Prior(DiffusionStage, WhitenedPrior):
     def forward(self, batch: Batch) -> Tensor:
         assert batch.image_embed is not None and batch.text is not None and batch.null is not None
         rng = batch.rng(batch.image_embed)
-        named = rng.uniform() >= self.text_drop
-        text = drop_text(batch.text, batch.null, named)
+        text = drop_text(batch.text, batch.null, rng.uniform() >= self.text_drop)
         x0 = self.whiten(batch.image_embed)
-        told = named if self.training else None  # validation does not contrast
-        return self.diffusion.loss(self.network, x0, _cond(text), *self._draw(rng, x0), conditioned=told)
+        return self.diffusion.loss(self.network, x0, _cond(text), *self._draw(rng, x0))
 
     def measure_x0_variance(self, batches: Iterable[Batch], times: int = 64) -> None:
         """Measures the mean variance of x0 given x_t for `analytic_dpm`, and stores it in the config.

@@ -88,7 +88,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     for _ in range(5):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    result = x.to(matrix.dtype)
+    result: Tensor = x.to(matrix.dtype)
     return result if wide else result.T.contiguous()
 
 

@@ -1,4 +1,4 @@
-"""The keys `diffusion.contrast` and `optim.kind`."""
+"""Muon, the optimizer of `optim.kind: muon`."""
 
 from __future__ import annotations
 
@@ -10,49 +10,10 @@ import torch
 from tiny_runs import assert_same_bits
 from torch import nn
 
-from unclip.diffusion.diffusion import Diffusion, DiffusionConfig
 from unclip.errors import ConfigError
 from unclip.files import read_weights
 from unclip.train.loop import train
-from unclip.train.optimizers import orthogonalised
-
-# --- contrastive flow matching ---
-
-
-@pytest.mark.parametrize("predict", ["eps", "x0", "v"])
-def test_the_contrastive_term_is_the_distance_to_the_next_rows_target(predict: Any) -> None:
-    torch.manual_seed(0)
-    x0, eps = torch.randn(2, 4, 3, 4, 4)
-    t = torch.tensor([10, 300, 600, 990])
-    conditioned = torch.tensor([True, True, False, True])
-
-    def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return x.sin()
-
-    plain = Diffusion(DiffusionConfig(predict=predict))
-    contrastive = Diffusion(DiffusionConfig(predict=predict, contrast=0.05))
-    before = plain.loss(network, x0, {}, t, eps)
-    assert torch.equal(contrastive.loss(network, x0, {}, t, eps), before)
-    found = contrastive.loss(network, x0, {}, t, eps, conditioned=conditioned)
-    alpha, sigma = plain.schedule.coefficients(t, x0)
-    output = network(alpha * x0 + sigma * eps, t)
-    other = {"eps": eps, "x0": x0}.get(predict)
-    target = alpha * eps[[3, 0, 1, 2]] - sigma * x0[[3, 0, 1, 2]] if other is None else other[[3, 0, 1, 2]]
-    distance = (output - target).square().flatten(1).mean(1)
-    torch.testing.assert_close(found, before - 0.05 * conditioned * distance)
-
-
-def test_validation_is_not_contrasted(run_of: Any, tmp_path: Path, train_shards: str) -> None:
-    keys = [f"data.validation={train_shards}", "train.validate_every=1", "train.steps=1", "optim.lr=1e-9"]
-    lines = []
-    for contrast in (0, 0.5):
-        out = tmp_path / f"run-{contrast}"
-        train(run_of("decoder", *keys, f"stage.diffusion.contrast={contrast}"), out, progress=False)
-        lines.append((out / "metrics.jsonl").read_text().split('"validation_loss": ')[1][:8])
-    assert lines[0] == lines[1]
-
-
-# --- Muon ---
+from unclip.train.optimizers import Muon, orthogonalised
 
 
 def test_singular_values_move_to_one() -> None:
@@ -73,8 +34,6 @@ def test_the_update_is_torchs_muon() -> None:
         layer.weight.grad = gradient.clone()
         oracle.step()
     expected = layer.weight.detach().clone()
-    from unclip.train.optimizers import Muon
-
     again = nn.Module()
     again.layer = nn.Linear(24, 48, bias=False)
     again.layer.weight.data.copy_(start)
