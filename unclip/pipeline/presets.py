@@ -14,7 +14,7 @@ EXPERT = "expert"  # the key for an upsampler with a last-step expert, whatever 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "fast": {
         "prior": {"steps": 10, "sampler": "unipc"},
-        "decoder": {"steps": 12, "sampler": "unipc"},
+        "decoder": {"steps": 12, "sampler": "unipc", "candidates": 1},
         EXPERT: {"steps": 6, "sampler": "ddim"},
     },
     "balanced": {},
