@@ -64,6 +64,8 @@ def main() -> None:
     # The bundle is replaced as a whole, so copy a CLIP that is kept.
     if args.further:
         shutil.copytree(BUNDLE / "clip", work / "clip", dirs_exist_ok=True)
+    measured = ("--clip", work / "clip", "--count", 64 if args.trial else 512)
+    unclip("calibrate", work / "prior", work / "data/train-64/*.tar", *measured)
     runs = [work / stage for stage in ("clip", *STAGES) if stage != "decoder"]
     unclip("assemble", *runs, "-o", bundle, "--name", "mini", "--half", "--world", "menagerie", "--overwrite")
     size = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file())
@@ -72,8 +74,8 @@ def main() -> None:
     print(f"bundle: {size / 2**20:.1f} MiB")
     count = min(args.count, TRIAL_COUNT) if args.trial else args.count
     for name, condition in (("compose", "both"), ("caption", "caption"), ("embedding", "embedding")):
-        measured = ("--count", count, "--condition", condition, "--out", work / name)
-        unclip("evaluate", "compose", "--model", bundle, *measured)
+        options = ("--count", count, "--condition", condition, "--out", work / name)
+        unclip("evaluate", "compose", "--model", bundle, *options)
     few = TRIAL_COUNT if args.trial else SPECTRUM_COUNT
     unclip("evaluate", "spectrum", "--model", bundle, "--count", few, "--out", work / "spectrum.md")
     sharp = ("--count", TRIAL_COUNT) if args.trial else ()
