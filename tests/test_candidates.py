@@ -37,8 +37,8 @@ def judged(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield choose
 
 
-def draw(pipe: Pipeline, candidates: int, **options: Any) -> Any:
-    return pipe(CAPTION, size=64, stages={"decoder": {"candidates": candidates}}, **options)
+def draw(pipe: Pipeline, candidates: int, **more: Any) -> Any:
+    return pipe(CAPTION, size=64, options={"decoder": {"candidates": candidates}}, **more)
 
 
 def test_the_candidate_nearest_to_the_caption_is_drawn(pipe: Pipeline, judged: Any) -> None:
@@ -57,7 +57,7 @@ def test_without_a_caption_the_nearest_to_the_embedding_is_drawn(pipe: Pipeline,
     z_i = torch.randn(1, pipe.clip.width)
     plain = pipe.decode(z_i, size=64, seed=1).images[0]
     judged(z_i, [1])
-    again = pipe.decode(z_i, size=64, seed=1, stages={"decoder": {"candidates": 2}}).images[0]
+    again = pipe.decode(z_i, size=64, seed=1, options={"decoder": {"candidates": 2}}).images[0]
     assert again.tobytes() != plain.tobytes()
 
 
@@ -75,15 +75,15 @@ def test_progress_counts_the_steps_of_the_picture_only(pipe: Pipeline) -> None:
         if role == "decoder":
             seen.append((number, total, len(step.x)))
 
-    stages = {"decoder": {"candidates": 3, "steps": 4}}
-    pipe(CAPTION, size=64, num_images=2, seed=1, stages=stages, on_step=on_step)
+    options = {"decoder": {"candidates": 3, "steps": 4}}
+    pipe(CAPTION, size=64, num_images=2, seed=1, options=options, on_step=on_step)
     assert seen == [(number, 4, 2) for number in (1, 2, 3, 4)]
 
 
 def test_inversion_takes_the_given_noise(pipe: Pipeline) -> None:
     image = draw(pipe, 1, seed=1).images[0]
     one, three = (
-        pipe.diff(image, "a cat", "a dog", size=64, stages={"decoder": {"candidates": n}}) for n in (1, 3)
+        pipe.diff(image, "a cat", "a dog", size=64, options={"decoder": {"candidates": n}}) for n in (1, 3)
     )
     assert [i.tobytes() for i in one.images] == [i.tobytes() for i in three.images]
 
