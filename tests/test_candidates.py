@@ -1,4 +1,4 @@
-"""Several candidates of a decoder, of which CLIP chooses one."""
+"""Several candidates of a decoder; CLIP chooses one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from unclip.errors import RequestError
 from unclip.pipeline import Pipeline
 
 CAPTION = "a shiba inu wearing a red beret"
@@ -86,6 +87,20 @@ def test_inversion_takes_the_given_noise(pipe: Pipeline) -> None:
         pipe.diff(image, "a cat", "a dog", size=64, options={"decoder": {"candidates": n}}) for n in (1, 3)
     )
     assert [i.tobytes() for i in one.images] == [i.tobytes() for i in three.images]
+
+
+def test_a_clip_that_reads_no_pictures_is_refused_first(
+    pipe: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def blind(clip: Any) -> None:
+        raise RequestError("tiny: has no image encoder")
+
+    monkeypatch.setattr(type(pipe.clip), "preprocess", property(blind), raising=False)
+    begun: list[str] = []
+    with pytest.raises(RequestError, match="has no image encoder"):
+        draw(pipe, 2, on_step=lambda role, *step: begun.append(role))
+    assert not begun
+    draw(pipe, 1)
 
 
 @pytest.mark.parametrize("offload", ["stages", None])

@@ -38,6 +38,9 @@ Z_I = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(0))
 
 VERBS: dict[str, Callable[[Pipeline], Any]] = {
     "generate": lambda p: p("a cat", num_images=2, negative="a dog", options=FEW),
+    "generate the best of two": lambda p: p(
+        "a cat", num_images=2, negative="a dog", options=FEW.with_stage("decoder", candidates=2)
+    ),
     "decode": lambda p: p.decode(Z_I, options=FEW, size=(96, 64)),
     "vary": lambda p: p.vary(PICTURE, options=FEW),
     "vary from noise": lambda p: p.vary(PICTURE, fresh_noise=True, options=FEW),

@@ -51,7 +51,8 @@ class Call:
         side: nominal side of the stage that they belong to (see `SizeGrid`): their key in `made`.
 
     Raises:
-        RequestError: a required stage is missing, or an unknown size, stage or sampling field.
+        RequestError: a required stage is missing, an unknown size, stage or sampling field, or candidates of a
+            decoder with a CLIP that reads no pictures.
     """
 
     def __init__(
@@ -98,6 +99,8 @@ class Call:
             except RequestError as error:
                 raise RequestError(f"{role}: {error}") from None
             find_sampler(chosen[role].sampler, chosen[role].eta)
+            if role == "decoder" and chosen[role].candidates > 1:
+                _ = self.model.clip.preprocess  # a CLIP that reads no pictures cannot choose one
         for role, used in chosen.items():
             if isinstance(stage := stages[role], DiffusionStage):
                 stage.check_options(used)
