@@ -182,14 +182,12 @@ class Call:
         """
         decoder, used = self.model.decoder, self.sampling["decoder"]
         total = trajectory.length(decoder.diffusion.schedule, used.steps)
-        choice = range(1)
-        if trajectory is FROM_NOISE and used.candidates > 1:
-            choice = range(used.candidates)
-        batch, parts = max(1, TOGETHER // self.size_at(decoder.size).area // len(choice)), []
+        candidates = used.candidates if trajectory is FROM_NOISE else 1
+        batch, parts = max(1, TOGETHER // self.size_at(decoder.size).area // candidates), []
         for i in range(0, len(z_i), batch):
             rows = slice(i, i + batch)
             given = z_i[rows], text.rows(i, i + batch), null.rows(i, i + batch), rows
-            numbers = self._best(*given, total) if len(choice) > 1 else None
+            numbers = self._best(*given, total) if candidates > 1 else None
             noise = SeededNoise(self.seeds[rows], "decoder", numbers)
             steps = self._decoder_steps(*given, noise, trajectory.rows(rows))
             parts.append(decoder.render(self.run("decoder", steps, total)))
