@@ -20,7 +20,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "balanced": {},
     "paper": {
         "prior": {"steps": 64, "sampler": "analytic_dpm"},
-        "decoder": {"steps": 250, "sampler": "ddpm"},
+        "decoder": {"steps": 250, "sampler": "ddpm", "candidates": 1},
         "upsampler-256": {"steps": 27, "sampler": "ddim"},
         "upsampler-1024": {"steps": 15, "sampler": "ddim"},
     },
