@@ -202,7 +202,7 @@ class Call:
         noise: SeededNoise,
         trajectory: Trajectory = FROM_NOISE,
     ) -> Iterator[Step]:
-        """The decoder's walk for some rows of the batch, which may be repeated: there are as many as z_i has."""
+        """The decoder's walk for some rows of the batch, each repeated where z_i has more rows than they are."""
         decoder, null_embed = self.model.decoder, self._null_embed()
         if null_embed is not None:
             null_embed = null_embed[rows]
